@@ -1,0 +1,59 @@
+"""Errors that a user can meet: each says who complains, what was expected, what came, and what to do."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+__all__ = ["BackendError", "DataError", "LawError", "MissingExtraError", "ShapeError", "require"]
+
+
+class ShapeError(ValueError):
+    """Sizes of tensors disagree with each other or with an argument."""
+
+
+class BackendError(RuntimeError):
+    """No implementation of an operator can run here; the message gives the reason for each candidate."""
+
+
+class DataError(ValueError):
+    """The user's data cannot be used; the message names the file or folder."""
+
+
+class LawError(RuntimeError):
+    """A mixer breaks a law that every mixer must obey (shape, finiteness, causality)."""
+
+
+class MissingExtraError(ImportError):
+    """An optional library is needed and absent; the message gives the `pip install` line."""
+
+
+# module that is imported -> the extra of ours that brings it
+_EXTRAS = {
+    "plotly": "report",
+    "jinja2": "report",
+    "PIL": "vision",
+    "sklearn": "vision",
+    "triton": "triton",
+}
+
+
+def require(module: str, *, purpose: str) -> ModuleType:
+    """Import `module` (dotted names allowed) or say which extra of attensor brings it.
+
+    Args:
+        module: what to import, for instance `"plotly.graph_objects"`.
+        purpose: what needs it, in a few words, for the message.
+    Raises:
+        MissingExtraError: the library is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        root = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise  # the library is there and fails for a reason of its own
+        raise MissingExtraError(
+            f"{purpose} needs {root}, which is not installed: pip install \"attensor[{_EXTRAS[root]}]\"",
+            name=root,
+        ) from error
