@@ -1,0 +1,17 @@
+"""Operators: pure functions on tensors, heads last, one calling convention.
+
+Every operator has a reference of the same signature, the shortest code that is obviously the equation.
+"""
+
+from attensor.ops._dispatch import OPERATORS as OPERATORS
+from attensor.ops._dispatch import Operator as Operator
+from attensor.ops._dispatch import backend as backend
+from attensor.ops.block_attention import block_attention as block_attention
+from attensor.ops.block_attention import block_attention_reference as block_attention_reference
+from attensor.ops.linear_attention import linear_attention as linear_attention
+from attensor.ops.linear_attention import linear_attention_reference as linear_attention_reference
+from attensor.ops.linear_attention import linear_attention_step as linear_attention_step
+from attensor.ops.neighborhood_attention import neighborhood_attention as neighborhood_attention
+from attensor.ops.neighborhood_attention import neighborhood_attention_reference as neighborhood_attention_reference
+from attensor.ops.softmax_attention import softmax_attention as softmax_attention
+from attensor.ops.softmax_attention import softmax_attention_reference as softmax_attention_reference

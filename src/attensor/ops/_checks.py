@@ -1,0 +1,85 @@
+"""What every attention refuses before anything is computed: wrong rank, sizes, dtype, device or layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attensor.errors import ShapeError
+
+__all__ = ["check_broadcast", "check_cu_seqlens", "check_qkv", "check_same_space"]
+
+_INTEGERS = (torch.int32, torch.int64)
+_HEADS_FIRST = " Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
+
+
+def check_qkv(name: str, q: Tensor, k: Tensor, v: Tensor, *, space_dims: tuple[int, ...] = (1,)) -> None:
+    """Refuse q, k, v that no attention with heads last could take.
+
+    Args:
+        name: the operator, for the messages.
+        q: [B, *space, H, K].
+        k, v: [B, *space, Hkv, K or V]; Hkv divides H.
+        space_dims: how many space axes are allowed.
+    Raises:
+        ShapeError: rank, batch, tokens, heads or head sizes disagree.
+        TypeError: a tensor is not of a floating dtype, or dtypes differ.
+        ValueError: devices differ.
+    """
+    ranks = [dims + 3 for dims in space_dims]
+    for label, tensor in (("q", q), ("k", k), ("v", v)):
+        if tensor.ndim not in ranks or tensor.ndim != q.ndim:
+            expected = " or ".join(f"{rank - 3} space axes ({rank} dimensions)" for rank in ranks)
+            raise ShapeError(f"{name}: {label} must be [B, *space, heads, head size] with {expected}, the same rank "
+                             f"as q, got {_sizes(tensor)} beside q {_sizes(q)}.")
+        if not tensor.is_floating_point() or tensor.dtype != q.dtype:
+            raise TypeError(f"{name}: q, k and v must share one floating dtype, got {label} {tensor.dtype} beside "
+                            f"q {q.dtype}; use .to(q.dtype).")
+        if tensor.device != q.device:
+            raise ValueError(f"{name}: {label} is on {tensor.device}, q on {q.device}; use .to(q.device).")
+    if k.shape[:-1] != v.shape[:-1]:
+        raise ShapeError(f"{name}: k {_sizes(k)} and v {_sizes(v)} must agree in everything but the last size.")
+    if q.shape[-1] != k.shape[-1]:
+        raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must have the same head size (last).")
+    if q.shape[0] != k.shape[0]:
+        raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must have the same batch size (first).")
+    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+        raise ShapeError(f"{name}: the {q.shape[-2]} heads of q {_sizes(q)} must be a multiple of the {k.shape[-2]} "
+                         f"heads of k {_sizes(k)}.{_layout_hint(q, k)}")
+
+
+def check_same_space(name: str, q: Tensor, k: Tensor) -> None:
+    """Refuse k whose tokens do not lie on q's grid."""
+    if q.shape[1:-2] != k.shape[1:-2]:
+        raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must lie on the same grid [B, *space, heads, "
+                         f"head size].{_layout_hint(q, k)}")
+
+
+def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a mask that does not broadcast to `shape` or is neither bool nor floating."""
+    sizes = tuple(tensor.shape)
+    fits = len(sizes) <= len(shape) and all(a in (1, b) for a, b in zip(reversed(sizes), reversed(shape)))
+    if not fits:
+        raise ShapeError(f"{name}: {argument} must broadcast to {list(shape)}, got {_sizes(tensor)}.")
+    if not tensor.is_floating_point() and tensor.dtype != torch.bool:
+        raise TypeError(f"{name}: {argument} must be bool (True = attend) or floating (added to the scores), "
+                        f"got {tensor.dtype}.")
+
+
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
+    """Refuse a packing that is not [N + 1] integers over a batch of one."""
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in _INTEGERS:
+        raise ShapeError(f"{name}: cu_seqlens must be [N + 1] int32 or int64, got {_sizes(cu_seqlens)} "
+                         f"{cu_seqlens.dtype}.")
+    if q.shape[0] != 1:
+        raise ShapeError(f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
+                         "along the tokens.")
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)
+
+
+def _layout_hint(q: Tensor, k: Tensor) -> str:
+    """The repair, when exchanging tokens and heads would make the sizes agree."""
+    return _HEADS_FIRST if q.shape[1] and k.shape[1] and q.shape[1] % k.shape[1] == 0 else ""

@@ -1,0 +1,140 @@
+"""`linear_attention` for autograd, `torch.func` and `torch.compile`.
+
+Forward and backward are each one `autograd.Function` over plain tensor code. Both see a vmapped dimension as more
+batch, so the code below them never meets batched tensors and may work in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attensor.ops.linear_attention.chunk import chunk_backward, chunk_forward
+from attensor.ops.linear_attention.plan import Inputs
+
+__all__ = ["ChunkedRecurrence"]
+
+# where the batch dimension stands in q, k, v, log_decay, initial_state, cu_seqlens (states: [R, B, H, K, V])
+_INPUT_BATCH = (0, 0, 0, 0, 1, None)
+
+
+class ChunkedRecurrence(torch.autograd.Function):
+    """Output [B, T, H, V], final states [R, B, H, K, V] and, for backward, states before segments [S, B, H, K, V]."""
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor | None,
+        initial_state: Tensor | None,
+        cu_seqlens: Tensor | None,
+        scale: float,
+        chunk_size: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See `chunk_forward`."""
+        with _full_precision(q):
+            return chunk_forward(Inputs(q, k, v, log_decay, initial_state, cu_seqlens), scale, chunk_size)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        """Keep the inputs and the states before segments."""
+        *tensors, ctx.scale, ctx.chunk_size = inputs
+        ctx.mark_non_differentiable(output[2])
+        ctx.save_for_backward(*tensors, output[2])
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor, grad_final: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+        """See `chunk_backward`."""
+        initial_state = ctx.saved_tensors[4]
+        options = (ctx.scale, ctx.chunk_size, ctx.needs_input_grad[3])
+        grads = _Backward.apply(*ctx.saved_tensors, grad_out, grad_final, options)  # type: ignore[no-untyped-call]
+        grad_decay = grads[4] if len(grads) > 4 else None
+        return *grads[:3], grad_decay, None if initial_state is None else grads[3], None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Fold the vmapped dimension into the batch."""
+        return _vmap(ChunkedRecurrence.apply, info.batch_size, in_dims, arguments, _INPUT_BATCH, (0, 1, 1))
+
+
+class _Backward(torch.autograd.Function):
+    """Gradients of q, k, v, initial_state and, when wanted, log_decay."""
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor | None,
+        initial_state: Tensor | None,
+        cu_seqlens: Tensor | None,
+        checkpoints: Tensor,
+        grad_out: Tensor,
+        grad_final: Tensor,
+        options: tuple[float, int, bool],
+    ) -> tuple[Tensor, ...]:
+        """See `chunk_backward`; options are scale, chunk_size and whether log_decay's gradient is wanted."""
+        inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
+        scale, chunk_size, wanted = options
+        with _full_precision(q):
+            found = chunk_backward(inputs, checkpoints, grad_out, grad_final, scale, chunk_size, decay_gradient=wanted)
+        grads = (found.q, found.k, found.v, found.initial_state)
+        return grads if found.log_decay is None else (*grads, found.log_decay)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        """Second derivatives are left to the reference."""
+        raise NotImplementedError(
+            'linear_attention: the torch back-end has no second derivatives; use backend="reference" for them.'
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        """Fold the vmapped dimension into the batch."""
+        return _vmap(_Backward.apply, info.batch_size, in_dims, arguments, (*_INPUT_BATCH, 1, 0, 1), (0, 0, 0, 1, 0))
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off: products of statistics and states stay in the working dtype."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def _vmap(
+    apply: Callable[..., tuple[Tensor, ...]],
+    size: int,
+    in_dims: Sequence[Any],
+    arguments: Sequence[Any],
+    batch_dims: Sequence[int | None],
+    out_batch_dims: Sequence[int],
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """Call `apply` with dimension `in_dims[i]` of each tensor merged into its batch dimension `batch_dims[i]`."""
+    merged = list(arguments)
+    batch = arguments[0].movedim(in_dims[0] or 0, 0).shape[0 if in_dims[0] is None else 1]
+    for index, batch_dim in enumerate(batch_dims):
+        if isinstance(merged[index], Tensor):
+            merged[index] = _merge(merged[index], in_dims[index], (size, batch), batch_dim)
+    results = apply(*merged)
+    dims = tuple(out_batch_dims[: len(results)])
+    return tuple(r.view(*r.shape[:d], size, r.shape[d] // size, *r.shape[d + 1 :]) for r, d in zip(results, dims)), dims
+
+
+def _merge(x: Tensor, in_dim: int | None, sizes: tuple[int, int], batch_dim: int | None) -> Tensor:
+    if batch_dim is None:
+        if in_dim is not None:
+            raise NotImplementedError("linear_attention: no vmap over cu_seqlens; put all sequences into one packing.")
+        return x
+    x = x.unsqueeze(batch_dim) if in_dim is None else x.movedim(in_dim, batch_dim)
+    # a constant decay comes as a batch of 1; the engine sums its gradient back to that
+    return x.expand(*x.shape[:batch_dim], *sizes, *x.shape[batch_dim + 2 :]).flatten(batch_dim, batch_dim + 1)

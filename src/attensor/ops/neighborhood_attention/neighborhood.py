@@ -1,0 +1,93 @@
+"""Which keys a query sees along one axis: the definition of the neighbourhood, and the check of its parameters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
+
+from attensor.errors import ShapeError
+
+__all__ = ["Axis", "axes_of", "key_range"]
+
+_NAME = "neighborhood_attention"
+_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+
+Index = TypeVar("Index", int, Tensor)
+
+
+class Axis(NamedTuple):
+    """One axis of the grid: its length and the neighbourhood along it."""
+
+    length: int
+    window: int
+    dilation: int
+    stride: int
+    is_causal: bool
+
+    def group(self, length: int) -> Axis:
+        """The axis inside one dilation group, which holds `length` of the tokens."""
+        return Axis(length, self.window, 1, self.stride, self.is_causal)
+
+
+def key_range(query: Index, axis: Axis) -> tuple[Index, Index]:
+    """First key and one past the last key that `query` sees, counted inside its dilation group.
+
+    Args:
+        query: position inside the dilation group, one integer or a tensor of them.
+        axis: an axis whose length is that of the dilation group.
+    Source: arXiv:2204.07143 (window shifted inwards at borders), arXiv:2504.16922 (stride, leader of a group).
+    """
+    n, window, stride = axis.length, axis.window, axis.stride
+    if axis.is_causal:
+        leader = _clamp(query // stride * stride + stride - 1, 0, n - 1)
+        return _clamp(leader - window + 1, 0, n), query + 1
+    leader = _clamp(query // stride * stride + stride // 2, 0, n - 1)
+    first = _clamp(leader - window // 2, 0, n - window)
+    return first, first + window
+
+
+def axes_of(
+    space: tuple[int, ...],
+    window_size: int | tuple[int, ...],
+    dilation: int | tuple[int, ...],
+    stride: int | tuple[int, ...],
+    is_causal: bool | tuple[bool, ...],
+) -> tuple[Axis, ...]:
+    """One `Axis` for each size in `space`, with every parameter checked.
+
+    Raises:
+        ShapeError: a window, dilated, is larger than its axis, or the number of parameters is not that of the axes.
+        ValueError: a parameter is below 1, or a stride larger than its window.
+    """
+    rank = len(space)
+    windows, dilations, strides, causal = (
+        _per_axis(label, value, rank)
+        for label, value in (("window_size", window_size), ("dilation", dilation), ("stride", stride),
+                             ("is_causal", is_causal))
+    )
+    for name, n, w, d, s in zip(_NAMES[rank], space, windows, dilations, strides):
+        for label, value in (("window_size", w), ("dilation", d), ("stride", s)):
+            if value < 1:
+                raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
+        if w * d > n:
+            dilated = f" with dilation {d} reaches over {w * d} tokens, which" if d > 1 else ""
+            raise ShapeError(f"{_NAME}: window_size {w}{dilated} is larger than the {name} {n} of q's grid "
+                             f"{list(space)}; use window_size <= {n // d}.")
+        if s > w:
+            raise ValueError(f"{_NAME}: stride {s} is larger than window_size {w} along the {name}, so some keys "
+                             f"would be seen by no query; use stride <= {w}.")
+    return tuple(Axis(n, int(w), int(d), int(s), bool(c))
+                 for n, w, d, s, c in zip(space, windows, dilations, strides, causal))
+
+
+def _per_axis(label: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * rank
+    if len(value) != rank:
+        raise ShapeError(f"{_NAME}: {label} must be one value or {rank}, one for each space axis of q, got {value}.")
+    return tuple(value)
+
+
+def _clamp(value: Index, low: int, high: int) -> Index:
+    return value.clamp(low, high) if isinstance(value, Tensor) else max(low, min(value, high))

@@ -1,0 +1,138 @@
+"""A bounded number of tiles at a time: their queries, the keys and values of their boxes, and the scores between them.
+
+Scores are kept in base 2, s * log2(e): on a CPU exp of a masked score (-inf) takes over 10 times as long as exp2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+from math import e, log2, prod
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attensor.ops.neighborhood_attention.neighborhood import Axis
+from attensor.ops.neighborhood_attention.tiles import Run, allowed_in_box, boxes, offsets_in_box, pieces, runs, tiles
+
+__all__ = ["LOG2_E", "Operands", "Piece", "cut", "put_rows", "rows_of", "scores_of", "split_heads"]
+
+LOG2_E = log2(e)
+
+# Scores held at once: 2 MiB in float32, which stay in a core's cache.
+_SCORES = 2**19
+
+
+class Operands(NamedTuple):
+    """The inputs as views with heads first; R query heads share a key/value head; everything is in input dtype."""
+
+    q: Tensor  # [B, Hkv, R, *space, K]
+    k: Tensor  # [B, Hkv, *space, K]
+    v: Tensor  # [B, Hkv, *space, V]
+    bias: Tensor | None  # [Hkv, R, *(2 w - 1)]
+    extra_k: Tensor | None  # [B, Hkv, E, K]
+    extra_v: Tensor | None  # [B, Hkv, E, V]
+    first_key: Tensor | None  # [T]
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> Operands:
+        """From q, k, v, bias, extra_k, extra_v, first_key with heads last."""
+        bias, extra_k, extra_v, first_key = rest
+        kv_heads = k.shape[-2]
+        return cls(
+            split_heads(q, kv_heads),
+            k.movedim(-2, 1),
+            v.movedim(-2, 1),
+            None if bias is None else torch.unflatten(bias, 0, (kv_heads, -1)),
+            None if extra_k is None else extra_k.transpose(1, 2),
+            None if extra_v is None else extra_v.transpose(1, 2),
+            first_key,
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of scores and sums: at least float32."""
+        return torch.promote_types(self.q.dtype, torch.float32)
+
+
+class Piece(NamedTuple):
+    """Some tiles of some batch entries, and what is added to their scores."""
+
+    batch: slice
+    runs: tuple[Run, ...]
+    added: Tensor  # [Hkv or 1, 1, R or 1, queries in a tile, keys in a box + E]; -inf where a query must not look
+    offsets: Tensor | None  # [queries in a tile, keys in a box]: entries of the bias table
+
+    @property
+    def box(self) -> int:
+        """Keys in a box, without the additional ones."""
+        return prod([run.box for run in self.runs])
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of one batch entry."""
+        return prod([run.count for run in self.runs])
+
+
+def split_heads(x: Tensor, kv_heads: int) -> Tensor:
+    """View [B, *space, H, D] -> [B, Hkv, R, *space, D]."""
+    return torch.unflatten(x.movedim(-2, 1), 1, (kv_heads, -1))
+
+
+def cut(x: Operands, axes: tuple[Axis, ...]) -> Iterator[Piece]:
+    """All tiles of all batch entries, each once, in pieces of about `_SCORES` scores."""
+    batch, heads = x.q.shape[0], x.q.shape[1] * x.q.shape[2]
+    extra = 0 if x.extra_k is None else x.extra_k.shape[2]
+    for combination in product(*[runs(axis, len(axes)) for axis in axes]):
+        allowed = allowed_in_box(axes, combination, x.q.device)
+        added = torch.zeros(1, 1, 1, *allowed.shape, dtype=x.dtype, device=x.q.device)
+        offsets = None
+        if x.bias is not None:
+            offsets = offsets_in_box(axes, combination, x.q.device)
+            added = (x.bias.flatten(2)[:, :, offsets].to(x.dtype) * LOG2_E)[:, None]
+        added = F.pad(added.masked_fill(~allowed, float("-inf")), (0, extra))
+        tile_scores = max(1, heads * allowed.shape[0] * (allowed.shape[1] + extra))
+        rows = max(1, min(batch, _SCORES // tile_scores))
+        for part in pieces(combination, _SCORES // (tile_scores * rows)):
+            for start in range(0, batch, rows):
+                yield Piece(slice(start, start + rows), part, added, offsets)
+
+
+def rows_of(x: Tensor, piece: Piece, dtype: torch.dtype) -> Tensor:
+    """[B, Hkv, R, *space, D] -> [M, R * queries, D], M = batch x kv heads x tiles; may share memory with x."""
+    view = tiles(x[piece.batch], piece.runs)
+    rank = len(piece.runs)
+    return view.reshape(prod(view.shape[: 2 + rank]), prod(view.shape[2 + rank : -1]), view.shape[-1]).to(dtype)
+
+
+def put_rows(x: Tensor, piece: Piece, rows: Tensor) -> None:
+    """Write [M, R * queries, D] to where the tiles lie in [B, Hkv, R, *space, D]."""
+    view = tiles(x[piece.batch], piece.runs)
+    view.copy_(rows.view(view.shape))
+
+
+def scores_of(x: Operands, piece: Piece, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores in base 2 [M, R * queries, keys + E], and the keys and values [M, keys + E, K or V]."""
+    keys, values = _keys(x.k, x.extra_k, piece, x.dtype), _keys(x.v, x.extra_v, piece, x.dtype)
+    scores = torch.bmm(rows_of(x.q, piece, x.dtype) * (scale * LOG2_E), keys.flatten(0, 2).mT)
+    view = scores.view(*keys.shape[:3], x.q.shape[2], -1, keys.shape[3])  # [B, Hkv, tiles, R, queries, keys + E]
+    view += piece.added
+    if x.first_key is not None:
+        run = piece.runs[0]
+        step = run.tile * torch.arange(run.count, device=scores.device)[:, None]
+        place = run.key + step + torch.arange(run.box, device=scores.device)
+        first = x.first_key.narrow(0, run.query, run.count * run.tile).view(run.count, run.tile)
+        before = place[:, None, :] < first[..., None]  # [tiles, queries, keys]
+        view[..., : run.box].masked_fill_(before[:, None], float("-inf"))
+    return scores, keys.flatten(0, 2), values.flatten(0, 2)
+
+
+def _keys(x: Tensor, extra: Tensor | None, piece: Piece, dtype: torch.dtype) -> Tensor:
+    """[B, Hkv, tiles, keys + E, D]."""
+    found = boxes(x[piece.batch], piece.runs).to(dtype)
+    if extra is None:
+        return found
+    more = extra[piece.batch, :, None].to(dtype).expand(-1, -1, found.shape[2], -1, -1)
+    return torch.cat([found, more], 3)
