@@ -1,0 +1,278 @@
+"""Laws of text data: windows are bytes of the files, batches are pure functions, nothing leaks between the sides."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attensor.data import open_data, open_text
+from attensor.data.files import ByteStream, DataFile, Segment
+from attensor.data.text import split_text
+from attensor.errors import DataError
+
+
+def write_folder(folder: Path, sizes: dict[str, int], *, seed: int = 3) -> dict[str, bytes]:
+    """Files of random printable bytes; returns their contents by name."""
+    rng = random.Random(seed)
+    contents = {name: bytes(rng.choices(range(32, 127), k=size)) for name, size in sizes.items()}
+    for name, content in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return contents
+
+
+def rows(windows: torch.Tensor) -> list[bytes]:
+    return [bytes(row) for row in windows.tolist()]
+
+
+def segments(folder: Path, name: str) -> list[Segment]:
+    size = (folder / name).stat().st_size
+    return [Segment(folder / name, 0, size, size)]
+
+
+def test_a_stream_reads_what_concatenation_would(tmp_path):
+    """Any stretch, over any number of file boundaries, equals the slice of the joined bytes."""
+    contents = write_folder(tmp_path, {"a": 11, "b": 1, "c": 29, "d": 2, "e": 13})
+    stream = ByteStream([s for name in contents for s in segments(tmp_path, name)])
+    joined = b"".join(contents.values())
+    assert len(stream) == len(joined) == 56
+    for start in range(56):
+        for size in range(56 - start + 1):
+            assert stream.read(start, size) == joined[start : start + size]
+
+
+def test_a_stream_of_parts_stays_inside_its_parts(tmp_path):
+    content = write_folder(tmp_path, {"a": 101})["a"]
+    stream = ByteStream([Segment(tmp_path / "a", 7, 13, 101), Segment(tmp_path / "a", 53, 17, 101)])
+    assert stream.read(0, 30) == content[7:20] + content[53:70]
+
+
+def test_more_files_than_stay_open(tmp_path):
+    """Thousands of files work: only a bounded number of descriptors is held."""
+    contents = write_folder(tmp_path, {f"{i:04}.txt": 3 for i in range(1500)})
+    stream = ByteStream([s for name in contents for s in segments(tmp_path, name)])
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    assert stream.read(0, 4500) == b"".join(contents.values())
+    if before:
+        assert len(os.listdir("/proc/self/fd")) - before <= 64
+
+
+def test_a_file_larger_than_memory_is_read_in_place(tmp_path):
+    """A sparse terabyte: the training side is drawn from all of it."""
+    path = tmp_path / "large.txt"
+    path.write_bytes(b"x")
+    os.truncate(path, 2**40)
+    data = open_text(path, minimum_bytes=1031)
+    assert data.train_bytes + data.held_out_bytes + 1031 == 2**40
+    assert data.batch(0, seed=1, batch_size=3, length=7).shape == (3, 8)
+    assert data.held_out(7, limit=2)[0].tolist() == [0] * 8
+
+
+def test_batches_are_windows_of_the_training_side_and_depend_on_step_and_seed_alone(tmp_path):
+    contents = write_folder(tmp_path, {f"{i}.txt": 211 for i in range(23)})
+    first, again = (open_text(tmp_path, minimum_bytes=17) for _ in range(2))
+    again.batch(5, seed=9, batch_size=2, length=3)  # what was asked before does not matter
+    batch = first.batch(4, seed=2, batch_size=19, length=13)
+    assert batch.shape == (19, 14)
+    assert batch.dtype == torch.int64
+    torch.testing.assert_close(batch, again.batch(4, seed=2, batch_size=19, length=13), rtol=0, atol=0)
+    assert not torch.equal(batch, first.batch(5, seed=2, batch_size=19, length=13))
+    assert not torch.equal(batch, first.batch(4, seed=3, batch_size=19, length=13))
+    everything = b"".join(contents[name] for name in sorted(contents))
+    inside = [row for row in rows(batch) if row in everything]
+    assert len(inside) >= 15  # the others run over a boundary where a held-out file was taken out
+
+
+def test_every_training_position_is_drawn(tmp_path):
+    """Uniform over all starts, the first and the last included."""
+    (tmp_path / "a").write_bytes(bytes(range(60)))
+    data = open_text(tmp_path / "a", minimum_bytes=4)
+    starts = data.batch(0, seed=1, batch_size=4000, length=3)[:, 0].bincount(minlength=60)
+    assert data.train_bytes == 50
+    assert starts[:47].min() > 40
+    assert starts[47:].sum() == 0
+
+
+def test_held_out_windows_are_fixed_spread_and_disjoint(tmp_path):
+    (tmp_path / "a").write_bytes(bytes(i % 251 for i in range(1009)))
+    data = open_text(tmp_path / "a", minimum_bytes=20)
+    assert data.held_out_bytes == 100
+    windows = rows(data.held_out(11, limit=5))
+    tail = (tmp_path / "a").read_bytes()[-100:]
+    starts = [tail.index(w) for w in windows]
+    assert (starts[0], starts[-1]) == (0, 100 - 12)
+    assert all(b - a >= 12 for a, b in itertools.pairwise(starts))
+    assert len(data.held_out(11, limit=999)) == 100 // 12
+    assert windows == rows(data.held_out(11, limit=5))
+
+
+def test_one_file_keeps_a_gap_between_the_sides(tmp_path):
+    content = bytes(i % 256 for i in range(256)) * 4
+    (tmp_path / "a").write_bytes(content)
+    data = open_text(tmp_path / "a", minimum_bytes=37)
+    assert (data.train_bytes, data.held_out_bytes) == (1024 - 102 - 37, 102)
+    assert (data.name, data.train_files, data.held_out_files) == ("a", 1, 1)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 400), min_size=1, max_size=60),
+    kinds=st.integers(1, 60),
+    held_out=st.sampled_from([0.05, 0.1, 0.3]),
+)
+def test_no_content_is_ever_on_both_sides(sizes, kinds, held_out):
+    """With any sizes and any number of copies: whole files, or the parts of one copy with the gap between them."""
+    sizes = [sizes[i % kinds % len(sizes)] for i in range(len(sizes))]
+    files = [
+        DataFile(Path(f"/{i}"), str(i), size, f"{size}/{i % kinds}".encode(), False) for i, size in enumerate(sizes)
+    ]
+    content = {file.path: file.fingerprint for file in files}
+    train, held = split_text(files, held_out=held_out, gap=7)
+    for segment in held:
+        for other in train:
+            if content[segment.path] == content[other.path]:
+                assert segment.path == other.path
+                assert other.start + other.size + 7 == segment.start
+    total = sum(s.size for s in train + held)
+    assert sum(s.size for s in held) <= 2 * held_out * sum(sizes)
+    if all(size < held_out * sum(sizes) / 8 for size in sizes) and kinds >= len(sizes):
+        assert held_out <= sum(s.size for s in held) / total <= 1.2 * held_out
+
+
+def test_copies_stay_together_and_whole_files_are_held_out(tmp_path):
+    contents = write_folder(tmp_path, {f"{i:02}.txt": 100 for i in range(40)})
+    for i in range(0, 40, 2):
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / f"copy/{i}.txt").write_bytes(contents[f"{i:02}.txt"])
+    data = open_text(tmp_path, minimum_bytes=10)
+    held = rows(data.held_out(99, limit=10**6))
+    assert set(held) <= set(contents.values())
+    train = data._train.read(0, data.train_bytes)
+    assert not any(content in train for content in held)
+    assert data.train_files + data.held_out_files == 60
+
+
+def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path):
+    for place in ("here", "there/deep"):
+        write_folder(tmp_path / place, {f"{i}.txt": 50 + i for i in range(31)})
+    here, there = (open_text(tmp_path / p, minimum_bytes=5) for p in ("here", "there/deep"))
+    assert rows(here.held_out(19, limit=99)) == rows(there.held_out(19, limit=99))
+    assert (here.name, there.name) == ("here", "deep")
+
+
+def test_folders_leave_out_hidden_binary_empty_and_linked_files(tmp_path):
+    outside = tmp_path / "outside.txt"
+    outside.write_bytes(b"o" * 999)
+    folder = tmp_path / "in"
+    write_folder(folder, {"a.txt": 1000, "sub/b.py": 1000, ".hidden": 500, ".git/config": 500})
+    (folder / "empty").touch()
+    (folder / "binary").write_bytes(b"\x7fELF\0" + b"z" * 700)
+    (folder / "link.txt").symlink_to(outside)
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    data = open_text(folder, minimum_bytes=10, held_out=0.5)
+    assert data.train_bytes + data.held_out_bytes == 2000
+
+
+def test_bytes_that_are_no_utf8_are_kept(tmp_path):
+    content = bytes(random.Random(5).choices(range(256), k=3001))
+    (tmp_path / "a.bin").write_bytes(content)
+    data = open_data(tmp_path / "a.bin", minimum_bytes=11)
+    assert data._train.read(0, 100) == content[:100]
+
+
+def test_names_that_are_no_utf8_are_readable(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xff\xfe<b>"
+    with open(path, "wb") as file:
+        file.write(b"abcd" * 500)
+    assert open_text(os.fsdecode(path), minimum_bytes=10).name == "\ufffd\ufffd<b>"
+
+
+def test_stdlib_is_source_code_without_tests():
+    data = open_data("stdlib", minimum_bytes=513)
+    assert data.name == "stdlib"
+    assert data.train_bytes > 3_000_000
+    assert 0.09 < data.held_out_bytes / (data.train_bytes + data.held_out_bytes) < 0.15
+    folders = {part for s in (*data._train._segments, *data._held_out._segments) for part in s.path.parts[:-1]}
+    assert "json" in folders
+    assert not folders & {"site-packages", "test", "tests", "__pycache__", "encodings"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: None, "does not exist"),
+        (lambda p: p.touch(), "is empty"),
+        (lambda p: p.mkdir(), "has no text: no file"),
+        (lambda p: (p.mkdir(), (p / "x").write_bytes(b"\0" * 9)), r"has no text: 1 file\(s\), all empty or binary"),
+        (lambda p: p.write_bytes(b"x" * 99), "too small: it has 99 bytes of text.*of 53 bytes.*about 531 bytes"),
+        (os.mkfifo, "not a regular file"),
+        (lambda p: p.symlink_to(p), "cannot be read: Too many levels"),
+    ],
+)
+def test_bad_sources_are_refused_by_name(tmp_path, make, message):
+    path = tmp_path / "the source"
+    make(path)
+    with pytest.raises(DataError, match=message) as error:
+        open_data(path, minimum_bytes=53)
+    assert repr(str(path)) in str(error.value)
+
+
+@pytest.mark.parametrize("held_out", [0.05, 0.1, 0.6])
+def test_the_size_that_is_asked_for_is_enough(tmp_path, held_out):
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    with pytest.raises(DataError) as error:
+        open_text(path, minimum_bytes=53, held_out=held_out)
+    needed = int(re.search(r"about (\d+) bytes", str(error.value))[1])
+    path.write_bytes(b"x" * needed)
+    open_text(path, minimum_bytes=53, held_out=held_out)
+
+
+def test_an_unreadable_file_is_named(tmp_path, monkeypatch):
+    write_folder(tmp_path, {"fine.txt": 500, "secret.txt": 500})
+    read = Path.open
+
+    def refuse(self, *args, **kwargs):
+        if self.name == "secret.txt":
+            raise PermissionError(13, "Permission denied", str(self))
+        return read(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"secret\.txt' cannot be read: Permission denied"):
+        open_text(tmp_path, minimum_bytes=10)
+
+
+def test_a_file_that_changes_or_vanishes_meanwhile_is_named(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"x" * 1000)
+    data = open_text(path, minimum_bytes=10)
+    path.write_bytes(b"x" * 900)
+    with pytest.raises(DataError, match=r"a\.txt' changed while in use: it had 1000 bytes and now has 900"):
+        data.batch(0, seed=0, batch_size=1, length=5)
+    path.unlink()
+    with pytest.raises(DataError, match=r"a\.txt' cannot be read: No such file"):
+        data.batch(0, seed=0, batch_size=1, length=5)
+
+
+def test_windows_longer_than_a_side_are_refused(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 1000)
+    data = open_text(tmp_path / "a", minimum_bytes=10)
+    with pytest.raises(DataError, match="held-out side has 100 bytes, a window of length 100 needs 101"):
+        data.held_out(100, limit=3)
+    with pytest.raises(DataError, match="training side has 890 bytes"):
+        data.batch(0, seed=0, batch_size=1, length=890)
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0, -1.0])
+def test_the_share_must_leave_something_on_either_side(held_out):
+    with pytest.raises(ValueError, match="held_out must lie between 0 and 1"):
+        open_text("stdlib", minimum_bytes=5, held_out=held_out)
