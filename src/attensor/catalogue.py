@@ -47,7 +47,8 @@ class Mechanism:
     """One card of the catalogue.
 
     `flops` and `state_bytes` are formulas in the symbols of `SYMBOLS`, written as text and read by sympy when asked:
-    the forward cost of the operator in floating-point operations, and the decode state of one layer in bytes (float32).
+    the forward cost of the operator in floating-point operations, and the decode state of one layer in bytes (float32)
+    after T tokens. `layer.cost_sizes(space)` gives the values of all symbols but B for an input of that size.
 
     Attributes:
         name: what is typed on the command line.
@@ -58,7 +59,6 @@ class Mechanism:
         example: three lines of code, ready to paste.
         example_options: keyword arguments that make a small legal layer for the conformance tests.
         example_space: a small input: `(tokens,)` or `(height, width)`.
-        binding: symbols of the formulas that are attributes of the layer: symbol -> attribute.
     """
 
     name: str
@@ -79,11 +79,18 @@ class Mechanism:
     grid_options: dict[str, Any] = field(default_factory=dict)
     example_options: dict[str, Any] = field(default_factory=dict)
     example_space: tuple[int, ...] = (7,)
-    binding: dict[str, str] = field(default_factory=dict)
 
     def cost(self, formula: str, **sizes: int) -> int:
-        """Evaluate `"flops"` or `"state_bytes"` with the given sizes, for instance `cost("flops", T=1024, ...)`."""
-        return int(self.formula(formula).subs(sizes))
+        """Evaluate `"flops"` or `"state_bytes"`, for instance `cost("flops", B=1, **layer.cost_sizes((1024,)))`.
+
+        Raises:
+            ValueError: a symbol of the formula has no size.
+        """
+        expression = self.formula(formula)
+        missing = sorted(symbol.name for symbol in expression.free_symbols if symbol.name not in sizes)
+        if missing:
+            raise ValueError(f"{self.name}: the formula {formula} = {expression} needs {', '.join(missing)} as well.")
+        return int(expression.subs({symbol: sizes[symbol.name] for symbol in expression.free_symbols}))
 
     def formula(self, which: str) -> sympy.Expr:
         """The formula as a sympy expression of positive integer symbols."""
@@ -105,6 +112,7 @@ SYMBOLS = {
     "V": "value width of a head",
     "C": "tokens in a chunk",
     "W": "keys a query sees (product of the window over the axes)",
+    "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
     "X": "length of the attended axis",
 }
 

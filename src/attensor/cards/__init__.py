@@ -1,0 +1,1 @@
+"""One file a mechanism, each with a `CARD`; see `attensor.catalogue`."""

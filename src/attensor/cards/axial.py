@@ -1,0 +1,23 @@
+"""The card of axial attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="axial",
+    title="Axial attention (rows and columns by turns)",
+    paper=Paper(arxiv="1912.12180", year=2019, title="Axial Attention in Multidimensional Transformers"),
+    use="images and volumes in which whole rows and columns belong together: two layers connect every pair of cells",
+    avoid="fine local structure across diagonals, and very long sides, as cost still grows with the side",
+    operator="attensor.ops:block_attention",
+    layer="attensor.nn.axial:AxialAttention",
+    domain=Domain.GRID,
+    is_causal=False,
+    flops="2*B*T*X*H*(K + V)",
+    state_bytes="0",
+    example_space=(5, 6),
+    example="""
+import torch; from attensor import nn
+layer = nn.AxialAttention(hidden_size=64, num_heads=4, layer_index=0)
+out = layer(torch.randn(2, 32, 32, 64))
+""",
+)

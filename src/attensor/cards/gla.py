@@ -1,0 +1,25 @@
+"""The card of gated linear attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="gla",
+    title="Gated linear attention",
+    paper=Paper(
+        arxiv="2312.06635", year=2023, title="Gated Linear Attention Transformers with Hardware-Efficient Training"
+    ),
+    use="long contexts with a constant decode state: each key channel decides from each token how much to forget",
+    avoid="verbatim recall over long distances, and short sequences, where softmax attention is as fast",
+    operator="attensor.ops:linear_attention",
+    layer="attensor.nn.gated_linear:GatedLinearAttention",
+    recipe="attensor.recipes.gla",
+    domain=Domain.SEQUENCE,
+    is_causal=True,
+    flops="B*T*H*(4*K*V + 2*C*V + (C - 1)*K)",
+    state_bytes="4*B*H*K*V",
+    example="""
+import torch; from attensor import nn
+layer = nn.GatedLinearAttention(hidden_size=64, num_heads=4)
+out = layer(torch.randn(2, 1000, 64))
+""",
+)

@@ -1,0 +1,26 @@
+"""The card of lightning attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="lightning",
+    title="Lightning attention (fixed decay per head)",
+    paper=Paper(
+        arxiv="2401.04658",
+        year=2024,
+        title="Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",
+    ),
+    use="the cheapest training on very long sequences: constant time per token and a constant decode state",
+    avoid="deciding from the content what to keep, or exact recall: MiniMax adds a softmax layer after every seven",
+    operator="attensor.ops:linear_attention",
+    layer="attensor.nn.lightning:LightningAttention",
+    domain=Domain.SEQUENCE,
+    is_causal=True,
+    flops="B*T*H*(4*K*V + 2*C*(K + V))",
+    state_bytes="4*B*H*K*V",
+    example="""
+import torch; from attensor import nn
+layer = nn.LightningAttention(hidden_size=64, num_heads=4, layer_index=0, num_layers=12)
+out = layer(torch.randn(2, 1000, 64))
+""",
+)

@@ -1,0 +1,26 @@
+"""The card of plain linear attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="linear",
+    title="Linear attention",
+    paper=Paper(
+        arxiv="2006.16236",
+        year=2020,
+        title="Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
+    ),
+    use="the baseline of its family, and sums over a whole sequence in which old tokens count as much as new ones",
+    avoid="language: a state that never forgets fills up; the gated members of the family cost hardly more",
+    operator="attensor.ops:linear_attention",
+    layer="attensor.nn.linear_attention:LinearAttention",
+    domain=Domain.SEQUENCE,
+    is_causal=True,
+    flops="B*T*H*(4*K*V + 2*C*(K + V))",
+    state_bytes="4*B*H*K*V",
+    example="""
+import torch; from attensor import nn
+layer = nn.LinearAttention(hidden_size=64, num_heads=4)
+out = layer(torch.randn(2, 1000, 64))
+""",
+)

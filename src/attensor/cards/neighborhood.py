@@ -1,0 +1,25 @@
+"""The card of neighbourhood attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="neighborhood",
+    title="Neighbourhood attention",
+    paper=Paper(arxiv="2204.07143", year=2022, title="Neighborhood Attention Transformer"),
+    use="large images and volumes: every cell sees the same number of nearest cells, like a convolution that looks",
+    avoid="global context in few layers; add dilation, or layers that see the whole map",
+    operator="attensor.ops:neighborhood_attention",
+    layer="attensor.nn.neighborhood:NeighborhoodAttention",
+    domain=Domain.GRID,
+    is_causal=False,
+    flops="2*B*T*M*H*(K + V)",
+    state_bytes="0",
+    grid_options={"window_size": 3},
+    example_options={"window_size": 3},
+    example_space=(5, 6),
+    example="""
+import torch; from attensor import nn
+layer = nn.NeighborhoodAttention(hidden_size=64, num_heads=4, window_size=7)
+out = layer(torch.randn(2, 32, 32, 64))
+""",
+)

@@ -1,0 +1,23 @@
+"""The card of softmax attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="softmax",
+    title="Softmax attention",
+    paper=Paper(arxiv="1706.03762", year=2017, title="Attention Is All You Need"),
+    use="exact recall of anything in the context, and contexts up to a few thousand tokens: the measure of all others",
+    avoid="long contexts: time grows with the square of the length, and decoding keeps every key and value",
+    operator="attensor.ops:softmax_attention",
+    layer="attensor.nn.softmax_attention:SoftmaxAttention",
+    domain=Domain.SEQUENCE | Domain.GRID,
+    is_causal=True,
+    flops="2*B*T**2*H*(K + V)",
+    state_bytes="4*B*T*H*(K + V)",
+    grid_options={"is_causal": False, "rotary_base": None},
+    example="""
+import torch; from attensor import nn
+layer = nn.SoftmaxAttention(hidden_size=64, num_heads=4, num_kv_heads=2)
+out = layer(torch.randn(2, 100, 64))
+""",
+)

@@ -1,0 +1,151 @@
+"""An image classifier around any mixer: patches in a grid, blocks of mixer and MLP, mean over the grid, logits.
+
+    x = x + mixer(norm(x));   x = x + mlp(norm(x))        LayerNorm, GELU
+
+Sizes: B images, C channels, a grid of height / patch x width / patch cells. Names are those of timm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attensor.errors import ShapeError
+
+__all__ = ["Encoder", "EncoderConfig"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Sizes of an encoder.
+
+    Attributes:
+        image_size: height and width in pixels.
+        patch_size: side of a patch in pixels; divides both.
+        in_channels: colours.
+        num_classes: logits.
+        hidden_size: channels C.
+        num_layers: blocks.
+        num_heads: heads of the mixers, for whoever builds them.
+        mlp_hidden_size: channels inside the MLP.
+        norm_eps: added to the variance in the norms.
+    """
+
+    image_size: tuple[int, int]
+    patch_size: int
+    in_channels: int
+    num_classes: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mlp_hidden_size: int
+    norm_eps: float = 1e-6
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Cells along height and width.
+
+        Raises:
+            ValueError: patches do not tile the image.
+        """
+        height, width = self.image_size
+        if self.patch_size < 1 or height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"EncoderConfig: image_size {height} x {width} is not a multiple of patch_size {self.patch_size}; "
+                "change one of them."
+            )
+        return height // self.patch_size, width // self.patch_size
+
+
+class PatchEmbedding(nn.Module):
+    """Cuts an image into patches and projects each to one cell."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, colours, height, width] to [B, rows, columns, C]."""
+        cells: Tensor = self.proj(images)
+        return cells.movedim(1, -1)
+
+
+class MLP(nn.Module):
+    """`fc2(gelu(fc1(x)))`."""
+
+    def __init__(self, hidden_size: int, mlp_hidden_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, mlp_hidden_size)
+        self.fc2 = nn.Linear(mlp_hidden_size, hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., C] to [..., C]."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(hidden_states)))
+        return out
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm residual block of a mixer and an MLP."""
+
+    def __init__(self, config: EncoderConfig, mixer: nn.Module) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.attn = mixer
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = MLP(config.hidden_size, config.mlp_hidden_size)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[B, rows, columns, C] to the same."""
+        hidden_states = hidden_states + self.attn(self.norm1(hidden_states))
+        out: Tensor = hidden_states + self.mlp(self.norm2(hidden_states))
+        return out
+
+
+class Encoder(nn.Module):
+    """Patch embedding with learned positions, a stack of `EncoderBlock`s, norm, mean over the grid, classifier.
+
+    Can be built on the meta device (`with torch.device("meta")`) to count parameters.
+
+    Args:
+        config: sizes.
+        mixer: layer index -> module that maps [B, rows, columns, C] to the same.
+    Raises:
+        ValueError: patches do not tile the image.
+    """
+
+    def __init__(self, config: EncoderConfig, mixer: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbedding(config)
+        self.pos_embed = nn.Parameter(torch.empty(1, *config.grid_size, config.hidden_size))
+        self.blocks = nn.ModuleList(EncoderBlock(config, mixer(i)) for i in range(config.num_layers))
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.num_classes)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the positions; every part draws its own parameters when it is built."""
+        nn.init.normal_(self.pos_embed, std=0.02)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the classes.
+
+        Args:
+            images: [B, in_channels, height, width].
+        Returns:
+            [B, num_classes].
+        Raises:
+            ShapeError: images of another size.
+        """
+        expected = [self.config.in_channels, *self.config.image_size]
+        if images.dim() != 4 or list(images.shape[1:]) != expected:
+            raise ShapeError(f"Encoder: images must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}.")
+        hidden_states = self.patch_embed(images) + self.pos_embed
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        logits: Tensor = self.head(self.norm(hidden_states).mean((1, 2)))
+        return logits

@@ -1,0 +1,58 @@
+"""Layers: projections, positions, gates and decode caches around the operators of `attensor.ops`.
+
+A mixer layer is found through its card in the catalogue: `attensor.nn.GatedLinearAttention` exists because
+`attensor/cards/gla.py` names it. What several layers share is exported here by hand.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from attensor import catalogue
+from attensor.nn.cache import Cache as Cache
+from attensor.nn.cache import KeyValueCache as KeyValueCache
+from attensor.nn.cache import StateCache as StateCache
+from attensor.nn.padding import pad as pad
+from attensor.nn.padding import unpad as unpad
+from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
+from attensor.nn.rotary import rotary_embedding as rotary_embedding
+from attensor.nn.rotary import token_positions as token_positions
+
+__all__ = [
+    "Cache",
+    "KeyValueCache",
+    "RelativePositionBias",
+    "StateCache",
+    "pad",
+    "rotary_embedding",
+    "token_positions",
+    "unpad",
+]
+
+if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
+    from attensor.nn.axial import AxialAttention as AxialAttention
+    from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
+    from attensor.nn.gated_linear import ScalarGatedLinearAttention as ScalarGatedLinearAttention
+    from attensor.nn.lightning import LightningAttention as LightningAttention
+    from attensor.nn.linear_attention import LinearAttention as LinearAttention
+    from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention
+    from attensor.nn.sliding_window import SlidingWindowAttention as SlidingWindowAttention
+    from attensor.nn.softmax_attention import SoftmaxAttention as SoftmaxAttention
+    from attensor.nn.window_grid import WindowGridAttention as WindowGridAttention
+
+
+def _layers() -> dict[str, str]:
+    """Class name -> import path, for the layers of all cards in this package."""
+    paths = (card.layer for card in catalogue.cards().values())
+    return {path.partition(":")[2]: path for path in paths if path.startswith(f"{__name__}.")}
+
+
+def __getattr__(name: str) -> Any:
+    path = None if name.startswith("_") else _layers().get(name)
+    if path is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its layers are {', '.join(_layers())}")
+    return catalogue.load(path)
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_layers()})

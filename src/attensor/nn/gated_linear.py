@@ -1,0 +1,115 @@
+"""Linear attention that decides, from each token, how much of its state to forget: per head or per key channel."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attensor.nn.linear_attention import LinearAttention
+
+__all__ = ["GatedLinearAttention", "ScalarGatedLinearAttention"]
+
+GATE_RANK = 16
+GATE_NORMALIZER = 16.0  # the sixteenth root of the sigmoid: gates start near 1, so that memory starts long
+
+
+class ScalarGatedLinearAttention(LinearAttention):
+    """Linear attention with one data-dependent decay per head and token.
+
+    `log decay = logsigmoid(W_g x + b_g) / 16`; widths, norm and output gate as in `GatedLinearAttention`, so that the
+    two differ in the gate alone. Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head.
+
+    Args:
+        hidden_size: channels C; keys have C / 2 of them over all heads, values C.
+        num_heads: query heads H.
+        num_kv_heads: key/value heads; H if None.
+        device: of the parameters.
+        dtype: of the parameters.
+    Source: arXiv:2405.21060, section 7 (Mamba-2's scalar gate), in the layer of arXiv:2312.06635 (its ablation).
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_size,
+            num_heads,
+            num_kv_heads=num_kv_heads,
+            key_size=hidden_size // 2,
+            output_gate="swish",
+            device=device,
+            dtype=dtype,
+        )
+        self.gk_proj = nn.Linear(hidden_size, self.num_kv_heads, device=device, dtype=dtype)
+
+    def log_decay(self, hidden_states: Tensor) -> Tensor:
+        """One for each key/value head: [B, T, Hkv]."""
+        gate = self.gk_proj(hidden_states)
+        return F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / GATE_NORMALIZER
+
+
+class GatedLinearAttention(LinearAttention):
+    """Linear attention with one data-dependent decay per head, token and key channel.
+
+    `log decay = logsigmoid(W_2 W_1 x + b) / 16` with W_1 of rank 16; norm per head, then a swish gate.
+    Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head. About 4 C^2 parameters.
+
+    Args:
+        hidden_size: channels C; keys have C / 2 of them over all heads, values C.
+        num_heads: query heads H.
+        num_kv_heads: heads of keys, gates and values; H if None.
+        norm: `"rms"` per head with a weight (fla), or `"layer"` without (the paper's first code).
+        gate_bias: the output gate's projection has a bias.
+        clamp_min: log decays below this are raised to it; none if None.
+        device: of the parameters.
+        dtype: of the parameters.
+    Source: arXiv:2312.06635, section 4.4; state_dict keys of flash-linear-attention.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        num_kv_heads: int | None = None,
+        norm: Literal["rms", "layer"] = "rms",
+        gate_bias: bool = False,
+        clamp_min: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_size,
+            num_heads,
+            num_kv_heads=num_kv_heads,
+            key_size=hidden_size // 2,
+            norm=norm,
+            output_gate="swish",
+            gate_bias=gate_bias,
+            device=device,
+            dtype=dtype,
+        )
+        self.clamp_min = clamp_min
+        self.gk_proj = nn.Sequential(
+            nn.Linear(hidden_size, GATE_RANK, bias=False, device=device, dtype=dtype),
+            nn.Linear(GATE_RANK, self.num_kv_heads * self.key_dim, device=device, dtype=dtype),
+        )
+
+    def log_decay(self, hidden_states: Tensor) -> Tensor:
+        """One for each channel of the key/value heads: [B, T, Hkv, K]."""
+        gate = self.gk_proj(hidden_states).unflatten(-1, (self.num_kv_heads, self.key_dim))
+        log_decay = F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / GATE_NORMALIZER
+        return log_decay if self.clamp_min is None else log_decay.clamp_min(self.clamp_min)
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return f"{super().extra_repr()}, clamp_min={self.clamp_min}"

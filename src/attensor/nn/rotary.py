@@ -1,0 +1,53 @@
+r"""Rotary position embedding: a query and a key turn by angles proportional to their positions.
+
+    angle(p, i) = p * base^(-2 i / D)                      i = 0 .. D/2 - 1
+    (x_i, x_{i + D/2}) -> (x_i cos - x_{i + D/2} sin, x_i sin + x_{i + D/2} cos)
+
+so that q_m . k_n depends on m - n only. Sizes: B batch, T tokens, H heads, D head width.
+Source: arXiv:2104.09864, equation 34, with the two halves of a head paired (the layout of Llama's checkpoints).
+Tables are computed from the positions at each call: there is no buffer to lose on the meta device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["rotary_embedding", "token_positions"]
+
+
+def token_positions(tokens: int, *, offset: int = 0, cu_seqlens: Tensor | None = None, device: torch.device) -> Tensor:
+    """Positions of consecutive tokens; each packed sequence starts again at 0.
+
+    Args:
+        tokens: how many.
+        offset: position of the first one (what a cache already holds).
+        cu_seqlens: [N + 1], where packed sequences start and end.
+        device: of the result.
+    Returns:
+        [tokens], int64.
+    """
+    positions = torch.arange(tokens, device=device)
+    if cu_seqlens is None:
+        return positions + offset
+    starts = cu_seqlens.to(device=device, dtype=torch.int64)
+    return positions - starts[torch.searchsorted(starts, positions, right=True) - 1]
+
+
+def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tensor:
+    """Turn every head of x by its token's position; O(B T H D).
+
+    Args:
+        x: [B, T, H, D], D even.
+        positions: [T], integers.
+        base: the slowest pair turns once in about `2 pi base` tokens.
+    Returns:
+        [B, T, H, D] in x's dtype; angles are computed in at least float32.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    half = x.shape[-1] // 2
+    frequencies = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
+    angles = (positions.to(dtype)[:, None] * frequencies)[:, None]  # [T, 1, D/2]
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x.to(dtype).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)

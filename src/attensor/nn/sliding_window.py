@@ -1,0 +1,81 @@
+"""Softmax attention over the last few tokens: cost and decode state do not grow with the context."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attensor.nn._tiles import keys_per_query
+from attensor.nn.cache import KeyValueCache
+from attensor.nn.softmax_attention import SoftmaxAttention
+from attensor.ops import neighborhood_attention, softmax_attention
+
+__all__ = ["SlidingWindowAttention"]
+
+
+class SlidingWindowAttention(SoftmaxAttention):
+    """Every token attends to itself and the `window_size - 1` tokens before it.
+
+    Cost O(T window_size C); decoding keeps `window_size` keys and values. L layers reach L (window_size - 1) tokens
+    back. Projections, rotary positions and grouped heads as in `SoftmaxAttention`.
+
+    Args:
+        hidden_size: channels C.
+        num_heads: query heads H.
+        window_size: keys that a token sees, itself included.
+        num_kv_heads: key/value heads; H if None.
+        rotary_base: base of the rotary positions; None for no positions.
+        device: of the parameters.
+        dtype: of the parameters.
+    Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        window_size: int = 64,
+        num_kv_heads: int | None = None,
+        rotary_base: float | None = 10_000.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            hidden_size, num_heads, num_kv_heads=num_kv_heads, rotary_base=rotary_base, device=device, dtype=dtype
+        )
+        if window_size < 1:
+            raise ValueError(f"SlidingWindowAttention: window_size must be at least 1, got {window_size}.")
+        self.window_size = window_size
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size."""
+        sizes = super().cost_sizes(space)
+        window = min(self.window_size, sizes["T"])
+        return {**sizes, "W": window, "M": keys_per_query((sizes["T"],), window, is_causal=True)}
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return f"{super().extra_repr()}, window_size={self.window_size}"
+
+    def _attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, cache: KeyValueCache | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        if cache is None:
+            return self._slide(q, k, v, cu_seqlens)
+        keys, values = cache.append(k, v)
+        if q.shape[1] == 1:
+            return softmax_attention(q, keys, values)
+        before = keys.shape[1] - q.shape[1]
+        # the cached tokens ask nothing: their queries are zeros and their outputs are dropped
+        return self._slide(torch.cat([q.new_zeros(q.shape[0], before, *q.shape[2:]), q], 1), keys, values)[:, before:]
+
+    def _slide(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        if not q.shape[1]:
+            return q
+        window = min(self.window_size, q.shape[1])
+        out: Tensor = neighborhood_attention(q, k, v, window_size=window, is_causal=True, cu_seqlens=cu_seqlens)
+        return out
+
+    def _cached_window(self) -> int | None:
+        return self.window_size

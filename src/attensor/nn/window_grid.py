@@ -1,0 +1,76 @@
+"""Window and grid attention by turns: near cells in one layer, a coarse sample of all cells in the next."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from attensor.nn.grid_attention import GridMixer
+from attensor.nn.relative_bias import RelativePositionBias
+from attensor.ops import block_attention
+
+__all__ = ["WindowGridAttention"]
+
+
+class WindowGridAttention(GridMixer):
+    """Attention within blocks of `block_size` x `block_size` cells, with learned relative biases.
+
+    Layers with an even index take neighbouring cells as a block (window), those with an odd index cells that are spread
+    evenly over the whole map (grid). Cost O(cells * block_size^2 * C). Blocks shrink to the map where it is smaller.
+    Keys of the state_dict: `qkv.*`, `proj.*`, `rel_pos.relative_position_bias_table`.
+
+    Args:
+        hidden_size: channels C.
+        num_heads: heads H.
+        block_size: side of a block in cells.
+        layer_index: place in the stack, from 0.
+        device: of the parameters.
+        dtype: of the parameters.
+    Source: arXiv:2204.01697, section 3.2.
+    """
+
+    ranks = (4,)
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        block_size: int = 7,
+        layer_index: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
+        if block_size < 1:
+            raise ValueError(f"WindowGridAttention: block_size must be at least 1, got {block_size}.")
+        self.block_size = block_size
+        self.pattern = "grid" if layer_index % 2 else "window"
+        self.rel_pos = RelativePositionBias(num_heads, block_size, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the projections and the bias table anew."""
+        super().reset_parameters()
+        self.rel_pos.reset_parameters()
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention within the blocks of this layer's pattern."""
+        sides = self._fit(q.shape[1:-2])
+        return block_attention(q, k, v, pattern=self.pattern, block_size=sides, attn_mask=self.rel_pos(*sides))
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size."""
+        sizes = super().cost_sizes(space)
+        window = math.prod(self._fit(space))
+        padded = math.prod(-(-cells // side) * side for cells, side in zip(space, self._fit(space)))
+        return {**sizes, "W": window, "M": round(window * padded / sizes["T"])}
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return f"{super().extra_repr()}, pattern={self.pattern!r}, block_size={self.block_size}"
+
+    def _fit(self, space: tuple[int, ...]) -> tuple[int, int]:
+        height, width = (min(self.block_size, cells) for cells in space)
+        return height, width

@@ -1,0 +1,174 @@
+"""Grid layers against masks written out, at sizes that fit their windows badly."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import attensor
+from attensor.nn import AxialAttention, NeighborhoodAttention, RelativePositionBias, WindowGridAttention
+
+B, C, H = 2, 12, 3
+VARIANTS = {
+    "neighborhood": (lambda: NeighborhoodAttention(C, H, window_size=3, dtype=torch.float64), (5, 7)),
+    "neighborhood 1-D": (lambda: NeighborhoodAttention(C, H, window_size=4, dilation=2, dtype=torch.float64), (11,)),
+    "neighborhood 3-D": (
+        lambda: NeighborhoodAttention(C, H, window_size=(2, 3, 9), is_causal=(True, False, False), dtype=torch.float64),
+        (3, 4, 5),
+    ),
+    "neighborhood strided": (lambda: NeighborhoodAttention(C, H, window_size=4, stride=2, dtype=torch.float64), (6, 5)),
+    "window": (lambda: WindowGridAttention(C, H, block_size=3, dtype=torch.float64), (5, 7)),
+    "grid": (lambda: WindowGridAttention(C, H, block_size=3, layer_index=1, dtype=torch.float64), (5, 7)),
+    "block beyond": (lambda: WindowGridAttention(C, H, block_size=7, dtype=torch.float64), (2, 9)),
+    "row": (lambda: AxialAttention(C, H, dtype=torch.float64), (5, 7)),
+    "column causal": (lambda: AxialAttention(C, H, layer_index=1, is_causal=True, dtype=torch.float64), (5, 7)),
+    "axial 3-D": (lambda: AxialAttention(C, H, layer_index=2, dtype=torch.float64), (2, 3, 5)),
+}
+EVERY = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def build(variant: str) -> tuple[nn.Module, Tensor]:
+    make, space = VARIANTS[variant]
+    layer = make()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return layer, torch.randn(B, *space, C, dtype=torch.float64)
+
+
+def dense(layer: nn.Module, x: Tensor, mask: Tensor) -> Tensor:
+    """Attention of every cell to every cell under a mask [n, n] or [H, n, n], with the layer's projections."""
+    q, k, v = layer.qkv(x.flatten(1, -2)).unflatten(-1, (3, H, C // H)).permute(2, 0, 3, 1, 4)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return layer.proj(out.transpose(1, 2).flatten(2)).view(x.shape)
+
+
+def pairs(space: tuple[int, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    cells = list(itertools.product(*map(range, space)))
+    return list(itertools.product(cells, cells))
+
+
+def mask_of(space: tuple[int, ...], together: list[bool]) -> Tensor:
+    n = torch.Size(space).numel()
+    return torch.tensor(together).view(n, n)
+
+
+@EVERY
+def test_equals_the_definition(variant: str) -> None:
+    layer, x = build(variant)
+    fast = layer(x)
+    with attensor.backend("reference"):
+        torch.testing.assert_close(fast, layer(x), rtol=1e-10, atol=1e-10)
+
+
+def test_a_window_of_three_shifts_inwards_at_the_border() -> None:
+    layer, x = build("neighborhood")
+    space = x.shape[1:-1]
+
+    def near(i: int, j: int, n: int) -> bool:
+        first = min(max(i - 1, 0), n - 3)
+        return first <= j < first + 3
+
+    mask = mask_of(space, [all(near(i, j, n) for i, j, n in zip(a, b, space)) for a, b in pairs(space)])
+    torch.testing.assert_close(layer(x), dense(layer, x, mask), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["window", "grid", "block beyond"])
+def test_blocks_with_relative_biases(variant: str) -> None:
+    layer, x = build(variant)
+    space = x.shape[1:-1]
+    sides = [min(layer.block_size, n) for n in space]
+    blocks = [-(-n // side) for n, side in zip(space, sides)]
+    table, offset = layer.rel_pos.relative_position_bias_table, layer.block_size - 1
+    mask = torch.full((H, len(pairs(space))), float("-inf"), dtype=x.dtype)
+    for at, (a, b) in enumerate(pairs(space)):
+        if layer.pattern == "window":
+            block, place = (tuple(divmod(i, side) for i, side in zip(cell, sides)) for cell in (a, b))
+        else:
+            block, place = (tuple(divmod(i, count)[::-1] for i, count in zip(cell, blocks)) for cell in (a, b))
+        if [i for i, _ in block] == [i for i, _ in place]:
+            down, right = (there - here + offset for (_, here), (_, there) in zip(block, place))
+            mask[:, at] = table[:, down, right]
+    n = torch.Size(space).numel()
+    torch.testing.assert_close(layer(x), dense(layer, x, mask.view(H, n, n)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("layer_index", "is_causal", "axis"), [(0, False, 1), (1, False, 0), (2, True, 1), (3, True, 0)]
+)
+def test_rows_and_columns_take_turns(layer_index: int, is_causal: bool, axis: int) -> None:
+    layer = AxialAttention(C, H, layer_index=layer_index, is_causal=is_causal, dtype=torch.float64)
+    x = torch.randn(B, 4, 5, C, dtype=torch.float64)
+    lines = [a[1 - axis] == b[1 - axis] and (not is_causal or b[axis] <= a[axis]) for a, b in pairs((4, 5))]
+    torch.testing.assert_close(layer(x), dense(layer, x, mask_of((4, 5), lines)), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("space", "same_as"),
+    [
+        ((2, 3), {"window_size": (2, 3)}),  # a window beyond the grid sees all of it
+        ((9, 9), {"window_size": 5}),  # the dilation no longer fits and shrinks to 1
+        ((12, 15), {"window_size": 5, "dilation": (2, 3), "stride": 1}),
+    ],
+)
+def test_a_neighbourhood_shrinks_to_what_fits(space: tuple[int, int], same_as: dict[str, object]) -> None:
+    layer = NeighborhoodAttention(C, H, window_size=5, dilation=3, dtype=torch.float64)
+    other = NeighborhoodAttention(C, H, **same_as, dtype=torch.float64)
+    other.load_state_dict(layer.state_dict())
+    x = torch.randn(B, *space, C, dtype=torch.float64)
+    assert torch.equal(layer(x), other(x))
+    assert layer.cost_sizes(space) == other.cost_sizes(space)
+
+
+def test_relative_biases_count_from_query_to_key() -> None:
+    bias = RelativePositionBias(2, 3, dtype=torch.float64)
+    got = bias(2, 3)
+    assert got.shape == (2, 6, 6)
+    for (query, (a, b)), (key, (x, y)) in itertools.product(enumerate(itertools.product(range(2), range(3))), repeat=2):
+        assert torch.equal(got[:, query, key], bias.relative_position_bias_table[:, x - a + 2, y - b + 2])
+
+
+@EVERY
+def test_weights_travel_and_are_drawn_anew(variant: str) -> None:
+    layer, x = build(variant)
+    other, _ = build(variant)
+    assert not torch.allclose(layer(x), other(x))
+    other.load_state_dict(layer.state_dict(), strict=True)
+    assert torch.equal(layer(x), other(x))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    with torch.device("meta"):
+        empty = VARIANTS[variant][0]()
+    filled = empty.to_empty(device="cpu")
+    for tensor in filled.state_dict().values():
+        tensor.fill_(float("nan"))
+    filled.reset_parameters()
+    assert filled(x).isfinite().all()
+
+
+@EVERY
+def test_sizes_are_checked(variant: str) -> None:
+    layer, x = build(variant)
+    who = type(layer).__name__
+    with pytest.raises(ValueError, match=rf"{who}: hidden_states must end in hidden_size = 12 channels.*movedim"):
+        layer(x.movedim(-1, 1))
+    with pytest.raises(ValueError, match=rf"{who}: hidden_states must be \[B, .*, C\].*got \[2, 12\]"):
+        layer(x.flatten(1, -2)[:, 0])
+    with pytest.raises(ValueError, match=rf"{who}: hidden_size 12 is not a multiple of num_heads 5"):
+        type(layer)(C, 5)
+    assert "hidden_size=12, num_heads=3" in repr(layer)
+
+
+def test_options_are_checked() -> None:
+    for options in ({"window_size": 0}, {"dilation": (1, 0)}, {"stride": -1}):
+        (name,) = options
+        with pytest.raises(ValueError, match=f"NeighborhoodAttention: {name} must be at least 1"):
+            NeighborhoodAttention(C, H, **options)
+    with pytest.raises(ValueError, match=r"options for 3 axes \(3, 3, 3\), but the grid has 2"):
+        NeighborhoodAttention(C, H, window_size=(3, 3, 3))(torch.zeros(B, 5, 5, C))
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
+        WindowGridAttention(C, H, block_size=0)
