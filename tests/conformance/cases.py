@@ -1,0 +1,72 @@
+"""One case for each card and domain: how to build its layer small, and inputs for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attensor.catalogue import Domain, Mechanism, build_mixer, cards, load
+
+HIDDEN, HEADS = 12, 3  # a head's widths differ from the number of heads, the batch and the lengths
+SPACE = {Domain.SEQUENCE: (7,), Domain.GRID: (5, 6)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A card in one of its domains."""
+
+    card: Mechanism
+    domain: Domain
+
+    @property
+    def layer_type(self) -> type[nn.Module]:
+        return load(self.card.layer)
+
+    @property
+    def is_causal(self) -> bool:
+        return self.card.is_causal and self.domain is Domain.SEQUENCE
+
+    def layer(self, *, layer_index: int = 0, num_heads: int = HEADS, seed: int = 0, **options: Any) -> nn.Module:
+        torch.manual_seed(seed)
+        options = {**self.card.mixer_options(self.domain), **self.card.example_options, **options}
+        layer = build_mixer(
+            self.layer_type, HIDDEN, num_heads, layer_index=layer_index, num_layers=2, **{"dtype": torch.float64, **options}
+        )
+        with torch.no_grad():  # zero-initialised biases and tables would hide their gradients
+            for parameter in layer.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return layer
+
+    def hidden_states(self, *, batch: int = 2, space: tuple[int, ...] | None = None, seed: int = 1) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randn(batch, *(space or SPACE[self.domain]), HIDDEN, dtype=torch.float64, generator=generator)
+
+
+def all_cases() -> list[Case]:
+    """Every card in every one of its domains."""
+    return [Case(card, domain) for card in cards().values() for domain in Domain if domain in card.domain]
+
+
+def name(case: Case) -> str:
+    """Test id."""
+    return f"{case.card.name}-{str(case.domain.name).lower()}"
+
+
+def weights(like: Tensor) -> Tensor:
+    """Uneven weights for a loss: a plain sum hides transposed gradients."""
+    return torch.linspace(-1, 1, like.numel(), dtype=like.dtype).view_as(like) + 0.3
+
+
+def run(layer: nn.Module, hidden_states: Tensor) -> list[Tensor]:
+    """Output, input gradient and every parameter gradient of a weighted loss."""
+    hidden_states = hidden_states.detach().requires_grad_()
+    out = layer(hidden_states)
+    parameters = [p for p in layer.parameters() if p.requires_grad]
+    # with no sequence at all, a table may not enter the graph; otherwise every parameter must
+    is_empty = out.numel() == 0
+    loss = (out * weights(out)).sum()
+    grads = torch.autograd.grad(loss, [hidden_states, *parameters], allow_unused=is_empty, materialize_grads=is_empty)
+    return [out.detach(), *grads]

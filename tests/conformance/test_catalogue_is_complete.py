@@ -1,0 +1,78 @@
+"""The catalogue is the single list: nothing public is missing from it, and what it says of cost is counted."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import attensor
+from attensor.catalogue import Domain, Mechanism, cards, load
+from tests.conformance.cases import Case, all_cases, name
+
+ONE_EACH = pytest.mark.parametrize("card", list(cards().values()), ids=lambda c: c.name)
+
+
+def test_every_public_operator_has_a_card_and_a_reference() -> None:
+    carded = {card.operator.partition(":")[2] for card in cards().values()}
+    public = {n for n, value in vars(attensor.ops).items() if inspect.isfunction(value)} - {"backend"}
+    steps_and_definitions = {f"{n}{suffix}" for n in carded for suffix in ("_reference", "_step")}
+    assert public - steps_and_definitions == carded
+    assert {f"{n}_reference" for n in carded} <= public
+
+
+def test_every_public_layer_has_a_card() -> None:
+    carded = {card.layer.partition(":")[2] for card in cards().values()}
+    mixers = {
+        n
+        for n in dir(attensor.nn)
+        if inspect.isclass(kind := getattr(attensor.nn, n))
+        and issubclass(kind, nn.Module)
+        and {"hidden_size", "num_heads"} <= set(inspect.signature(kind).parameters)
+    }
+    assert mixers == carded
+
+
+@ONE_EACH
+def test_a_card_points_to_things_that_exist(card: Mechanism) -> None:
+    assert callable(load(card.operator))
+    assert issubclass(load(card.layer), nn.Module)
+    if card.recipe:
+        assert load(f"{card.recipe}:RECIPE").name == card.name
+
+
+@ONE_EACH
+def test_the_example_of_a_card_runs(card: Mechanism) -> None:
+    assert len(card.example.strip().splitlines()) == 3
+    exec(card.example, {})
+
+
+@pytest.mark.parametrize("case", all_cases(), ids=name)
+def test_the_cost_formula_is_what_is_computed(case: Case) -> None:
+    """Matrix-product FLOPs of the operator: those of the whole layer less those of its projections."""
+    layer = case.layer(dtype=torch.float32)
+    space = (256,) if case.domain is Domain.SEQUENCE else (16, 24)
+    x = case.hidden_states(space=space).float()
+    # torch counts nothing for its fused CPU kernel; the same operator taken apart is counted product by product
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        layer(x)
+    projections = FlopCounterMode(display=False)
+    with projections, torch.no_grad():
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                module(torch.empty(2, *space, module.in_features))
+    counted = counter.get_total_flops() - projections.get_total_flops()
+    assert case.card.cost("flops", B=2, **layer.cost_sizes(space)) == pytest.approx(counted, rel=0.05)
+
+
+@pytest.mark.parametrize("case", [c for c in all_cases() if c.is_causal], ids=name)
+@pytest.mark.parametrize("context", [5, 200])
+def test_the_state_formula_is_what_a_cache_holds(case: Case, context: int) -> None:
+    layer = case.layer(dtype=torch.float32)
+    cache = layer.new_cache(2, context)
+    layer(case.hidden_states(space=(context,)).float(), cache=cache)
+    assert case.card.cost("state_bytes", B=2, **layer.cost_sizes((context,))) == cache.nbytes
