@@ -1,0 +1,155 @@
+"""The parts that plots are made of: views, legend keys, traces and axes, as plain data that plotly.js draws."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from attensor.report.identity import Identity, plot_text
+
+__all__ = [
+    "Chart",
+    "Key",
+    "View",
+    "axis",
+    "band",
+    "hover",
+    "log_axis",
+    "pareto_front",
+    "score_axis",
+    "size_axis",
+    "trace",
+]
+
+Trace = dict[str, Any]
+
+# leading digits of ticks, densest first
+_TICK_DIGITS = (
+    *([digit / 10 for digit in range(10, 100, step)] for step in (1, 2, 5)),
+    *(range(1, 10), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,)),
+)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend; a click on it isolates the traces of its group."""
+
+    group: str
+    label: str
+    colour: str
+    glyph: str
+    detail: str = ""
+
+    @classmethod
+    def of(cls, identity: Identity, detail: str = "") -> Key:
+        """The key of a mechanism, with a few words behind its name."""
+        return cls(identity.group, identity.label, identity.colour, identity.glyph, detail)
+
+
+@dataclass(frozen=True)
+class View:
+    """One reading of a chart: what is on its axes.
+
+    Attributes:
+        label: on the switch between views.
+        vertical: what the vertical axis shows; printed above it, where it needs no width.
+        data, layout: plotly's.
+        keys: the legend.
+    """
+
+    label: str
+    vertical: str
+    data: list[Trace]
+    layout: dict[str, Any]
+    keys: list[Key]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A plot with one or several views, a title and a sentence on how to read it."""
+
+    name: str
+    title: str
+    text: str
+    views: list[View]
+
+
+def trace(identity: Identity, x: Sequence[Any], y: Sequence[Any], **options: Any) -> Trace:
+    """A line with markers in the colours of a mechanism; options go over the defaults."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": plot_text(identity.label),
+        "legendgroup": identity.group,
+        "x": list(x),
+        "y": list(y),
+        "line": {"color": identity.colour, "width": 2},
+        "marker": {"color": identity.colour, "symbol": identity.marker, "size": 8},
+        **options,
+    }
+
+
+def band(identity: Identity, x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Trace:
+    """The area between two curves, in the mechanism's colour."""
+    options = {"fill": "toself", "fillcolor": identity.colour + "2e", "line": {"width": 0}, "hoverinfo": "skip"}
+    return trace(identity, [*x, *reversed(x)], [*low, *reversed(high)], mode="lines", **options)
+
+
+def hover(identity: Identity, *lines: str) -> str:
+    """A hover text: the name in bold, then lines in plotly's template language."""
+    return "<br>".join([f"<b>{plot_text(identity.label)}</b>", *lines]) + "<extra></extra>"
+
+
+def axis(title: str = "", **options: Any) -> dict[str, Any]:
+    """A linear axis."""
+    return {"title": {"text": title}, "automargin": True, "zeroline": False, **options}
+
+
+def log_axis(values: Sequence[float], text: Callable[[float], str], title: str = "") -> dict[str, Any]:
+    """A logarithmic axis with labelled ticks at round numbers: as many as have room."""
+    low, high = math.log10(min(values) / 1.1), math.log10(max(values) * 1.1)
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    ticks: list[float] = []
+    for digits in _TICK_DIGITS:
+        round_numbers = [digit * 10.0**decade for decade in decades for digit in digits]
+        ticks = [number for number in round_numbers if low <= math.log10(number) <= high]
+        gaps = (math.log10(after / before) for before, after in itertools.pairwise(ticks))
+        if min(gaps, default=high) > (high - low) / 11:
+            break
+    return _ticked(ticks, text, title, low, high)
+
+
+def size_axis(values: Sequence[float], text: Callable[[float], str], title: str = "") -> dict[str, Any]:
+    """A logarithmic axis with at most nine labelled ticks at powers of two: for lengths and bytes."""
+    low, high = math.floor(math.log2(min(values))), math.ceil(math.log2(max(values)))
+    every = max(1, math.ceil((high - low) / 8))
+    ticks = [2.0**power for power in range(low - low % every, high + every, every)]
+    return _ticked(ticks, text, title, math.log10(min(values) / 1.1), math.log10(max(values) * 1.1))
+
+
+def score_axis(values: Sequence[float], **options: Any) -> dict[str, Any]:
+    """A linear axis that shows these values and does not change when only one of them is shown."""
+    margin = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
+    return axis(range=[min(values) - margin, max(values) + margin], **options)
+
+
+def _ticked(
+    ticks: Sequence[float], text: Callable[[float], str], title: str, low: float, high: float
+) -> dict[str, Any]:
+    """A logarithmic axis from `low` to `high`, which are powers of ten, and a little beyond."""
+    margin = 0.03 * (high - low)
+    labels = {"tickvals": list(ticks), "ticktext": [text(tick) for tick in ticks]}
+    return axis(title, type="log", range=[low - margin, high + margin], **labels)
+
+
+def pareto_front(points: Sequence[tuple[float, float]], *, lower_is_better: bool) -> list[tuple[float, float]]:
+    """The (cost, quality) points that no other point beats in both, by rising cost."""
+    sign = 1 if lower_is_better else -1
+    front: list[tuple[float, float]] = []
+    for cost, quality in sorted(points, key=lambda point: (point[0], sign * point[1])):
+        if not front or sign * quality < sign * front[-1][1]:
+            front.append((cost, quality))
+    return front

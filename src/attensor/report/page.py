@@ -1,0 +1,168 @@
+"""One HTML file with everything in it: it loads nothing, runs offline, and may be mailed.
+
+Names of files, classes and mechanisms come from the user and may hold anything. They reach the page as escaped text
+(jinja2) or inside JSON in which no `<` is left, and plotly gets them with its own markup taken away. A content security
+policy forbids every request as a second line of defence.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attensor.errors import require
+from attensor.report.identity import identities
+from attensor.report.numbers import DASH, count, is_number, milliseconds, rounded, short, size
+from attensor.report.plots import charts
+from attensor.report.rows import best_of, columns, field, length_name, ordered, score_text
+from attensor.report.tables import describe, status_text
+
+__all__ = ["write_report"]
+
+
+def write_report(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write the page.
+
+    Args:
+        results: what `results.json` holds; parts that are missing or null are left out of the page.
+        path: the file to write; it appears whole or not at all.
+    Raises:
+        MissingExtraError: plotly or jinja2 is not installed.
+        OSError: the file cannot be written.
+    Cost: 5 MB, nearly all of it plotly.js.
+    """
+    page = render(results)
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        # a name that is no UTF-8 reaches us as a lone surrogate, which UTF-8 cannot hold
+        unfinished.write_text(page, encoding="utf-8", errors="replace")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def render(results: Mapping[str, Any]) -> str:
+    """The page as text."""
+    jinja = require("jinja2", purpose="the HTML report")
+    plotly = require("plotly.offline", purpose="the HTML report")
+    environment = jinja.Environment(
+        loader=jinja.PackageLoader("attensor.report"),
+        autoescape=True,
+        undefined=jinja.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    data = field(results, "data")
+    plots = charts(results)
+    text: str = environment.get_template("page.html").render(
+        name=field(data, "name"),
+        is_finished=bool(results.get("finished")),
+        command=results.get("command"),
+        created=results.get("created"),
+        answer=results.get("answer") or [],
+        facts=describe(results),
+        quality=quality_rows(results),
+        charts=plots,
+        charts_json=json_in_script([asdict(plot) for plot in plots]),
+        cost=cost_rows(results),
+        runs=run_rows(results),
+        rates=", ".join(rounded(rate, 2) for rate in field(results, "plan", "learning_rates") or ()),
+        pilot=field(results, "plan", "pilot_fraction"),
+        is_text=field(data, "kind") != "images",
+        plotly_js=plotly.get_plotlyjs(),
+    )
+    return text
+
+
+def json_in_script(value: object) -> str:
+    """JSON that cannot end or leave the `<script>` around it; what is not finite becomes null."""
+    text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
+    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+
+
+def quality_rows(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Heads and rows of the quality table."""
+    order = ordered(results)
+    looks = identities(results["mechanisms"])
+    mechanisms = [results["mechanisms"][i] for i in order]
+    shown = columns(results)
+    best = [best_of(column, mechanisms) for column in shown]
+    rows = []
+    for place, (position, mechanism) in enumerate(zip(order, mechanisms, strict=True)):
+        cells = [
+            {"text": column.text(mechanism), "is_best": place in chosen}
+            for column, chosen in zip(shown, best, strict=True)
+        ]
+        has_score = is_number(field(mechanism, "score", "mean"))
+        name, title = mechanism.get("name"), mechanism.get("title")
+        row = {"look": looks[position], "name": name, "title": title if title != name else None, "cells": cells}
+        is_ok = mechanism.get("status") == "ok"
+        rows.append({**row, "has_score": has_score, "is_ok": is_ok, "status": status_text(mechanism)})
+    return {"columns": shown, "rows": rows}
+
+
+def cost_rows(results: Mapping[str, Any]) -> dict[str, Any]:
+    """The cards' formulas beside what was measured, at the longest length that all have."""
+    measured = [m for m in (results["mechanisms"][i] for i in ordered(results)) if m.get("cost")]
+    shared = set.intersection(*({row["length"] for row in m["cost"]} for m in measured)) if measured else set()
+    length = max(shared, default=None)
+    looks = dict(zip((id(m) for m in results["mechanisms"]), identities(results["mechanisms"]), strict=True))
+    rows = []
+    for mechanism in measured:
+        at: Mapping[str, Any] = next((row for row in mechanism["cost"] if row["length"] == length), {})
+        flops, time = at.get("flops"), at.get("forward_ms")
+        rate = flops / time / 1e6 if is_number(flops) and is_number(time) and time > 0 else None
+        exponents = [field(mechanism, "exponent", key) for key in ("forward", "forward_backward", "peak_bytes")]
+        decode = mechanism.get("decode") or ()
+        rows.append(
+            {
+                "look": looks[id(mechanism)],
+                "flops_formula": formula(field(mechanism, "formula", "flops")),
+                "state_formula": formula(field(mechanism, "formula", "state_bytes")),
+                "numbers": [
+                    rounded(flops / 1e6 if is_number(flops) else None),
+                    milliseconds(time),
+                    rounded(rate),
+                    milliseconds(at.get("forward_backward_ms")),
+                    size(at.get("peak_bytes")),
+                ],
+                "exponents": [f"{e:.2f}" if is_number(e) else DASH for e in exponents],
+                "state": f"{size(decode[-1].get('state_bytes'))} at {short(decode[-1].get('context'))}"
+                if decode
+                else DASH,
+                "stopped": [reason for key in ("cost_stopped", "decode_stopped") if (reason := mechanism.get(key))],
+            }
+        )
+    return {"length": f"{count(length)} {length_name(results)}", "rows": rows}
+
+
+def run_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Final scores and checkpoint of every seed of every mechanism."""
+    looks = identities(results["mechanisms"])
+    rows = []
+    for i in ordered(results):
+        for run in results["mechanisms"][i].get("runs") or ():
+            finals = [score_text(results, {"mean": field(run, "final", factor)}) for factor in ("1x", "2x", "4x")]
+            rows.append({"look": looks[i], "seed": run.get("seed"), "finals": finals, "file": run.get("checkpoint")})
+    return rows
+
+
+def formula(text: object) -> str:
+    """A card's formula with the signs of mathematics; empty where there is none."""
+    return str(text).replace("**2", "²").replace("*", "·") if text else ""
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,300 @@
+"""The plots of the page, one function each. A function returns None when nothing was measured for its plot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from attensor.report.charts import (
+    Chart,
+    Key,
+    Trace,
+    View,
+    axis,
+    band,
+    hover,
+    log_axis,
+    pareto_front,
+    score_axis,
+    size_axis,
+    trace,
+)
+from attensor.report.identity import Identity, identities
+from attensor.report.numbers import is_number, milliseconds, rounded, short, size
+from attensor.report.rows import field, length_name, ordered
+
+__all__ = ["charts"]
+
+Results = Mapping[str, Any]
+Format = Callable[[object], str]
+
+
+def charts(results: Results) -> list[Chart]:
+    """All plots for which there is something to show."""
+    makers = (quality_curves, quality_against_cost, cost_against_length, decoding, pilots)
+    return [chart for maker in makers if (chart := maker(results)) is not None]
+
+
+def quality_curves(results: Results) -> Chart | None:
+    """Held-out score while training, against tokens or seconds: the mean over seeds in a band of all seeds."""
+    tokens = length_name(results)
+    views = []
+    for label, key, title in (
+        (f"by {tokens}", "tokens", f"training {tokens} seen"),
+        ("by time", "seconds", "training time"),
+    ):
+        data: list[Trace] = []
+        keys: list[Key] = []
+        form: Format = short_count if key == "tokens" else seconds
+        reach = _reach(results, key)
+        late: list[float] = []
+        for mechanism, identity in _by_quality(results):
+            x, low, mean, high = _seed_curves(mechanism, key)
+            if not x:
+                continue
+            late += [score for at, *scores in zip(x, low, high, strict=True) if at >= 0.25 * reach for score in scores]
+            lines = (_hover_score(results), "%{customdata[0]}", "between seeds: %{customdata[1]}")
+            data.append(band(identity, x, low, high))
+            custom = [
+                [f"{form(a)} {tokens}" if key == "tokens" else form(a), rounded((h - b) / 2, 2)]
+                for a, b, h in zip(x, low, high, strict=True)
+            ]
+            data.append(trace(identity, x, mean, customdata=custom, hovertemplate=hover(identity, *lines)))
+            keys.append(Key.of(identity))
+        if data:
+            unit = {"tickformat": "~s"} if key == "tokens" else {"ticksuffix": " s"}
+            layout = {"xaxis": axis(title, range=[0, 1.02 * reach], **unit), "yaxis": _score_axis(results, late)}
+            views.append(View(label, _score_title(results), data, layout, keys))
+    text = (
+        "Held-out quality while training. Lines are means over the seeds, bands reach from the worst to the best seed."
+    )
+    return Chart("curves", "Quality during training", text, views) if views else None
+
+
+def quality_against_cost(results: Results) -> Chart | None:
+    """Final score against the price: training time, or the memory that decoding needs."""
+    tokens = length_name(results)
+    longest = max((row["context"] for m in results["mechanisms"] for row in m.get("decode") or ()), default=None)
+
+    def training(mechanism: Results) -> float | None:
+        rate = mechanism.get("train_tokens_per_second")
+        return 1e6 / rate if is_number(rate) and rate > 0 else None
+
+    def state(mechanism: Results) -> float | None:
+        return next((row["state_bytes"] for row in mechanism.get("decode") or () if row["context"] == longest), None)
+
+    time = _against(results, "training time", training, seconds, log_axis, f"training time per million {tokens}")
+    title = f"state of one layer after {short(longest)} tokens"
+    memory = _against(results, "decode state", state, size, size_axis, title)
+    text = (
+        "Final quality against its price. The dotted line is the Pareto front: nothing else beats what lies on it in "
+        "both at once."
+    )
+    views = [view for view in (time, memory) if view is not None]
+    return Chart("pareto", "Quality against cost", text, views) if views else None
+
+
+def cost_against_length(results: Results) -> Chart | None:
+    """Time and memory of one layer against length, with the fitted exponents in the legend."""
+    views = []
+    for label, key, fit, form, scale in (
+        ("forward + backward", "forward_backward_ms", "forward_backward", milliseconds, log_axis),
+        ("forward", "forward_ms", "forward", milliseconds, log_axis),
+        ("peak memory", "peak_bytes", "peak_bytes", size, size_axis),
+    ):
+        view = _against_length(results, label, "cost", "length", key, form, scale, fit)
+        views += [view] if view else []
+    text = (
+        "One layer alone, batch 1, both axes logarithmic: a straight line is a power of the length n. The fitted "
+        "exponent stands in the legend: n^1 doubles with the length, n^2 quadruples."
+    )
+    return Chart("cost", "Cost against length", text, views) if views else None
+
+
+def decoding(results: Results) -> Chart | None:
+    """Latency of the next token, and bytes of state, against the context."""
+    views = []
+    for label, key, form, scale in (
+        ("latency", "ms_per_token", milliseconds, log_axis),
+        ("state", "state_bytes", size, size_axis),
+    ):
+        view = _against_length(results, label, "decode", "context", key, form, scale)
+        views += [view] if view else []
+    text = (
+        "One layer, batch 1: the time for one more token and the bytes kept for it, after a context of so many tokens."
+    )
+    return Chart("decode", "Decoding", text, views) if views else None
+
+
+def pilots(results: Results) -> Chart | None:
+    """Score of the short pilot runs against the learning rate; the chosen one is larger."""
+    data: list[Trace] = []
+    keys: list[Key] = []
+    rates: list[float] = []
+    scores: list[float] = []
+    for mechanism, identity in _by_quality(results):
+        rows = sorted(
+            (p["learning_rate"], p["score"]) for p in mechanism.get("pilots") or () if is_number(p.get("score"))
+        )
+        if not rows:
+            continue
+        rates += [rate for rate, _ in rows]
+        chosen = mechanism.get("learning_rate")
+        marker = {
+            "color": identity.colour,
+            "symbol": identity.marker,
+            "size": [15 if rate == chosen else 8 for rate, _ in rows],
+            "opacity": 1,
+        }
+        notes = [[rounded(rate, 2), " (taken)" if rate == chosen else ""] for rate, _ in rows]
+        template = hover(identity, _hover_score(results), "learning rate %{customdata[0]}%{customdata[1]}")
+        x, y = zip(*rows, strict=True)
+        scores += y
+        data.append(trace(identity, x, y, marker=marker, customdata=notes, hovertemplate=template))
+        keys.append(Key.of(identity, rounded(chosen, 2) if is_number(chosen) else ""))
+    if not data:
+        return None
+    ticks = sorted(set(rates))
+    horizontal = log_axis(rates, rounded, "learning rate")
+    horizontal |= {"tickvals": ticks, "ticktext": [rounded(rate, 2) for rate in ticks]}
+    layout = {"xaxis": horizontal, "yaxis": _score_axis(results, scores)}
+    text = (
+        "Every mechanism tried the same learning rates in short pilot runs and trained on with its best, the larger "
+        "marker. A best one at the edge of the grid may not be its best."
+    )
+    return Chart("pilots", "Learning rates", text, [View("", _score_title(results), data, layout, keys)])
+
+
+def seconds(value: object) -> str:
+    """Seconds with their unit."""
+    return milliseconds(1000 * value) if is_number(value) else milliseconds(None)
+
+
+def short_count(value: object) -> str:
+    """1500000 -> `1.5M`."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if is_number(value) and value >= factor:
+            return f"{rounded(value / factor)}{unit}"
+    return rounded(value)
+
+
+def _against(
+    results: Results,
+    label: str,
+    price: Callable[[Results], float | None],
+    form: Format,
+    scale: Callable[..., dict[str, Any]],
+    title: str,
+) -> View | None:
+    """Final score against a price, with the Pareto front."""
+    data: list[Trace] = []
+    keys: list[Key] = []
+    points: list[tuple[float, float]] = []
+    scores: list[float] = []
+    for mechanism, identity in _by_quality(results):
+        x, y, spread = price(mechanism), field(mechanism, "score", "mean"), field(mechanism, "score", "spread")
+        if not (is_number(x) and x > 0 and is_number(y)):
+            continue
+        points.append((x, y))
+        spread = spread if is_number(spread) else 0.0
+        scores += [y - spread, y + spread]
+        error = {"type": "data", "array": [spread], "thickness": 1.5, "width": 4}
+        marker = {"color": identity.colour, "symbol": identity.marker, "size": 13}
+        template = hover(identity, _hover_score(results), f"{title}: %{{customdata}}")
+        options = {"error_y": error, "marker": marker, "customdata": [form(x)], "hovertemplate": template}
+        data.append(trace(identity, [x], [y], mode="markers", **options))
+        keys.append(Key.of(identity, form(x)))
+    if not points:
+        return None
+    front = pareto_front(points, lower_is_better=bool(field(results, "quality", "lower_is_better")))
+    line = {"color": "#8a8f98", "width": 1.5, "dash": "dot", "shape": "hv"}
+    x_front, y_front = zip(*front, strict=True)
+    data.insert(0, {"type": "scatter", "mode": "lines", "x": x_front, "y": y_front, "line": line, "hoverinfo": "skip"})
+    layout = {"xaxis": scale([x for x, _ in points], form, title), "yaxis": _score_axis(results, scores)}
+    return View(label, _score_title(results) + "; further left is cheaper", data, layout, keys)
+
+
+def _against_length(
+    results: Results,
+    label: str,
+    table: str,
+    length: str,
+    key: str,
+    form: Format,
+    scale: Callable[..., dict[str, Any]],
+    fit: str | None = None,
+) -> View | None:
+    """A column of the `cost` or `decode` rows against length."""
+    data: list[Trace] = []
+    keys: list[Key] = []
+    xs: list[float] = []
+    ys: list[float] = []
+    for mechanism, identity in _by_quality(results):
+        rows = [r for r in mechanism.get(table) or () if is_number(r.get(key)) and r[key] > 0]
+        if not rows:
+            continue
+        x, y = [r[length] for r in rows], [r[key] for r in rows]
+        xs, ys = xs + x, ys + y
+        exponent = field(mechanism, "exponent", fit) if fit else None
+        detail = f"n^{exponent:.2f}" if is_number(exponent) else ""
+        template = hover(identity, f"{label}: %{{customdata[0]}}", f"{length}: %{{customdata[1]}}")
+        custom = [[form(b), f"{a:,}"] for a, b in zip(x, y, strict=True)]
+        data.append(trace(identity, x, y, customdata=custom, hovertemplate=template))
+        keys.append(Key.of(identity, detail))
+    if not data:
+        return None
+    unit = length_name(results)
+    layout = {"xaxis": size_axis(xs, short, f"{length} in {unit}"), "yaxis": scale(ys, form)}
+    return View(label, label, data, layout, keys)
+
+
+def _by_quality(results: Results) -> Iterator[tuple[Results, Identity]]:
+    """Mechanisms, best first, each with its looks: the legend then reads like the table."""
+    looks = identities(results["mechanisms"])
+    return ((results["mechanisms"][i], looks[i]) for i in ordered(results))
+
+
+def _reach(results: Results, key: str) -> float:
+    """The end of the longest curve."""
+    points = (p for m in results["mechanisms"] for r in m.get("runs") or () for p in r.get("curve") or ())
+    return max((point[key] for point in points if is_number(point.get(key))), default=0.0)
+
+
+def _seed_curves(mechanism: Results, key: str) -> tuple[list[float], list[float], list[float], list[float]]:
+    """x, lowest, mean and highest score over the seeds that have a point at the same step."""
+    by_step: dict[int, list[tuple[float, float]]] = defaultdict(list)
+    for run in mechanism.get("runs") or ():
+        for point in run.get("curve") or ():
+            if is_number(point.get(key)) and point[key] > 0 and is_number(point.get("score")):
+                by_step[point["step"]].append((point[key], point["score"]))
+    x, low, mean, high = [], [], [], []
+    for _, points in sorted(by_step.items()):
+        scores = [score for _, score in points]
+        x.append(_mean([place for place, _ in points]))
+        low.append(min(scores))
+        mean.append(_mean(scores))
+        high.append(max(scores))
+    return x, low, mean, high
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _is_accuracy(results: Results) -> bool:
+    return bool(field(results, "quality", "metric") == "accuracy")
+
+
+def _score_axis(results: Results, scores: Sequence[float]) -> dict[str, Any]:
+    return score_axis(scores, **({"tickformat": ".0%"} if _is_accuracy(results) else {}))
+
+
+def _hover_score(results: Results) -> str:
+    metric = str(field(results, "quality", "metric") or "score")
+    return f"%{{y:{'.1%' if _is_accuracy(results) else '.3f'}}} {metric}"
+
+
+def _score_title(results: Results) -> str:
+    metric = str(field(results, "quality", "metric") or "score")
+    return f"{metric}, {'lower' if field(results, 'quality', 'lower_is_better') else 'higher'} is better"
