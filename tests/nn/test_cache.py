@@ -104,11 +104,13 @@ def test_crop_forgets_the_end(window: int | None) -> None:
 
 
 def test_crop_refuses_what_a_window_has_dropped() -> None:
-    cache = new(window=4)
-    cache.append(*tokens(6))
+    cache = new(window=4, max_length=20)
+    with torch.no_grad():
+        cache.append(*tokens(6))
     with pytest.raises(ValueError, match=r"last 4 of 6 tokens.*length 5"):
         cache.crop(5)
     cache.crop(6)
+    assert cache.nbytes == 8 * B * 4 * H * (K + V)
     cache.crop(0)
     assert (cache.length, cache.nbytes) == (0, 0)
     assert torch.equal(cache.append(*tokens(3))[0], tokens(3)[0])

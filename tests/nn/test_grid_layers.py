@@ -87,7 +87,7 @@ def test_blocks_with_relative_biases(variant: str) -> None:
     table, offset = layer.rel_pos.relative_position_bias_table, layer.block_size - 1
     mask = torch.full((H, len(pairs(space))), float("-inf"), dtype=x.dtype)
     for at, (a, b) in enumerate(pairs(space)):
-        if layer.pattern == "window":
+        if variant != "grid":
             block, place = (tuple(divmod(i, side) for i, side in zip(cell, sides)) for cell in (a, b))
         else:
             block, place = (tuple(divmod(i, count)[::-1] for i, count in zip(cell, blocks)) for cell in (a, b))

@@ -79,7 +79,7 @@ def test_any_split_gives_the_whole(variant: str, pieces: tuple[int, ...], record
 def test_gradients_pass_through_a_cache(variant: str) -> None:
     layer, x = build(variant), rows(2, 9).requires_grad_()
     weight = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
-    cache = layer.new_cache(2)
+    cache = layer.new_cache(2, max_length=9)
     pieces = torch.cat([layer(piece, cache=cache) for piece in x.split([4, 1, 4], 1)], 1)
     split, whole = (torch.autograd.grad((out * weight).sum(), [x, *layer.parameters()]) for out in (pieces, layer(x)))
     for got, expected in zip(split, whole, strict=True):

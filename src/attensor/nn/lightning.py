@@ -60,7 +60,7 @@ class LightningAttention(LinearAttention):
         dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, unknown slopes, or a layer_index outside the stack.
-    Source: arXiv:2401.04658, equations 1-10; arXiv:2405.17381; layer arXiv:2501.08313, section 2.2.
+    Source: arXiv:2401.04658, section 3; arXiv:2405.17381; layer arXiv:2501.08313, section 2.2.
     """
 
     scale = 1.0

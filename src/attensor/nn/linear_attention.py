@@ -45,7 +45,7 @@ class LinearAttention(nn.Module):
         dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels.
-    Source: arXiv:2006.16236, equations 10-12 (identity features, norm instead of the denominator: arXiv:2210.10340).
+    Source: arXiv:2006.16236, section 3.3 (identity features, norm instead of the denominator: arXiv:2210.10340).
     """
 
     scale: float | None = None  # of the scores; K ** -0.5 if None

@@ -48,8 +48,8 @@ def softmax_attention_reference(
     elif attn_mask is not None:
         allowed = allowed & (attn_mask != float("-inf"))
         scores = scores + attn_mask.to(compute)
-    # A row that may attend to nothing is given finite scores, and its weights are removed afterwards: exp(-inf - -inf)
-    # would put NaN into the gradients even where the result is masked.
+    # A row that may attend to nothing is given finite scores, and its weights are removed afterwards: a softmax of
+    # nothing but -inf is NaN, which PyTorch's anomaly detection would stop at, although it is masked later on.
     empty = ~allowed.any(-1, keepdim=True)
     scores = scores.masked_fill(~allowed, float("-inf")).masked_fill(empty, 0.0)
     weights = scores.softmax(-1).masked_fill(empty, 0.0)

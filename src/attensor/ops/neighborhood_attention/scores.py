@@ -21,8 +21,8 @@ __all__ = ["LOG2_E", "Operands", "Piece", "cut", "put_rows", "rows_of", "scores_
 
 LOG2_E = log2(e)
 
-# Scores held at once: 2 MiB in float32, which stay in a core's cache.
-_SCORES = 2**19
+# Scores held at once: 1 MiB in float32, which stay in a core's cache.
+_SCORES = 2**18
 
 
 class Operands(NamedTuple):

@@ -134,4 +134,4 @@ def _is_inner(axis: Axis, start: int, tile: int) -> bool:
     if axis.is_causal:
         return start + stride - window >= 0
     last_leader = start + tile - stride + stride // 2
-    return start + stride // 2 >= window // 2 and last_leader < n and last_leader - window // 2 + window <= n
+    return start + stride // 2 >= window // 2 and last_leader - window // 2 + window <= n

@@ -1,0 +1,315 @@
+"""Laws of neighborhood_attention: the definition, the tiling, gradients, packing, transforms and refusals."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.func import grad, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attensor.errors import ShapeError
+from attensor.ops import neighborhood_attention, neighborhood_attention_reference, softmax_attention
+
+scores = importlib.import_module("attensor.ops.neighborhood_attention.scores")
+tiles = importlib.import_module("attensor.ops.neighborhood_attention.tiles")
+
+
+def make(space, *, batch=2, heads=4, kv_heads=2, key_dim=3, value_dim=5, dtype=torch.float64):
+    sizes = ((heads, key_dim), (kv_heads, key_dim), (kv_heads, value_dim))
+    return [torch.randn(batch, *space, *size, dtype=dtype, requires_grad=True) for size in sizes]
+
+
+def weigh(x):
+    return (x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum()
+
+
+def with_gradients(inputs, function=neighborhood_attention, **options):
+    """out, lse and the gradients of everything; inputs beyond q, k, v are relative_bias, additional keys and values."""
+    names = ("relative_bias", "additional_keys", "additional_values")
+    extra = {name: t for name, t in zip(names, inputs[3:]) if t is not None}
+    result = function(*inputs[:3], **extra, return_lse=True, **options)
+    present = [t for t in inputs if t is not None]
+    return [*result, *torch.autograd.grad(weigh(result[0]) + weigh(result[1]), present)]
+
+
+def sees(i, j, n, window, dilation, stride, is_causal):
+    """Section 3 of the sheet, one query and one key of one axis, in plain Python."""
+    group, place = i % dilation, i // dilation
+    if j % dilation != group:
+        return False
+    size = -(-(n - group) // dilation)
+    if is_causal:
+        leader = min(place // stride * stride + stride - 1, size - 1)
+        return max(leader - window + 1, 0) <= j // dilation <= place
+    leader = min(place // stride * stride + stride // 2, size - 1)
+    first = min(max(leader - window // 2, 0), size - window)
+    return first <= j // dilation < first + window
+
+
+@pytest.mark.parametrize(
+    ("space", "window", "dilation", "stride", "is_causal"),
+    [
+        ((11,), (4,), (1,), (1,), (False,)),
+        ((11,), (3,), (3,), (2,), (False,)),
+        ((13,), (4,), (3,), (3,), (True,)),
+        ((5, 7), (3, 2), (1, 3), (2, 1), (False, True)),
+        ((3, 5, 4), (1, 4, 2), (2, 1, 2), (1, 3, 1), (True, False, False)),
+    ],
+)
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_equals_the_sheet_one_query_at_a_time(backend, space, window, dilation, stride, is_causal):
+    q, k, v = (t.detach() for t in make(space, batch=1, heads=2, kv_heads=1))
+    bias = torch.randn(2, *(2 * w - 1 for w in window), dtype=torch.float64)
+    out, lse = neighborhood_attention(
+        q, k, v, window_size=window, dilation=dilation, stride=stride, is_causal=is_causal, relative_bias=bias,
+        scale=0.4, return_lse=True, backend=backend,
+    )
+    axes = list(zip(space, window, dilation, stride, is_causal))
+    tokens = list(itertools.product(*map(range, space)))
+    for i in tokens:
+        seen = [j for j in tokens if all(sees(a, b, *axis) for a, b, axis in zip(i, j, axes))]
+        for h in range(2):
+            values = [
+                0.4 * (q[0, *i, h] @ k[0, *j, 0]).item()
+                + bias[h, *(b // d - a // d + w - 1 for a, b, d, w in zip(i, j, dilation, window))].item()
+                for j in seen
+            ]
+            total = sum(map(math.exp, values))
+            expected = sum(math.exp(s) / total * v[0, *j, 0] for s, j in zip(values, seen))
+            torch.testing.assert_close(out[0, *i, h], expected)
+            torch.testing.assert_close(lse[0, *i, h].item(), math.log(total))
+
+
+@st.composite
+def problems(draw):
+    rank = draw(st.integers(1, 3))
+    space = [draw(st.integers(1, {1: 300, 2: 27, 3: 9}[rank])) for _ in range(rank)]
+    dilation = [draw(st.integers(1, max(1, min(4, n // 2)))) for n in space]
+    window = [draw(st.integers(1, min(n // d, 40))) for n, d in zip(space, dilation)]
+    stride = [draw(st.integers(1, min(w, 5))) for w in window]
+    is_causal = [draw(st.booleans()) for _ in space]
+    heads, kv_heads = draw(st.sampled_from([(2, 2), (4, 2), (3, 1)]))
+    shape = {"batch": draw(st.integers(1, 2)), "heads": heads, "kv_heads": kv_heads}
+    options = {"window_size": window, "dilation": dilation, "stride": stride, "is_causal": is_causal}
+    limit = draw(st.sampled_from([1, 3000, 2**19]))
+    tile = draw(st.sampled_from([{1: 64, 2: 8, 3: 4}, {1: 5, 2: 3, 3: 2}]))
+    return space, shape, {name: tuple(value) for name, value in options.items()}, limit, tile, draw(st.booleans())
+
+
+@settings(max_examples=60)
+@given(problems())
+def test_tiles_equal_the_definition(problem):
+    """Any grid, window, dilation, stride and causality; tiles large and small, in pieces of any size; all gradients."""
+    space, shape, options, limit, tile, has_extra = problem
+    torch.manual_seed(0)
+    inputs = make(space, **shape)
+    if has_extra:
+        table = [shape["heads"], *(2 * w - 1 for w in options["window_size"])]
+        extra = [[shape["batch"], 2, shape["kv_heads"], size] for size in (3, 5)]
+        inputs += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (table, *extra)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "_SCORES", limit)
+        patch.setattr(tiles, "_TILE", tile)
+        fast = with_gradients(inputs, **options)
+    slow = with_gradients(inputs, neighborhood_attention_reference, **options)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+def test_a_window_over_everything_is_softmax_attention():
+    inputs = make((5, 7))
+    whole = neighborhood_attention(*inputs, window_size=(5, 7))
+    flat = softmax_attention(*(t.flatten(1, 2) for t in inputs)).view_as(whole)
+    torch.testing.assert_close(whole, flat)
+    torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (whole, flat)))
+
+
+def test_additional_keys_join_one_softmax():
+    """The same as attending to them apart and merging the two by their log-sum-exps (section 3 of the sheet)."""
+    q, k, v = (t.detach() for t in make((7,)))
+    more_k, more_v = torch.randn(2, 11, 2, 3, dtype=torch.float64), torch.randn(2, 11, 2, 5, dtype=torch.float64)
+    joined = neighborhood_attention(q, k, v, window_size=3, additional_keys=more_k, additional_values=more_v)
+    near, near_lse = neighborhood_attention(q, k, v, window_size=3, return_lse=True)
+    far, far_lse = softmax_attention(q, more_k, more_v, return_lse=True)
+    share = torch.sigmoid(near_lse - far_lse)[..., None]
+    torch.testing.assert_close(joined, share * near + (1 - share) * far)
+
+
+@pytest.mark.parametrize("integer", [torch.int32, torch.int64])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_packed_sequences_are_separate(backend, integer):
+    """Also sequences shorter than the window, over several tiles."""
+    inputs = make((211,), batch=1)
+    bounds = [0, 1, 3, 50, 140, 211]
+    options = {"is_causal": True, "backend": backend}
+    packed = neighborhood_attention(
+        *inputs, window_size=20, cu_seqlens=torch.tensor(bounds, dtype=integer), **options
+    )
+    parts = [
+        neighborhood_attention(*(t[:, a:b] for t in inputs), window_size=min(20, b - a), **options)
+        for a, b in itertools.pairwise(bounds)
+    ]
+    separate = torch.cat(parts, 1)
+    torch.testing.assert_close(packed, separate)
+    torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (packed, separate)))
+
+
+def test_nothing_leaks_from_the_future():
+    inputs = [t.detach() for t in make((131,))]
+    later = [t.clone() for t in inputs]
+    for t in later:
+        t[:, 97] += 1.0
+    before, after = (neighborhood_attention(*x, window_size=20, is_causal=True) for x in (inputs, later))
+    assert torch.equal(before[:, :97], after[:, :97])
+    assert not torch.equal(before[:, 97:], after[:, 97:])
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation made, views left out."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for t in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(t, torch.Tensor):
+                self.elements = max(self.elements, t.untyped_storage().nbytes() // t.element_size())
+        return result
+
+
+def test_memory_does_not_grow_with_the_window():
+    """Forward and backward: no tensor holds n x n scores, nor n x window ones."""
+    inputs = make((40, 44), batch=1, dtype=torch.float32)
+    sizes = {}
+    for window in (5, 13):
+        with pytest.MonkeyPatch.context() as patch, Largest() as largest:
+            patch.setattr(scores, "_SCORES", 2**17)
+            with_gradients(inputs, window_size=window)
+        sizes[window] = largest.elements
+    assert sizes[13] <= 1.3 * sizes[5]
+    assert sizes[13] <= 2**17 < 40 * 44 * 4 * 13**2 / 8
+
+
+def test_gradients_by_finite_differences():
+    inputs = make((5, 3), batch=1, heads=2, kv_heads=1, key_dim=2, value_dim=3)
+    inputs.append(torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True))
+    inputs += [torch.randn(1, 1, 1, size, dtype=torch.float64, requires_grad=True) for size in (2, 3)]
+
+    def attend(q, k, v, bias, more_k, more_v, backend="torch"):
+        return neighborhood_attention(
+            q, k, v, window_size=(2, 3), dilation=(2, 1), relative_bias=bias, additional_keys=more_k,
+            additional_values=more_v, return_lse=True, backend=backend,
+        )
+
+    assert torch.autograd.gradcheck(attend, inputs)
+    assert torch.autograd.gradgradcheck(lambda q, k: attend(q, k, *inputs[2:], "reference"), inputs[:2])
+    (first,) = torch.autograd.grad(weigh(attend(*inputs)[0]), inputs[0], create_graph=True)
+    with pytest.raises(NotImplementedError, match='backend="reference"'):
+        weigh(first).backward()
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float32, 1e-5)])
+def test_low_precision_stays_near_the_definition(dtype, error):
+    exact = [t.detach().to(dtype).double().requires_grad_() for t in make((11, 13))]
+    rounded = [t.detach().to(dtype).requires_grad_() for t in exact]
+    fast = with_gradients(rounded, window_size=(4, 5))
+    slow = with_gradients(exact, neighborhood_attention_reference, window_size=(4, 5))
+    for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), fast, slow, strict=True):
+        assert a.dtype == (torch.float32 if name == "lse" else dtype)
+        assert (a.double() - b).norm() <= error * b.norm()
+
+
+def test_large_inputs_give_no_nan():
+    inputs = [(t.detach().float() * 1e4).requires_grad_() for t in make((7, 11))]
+    assert all(x.isfinite().all() for x in with_gradients(inputs, window_size=3))
+
+
+def test_function_transforms_over_every_input():
+    shapes = [(1, 5, 7, 4, 3), (1, 5, 7, 2, 3), (1, 5, 7, 2, 5), (4, 5, 3), (1, 2, 2, 3), (1, 2, 2, 5)]
+    everything = [torch.randn(3, *shape, dtype=torch.float64) for shape in shapes]
+
+    def loss(q, k, v, bias, more_k, more_v):
+        return weigh(neighborhood_attention(
+            q, k, v, window_size=(3, 2), dilation=(1, 2), relative_bias=bias, additional_keys=more_k,
+            additional_values=more_v,
+        ))
+
+    for dims in ((0,) * 6, (0, None, None, 0, None, 0), (None, 0, 0, None, 0, None)):
+        inputs = [t if dim == 0 else t[0] for t, dim in zip(everything, dims)]
+        mapped = vmap(grad(loss, argnums=tuple(range(6))), dims)(*inputs)
+        for i in range(3):
+            one = [(t[i] if dim == 0 else t).clone().requires_grad_() for t, dim in zip(inputs, dims)]
+            torch.testing.assert_close([g[i] for g in mapped], list(torch.autograd.grad(loss(*one), one)))
+
+
+def test_compiles_without_graph_breaks():
+    inputs = make((69,), batch=1)
+    bounds = torch.tensor([0, 30, 69])
+
+    def loss(q, k, v):
+        return weigh(neighborhood_attention(q, k, v, window_size=5, is_causal=True, cu_seqlens=bounds))
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
+
+
+# PyTorch's own import of inductor does this.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+@pytest.mark.slow
+def test_compiles_with_inductor():
+    inputs = make((9, 11), dtype=torch.float32)
+
+    def loss(q, k, v):
+        return weigh(neighborhood_attention(q, k, v, window_size=(3, 5), dilation=(1, 2)))
+
+    compiled = torch.compile(loss, fullgraph=True)
+    torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
+
+
+def test_any_strides_and_an_empty_batch():
+    inputs = [t.detach().movedim(1, 3).contiguous().movedim(3, 1).requires_grad_() for t in make((5, 7))]
+    dense = [t.detach().contiguous().requires_grad_() for t in inputs]
+    torch.testing.assert_close(with_gradients(inputs, window_size=3), with_gradients(dense, window_size=3))
+    out, *_ = with_gradients(make((5, 7), batch=0), window_size=3)
+    assert out.shape == (0, 5, 7, 4, 5)
+
+
+def test_what_is_refused_says_how_to_repair_it():
+    q, k, v = (t.detach() for t in make((5, 7)))
+    line = [t.detach() for t in make((7,), batch=1)]
+    refused = [
+        (ShapeError, "window_size 9 is larger than the width 7 .* use window_size <= 7", {"window_size": (3, 9)}),
+        (ShapeError, "dilation 3 reaches over 6 tokens.* use window_size <= 1",
+         {"window_size": 2, "dilation": (3, 1)}),
+        (ValueError, "window_size must be at least 1", {"window_size": 0}),
+        (ValueError, "stride 4 is larger than window_size 3", {"window_size": 3, "stride": 4}),
+        (ShapeError, "one value or 2", {"window_size": (3, 3, 3)}),
+        (ShapeError, r"relative_bias must be .* = \[4, 5, 5\]", {"window_size": 3, "relative_bias": q.new_zeros(4, 5)}),
+        (ValueError, "pass both or neither", {"window_size": 3, "additional_keys": q.new_zeros(2, 1, 2, 3)}),
+        (ShapeError, r"additional_values must be \[B, E, Hkv, size\]",
+         {"window_size": 3, "additional_keys": q.new_zeros(2, 1, 2, 3), "additional_values": q.new_zeros(2, 1, 2, 3)}),
+        (TypeError, "additional_keys must have the dtype",
+         {"window_size": 3, "additional_keys": torch.zeros(2, 1, 2, 3), "additional_values": q.new_zeros(2, 1, 2, 5)}),
+    ]
+    for error, message, options in refused:
+        with pytest.raises(error, match=message):
+            neighborhood_attention(q, k, v, **options)
+    with pytest.raises(ValueError, match="one causal axis"):
+        neighborhood_attention(*line, window_size=3, cu_seqlens=torch.tensor([0, 7]))
+    with pytest.raises(ShapeError, match="same grid"):
+        neighborhood_attention(q, k[:, 1:], v[:, 1:], window_size=3)
+
+
+# PyTorch's searchsorted finds a mapped tensor not contiguous.
+@pytest.mark.filterwarnings("ignore:torch.searchsorted:UserWarning")
+def test_packings_cannot_be_mapped_over():
+    line = [t.detach() for t in make((7,), batch=1)]
+    with pytest.raises(ValueError, match="cannot map over cu_seqlens"):
+        vmap(lambda bounds: neighborhood_attention(*line, window_size=3, is_causal=True, cu_seqlens=bounds))(
+            torch.tensor([[0, 7], [0, 7]])
+        )

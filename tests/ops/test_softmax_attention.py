@@ -1,0 +1,225 @@
+"""Laws of softmax_attention: its definition, masks, packing, log-sum-exp, dropout, transforms and refusals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from attensor.errors import ShapeError
+from attensor.ops import softmax_attention, softmax_attention_reference
+
+
+def make(queries, keys, *, batch=2, heads=6, kv_heads=2, key_dim=3, value_dim=7, dtype=torch.float64):
+    sizes = ((queries, heads, key_dim), (keys, kv_heads, key_dim), (keys, kv_heads, value_dim))
+    return [torch.randn(batch, *size, dtype=dtype, requires_grad=True) for size in sizes]
+
+
+def weigh(x):
+    return (x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum()
+
+
+def with_gradients(function, inputs, **options):
+    result = function(*inputs, **options)
+    outputs = result if isinstance(result, tuple) else (result,)
+    return [*outputs, *torch.autograd.grad(sum(weigh(x) for x in outputs), inputs)]
+
+
+def test_reference_is_the_definition():
+    """One query at a time, in plain Python: causal aligned bottom-right, query head h reads head h // (H / Hkv)."""
+    q, k, v = (t.detach() for t in make(5, 11))
+    out, lse = softmax_attention_reference(q, k, v, scale=0.3, is_causal=True, return_lse=True)
+    for b in range(2):
+        for i in range(5):
+            for h in range(6):
+                scores = [0.3 * float(q[b, i, h] @ k[b, j, h // 3]) for j in range(i + 11 - 5 + 1)]
+                total = sum(math.exp(s) for s in scores)
+                expected = sum(math.exp(s) / total * v[b, j, h // 3] for j, s in enumerate(scores))
+                torch.testing.assert_close(out[b, i, h], expected)
+                torch.testing.assert_close(lse[b, i, h].item(), math.log(total))
+
+
+MASKS = {
+    "none": lambda tq, tk: None,
+    "bool": lambda tq, tk: torch.rand(2, 1, tq, tk) > 0.4,
+    "float": lambda tq, tk: torch.randn(6, tq, tk, dtype=torch.float64),
+    "bool of keys": lambda tq, tk: torch.rand(tk) > 0.4,
+}
+
+
+@pytest.mark.parametrize("return_lse", [False, True])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (1, 11), (5, 11), (11, 5), (13, 13)])
+def test_fused_path_equals_the_definition(queries, keys, mask, is_causal, return_lse):
+    inputs = make(queries, keys)
+    options = {"is_causal": is_causal, "attn_mask": MASKS[mask](queries, keys), "return_lse": return_lse}
+    fast = with_gradients(softmax_attention, inputs, **options)
+    reference = with_gradients(softmax_attention_reference, inputs, **options)
+    torch.testing.assert_close(fast, reference, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("kind", ["bool", "float"])
+def test_a_query_that_may_attend_to_nothing_gets_zero_and_gives_no_gradient(kind, backend):
+    inputs = make(5, 7)
+    allowed = torch.ones(5, 7, dtype=torch.bool)
+    allowed[2] = False
+    bias = torch.zeros(5, 7, dtype=torch.float64).masked_fill(~allowed, -math.inf)
+    mask = allowed if kind == "bool" else bias
+    out = softmax_attention(*inputs, attn_mask=mask, backend=backend)
+    assert out[:, 2].eq(0).all()
+    assert out[:, 3].ne(0).any()
+    with torch.autograd.set_detect_anomaly(True):  # a NaN that is masked later on counts as well
+        grads = torch.autograd.grad(weigh(out), inputs)
+    assert all(g.isfinite().all() for g in grads)
+    assert grads[0][:, 2].eq(0).all()
+    with torch.no_grad():
+        _, lse = softmax_attention(*inputs, attn_mask=mask, backend=backend, return_lse=True)
+    assert lse[:, 2].eq(-math.inf).all()
+    assert lse[:, 3].isfinite().all()
+
+
+def test_lse_without_gradients_comes_from_the_fused_kernel_and_agrees():
+    q, k, v = (t.detach() for t in make(5, 11))
+    for options in ({}, {"is_causal": True}, {"attn_mask": torch.randn(5, 11, dtype=torch.float64)}):
+        fast = softmax_attention(q, k, v, return_lse=True, **options)
+        torch.testing.assert_close(fast, softmax_attention_reference(q, k, v, return_lse=True, **options))
+
+
+def test_a_float_mask_receives_its_gradient():
+    q, k, v = make(5, 7)
+    bias = torch.randn(6, 1, 7, dtype=torch.float64, requires_grad=True)
+    fast = with_gradients(lambda q, k, v, b: softmax_attention(q, k, v, attn_mask=b), [q, k, v, bias])
+    slow = with_gradients(lambda q, k, v, b: softmax_attention_reference(q, k, v, attn_mask=b), [q, k, v, bias])
+    torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("integer", [torch.int32, torch.int64])
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_packed_sequences_are_separate(backend, is_causal, integer):
+    inputs = make(17, 17, batch=1)
+    bounds = [0, 1, 6, 17]
+    packed = softmax_attention(
+        *inputs, is_causal=is_causal, cu_seqlens=torch.tensor(bounds, dtype=integer), backend=backend
+    )
+    parts = [
+        softmax_attention(*(t[:, a:b] for t in inputs), is_causal=is_causal, backend=backend)
+        for a, b in itertools.pairwise(bounds)
+    ]
+    separate = torch.cat(parts, 1)
+    torch.testing.assert_close(packed, separate)
+    torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (packed, separate)))
+
+
+def test_dropout_repeats_with_its_generator_and_keeps_the_mean():
+    q, k, v = (t.detach() for t in make(3, 5))
+
+    def dropped(seed):
+        return softmax_attention(q, k, v, dropout_p=0.3, generator=torch.Generator().manual_seed(seed))
+
+    torch.testing.assert_close(dropped(1), dropped(1), rtol=0, atol=0)
+    assert not torch.equal(dropped(1), dropped(2))
+    mean = torch.stack([dropped(seed) for seed in range(600)]).mean(0)
+    torch.testing.assert_close(mean, softmax_attention(q, k, v), rtol=0, atol=0.15)
+    torch.manual_seed(5)
+    fused = torch.stack([softmax_attention(q, k, v, dropout_p=0.3) for _ in range(600)]).mean(0)
+    torch.testing.assert_close(fused, softmax_attention(q, k, v), rtol=0, atol=0.15)
+
+
+def test_gradients_by_finite_differences_twice_for_the_reference():
+    inputs = make(2, 3, batch=1, heads=2, kv_heads=1, key_dim=2, value_dim=3)
+    mask = torch.tensor([[True, False, True], [False, False, False]])
+
+    def reference(q, k, v):
+        return softmax_attention(q, k, v, attn_mask=mask, backend="reference")
+
+    assert torch.autograd.gradcheck(lambda *t: softmax_attention(*t, is_causal=True), inputs)
+    assert torch.autograd.gradcheck(reference, inputs)
+    assert torch.autograd.gradgradcheck(reference, inputs)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float32, 1e-5)])
+def test_low_precision_stays_near_the_definition(dtype, error):
+    exact = [t.detach().to(dtype).double().requires_grad_() for t in make(31, 31)]
+    rounded = [t.detach().to(dtype).requires_grad_() for t in exact]
+    for fast, slow in zip(with_gradients(softmax_attention, rounded, is_causal=True),
+                          with_gradients(softmax_attention_reference, exact, is_causal=True)):
+        assert fast.dtype == dtype
+        assert (fast.double() - slow).norm() <= error * slow.norm()
+
+
+def test_large_inputs_give_no_nan():
+    inputs = [(t.detach().float() * 1e4).requires_grad_() for t in make(7, 7)]
+    assert all(x.isfinite().all() for x in with_gradients(softmax_attention, inputs, is_causal=True))
+
+
+def test_function_transforms():
+    q, k, v = (torch.randn(3, 2, 7, 2, 5) for _ in range(3))
+
+    def loss(q, k, v):
+        return weigh(softmax_attention(q, k, v, is_causal=True))
+
+    grads = vmap(grad(loss, argnums=(0, 1, 2)), (0, None, 0))(q, k[0], v)
+    for i in range(3):
+        inputs = [t.clone().requires_grad_() for t in (q[i], k[0], v[i])]
+        torch.testing.assert_close([g[i] for g in grads], list(torch.autograd.grad(loss(*inputs), inputs)))
+
+
+def test_compiles_without_graph_breaks():
+    inputs = make(5, 11)
+    bounds = torch.tensor([0, 3, 11])
+
+    def loss(q, k, v):
+        packed = softmax_attention(q[:1].repeat(1, 3, 1, 1)[:, :11], k[:1], v[:1], is_causal=True, cu_seqlens=bounds)
+        return weigh(softmax_attention(q, k, v, is_causal=True)) + weigh(packed)
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
+
+
+@pytest.mark.parametrize("queries", [0, 3])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_empty_batch_and_no_tokens(batch, queries):
+    q, k, v = make(queries, queries, batch=batch)
+    assert softmax_attention(q, k, v, is_causal=True).shape == (batch, queries, 6, 7)
+
+
+def test_any_strides():
+    inputs = [t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for t in make(5, 11)]
+    dense = [t.detach().contiguous().requires_grad_() for t in inputs]
+    torch.testing.assert_close(with_gradients(softmax_attention, inputs), with_gradients(softmax_attention, dense))
+
+
+def test_what_is_refused_says_how_to_repair_it():
+    q, k, v = (t.detach() for t in make(5, 7))
+    with pytest.raises(ShapeError, match=r"Call \.transpose\(1, 2\) first"):
+        softmax_attention(*(t.transpose(1, 2) for t in (q, k, v)))
+    with pytest.raises(ShapeError, match="same rank"):
+        softmax_attention(q, k[0], v)
+    with pytest.raises(ShapeError, match="everything but the last size"):
+        softmax_attention(q, k, v[:, 1:])
+    with pytest.raises(ShapeError, match="same head size"):
+        softmax_attention(q[..., 1:], k, v)
+    with pytest.raises(ShapeError, match="same batch size"):
+        softmax_attention(q[:1], k, v)
+    with pytest.raises(TypeError, match=r"use \.to\(q\.dtype\)"):
+        softmax_attention(q, k.float(), v)
+    with pytest.raises(ValueError, match=r"use \.to\(q\.device\)"):
+        softmax_attention(q, k.to("meta"), v)
+    with pytest.raises(ShapeError, match="attn_mask must broadcast"):
+        softmax_attention(q, k, v, attn_mask=torch.ones(7, 5, dtype=torch.bool))
+    with pytest.raises(TypeError, match="must be bool"):
+        softmax_attention(q, k, v, attn_mask=torch.ones(5, 7, dtype=torch.int64))
+    with pytest.raises(ShapeError, match="batch of 1"):
+        softmax_attention(k, k, v, cu_seqlens=torch.tensor([0, 7]))
+    with pytest.raises(ShapeError, match=r"\[N \+ 1\]"):
+        softmax_attention(k[:1], k[:1], v[:1], cu_seqlens=torch.tensor([0.0, 7.0]))
+    with pytest.raises(ShapeError, match="same number of tokens"):
+        softmax_attention(q[:1], k[:1], v[:1], cu_seqlens=torch.tensor([0, 5]))
+    with pytest.raises(ValueError, match="dropout_p"):
+        softmax_attention(q, k, v, dropout_p=1.0)
