@@ -1,0 +1,106 @@
+"""What `attensor compare` and `attensor generate` can be told. No torch here, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["CompareConfig", "GenerateConfig", "parse_budget"]
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Train the same small model with each mechanism on your data, measure its cost, and say what to pick."""
+
+    data: str = "stdlib"
+    """A text file, a folder of text or code, a folder of images with a sub-folder for each class, or a bundled source:
+    stdlib (the source code of Python's standard library) or digits (images)."""
+    mechanisms: str | None = None
+    """Names from `attensor list` and your own modules, separated by commas: softmax,gla,my_file.py:MyMixer.
+    Left out: every mechanism of the catalogue that fits the data."""
+    budget: str | None = None
+    """Time for all training, shared equally: 90s, 3m, 1h. Left out: 2m for text, 1m for images."""
+    steps: int | None = None
+    """Train each mechanism for this many steps a seed, however long that takes; not together with --budget."""
+    seeds: int = 2
+    """Runs of each mechanism, with different initial weights and data order; at least 2, to show the spread."""
+    size: Literal["tiny", "small", "base"] = "tiny"
+    """Size of the model: tiny (64 wide, 2 layers) for a CPU, small (256, 6) and base (768, 12) for a GPU."""
+    length: int | None = None
+    """Tokens in a training sequence, or the side of the images in pixels. Left out: chosen by the size."""
+    batch_size: int | None = None
+    """Sequences or images in a batch. Left out: chosen by the size."""
+    learning_rates: tuple[float, ...] = (2e-3, 6e-3, 2e-2)
+    """Tried for each mechanism in short pilot runs that count in the budget; the best one trains the seeds."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to run; auto takes a GPU when there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Precision of the matrix products; auto is bfloat16 on a GPU, float32 elsewhere."""
+    max_length: int = 16384
+    """Longest sequence (cells of the largest grid) in the cost measurement."""
+    jobs: int | None = None
+    """Mechanisms trained at the same time. Left out: one a core on a CPU, 4 at most; 1 on a GPU."""
+    out: str = "runs"
+    """Folder that receives a new folder for the run."""
+    resume: str | None = None
+    """Continue the run in this folder. Its configuration is taken from there."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ValueError: the message names the option, its value and the repair.
+        """
+        if self.seeds < 2:
+            raise ValueError(
+                f"--seeds {self.seeds}: at least 2 are needed. One run cannot show whether a difference between two "
+                "mechanisms is larger than the difference between two runs of the same one."
+            )
+        if self.steps is not None and self.budget is not None:
+            raise ValueError("--steps and --budget exclude each other: equal steps, or equal time.")
+        if self.budget is not None:
+            parse_budget(self.budget)
+        if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
+            raise ValueError(f"--learning-rates {self.learning_rates}: give one or more positive numbers.")
+        for option in ("steps", "length", "batch_size", "max_length", "jobs"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise ValueError(f"--{option.replace('_', '-')} {value}: must be at least 1.")
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Write text with a model that `attensor compare` trained."""
+
+    run: str
+    """Folder of the run, runs/<time>."""
+    mechanism: str
+    """Name of the mechanism, as in the run's table."""
+    prompt: str = "\n"
+    """Text to continue."""
+    tokens: int = 200
+    """Bytes to write."""
+    temperature: float = 0.8
+    """Below 1 sharpens the distribution, 0 always takes the most likely byte."""
+    top_k: int | None = None
+    """Choose among this many most likely bytes only."""
+    seed: int = 0
+    """Seed of the choices."""
+    seed_index: int = 0
+    """Which of the mechanism's trained runs to use."""
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of a text like `90s`, `3m`, `1h`, `2m30s` or `90`.
+
+    Raises:
+        ValueError: not of that form, or nothing.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 3600 * hours + 60 * minutes + seconds
+    if total <= 0:
+        raise ValueError(f"--budget {text!r}: write a time such as 90s, 3m or 1h.")
+    return total

@@ -1,0 +1,107 @@
+"""The folder of a run: made with its disk checked, locked while someone works in it, refused when it does not fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import datetime
+from pathlib import Path
+
+from attensor.compare.config import CompareConfig
+from attensor.compare.plan import Plan
+from attensor.compare.preflight import check_disk
+from attensor.train.files import read_json
+
+__all__ = ["is_measured", "is_trained", "locked", "new_folder", "reopened"]
+
+# results, logs and the report with its plotting library
+_FIXED_BYTES = 20_000_000
+
+
+def new_folder(out: Path, now: datetime, plan: Plan) -> Path:
+    """Check the disk for `plan`, make `out/<time>/` and write the plan there.
+
+    Raises:
+        OSError: not writable, or too little space.
+    """
+    check_disk(out, needed_bytes(plan))
+    name = now.strftime("%Y-%m-%d_%H-%M-%S")
+    run = next(folder for i in range(1000) if not (folder := out / (f"{name}-{i}" if i else name)).exists())
+    run.mkdir()
+    plan.save(run)
+    return run
+
+
+def needed_bytes(plan: Plan) -> int:
+    """About what a run writes: a model for each seed, and for each job a state with its successor."""
+    model = 4 * (12 * plan.num_layers * plan.hidden_size**2 + 256 * plan.hidden_size)
+    return _FIXED_BYTES + model * len(plan.seeds) * len(plan.subjects) + 2 * 3 * model * plan.jobs
+
+
+def reopened(run: Path, config: CompareConfig) -> Plan:
+    """The plan of an earlier run, if `config` does not ask for something else and the files are the same.
+
+    Raises:
+        ValueError: no run, contradicting options (each is named), or a user's file that has changed.
+        OSError: the disk.
+    """
+    plan = Plan.load(run)
+    contradictions = [
+        f"--{field.name.replace('_', '-')} {given} (the run has {_plain(plan.config[field.name])})"
+        for field in fields(config)
+        if field.name != "resume"
+        and (given := getattr(config, field.name)) != field.default
+        and _plain(given) != _plain(plan.config[field.name])
+    ]
+    if contradictions:
+        raise ValueError(
+            f"--resume {run} continues with the options it was started with; leave out {', '.join(contradictions)}."
+        )
+    for subject in plan.subjects:
+        if subject.path is None:
+            continue
+        path = Path(subject.path)
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != subject.digest:
+            raise ValueError(f"--resume {run}: {path} has changed since the run was started. Start a new run.")
+    check_disk(run, needed_bytes(plan))
+    return plan
+
+
+def is_trained(run: Path, name: str, plan: Plan) -> bool:
+    """Whether all seeds of a mechanism are done."""
+    return all((run / name / f"seed-{seed}.json").exists() for seed in plan.seeds)
+
+
+def is_measured(run: Path, name: str, plan: Plan) -> bool:
+    """Whether cost, and decoding for text, are done."""
+    files = ("cost.json",) if plan.kind == "images" else ("cost.json", "decode.json")
+    return all((found := read_json(run / name / file)) is not None and found["finished"] for file in files)
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the folder for one process; the system lets go when the process dies, however it dies.
+
+    Args:
+        folder: gets a file `.lock`.
+        wait: for the other process to end, instead of failing.
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes in one folder remain the user's care
+        yield
+        return
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another attensor works in this folder. Wait for it, or end it.") from error
+        yield
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,71 @@
+"""`attensor generate`: text from a model that a comparison trained, byte by byte with its decode cache."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+from attensor.compare.config import GenerateConfig
+from attensor.compare.plan import Plan
+
+__all__ = ["generate_text"]
+
+
+def generate_text(config: GenerateConfig) -> Iterator[str]:
+    """Continue `config.prompt`; pieces of text as they are decided, bytes that are not UTF-8 as U+FFFD.
+
+    Args:
+        config: run, mechanism, prompt and how to choose.
+    Yields:
+        Text, one or a few characters at a time; the prompt is not repeated.
+    Raises:
+        ValueError: no such run or mechanism, a run on images, or a model that is not trained yet.
+    """
+    run = Path(config.run)
+    plan = Plan.load(run)
+    checkpoint = _checkpoint(run, plan, config)
+
+    import torch
+    from safetensors.torch import load_model
+
+    from attensor.compare.subjects import mixer_factory
+    from attensor.compare.tasks import decoder
+    from attensor.models.language import generate
+    from attensor.train.files import read_json
+
+    subject = plan.subject(config.mechanism)
+    mixer = mixer_factory(subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
+    width = read_json(run / subject.name / "balance.json")["mlp_hidden_size"]
+    model = decoder(plan, mixer, width)
+    load_model(model, checkpoint)
+    model.eval()
+    prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
+    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+    tokens = generate(
+        model,
+        prompt,
+        config.tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        generator=torch.Generator().manual_seed(config.seed),
+    )
+    for token in tokens:
+        yield utf8.decode(bytes(token.tolist()))
+    yield utf8.decode(b"", final=True)
+
+
+def _checkpoint(run: Path, plan: Plan, config: GenerateConfig) -> Path:
+    if plan.kind != "text":
+        raise ValueError(f"--run {run}: was trained on images, which cannot be continued as text.")
+    names = [subject.name for subject in plan.subjects]
+    if config.mechanism not in names:
+        raise ValueError(f"--mechanism {config.mechanism}: the run {run} has {', '.join(names)}.")
+    if not 0 <= config.seed_index < len(plan.seeds):
+        raise ValueError(f"--seed-index {config.seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
+    checkpoint = run / config.mechanism / f"seed-{plan.seeds[config.seed_index]}.safetensors"
+    if not checkpoint.exists():
+        raise ValueError(
+            f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"
+        )
+    return checkpoint

@@ -1,0 +1,132 @@
+"""The second phase of a mechanism: what its layer costs, with the machine to itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from attensor import catalogue
+from attensor.compare.cost import Cost, measure_cost
+from attensor.compare.decode import Decode, measure_decode
+from attensor.compare.plan import Plan
+from attensor.compare.reporter import Reporter
+from attensor.compare.subjects import Subject, mixer_factory
+from attensor.compare.tasks import autocast
+from attensor.train import Stopped
+from attensor.train.files import read_json, write_json
+
+__all__ = ["Measurement"]
+
+_COST_SECONDS = 6.0
+_DECODE_SECONDS = 3.0
+_SHORTEST = 256
+_SHORTEST_CONTEXT = 128
+_SMALLEST_SIDE = 8
+
+
+@dataclass
+class Measurement:
+    """Measures one subject of a plan; the artefacts `cost.json` and `decode.json` grow row by row."""
+
+    plan: Plan
+    subject: Subject
+    folder: Path
+    reporter: Reporter
+
+    def run(self) -> None:
+        """Measure what has not been measured.
+
+        Raises:
+            Stopped: the reporter asked for it.
+        """
+        plan = self.plan
+        torch.manual_seed(0)
+        mixer = mixer_factory(self.subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)(0)
+        mixer = mixer.to(plan.device)
+
+        def cost(on_row: Callable[[Any], None]) -> str | None:
+            def with_flops(row: Cost) -> None:
+                on_row(_cost_row(row, self._flops(mixer, spaces[row.length])))
+
+            spaces = {torch.Size(space).numel(): space for space in self._spaces()}
+            return measure_cost(
+                mixer,
+                plan.hidden_size,
+                list(spaces.values()),
+                seconds=_COST_SECONDS,
+                device=plan.device,
+                precision=lambda: autocast(plan),
+                on_row=with_flops,
+            )
+
+        def decode(on_row: Callable[[Any], None]) -> str | None:
+            return measure_decode(
+                mixer,
+                plan.hidden_size,
+                doubled(_SHORTEST_CONTEXT, plan.max_length),
+                seconds=_DECODE_SECONDS,
+                device=plan.device,
+                precision=lambda: autocast(plan),
+                on_row=lambda row: on_row(_decode_row(row)),
+            )
+
+        self._stage("cost", cost)
+        if plan.kind == "text":
+            self._stage("decode", decode)
+
+    def _stage(self, name: str, measure: Callable[[Callable[[Any], None]], str | None]) -> None:
+        path = self.folder / f"{name}.json"
+        saved = read_json(path)
+        if saved is not None and saved["finished"]:
+            return
+        rows: list[Any] = []
+
+        def on_row(row: Any) -> None:
+            rows.append(row)
+            write_json(path, {"rows": rows, "stopped": None, "finished": False})
+            self.reporter.event(stage=name, length=row.get("length") or row.get("context"))
+            if self.reporter.stop:
+                raise Stopped(f"stopped while {name} was measured")
+
+        self.reporter.event(stage=name)
+        stopped = measure(on_row)
+        write_json(path, {"rows": rows, "stopped": stopped, "finished": True})
+
+    def _spaces(self) -> list[tuple[int, ...]]:
+        if self.plan.kind == "text":
+            return [(length,) for length in doubled(_SHORTEST, self.plan.max_length)]
+        sides = doubled(_SMALLEST_SIDE, int(self.plan.max_length**0.5))
+        return [(side, side) for side in sides]
+
+    def _flops(self, mixer: nn.Module, space: tuple[int, ...]) -> int | None:
+        if self.subject.path is not None or not hasattr(mixer, "cost_sizes"):
+            return None
+        layer: Any = mixer
+        return catalogue.mechanism(self.subject.name).cost("flops", B=1, **layer.cost_sizes(space))
+
+
+def doubled(first: int, last: int) -> list[int]:
+    """`first`, twice that, and so on, up to `last`; `last` alone when it is below `first`."""
+    found = [min(first, last)]
+    while 2 * found[-1] <= last:
+        found.append(2 * found[-1])
+    return found
+
+
+def _cost_row(row: Cost, flops: int | None) -> dict[str, Any]:
+    return {
+        "length": row.length,
+        "forward_ms": 1000 * row.forward,
+        "forward_backward_ms": 1000 * row.forward_backward,
+        "peak_bytes": row.peak_bytes,
+        "flops": flops,
+    }
+
+
+def _decode_row(row: Decode) -> dict[str, Any]:
+    return {"context": row.context, "ms_per_token": 1000 * row.seconds_per_token, "state_bytes": row.state_bytes}

@@ -1,0 +1,97 @@
+"""`attensor compare`: plan, check the disk, train, measure, write the results; or go on where it was interrupted."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from attensor.compare.config import CompareConfig
+from attensor.compare.folder import is_measured, is_trained, locked, new_folder, reopened
+from attensor.compare.plan import Plan, make_plan
+from attensor.compare.processes import Interruption, Workers
+from attensor.compare.progress import Display
+from attensor.compare.results import write_results
+from attensor.errors import MissingExtraError
+
+__all__ = ["compare"]
+
+INTERRUPTED = 130
+REPORT_FILE = "report.html"
+
+
+def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
+    """Run a comparison to its end, or continue the one in `config.resume`.
+
+    Args:
+        config: what to compare; with `resume` only what does not contradict the run's own plan.
+        console: where progress and results are shown.
+    Returns:
+        Folder of the run, with `results.json`, `report.html` and a folder a mechanism.
+    Raises:
+        DataError, ValueError, OSError: found before the training: data, options, disk.
+        SystemExit: status 130 after Ctrl-C, when what is there has been written.
+    """
+    console = console or Console()
+    if config.resume is not None:
+        run = Path(config.resume)
+        plan = reopened(run, config)
+    else:
+        now = datetime.now()
+        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        plan = make_plan(config, created=now.isoformat(timespec="seconds"), command=command)
+        run = new_folder(Path(config.out), now, plan)
+    with locked(run), Interruption().listening() as interruption:
+        _work(run, plan, interruption, console)
+        results = write_results(run, plan)
+        _conclude(results, run, console)
+    if interruption.requested:
+        console.print(f"Interrupted. Continue with: attensor compare --resume {shlex.quote(str(run))}", highlight=False)
+        raise SystemExit(INTERRUPTED)
+    return run
+
+
+def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -> None:
+    console.print(_headline(run, plan), highlight=False, markup=False)
+    with Display(plan, console) as display:
+
+        def on_event(name: str, event: dict[str, Any]) -> None:
+            display.event(name, event)
+            if "ended" in event:
+                write_results(run, plan)
+
+        workers = Workers(run, plan, interruption, on_event)
+        names = [subject.name for subject in plan.subjects]
+        workers.all([name for name in names if not is_trained(run, name, plan)], "train", plan.jobs)
+        # one at a time: alone on the machine, so that none disturbs the times of another
+        trained = [name for name in names if is_trained(run, name, plan)]
+        workers.all([name for name in trained if not is_measured(run, name, plan)], "measure", 1)
+
+
+def _headline(run: Path, plan: Plan) -> str:
+    if plan.steps is not None:
+        amount = f"{plan.steps} steps a seed"
+    else:
+        amount = f"{plan.budget_seconds:.0f} s of training, {plan.share_seconds:.0f} s a mechanism"
+    return (
+        f"{len(plan.subjects)} mechanisms on {plan.facts['name']}, size {plan.size}, {len(plan.seeds)} seeds, "
+        f"{amount}, {plan.jobs} at a time on {plan.device}: {run}"
+    )
+
+
+def _conclude(results: dict[str, Any], run: Path, console: Console) -> None:
+    from attensor.report import quality_table, write_report
+
+    console.print(quality_table(results))
+    for sentence in results["answer"]:
+        console.print(f"- {sentence}", highlight=False, markup=False)
+    try:
+        write_report(results, run / REPORT_FILE)
+        console.print(f"Report: {run / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
+    except MissingExtraError as error:
+        console.print(f"No report: {error}", highlight=False, markup=False)
+    console.print(f"Results: {run / 'results.json'}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,224 @@
+"""The stages of one mechanism's training, in order; each leaves one artefact and is not repeated once it is there.
+
+laws -> balance -> calibrate -> pilots -> seeds
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+from torch import nn
+
+from attensor.compare.balance import balanced_mlp_size, parameter_count
+from attensor.compare.laws import check_laws
+from attensor.compare.plan import Plan
+from attensor.compare.reporter import Reporter
+from attensor.compare.subjects import Subject, mixer_factory
+from attensor.compare.tasks import autocast, build_model, open_task
+from attensor.train import Diverged, Progress, Stopped, TrainConfig, train
+from attensor.train.files import atomic_path, read_json, write_json
+
+__all__ = ["Training", "artefact"]
+
+_CALIBRATION_STEPS = 24
+_CALIBRATION_WARM_UP = 4
+_FEWEST_STEPS = 10
+_CURVE_POINTS = 12
+
+
+def artefact(path: Path, make: Callable[[], Any]) -> Any:
+    """The content of a JSON file; made and written first if it is not there."""
+    value = read_json(path)
+    if value is None:
+        value = make()
+        write_json(path, value)
+    return value
+
+
+@dataclass
+class Training:
+    """Trains one subject of a plan.
+
+    Attributes:
+        plan: what to do.
+        subject: with which mixer.
+        folder: where the artefacts go.
+        reporter: hears of progress, and asks to stop.
+    """
+
+    plan: Plan
+    subject: Subject
+    folder: Path
+    reporter: Reporter
+
+    def run(self) -> None:
+        """Go through all stages that are not done.
+
+        Raises:
+            LawError: the mixer breaks a law.
+            ValueError: parameters cannot be balanced.
+            Diverged: no pilot, or a seed with the best pilot's rate, stays finite.
+            Stopped: the reporter asked for it.
+        """
+        plan, folder = self.plan, self.folder
+        self.reporter.event(stage="laws")
+        artefact(folder / "laws.json", self._laws)
+        self.size = artefact(folder / "balance.json", self._balance)
+        self.task = open_task(plan)
+        self._stop_here()
+        self.reporter.event(stage="calibrate")
+        self.pace = artefact(folder / "calibration.json", self._calibrate)
+        pilots = [self._pilot(i) for i in range(len(plan.learning_rates))]
+        best = self._best(pilots)
+        for index in range(len(plan.seeds)):
+            self._seed(index, best)
+
+    def _mixer(self) -> Callable[[int], nn.Module]:
+        plan = self.plan
+        return mixer_factory(self.subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
+
+    def _laws(self) -> dict[str, Any]:
+        torch.manual_seed(0)
+        build = self._mixer()
+        for index in range(min(2, self.plan.num_layers)):
+            mixer = build(index).to(self.plan.device)
+            check_laws(mixer, self.plan.hidden_size, is_grid=self.plan.kind == "images", device=self.plan.device)
+        return {"kept": True}
+
+    def _balance(self) -> dict[str, int]:
+        plan = self.plan
+        reference = mixer_factory(
+            Subject("softmax", ""), plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers
+        )
+        with torch.device("meta"):
+            target = parameter_count(build_model(plan, reference, plan.reference_mlp_size))
+        mixer = self._mixer()
+        width, count = balanced_mlp_size(lambda width: build_model(plan, mixer, width), target)
+        return {"mlp_hidden_size": width, "parameters": count, "reference_parameters": target}
+
+    def _calibrate(self) -> dict[str, Any]:
+        """Seconds a step, measured once; the numbers of steps follow and stay."""
+        plan = self.plan
+        seconds = self._seconds_per_step()
+        if plan.steps is not None:
+            steps = plan.steps
+        else:
+            weight = len(plan.seeds) + plan.pilot_fraction * len(plan.learning_rates)
+            steps = max(_FEWEST_STEPS, int((plan.share_seconds or 0.0) / seconds / weight))
+        pilot = max(_FEWEST_STEPS, math.ceil(plan.pilot_fraction * steps))
+        return {"seconds_per_step": seconds, "steps": steps, "pilot_steps": min(pilot, steps)}
+
+    def _seconds_per_step(self) -> float:
+        stamps: list[float] = []
+
+        def stamp(progress: Progress) -> bool:
+            stamps.append(time.perf_counter())
+            return True
+
+        config = TrainConfig(_CALIBRATION_STEPS, self.plan.learning_rates[0], evaluations=1, autocast=self._precision())
+        seed = self.plan.seeds[0]
+        model = self._model(seed)
+        train(model, lambda step: self.task.batch(step, seed), self.task.loss, config, evaluate=_nothing, on_step=stamp)
+        # the evaluation falls into the last interval
+        return statistics.median(b - a for a, b in pairwise(stamps[_CALIBRATION_WARM_UP:-1]))
+
+    def _pilot(self, index: int) -> dict[str, Any]:
+        rate, steps = self.plan.learning_rates[index], self.pace["pilot_steps"]
+        key = f"pilot-{index}"
+
+        def make() -> dict[str, Any]:
+            try:
+                progress, _ = self._train(key, self.plan.seeds[0], rate, steps, done=index * steps, evaluations=1)
+            except Diverged as error:
+                return {"learning_rate": rate, "steps": steps, "score": None, "reason": str(error)}
+            return {"learning_rate": rate, "steps": steps, "score": progress.curve[-1].score}
+
+        result: dict[str, Any] = artefact(self.folder / f"{key}.json", make)
+        self._state(key).unlink(missing_ok=True)
+        return result
+
+    def _best(self, pilots: list[dict[str, Any]]) -> float:
+        finite = [pilot for pilot in pilots if pilot["score"] is not None]
+        if not finite:
+            raise Diverged(f"diverged with every learning rate: {', '.join(str(p['reason']) for p in pilots)}")
+        best = (min if self.plan.kind == "text" else max)(finite, key=lambda pilot: pilot["score"])
+        return float(best["learning_rate"])
+
+    def _seed(self, index: int, rate: float) -> None:
+        seed, steps, tokens = self.plan.seeds[index], self.pace["steps"], self.task.tokens_per_step
+        done = len(self.plan.learning_rates) * self.pace["pilot_steps"] + index * steps
+        key = f"seed-{seed}"
+
+        def make() -> dict[str, Any]:
+            progress, model = self._train(key, seed, rate, steps, done=done, evaluations=_CURVE_POINTS)
+            model.eval()
+            with torch.no_grad(), autocast(self.plan):
+                final = self.task.final(model)
+            with atomic_path(self.folder / f"{key}.safetensors") as temporary:
+                save_model(model, str(temporary))
+            return {
+                "seed": seed,
+                "learning_rate": rate,
+                "tokens_per_second": steps * tokens / progress.seconds,
+                "curve": [point._asdict() | {"tokens": point.step * tokens} for point in progress.curve],
+                "final": final,
+                "checkpoint": f"{self.folder.name}/{key}.safetensors",
+            }
+
+        artefact(self.folder / f"{key}.json", make)
+        self._state(key).unlink(missing_ok=True)
+
+    def _train(
+        self, key: str, seed: int, rate: float, steps: int, *, done: int, evaluations: int
+    ) -> tuple[Progress, nn.Module]:
+        """One run from its checkpoint or its start; `done` steps of this mechanism lie before it."""
+        self._stop_here()
+        total = len(self.plan.learning_rates) * self.pace["pilot_steps"] + len(self.plan.seeds) * self.pace["steps"]
+
+        def on_step(progress: Progress) -> bool:
+            self.reporter.progress(
+                stage=key,
+                fraction=(done + progress.step) / total,
+                seconds_left=(total - done - progress.step) * self.pace["seconds_per_step"],
+                score=progress.curve[-1].score if progress.curve else None,
+            )
+            return not self.reporter.stop
+
+        model = self._model(seed)
+        progress = train(
+            model,
+            lambda step: self.task.batch(step, seed),
+            self.task.loss,
+            TrainConfig(steps, rate, evaluations=evaluations, autocast=self._precision()),
+            evaluate=self.task.score,
+            checkpoint=self._state(key),
+            on_step=on_step,
+        )
+        return progress, model
+
+    def _state(self, key: str) -> Path:
+        return self.folder / f"{key}.state.safetensors"
+
+    def _model(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return self.task.model(self._mixer(), self.size["mlp_hidden_size"]).to(self.plan.device)
+
+    def _precision(self) -> torch.dtype | None:
+        return torch.bfloat16 if self.plan.dtype == "bfloat16" else None
+
+    def _stop_here(self) -> None:
+        if self.reporter.stop:
+            raise Stopped("stopped between two stages")
+
+
+def _nothing(model: nn.Module) -> float:
+    return 0.0

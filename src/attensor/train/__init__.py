@@ -1,0 +1,25 @@
+"""Training: one readable loop, checkpoints that a kill at any moment cannot break."""
+
+from __future__ import annotations
+
+from attensor.train.checkpoint import load_checkpoint as load_checkpoint
+from attensor.train.checkpoint import save_checkpoint as save_checkpoint
+from attensor.train.loop import Diverged as Diverged
+from attensor.train.loop import Point as Point
+from attensor.train.loop import Progress as Progress
+from attensor.train.loop import Stopped as Stopped
+from attensor.train.loop import TrainConfig as TrainConfig
+from attensor.train.loop import train as train
+from attensor.train.schedule import learning_rate_factor as learning_rate_factor
+
+__all__ = [
+    "Diverged",
+    "Point",
+    "Progress",
+    "Stopped",
+    "TrainConfig",
+    "learning_rate_factor",
+    "load_checkpoint",
+    "save_checkpoint",
+    "train",
+]

@@ -1,0 +1,183 @@
+"""The training loop: AdamW, warm-up and cosine, clipped gradients; stops and resumes without changing a bit.
+
+    batch(step) -> loss -> backward -> clip -> step, and at some steps: evaluate, checkpoint.
+
+The batch is a function of the step, so that a resumed run needs no state of the data.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from attensor.train.checkpoint import load_checkpoint, save_checkpoint
+from attensor.train.optimizer import adamw
+from attensor.train.schedule import learning_rate_factor
+
+__all__ = ["Diverged", "Point", "Progress", "Stopped", "TrainConfig", "evaluation_steps", "train"]
+
+Batch = TypeVar("Batch")
+
+_SAVING_SHARE = 0.02
+
+
+class Diverged(RuntimeError):
+    """The loss became infinite or not a number; the message gives the step and the learning rate."""
+
+
+class Stopped(RuntimeError):
+    """`on_step` asked for a stop; the checkpoint holds the state after the last finished step."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a run is trained.
+
+    Attributes:
+        steps: optimizer steps.
+        learning_rate: peak.
+        warmup_fraction: share of the steps in which the rate rises.
+        final_factor: share of the peak that is left at the end.
+        weight_decay: on matrices only.
+        clip_norm: gradients are scaled down to this global norm.
+        autocast: run forward passes in this type (bfloat16), or None.
+        evaluations: points of the curve, the last one after the last step.
+        checkpoint_seconds: least time between checkpoints; more when saving is slow, so that it costs 2 % at most.
+    """
+
+    steps: int
+    learning_rate: float
+    warmup_fraction: float = 0.1
+    final_factor: float = 0.1
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    autocast: torch.dtype | None = None
+    evaluations: int = 10
+    checkpoint_seconds: float = 2.0
+
+
+class Point(NamedTuple):
+    """One evaluation: steps done, seconds of training so far (evaluation not counted), score."""
+
+    step: int
+    seconds: float
+    score: float
+
+
+@dataclass
+class Progress:
+    """Where a run is: `step` steps are done, in `seconds` of training; `curve` holds the evaluations."""
+
+    step: int = 0
+    seconds: float = 0.0
+    curve: list[Point] = field(default_factory=list)
+
+
+def train(
+    model: nn.Module,
+    batch: Callable[[int], Batch],
+    loss: Callable[[nn.Module, Batch], Tensor],
+    config: TrainConfig,
+    *,
+    evaluate: Callable[[nn.Module], float],
+    checkpoint: Path | None = None,
+    on_step: Callable[[Progress], bool] = lambda progress: True,
+) -> Progress:
+    """Train `model` in place; continue from `checkpoint` when the file exists.
+
+    Args:
+        model: on its device, initialised.
+        batch: step -> whatever `loss` takes; a pure function.
+        loss: (model, batch) -> scalar to minimise.
+        config: steps, learning rate and the rest.
+        evaluate: model -> score; called in eval mode without gradients.
+        checkpoint: file for the state; None keeps none.
+        on_step: called after each step; returning False saves and stops.
+    Returns:
+        Progress after the last step, with `config.evaluations` points (fewer when there are fewer steps).
+    Raises:
+        Diverged: the loss is no longer finite.
+        Stopped: `on_step` returned False.
+    """
+    optimizer = adamw(model, config.learning_rate, weight_decay=config.weight_decay)
+    progress = Progress()
+    if checkpoint is not None and checkpoint.exists():
+        progress = _restored(load_checkpoint(checkpoint, model, optimizer))
+    points = evaluation_steps(config.steps, config.evaluations)
+    save_at = time.monotonic() + config.checkpoint_seconds
+    model.train()
+    while progress.step < config.steps:
+        started = time.perf_counter()
+        value = _step(model, batch(progress.step), loss, optimizer, config, progress.step)
+        progress.step += 1
+        at_point = progress.step in points
+        if at_point and not math.isfinite(value.item()):
+            raise Diverged(
+                f"the loss is {value.item()} at step {progress.step}, learning rate {config.learning_rate:g}"
+            )
+        progress.seconds += time.perf_counter() - started
+        if at_point:
+            progress.curve.append(Point(progress.step, progress.seconds, _evaluated(model, evaluate, config)))
+        goes_on = on_step(progress)
+        if checkpoint is not None and (time.monotonic() >= save_at or not goes_on):
+            started = time.monotonic()
+            save_checkpoint(checkpoint, model, optimizer, asdict(progress))
+            took = time.monotonic() - started
+            save_at = started + took + max(config.checkpoint_seconds, took / _SAVING_SHARE)
+        if not goes_on:
+            raise Stopped(f"stopped after step {progress.step} of {config.steps}")
+    return progress
+
+
+def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:
+    """After which steps the curve has a point: evenly spread, ending with the last step."""
+    return frozenset(max(1, round(steps * (i + 1) / evaluations)) for i in range(evaluations)) if steps else frozenset()
+
+
+def _step(
+    model: nn.Module,
+    batch: Any,
+    loss: Callable[[nn.Module, Any], Tensor],
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    step: int,
+) -> Tensor:
+    factor = learning_rate_factor(
+        step, config.steps, warmup_steps=int(config.warmup_fraction * config.steps), final_factor=config.final_factor
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate * factor
+    optimizer.zero_grad(set_to_none=True)
+    with _precision(model, config):
+        value = loss(model, batch)
+    value.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    optimizer.step()
+    return value.detach()
+
+
+@torch.no_grad()
+def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], float], config: TrainConfig) -> float:
+    model.eval()
+    with _precision(model, config):
+        score = evaluate(model)
+    model.train()
+    if not math.isfinite(score):
+        raise Diverged(f"the held-out score is {score}, learning rate {config.learning_rate:g}")
+    return score
+
+
+def _precision(model: nn.Module, config: TrainConfig) -> torch.autocast:
+    device = next(model.parameters()).device.type
+    return torch.autocast(device, dtype=config.autocast, enabled=config.autocast is not None)
+
+
+def _restored(state: dict[str, Any]) -> Progress:
+    return Progress(state["step"], state["seconds"], [Point(*point) for point in state["curve"]])

@@ -1,0 +1,153 @@
+"""The whole comparison on a small text: trained, measured, written, reported; interrupted and resumed."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from attensor.compare.config import CompareConfig, GenerateConfig
+from attensor.compare.generate import generate_text
+from attensor.compare.run import compare
+
+pytestmark = pytest.mark.slow
+
+MIXERS = Path(__file__).with_name("mixers.py")
+DATA = str(Path(sysconfig.get_paths()["stdlib"]) / "json")
+
+
+def options(out, **more):
+    return {"data": DATA, "steps": 12, "length": 32, "batch_size": 3, "max_length": 1024, "out": str(out), **more}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One run of everything that can happen to a row: (folder, results, what the terminal showed)."""
+    shown = io.StringIO()
+    names = f"softmax,linear,{MIXERS}:Mean,{MIXERS}:Future,{MIXERS}:Raises,{MIXERS}:Huge"
+    config = CompareConfig(**options(tmp_path_factory.mktemp("runs"), mechanisms=names), device="cpu")
+    run = compare(config, console=Console(file=shown, width=160))
+    return run, json.loads((run / "results.json").read_text()), shown.getvalue()
+
+
+def rows(results):
+    return {row["name"]: row for row in results["mechanisms"]}
+
+
+def test_good_rows_have_everything(finished):
+    run, results, _ = finished
+    assert results["finished"]
+    for name in ("softmax", "linear", "Mean"):
+        row = rows(results)[name]
+        assert row["status"] == "ok", row["reason"]
+        assert [pilot["learning_rate"] for pilot in row["pilots"]] == results["plan"]["learning_rates"]
+        assert row["learning_rate"] in results["plan"]["learning_rates"]
+        assert [r["curve"][-1]["step"] for r in row["runs"]] == [12, 12]
+        assert row["runs"][0]["curve"][-1]["tokens"] == 12 * 3 * 32
+        finals = [r["final"]["4x"] for r in row["runs"]]
+        assert row["score_4x"]["mean"] == pytest.approx(sum(finals) / 2)
+        assert row["score_4x"]["spread"] == pytest.approx(abs(finals[0] - finals[1]) / 2)
+        assert finals[0] != finals[1]
+        assert [c["length"] for c in row["cost"]] == [256, 512, 1024]
+        assert all((run / r["checkpoint"]).exists() for r in row["runs"])
+
+
+def test_it_has_learned_something(finished):
+    """Better than guessing any of 256 bytes, which takes 8 bits."""
+    assert all(row["score"]["mean"] < 7 for row in finished[1]["mechanisms"] if row["status"] == "ok")
+
+
+def test_parameters_agree_within_two_percent(finished):
+    counts = [row["parameters"] for row in finished[1]["mechanisms"] if row["status"] == "ok"]
+    assert max(counts) <= 1.02 * min(counts)
+
+
+def test_the_pilot_that_was_best_is_taken(finished):
+    for row in finished[1]["mechanisms"]:
+        if row["status"] == "ok":
+            best = min(row["pilots"], key=lambda pilot: pilot["score"])
+            assert row["learning_rate"] == best["learning_rate"]
+
+
+def test_a_failure_costs_one_row_and_says_why(finished):
+    failed = {name: row["reason"] for name, row in rows(finished[1]).items() if row["status"] == "failed"}
+    assert failed.keys() == {"Future", "Raises", "Huge"}
+    assert failed["Future"].startswith("leaks the future: changing token 64 changed output 63")
+    assert failed["Raises"].startswith("IndexError: list index out of range (mixers.py, line ")
+    assert failed["Huge"].startswith("ValueError: parameters cannot be balanced")
+    assert any("Future has no result: leaks the future" in sentence for sentence in finished[1]["answer"])
+
+
+def test_decode_state_grows_only_with_a_cache_of_keys(finished):
+    softmax, linear = (rows(finished[1])[name]["decode"] for name in ("softmax", "linear"))
+    assert [d["context"] for d in softmax] == [128, 256, 512, 1024]
+    assert softmax[-1]["state_bytes"] == 8 * softmax[0]["state_bytes"]
+    assert linear[-1]["state_bytes"] == linear[0]["state_bytes"]
+    assert rows(finished[1])["Mean"]["decode_stopped"] == "Mean has no new_cache(), so it cannot decode token by token"
+
+
+def test_report_table_and_answer_are_shown(finished):
+    run, results, shown = finished
+    assert (run / "report.html").stat().st_size > 10_000
+    assert "bits per byte" in shown
+    assert results["answer"][0].split(",")[0] in shown
+
+
+def test_nothing_temporary_is_left(finished):
+    left = [f.name for f in finished[0].rglob("*") if f.name.endswith(".tmp") or ".state." in f.name]
+    assert left == []
+
+
+@pytest.mark.parametrize("name", ["linear", "Mean"])
+def test_trained_models_write_text(finished, name):
+    """With a decode cache and without; the same seed writes the same."""
+    config = GenerateConfig(run=str(finished[0]), mechanism=name, prompt="def ", tokens=40, seed=3)
+    text = "".join(generate_text(config))
+    assert text == "".join(generate_text(config))
+    assert text != "".join(generate_text(GenerateConfig(**{**config.__dict__, "seed": 4})))
+    assert 1 <= len(text) <= 40
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mechanism": "gla"}, "the run .* has softmax, linear, Mean"),
+        ({"seed_index": 2}, "--seed-index 2: the run has 2 seeds"),
+        ({"mechanism": "Huge"}, "not trained to the end"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_generated_is_explained(finished, change, message):
+    config = {"run": str(finished[0]), "mechanism": "linear", **change}
+    with pytest.raises(ValueError, match=message):
+        list(generate_text(GenerateConfig(**config)))
+
+
+def test_interrupted_and_resumed(tmp_path):
+    """The first Ctrl-C saves, writes what is there, and names the command that continues."""
+    code = (
+        "import sys\nfrom attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='softmax,linear', steps=2000)!r}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("out/*/softmax/*.state.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    shown, _ = process.communicate(timeout=60)
+    (run,) = (tmp_path / "out").iterdir()
+    assert process.returncode == 130
+    assert f"attensor compare --resume {run}" in shown.replace("\n", "")
+    results = json.loads((run / "results.json").read_text())
+    assert not results["finished"]
+    assert {row["status"] for row in results["mechanisms"]} == {"unfinished"}
+    assert (run / "report.html").exists()
+    assert list(run.glob("softmax/*.state.safetensors"))

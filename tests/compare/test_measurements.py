@@ -1,0 +1,137 @@
+"""Cost and decode measurements: what is measured, and that they stop in time, with a reason, without a crash."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from attensor.compare import cost
+from attensor.compare.cost import measure_cost
+from attensor.compare.decode import measure_decode
+from attensor.compare.measure import doubled
+from tests.compare.mixers import Mean
+
+SPACES = [(16,), (32,), (64,), (128,)]
+
+
+class Slow(Mean):
+    """Takes a time that grows with the square of the length."""
+
+    def forward(self, hidden_states):
+        time.sleep((hidden_states.shape[1] / 300) ** 2)
+        return super().forward(hidden_states)
+
+
+class Counter(nn.Module):
+    """A cache that only counts, of one byte a token."""
+
+    def __init__(self):
+        super().__init__()
+        self.pieces = []
+
+    def new_cache(self, batch_size):
+        outer = self
+
+        class Cache:
+            length = 0
+            nbytes = property(lambda self: self.length * batch_size)
+
+        outer.cache = Cache()
+        return outer.cache
+
+    def forward(self, hidden_states, *, cache):
+        cache.length += hidden_states.shape[1]
+        self.pieces.append(hidden_states.shape[1])
+        return hidden_states
+
+
+def measured(mixer, spaces=SPACES, seconds=60.0):
+    rows = []
+    stopped = measure_cost(
+        mixer, 5, spaces, seconds=seconds, device="cpu", precision=contextlib.nullcontext, on_row=rows.append
+    )
+    return rows, stopped
+
+
+def test_every_length_is_measured():
+    rows, stopped = measured(Mean(5, 1))
+    assert stopped is None
+    assert [row.length for row in rows] == [16, 32, 64, 128]
+    assert all(0 < row.forward < row.forward_backward for row in rows)
+
+
+def test_cells_of_a_grid_are_counted():
+    class Cells(Mean):
+        def forward(self, hidden_states):
+            return self.proj(hidden_states)
+
+    rows, _ = measured(Cells(5, 1), [(2, 3), (4, 6)])
+    assert [row.length for row in rows] == [6, 24]
+
+
+def test_it_stops_before_a_length_that_takes_too_long():
+    started = time.monotonic()
+    rows, stopped = measured(Slow(5, 1), [(64,), (128,), (256,), (4096,)], seconds=8.0)
+    assert stopped.startswith("stopped at 256: 4096 would take about")
+    assert [row.length for row in rows] == [64, 128, 256]
+    assert time.monotonic() - started < 8
+
+
+def test_it_stops_before_memory_runs_out(monkeypatch):
+    rows = [cost.Cost(1024, 1e-3, 1e-3, 1_000_000), cost.Cost(2048, 2e-3, 2e-3, 4_000_000)]
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 20_000_000)
+    assert cost._why_not(rows, (4096,), time.monotonic() + 60, "cpu") == (
+        "stopped at 2048: 4096 would need about 16 MB of the 20 MB that are free"
+    )
+    monkeypatch.setattr(cost, "available_bytes", lambda device: 30_000_000)
+    assert cost._why_not(rows, (4096,), time.monotonic() + 60, "cpu") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [(RuntimeError("can't allocate memory: 9 GB"), "out of memory"), (IndexError("9"), "IndexError: 9")],
+)
+def test_a_failure_at_a_longer_length_keeps_the_shorter_ones(error, what):
+    class Breaks(Mean):
+        def forward(self, hidden_states):
+            if hidden_states.shape[1] > 32:
+                raise error
+            return super().forward(hidden_states)
+
+    rows, stopped = measured(Breaks(5, 1))
+    assert [row.length for row in rows] == [16, 32]
+    assert stopped == f"stopped at 32: 64 failed ({what})"
+
+
+def test_decoding_fills_one_cache_to_each_context():
+    mixer, rows = Counter(), []
+    contexts = [3, 600, 1200]
+    stopped = measure_decode(
+        mixer, 5, contexts, seconds=60, device="cpu", precision=contextlib.nullcontext, on_row=rows.append
+    )
+    assert stopped is None
+    assert [(row.context, row.state_bytes) for row in rows] == [(c, c) for c in contexts]
+    assert max(mixer.pieces) == 512
+    assert mixer.cache.length == 1219
+
+
+def test_a_mixer_without_a_cache_is_named():
+    stopped = measure_decode(Mean(5, 1), 5, [3], seconds=60, device="cpu", precision=contextlib.nullcontext)
+    assert stopped == "Mean has no new_cache(), so it cannot decode token by token"
+
+
+def test_lengths_double_up_to_the_longest():
+    assert doubled(256, 16384) == [256, 512, 1024, 2048, 4096, 8192, 16384]
+    assert doubled(256, 1000) == [256, 512]
+    assert doubled(256, 100) == [100]
+
+
+def test_measuring_leaves_no_gradients():
+    mixer = Mean(5, 1)
+    measured(mixer)
+    assert all(p.grad is None for p in mixer.parameters())
+    assert torch.is_grad_enabled()

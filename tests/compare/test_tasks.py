@@ -1,0 +1,103 @@
+"""What is scored: the same held-out bytes at every length, nothing of the training, and every image once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from attensor.compare.config import CompareConfig
+from attensor.compare.plan import make_plan
+from attensor.compare.tasks import open_task
+from attensor.errors import DataError
+
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def text_plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(11):
+        (folder / f"{i}.txt").write_text("".join(f"{i} times {j} is {i * j}\n" for j in range(400)))
+    config = CompareConfig(data=str(folder), mechanisms="softmax", steps=1, length=LENGTH, batch_size=3, device="cpu")
+    return make_plan(config, created="", command="")
+
+
+class Recorder(nn.Module):
+    """Gives every byte the same chance, and keeps what it was shown."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, tokens):
+        self.seen.append(tokens)
+        return torch.zeros(*tokens.shape, 256)
+
+
+def test_a_guess_costs_eight_bits_at_every_length(text_plan):
+    final = open_task(text_plan).final(Recorder())
+    assert final == {factor: pytest.approx(8.0) for factor in ("1x", "2x", "4x")}
+
+
+def test_every_length_reads_the_same_bytes(text_plan):
+    """So that a difference between 1x and 4x is the context's, not the text's."""
+    task, model = open_task(text_plan), Recorder()
+    task.final(model)
+    by_length = {n: torch.cat([t for t in model.seen if t.shape[1] == n]) for n in (LENGTH, 2 * LENGTH, 4 * LENGTH)}
+    streams = [tokens.flatten().tolist() for tokens in by_length.values()]
+    assert streams[0] == streams[1] == streams[2]
+    assert len(streams[0]) > 1000
+
+
+def test_the_score_is_the_mean_over_all_windows(text_plan):
+    """A model that knows one byte: its score follows from how often that byte occurs."""
+    task = open_task(text_plan)
+
+    class Knows(nn.Module):
+        def forward(self, tokens):
+            logits = torch.zeros(*tokens.shape, 256)
+            logits[..., ord("1")] = math.log(255)  # probability one half
+            return logits
+
+    recorder = Recorder()
+    task.score(recorder)
+    windows = task._windows(1, 8192)
+    share = (windows[:, 1:] == ord("1")).float().mean().item()
+    expected = share * 1 + (1 - share) * math.log2(510)
+    assert task.score(Knows()) == pytest.approx(expected, rel=1e-5)
+    assert torch.cat(recorder.seen).shape == (len(windows), LENGTH)
+
+
+def test_a_batch_is_a_function_of_step_and_seed(text_plan):
+    task = open_task(text_plan)
+    assert torch.equal(task.batch(5, 1), open_task(text_plan).batch(5, 1))
+    assert not torch.equal(task.batch(5, 1), task.batch(5, 2))
+    assert task.batch(5, 1).shape == (3, LENGTH + 1)
+
+
+def test_data_that_has_changed_is_refused(text_plan):
+    changed = replace(text_plan, facts={**text_plan.facts, "train_bytes": 7})
+    with pytest.raises(DataError, match="train_bytes 7 is now .* Start a new run"):
+        open_task(changed)
+
+
+def test_accuracy_counts_every_held_out_image_once():
+    plan = make_plan(CompareConfig(data="digits", steps=1, batch_size=5, device="cpu"), created="", command="")
+    task = open_task(plan)
+
+    class Eight(nn.Module):
+        count = 0
+
+        def forward(self, images):
+            self.count += len(images)
+            return nn.functional.one_hot(torch.full((len(images),), 8), 10).float()
+
+    model = Eight()
+    score = task.score(model)
+    assert model.count == plan.facts["held_out_images"]
+    assert score == pytest.approx(0.1, abs=0.02)
+    assert task.final(model) == {"1x": score, "2x": None, "4x": None}
