@@ -1,0 +1,182 @@
+"""Write the reference pages of the site from docstrings and cards: `python docs/generate.py`, then `zensical build`.
+
+One page a card, a public operator and a public layer, and the table of "Choosing an attention". None is committed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import sympy
+
+from attensor import nn, ops
+from attensor.catalogue import SYMBOLS, Mechanism, cards
+from attensor.listing import argument_docs, domain_names
+
+HERE = Path(__file__).parent
+FOLDERS = (".generated", "cards", "layers", "operators")
+SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Cost", "Source")
+
+
+def main() -> None:
+    """Replace everything generated earlier."""
+    for folder in FOLDERS:
+        shutil.rmtree(HERE / folder, ignore_errors=True)
+    for name, text in pages().items():
+        path = HERE / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def pages() -> dict[str, str]:
+    """Path below `docs/` -> Markdown."""
+    found = {".generated/choosing.md": choosing_table()}
+    found["cards/index.md"] = "# Mechanisms\n\n" + choosing_table("")
+    found |= {f"cards/{card.name}.md": card_page(card) for card in cards().values()}
+    for folder, title, members in (("operators", "Operators", operators()), ("layers", "Layers", layers())):
+        rows = "\n".join(f"| [`{name}`]({name}.md) | {summary(item)} |" for name, item in members.items())
+        found[f"{folder}/index.md"] = f"# {title}\n\n| name | what it does |\n| --- | --- |\n{rows}\n"
+        found |= {f"{folder}/{name}.md": object_page(name, item) for name, item in members.items()}
+    return found
+
+
+def operators() -> dict[str, Callable[..., Any]]:
+    """Public operators; their references are shown on the same page."""
+    return {name: item for name, item in public(ops).items() if inspect.isfunction(item) and "_reference" not in name}
+
+
+def layers() -> dict[str, Any]:
+    """Public layers, caches and the functions they share."""
+    return {name: item for name, item in public(nn).items() if inspect.isclass(item) or inspect.isfunction(item)}
+
+
+def public(package: ModuleType) -> dict[str, Any]:
+    """Public members whose home is a module of the package itself, dispatch left out."""
+    members = {name: getattr(package, name) for name in dir(package) if not name.startswith("_")}
+    home = re.compile(rf"{package.__name__}\.(?!_)")
+    return {name: item for name, item in members.items() if home.match(str(getattr(item, "__module__", "")))}
+
+
+def choosing_table(to_cards: str = "cards/") -> str:
+    """All cards side by side: what they are for, then what they cost."""
+    purposes = ["| mechanism | mixes | for | not for |", "| --- " * 4 + "|"]
+    costs = ["| mechanism | forward FLOPs of the operator | decode state of a layer, bytes |", "| --- " * 3 + "|"]
+    for card in cards().values():
+        link = f"[{card.name}]({to_cards}{card.name}.md)"
+        purposes.append(f"| {link} | {', '.join(domain_names(card.domain))} | {cell(card.use)} | {cell(card.avoid)} |")
+        state = typeset(card, "state_bytes") if card.is_causal else "does not decode"
+        costs.append(f"| {link} | {typeset(card, 'flops')} | {state} |")
+    return "\n".join([*purposes, "", *costs, ""])
+
+
+def card_page(card: Mechanism) -> str:
+    """A card in full."""
+    operator, layer = (path.partition(":")[2] for path in (card.operator, card.layer))
+    used = [s for s in SYMBOLS if re.search(rf"\b{s}\b", card.flops + " " + card.state_bytes)]
+    state = f"{typeset(card, 'state_bytes')} bytes a layer" if card.is_causal else "none, it does not decode"
+    recipe = f"\nIts claim measured again: `attensor reproduce {card.name}`.\n" if card.recipe else ""
+    return (
+        f"# {card.title}\n\n`{card.name}`, mixes {' or '.join(domain_names(card.domain))}"
+        f"{', causal' if card.is_causal else ''}. [{card.paper.title}]({card.paper.url}), {card.paper.year}.\n\n"
+        f"**For** {card.use}.\n\n**Not for** {card.avoid}.\n\n"
+        f"## Cost\n\nForward FLOPs of the operator: {typeset(card, 'flops')}\n\nDecode state: {state}\n\n"
+        + "\n".join(f"- *{symbol}*: {SYMBOLS[symbol]}" for symbol in used)
+        + f"\n\n## Use\n\n```python\n{card.example.strip()}\n```\n{recipe}\n"
+        f"Layer [`{layer}`](../layers/{layer}.md) on operator [`{operator}`](../operators/{operator}.md).\n"
+    )
+
+
+def typeset(card: Mechanism, which: str) -> str:
+    """The formula as MathML, which browsers draw without a script; its LaTeX source is inside, for copying."""
+    formula = card.formula(which)
+    drawn = sympy.mathml(formula, printer="presentation")
+    source = f'<annotation encoding="application/x-tex">{sympy.latex(formula)}</annotation>'
+    return f"<math><semantics>{drawn}{source}</semantics></math>"
+
+
+def object_page(name: str, item: Any) -> str:
+    """A function or class: signature, docstring, and for operators the definition at the head of their file."""
+    text = f"# `{name}`\n\n{describe(item)}"
+    if inspect.isclass(item):
+        for method, function in inspect.getmembers(item, inspect.isfunction):
+            if function.__module__.startswith("attensor.") and not method.startswith("_") and function.__doc__:
+                text += f"\n## `{method}`\n\n{describe(function)}"
+    if name not in operators():
+        return text
+    definition = inspect.getdoc(inspect.getmodule(item)) or ""
+    text += f"\n## Definition\n\n```text\n{definition}\n```\n"
+    reference = getattr(ops, f"{name}_reference", None)
+    if reference is not None:
+        text += f"\n## `{name}_reference`\n\n{summary(reference)}\n\n```python\n{inspect.getsource(reference)}```\n"
+    return text
+
+
+def describe(item: Any) -> str:
+    """Signature and docstring with its sections as tables and lists."""
+    body = dict.fromkeys(("", *SECTIONS), "")
+    section = ""
+    for line in (inspect.getdoc(item) or "").splitlines():
+        heading = re.match(r"([A-Z][a-z]+):(?: (.*))?$", line)
+        if heading and heading[1] in SECTIONS:
+            section, line = heading[1], heading[2] or ""
+        body[section] += line + "\n"
+    text = f"```python\n{signature(item)}\n```\n\n{body['']}\n"
+    arguments = argument_docs(item)
+    if arguments:
+        rows = "\n".join(f"| `{name}` | {cell(meaning)} |" for name, meaning in arguments.items())
+        text += f"| argument | meaning |\n| --- | --- |\n{rows}\n\n"
+    for title in ("Returns", "Yields", "Raises", "Cost", "Source"):
+        if body[title].strip():
+            text += (
+                f"**{title}**{listed(body[title]) if title == 'Raises' else ': ' + inspect.cleandoc(body[title])}\n\n"
+            )
+    return text
+
+
+def listed(section: str) -> str:
+    """The entries of a docstring's section as a list."""
+    return "\n\n" + re.sub(r"^ {4}(?=\S)", "- ", section.strip("\n"), flags=re.MULTILINE)
+
+
+def signature(item: Any) -> str:
+    """The call, one argument a line when it is long."""
+    shown = inspect.signature(item)
+    arguments, starred = [], False
+    for parameter in shown.parameters.values():
+        if parameter.kind is parameter.KEYWORD_ONLY and not starred:
+            arguments, starred = [*arguments, "*"], True
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        arguments.append(f"{stars}{parameter.name}{annotation(': ', parameter.annotation)}{default}")
+    returned = annotation(" -> ", shown.return_annotation)
+    on_one_line = f"{item.__name__}({', '.join(arguments)}){returned}"
+    if len(on_one_line) <= 88:
+        return on_one_line
+    return f"{item.__name__}(\n" + "".join(f"    {argument},\n" for argument in arguments) + f"){returned}"
+
+
+def annotation(prefix: str, kind: Any) -> str:
+    """A type as it stands in the source, nothing where there is none."""
+    if kind is inspect.Signature.empty:
+        return ""
+    return prefix + (kind if isinstance(kind, str) else inspect.formatannotation(kind))
+
+
+def summary(item: Any) -> str:
+    """The first sentence of the docstring, in a table cell."""
+    return cell((inspect.getdoc(item) or "").partition("\n\n")[0])
+
+
+def cell(text: str) -> str:
+    """Text that does not break a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    main()

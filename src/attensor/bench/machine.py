@@ -1,0 +1,78 @@
+"""The machine a measurement was taken on, and how fast it multiplies matrices while it is measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attensor.bench.timing import paired
+
+__all__ = ["describe", "matmul_rate", "matrix_product", "processor", "single_thread", "version_of"]
+
+
+def matmul_rate(size: int = 1024, *, rounds: int = 5, device: torch.device | str = "cpu") -> float:
+    """Floating-point operations a second of a float32 matrix product, with the threads set at the moment.
+
+    Args:
+        size: rows and columns of both factors.
+        rounds: the median of so many products counts.
+        device: where to multiply.
+    """
+    seconds = paired({"product": matrix_product(size, device=device)}, rounds=rounds)["product"]
+    return 2.0 * size**3 / seconds
+
+
+def matrix_product(size: int = 1024, *, device: torch.device | str = "cpu") -> Callable[[], Tensor]:
+    """A call that multiplies two square float32 matrices: the yardstick, to be timed beside the contestants."""
+    a = torch.randn(size, size, device=device)
+    b = torch.randn(size, size, device=device)
+    return lambda: a @ b
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for PyTorch inside the block, as every CPU table here is measured."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    listing = Path("/proc/cpuinfo")
+    if listing.exists():
+        for line in listing.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def version_of(package: str) -> str | None:
+    """Version of an installed distribution, None when it is absent."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def describe(*packages: str) -> dict[str, str]:
+    """What belongs beside every measurement: date, processor, cores, threads and the versions of `packages`."""
+    facts = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+    }
+    return facts | {package: version_of(package) or "not installed" for package in ("attensor", "torch", *packages)}

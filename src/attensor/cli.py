@@ -1,0 +1,207 @@
+"""The command line: `attensor list | show | compare | generate | bench | doctor | reproduce`.
+
+Commands are dataclasses, so that `--help` imports neither torch nor anything that trains; what a command needs is
+imported by its handler.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from attensor.compare.config import CompareConfig, GenerateConfig
+from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError
+
+__all__ = ["main"]
+
+USER_ERRORS = (ShapeError, DataError, BackendError, LawError, MissingExtraError, OSError)
+
+
+@dataclass(frozen=True)
+class ListCommand:
+    """List the mechanisms of the catalogue."""
+
+    json: bool = False
+    """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True)
+class ShowCommand:
+    """Print one card in full: what it is for, what it costs, and how to use it."""
+
+    name: Positional[str]
+    """Name of the mechanism, as `attensor list` gives it."""
+
+
+@dataclass(frozen=True)
+class BenchLinearCommand:
+    """Time and memory of linear attention against softmax attention, by length."""
+
+    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
+    """Tokens in a sequence; the first is the base of the time per token."""
+    rounds: int = 5
+    """Timed calls of each contestant; the median counts."""
+    save: bool = False
+    """Also write benchmarks/results/<date>-linear-cpu.md."""
+
+
+@dataclass(frozen=True)
+class BenchNeighborhoodCommand:
+    """Time and memory of neighbourhood attention against a gather, a dense mask and NATTEN."""
+
+    grids: tuple[tuple[int, int], ...] = ((64, 13), (32, 7))
+    """Side of the square grid and window, in pairs: --grids 64 13 32 7."""
+    windows: tuple[int, ...] = (3, 5, 7, 9, 13)
+    """Windows of the memory table, measured on the first grid."""
+    rounds: int = 5
+    """Timed calls of each contestant; the median counts."""
+    save: bool = False
+    """Also write benchmarks/results/<date>-neighborhood-cpu.md."""
+
+
+@dataclass(frozen=True)
+class DoctorCommand:
+    """Say what is installed, and which back-end each operator would take here and why."""
+
+
+@dataclass(frozen=True)
+class ReproduceCommand:
+    """Measure a paper's claim again; exit code 0 when it holds, 1 when it does not."""
+
+    name: Positional[str]
+    """Name of the mechanism, as `attensor list` gives it."""
+    quick: bool = False
+    """Fewer steps at one learning rate: an indication, not a verdict."""
+    out: Path = Path("runs")
+    """Folder that receives a new folder for the run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    Errors that attensor raises on purpose become one line on stderr and exit code 2; the environment variable
+    `ATTENSOR_DEBUG=1` shows where they come from. Any other exception is a bug and keeps its traceback.
+    Ctrl-C gives 130.
+
+    Args:
+        arguments: without the program's name; those of the process when None.
+    """
+    command = _parse(arguments)
+    try:
+        return HANDLERS[type(command)](command) or 0
+    except KeyboardInterrupt:
+        return 130
+    except (*USER_ERRORS, ValueError) as error:
+        if os.environ.get("ATTENSOR_DEBUG") or not _is_on_purpose(error):
+            raise
+        sys.stderr.write(f"attensor: {' '.join(str(error).split())}\n")
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> Any:
+    bench = tyro.extras.SubcommandApp()
+    bench.command(name="linear")(BenchLinearCommand)
+    bench.command(name="neighborhood")(BenchNeighborhoodCommand)
+    app = tyro.extras.SubcommandApp()
+    app.command(name="list")(ListCommand)
+    app.command(name="show")(ShowCommand)
+    app.command(name="compare")(CompareConfig)
+    app.command(name="generate")(GenerateConfig)
+    app.command(bench, name="bench", help="Measure what the operators cost on this machine.")
+    app.command(name="doctor")(DoctorCommand)
+    app.command(name="reproduce")(ReproduceCommand)
+    return app.cli(
+        prog="attensor",
+        description="Every attention in one place: pick one by measuring it on your data, then use it.",
+        args=arguments,
+    )
+
+
+def _is_on_purpose(error: BaseException) -> bool:
+    """Whether the message is meant for the user: one of our types, or a ValueError raised by our own code."""
+    if isinstance(error, USER_ERRORS):
+        return True
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "attensor"
+
+
+def _list(command: ListCommand) -> None:
+    from attensor import listing
+
+    if command.json:
+        sys.stdout.write(listing.as_json())
+    else:
+        Console().print(listing.overview())
+
+
+def _show(command: ShowCommand) -> None:
+    from attensor import listing
+    from attensor.catalogue import mechanism
+
+    Console().print(listing.full(mechanism(command.name)))
+
+
+def _compare(command: CompareConfig) -> None:
+    from attensor.compare.run import compare
+
+    compare(command)
+
+
+def _generate(command: GenerateConfig) -> None:
+    from attensor.compare.generate import generate_text
+
+    sys.stdout.write(command.prompt)
+    for piece in generate_text(command):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+
+
+def _bench_linear(command: BenchLinearCommand) -> None:
+    from attensor.bench import linear
+
+    linear.run(Console(), lengths=command.lengths, rounds=command.rounds, save=command.save)
+
+
+def _bench_neighborhood(command: BenchNeighborhoodCommand) -> None:
+    from attensor.bench import neighborhood
+
+    settings = [neighborhood.Setting(side, window) for side, window in command.grids]
+    neighborhood.run(Console(), settings=settings, windows=command.windows, rounds=command.rounds, save=command.save)
+
+
+def _doctor(command: DoctorCommand) -> None:
+    from attensor import doctor
+
+    doctor.run(Console())
+
+
+def _reproduce(command: ReproduceCommand) -> int:
+    from attensor.recipes import RecipeConfig, find
+
+    recipe = find(command.name)
+    config = RecipeConfig(quick=command.quick, out=command.out)
+    verdict = recipe.run(config)
+    Console().print(recipe.report(verdict, config))
+    return 0 if verdict.holds else 1
+
+
+HANDLERS: dict[type, Callable[[Any], int | None]] = {
+    ListCommand: _list,
+    ShowCommand: _show,
+    CompareConfig: _compare,
+    GenerateConfig: _generate,
+    BenchLinearCommand: _bench_linear,
+    BenchNeighborhoodCommand: _bench_neighborhood,
+    DoctorCommand: _doctor,
+    ReproduceCommand: _reproduce,
+}

@@ -1,0 +1,75 @@
+"""`attensor bench`: contestants that compute the same thing, tables that say so, files that keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from attensor.bench import linear, neighborhood
+from attensor.bench.peers import fla_chunk_simple_gla, natten_na2d
+from attensor.bench.table import Table
+from attensor.ops import linear_attention, neighborhood_attention
+
+
+def test_linear_measures_each_operator_at_each_length(tmp_path: Path) -> None:
+    console = Console(width=200)
+    with console.capture() as captured:
+        linear.run(console, lengths=(32, 96), rounds=1, save=True, folder=tmp_path)
+    written = next(tmp_path.glob("*-linear-cpu.md")).read_text()
+    rows = [line for line in written.splitlines() if line.startswith(("| SDPA", "| ours", "| fla"))]
+    assert len(rows) == 2 * (3 + (fla_chunk_simple_gla() is not None))
+    assert "| SDPA, causal | 32 | 1.00x | 1.00 |" in written
+    assert "ours, gate per channel" in captured.get()
+    for fact in ("- processor:", "- threads: 1", "- torch:", "- fla-core:", "## GPU\n\nNot yet measured."):
+        assert fact in written
+
+
+def test_neighborhood_measures_both_passes_and_the_memory(tmp_path: Path) -> None:
+    setting = neighborhood.Setting(side=9, window_size=5, num_heads=2, head_dim=16)
+    neighborhood.run(Console(quiet=True), settings=[setting], windows=(3, 7), rounds=1, save=True, folder=tmp_path)
+    written = next(tmp_path.glob("*-neighborhood-cpu.md")).read_text()
+    for name in ("ours", "gather", "dense SDPA, masked"):
+        assert f"| {name} | forward |" in written
+        assert f"| {name} | forward + backward |" in written
+    assert "| natten (FlexAttention) | forward + backward |" not in written
+    assert written.count("\n| 3 |") == written.count("\n| 7 |") == 1
+
+
+@pytest.mark.parametrize("window_size", [3, 5])
+def test_the_neighborhood_contestants_agree(window_size: int) -> None:
+    q, k, v = torch.randn(3, 1, 7, 7, 2, 16).unbind()
+    ours = neighborhood_attention(q, k, v, window_size=window_size)
+    torch.testing.assert_close(neighborhood.gather_attention(q, k, v, window_size), ours, rtol=1e-4, atol=1e-5)
+    peer = natten_na2d()
+    if peer is not None:
+        torch.testing.assert_close(peer(q, k, v, kernel_size=window_size), ours, rtol=1e-4, atol=1e-5)
+
+
+def test_the_linear_contestants_agree() -> None:
+    peer = fla_chunk_simple_gla()
+    if peer is None:
+        pytest.skip("fla-core is not installed")
+    q, k, v = torch.randn(3, 1, 70, 2, 8).unbind()
+    decay = torch.tensor([-0.1, -0.3])
+    ours, _ = linear_attention(q, k, v, log_decay=decay)
+    theirs, _ = peer(q, k, v, decay.expand(1, 70, -1))
+    torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("peer", "library"), [(fla_chunk_simple_gla, "fla"), (natten_na2d, "natten")])
+def test_an_absent_peer_is_left_out(peer: object, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == library else pytest.fail(name))
+    assert callable(peer)
+    assert peer() is None
+
+
+def test_a_table_is_the_same_in_markdown_and_on_screen() -> None:
+    table = Table("title", ("name", "value"), [("first", "1.0x")], note="a note")
+    assert table.markdown() == "## title\n\n| name | value |\n| --- | ---: |\n| first | 1.0x |\n\na note\n"
+    console = Console(width=60)
+    with console.capture() as captured:
+        console.print(table.rich())
+    assert all(text in captured.get() for text in ("title", "first", "1.0x", "a note"))

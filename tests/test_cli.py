@@ -1,0 +1,126 @@
+"""The command line: what it prints, where errors go, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from attensor import cli
+from attensor.catalogue import cards, mechanism
+from attensor.compare.config import CompareConfig
+from attensor.errors import DataError
+from attensor.listing import argument_docs, plain_formula
+
+
+def handle(monkeypatch: pytest.MonkeyPatch, handler: Callable[[Any], int | None]) -> int:
+    """Exit code of `attensor doctor` when its handler is `handler`."""
+    monkeypatch.setitem(cli.HANDLERS, cli.DoctorCommand, handler)
+    return cli.main(["doctor"])
+
+
+def test_list_shows_every_card(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    for card in cards().values():
+        assert card.name in shown
+        assert card.title in shown
+        assert plain_formula(card.flops) in shown
+
+
+def test_list_as_json_is_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list(cards())
+    assert all(row["flops"] == mechanism(row["name"]).flops for row in rows)
+
+
+@pytest.mark.parametrize("name", cards())
+def test_show_prints_a_card_in_full(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    assert cli.main(["show", name]) == 0
+    shown, card = capsys.readouterr().out, mechanism(name)
+    for part in (card.title, card.use, card.avoid, card.paper.url, "hidden_size", "num_heads"):
+        assert part in shown
+    for line in card.example.strip().splitlines():
+        assert line in shown
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "neighbourhood"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "Did you mean 'neighborhood'?" in err
+
+
+def test_reproduce_without_a_recipe_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["reproduce", "softmax"]) == 2
+    assert "softmax has no recipe yet; these have one: gla" in capsys.readouterr().err
+
+
+def test_errors_for_the_user_are_one_line_on_stderr(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(command: Any) -> None:
+        raise DataError("corpus.txt is empty;\n  give a file with text in it")
+
+    assert handle(monkeypatch, handler) == 2
+    assert capsys.readouterr() == ("", "attensor: corpus.txt is empty; give a file with text in it\n")
+
+
+def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(command: Any) -> None:
+        raise DataError("corpus.txt is empty")
+
+    monkeypatch.setenv("ATTENSOR_DEBUG", "1")
+    with pytest.raises(DataError):
+        handle(monkeypatch, handler)
+
+
+def test_a_value_error_of_ours_is_for_the_user_and_any_other_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert handle(monkeypatch, lambda command: mechanism("no such thing") and None) == 2
+    with pytest.raises(ValueError, match="invalid literal"):
+        handle(monkeypatch, lambda command: int("seven"))
+
+
+def test_interruption_gives_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def handler(command: Any) -> None:
+        raise KeyboardInterrupt
+
+    assert handle(monkeypatch, handler) == 130
+
+
+def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setitem(cli.HANDLERS, CompareConfig, seen.append)
+    assert cli.main(["compare", "--data", "digits", "--mechanisms", "softmax,my.py:Mine", "--budget", "90s"]) == 0
+    assert seen == [CompareConfig(data="digits", mechanisms="softmax,my.py:Mine", budget="90s")]
+
+
+def test_a_bad_option_is_refused_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["compare", "--seeds", "1"])
+    assert ended.value.code == 2
+    assert "at least 2 are needed" in capsys.readouterr().err
+
+
+def test_argument_docs_reads_shared_and_continued_entries() -> None:
+    def documented() -> None:
+        """One line.
+
+        Args:
+            q, k: [B, T, H, K], any
+                float dtype.
+            scale: a factor.
+        Returns:
+            nothing: at all.
+        """
+
+    shape = "[B, T, H, K], any float dtype."
+    assert argument_docs(documented) == {"q": shape, "k": shape, "scale": "a factor."}
