@@ -1,0 +1,87 @@
+# make compare   set up, compare the mechanisms, say where the report is     ARGS="--data digits" passes options on
+# make test      set up, run every test                make check   linters, types, import contracts, fast tests
+# On a machine with a GPU: make setup TORCH_BUILD=     (PyPI's build of torch instead of the CPU build)
+
+TORCH ?= 2.13.0
+TORCH_BUILD ?= $(if $(filter Linux,$(shell uname -s)),+cpu,)
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet -c constraints.txt
+SPEC := torch==$(TORCH)$(TORCH_BUILD)
+# One thread a worker: two workers with two threads each would fight over two cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup compare test check lint docs doctor bench clean
+
+help:
+	@sed -n 's/^# //p' Makefile | head -3
+	@echo "also: make setup | lint | docs | doctor | bench | clean"
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "attensor needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The CPU build is 0.2 GB, the one PyPI has for Linux 2.7 GB. Asked for by its full name it comes from wherever pip looks
+# already, or fails at once; the extra index is used for this line alone, because an index out of reach slows every package.
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	@echo "Installing $(SPEC) into $(VENV) ..."
+	$(PIP) install --quiet "$(SPEC)" || $(PIP) install --quiet "$(SPEC)" --extra-index-url $(TORCH_CPU_INDEX)
+	@touch $@
+
+$(VENV)/.run: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e '.[report,vision]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.torch
+	$(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+# natten has no wheel for a CPU; its source needs the torch that is installed here, so it is built without isolation.
+$(VENV)/.oracles: $(VENV)/.dev
+	$(INSTALL) setuptools wheel
+	$(INSTALL) --no-build-isolation fla-core natten
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(INSTALL) -e '.[docs]'
+	@touch $@
+
+setup: $(VENV)/.dev
+
+compare: $(VENV)/.run
+	$(BIN)/attensor compare $(ARGS)
+
+test: $(VENV)/.oracles
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+check: $(VENV)/.dev lint
+	$(PYTEST) -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(VENV)/.docs
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --clean
+	@echo "The site is ready: site/index.html"
+
+doctor: $(VENV)/.run
+	@$(BIN)/attensor doctor
+
+bench: $(VENV)/.oracles
+	OMP_NUM_THREADS=1 $(BIN)/attensor bench linear --save
+	OMP_NUM_THREADS=1 $(BIN)/attensor bench neighborhood --save
+
+clean:
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache .coverage*
+	rm -rf docs/.generated docs/cards docs/layers docs/operators
+	find src tests -name __pycache__ -type d -exec rm -rf {} +
