@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from attensor.nn._shapes import check_hidden_states, head_dim, kv_heads, refuse_cache_with_packing
 from attensor.nn.cache import StateCache
+from attensor.nn.rotary import rotary_embedding, token_positions
 from attensor.ops import linear_attention, linear_attention_step
 
 __all__ = ["LinearAttention"]
@@ -29,7 +30,7 @@ class LinearAttention(nn.Module):
     Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head. No denominator: the norm after it takes
     that role. Keys of the state_dict: `{q,k,v,o}_proj.weight`, `g_norm.weight`, and `g_proj` where there is a gate.
 
-    A subclass overrides `log_decay` (and `features`, `scale`) and is done.
+    A subclass overrides `log_decay` (and `features`, `scale`, `rotary`) and is done.
 
     Args:
         hidden_size: channels C of input and output.
@@ -49,6 +50,7 @@ class LinearAttention(nn.Module):
     """
 
     scale: float | None = None  # of the scores; K ** -0.5 if None
+    rotary: bool = False  # turn queries and keys by their positions
 
     def __init__(
         self,
@@ -119,6 +121,10 @@ class LinearAttention(nn.Module):
         check_hidden_states(self, hidden_states, self.hidden_size, (3,))
         refuse_cache_with_packing(self, cache, cu_seqlens)
         q, k, v = self._project(hidden_states)
+        if self.rotary:
+            offset = 0 if cache is None else cache.length
+            positions = token_positions(q.shape[1], offset=offset, cu_seqlens=cu_seqlens, device=q.device)
+            q, k = rotary_embedding(q, positions), rotary_embedding(k, positions)
         decay = self.log_decay(hidden_states)
         if cache is None:
             out = linear_attention(q, k, v, log_decay=decay, scale=self.scale, cu_seqlens=cu_seqlens)[0]
