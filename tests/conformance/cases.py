@@ -33,7 +33,12 @@ class Case:
         torch.manual_seed(seed)
         options = {**self.card.mixer_options(self.domain), **self.card.example_options, **options}
         layer = build_mixer(
-            self.layer_type, HIDDEN, num_heads, layer_index=layer_index, num_layers=2, **{"dtype": torch.float64, **options}
+            self.layer_type,
+            HIDDEN,
+            num_heads,
+            layer_index=layer_index,
+            num_layers=2,
+            **{"dtype": torch.float64, **options},
         )
         with torch.no_grad():  # zero-initialised biases and tables would hide their gradients
             for parameter in layer.parameters():
