@@ -58,7 +58,6 @@ class Mechanism:
         options: keyword arguments of the layer in a comparison; `sequence_options` and `grid_options` add to them.
         example: three lines of code, ready to paste.
         example_options: keyword arguments that make a small legal layer for the conformance tests.
-        example_space: a small input: `(tokens,)` or `(height, width)`.
     """
 
     name: str
@@ -78,7 +77,6 @@ class Mechanism:
     sequence_options: dict[str, Any] = field(default_factory=dict)
     grid_options: dict[str, Any] = field(default_factory=dict)
     example_options: dict[str, Any] = field(default_factory=dict)
-    example_space: tuple[int, ...] = (7,)
 
     def cost(self, formula: str, **sizes: int) -> int:
         """Evaluate `"flops"` or `"state_bytes"`, for instance `cost("flops", B=1, **layer.cost_sizes((1024,)))`.

@@ -58,11 +58,13 @@ def test_temperature_and_top_k_shape_the_choice() -> None:
 
 
 def test_tokens_come_one_at_a_time() -> None:
-    stream = generate(build("gla"), tokens(2, 3), 10**6)
-    first = next(stream)
-    assert first.shape == (2,)
-    assert not torch.is_grad_enabled() or next(stream).requires_grad is False
-    assert torch.is_grad_enabled()  # the caller's setting is back between tokens
+    """Without recording gradients inside, and with the caller's setting back between them."""
+    decoder, recorded = build("gla"), []
+    decoder.register_forward_hook(lambda module, inputs, logits: recorded.append(logits.requires_grad))
+    stream = generate(decoder, tokens(2, 3), 10**6)
+    assert [next(stream).shape for _ in range(3)] == [(2,)] * 3
+    assert recorded == [False] * 3
+    assert torch.is_grad_enabled()
 
 
 def test_nothing_asked_nothing_given() -> None:

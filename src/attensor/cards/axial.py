@@ -14,7 +14,6 @@ CARD = Mechanism(
     is_causal=False,
     flops="2*B*T*X*H*(K + V)",
     state_bytes="0",
-    example_space=(5, 6),
     example="""
 import torch; from attensor import nn
 layer = nn.AxialAttention(hidden_size=64, num_heads=4, layer_index=0)

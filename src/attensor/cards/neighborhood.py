@@ -16,7 +16,6 @@ CARD = Mechanism(
     state_bytes="0",
     grid_options={"window_size": 5},
     example_options={"window_size": 3},
-    example_space=(5, 6),
     example="""
 import torch; from attensor import nn
 layer = nn.NeighborhoodAttention(hidden_size=64, num_heads=4, window_size=7)

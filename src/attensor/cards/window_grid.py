@@ -16,7 +16,6 @@ CARD = Mechanism(
     state_bytes="0",
     grid_options={"block_size": 4},
     example_options={"block_size": 4},
-    example_space=(5, 6),
     example="""
 import torch; from attensor import nn
 layer = nn.WindowGridAttention(hidden_size=64, num_heads=4, block_size=8, layer_index=1)
