@@ -129,7 +129,9 @@ class Encoder(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the positions; every part draws its own parameters when it is built."""
-        nn.init.normal_(self.pos_embed, std=0.02)
+        # as large as a cell's colours: with the usual 0.02 the mean over cells is blind to where they are, and a short
+        # run on 8 x 8 digits ends at 31 % instead of 90 % (softmax, 300 steps)
+        nn.init.normal_(self.pos_embed, std=1.0)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of the classes.
