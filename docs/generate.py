@@ -72,7 +72,8 @@ def choosing_table(to_cards: str = "cards/") -> str:
         purposes.append(f"| {link} | {', '.join(domain_names(card.domain))} | {cell(card.use)} | {cell(card.avoid)} |")
         state = typeset(card, "state_bytes") if card.is_causal else "does not decode"
         costs.append(f"| {link} | {typeset(card, 'flops')} | {state} |")
-    return "\n".join([*purposes, "", *costs, ""])
+    legend = ", ".join(f"*{symbol}* {meaning}" for symbol, meaning in SYMBOLS.items())
+    return "\n".join([*purposes, "", *costs, "", f"Here {legend}.", ""])
 
 
 def card_page(card: Mechanism) -> str:

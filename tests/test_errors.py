@@ -23,6 +23,7 @@ def test_a_missing_library_is_named_with_its_extra(library: str, monkeypatch: py
 
 def test_a_missing_part_of_an_absent_library_names_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)
+    monkeypatch.delitem(sys.modules, "plotly.graph_objects", raising=False)
     with pytest.raises(MissingExtraError, match=r"needs plotly.*attensor\[report\]"):
         require("plotly.graph_objects", purpose="the report")
 

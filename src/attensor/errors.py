@@ -54,6 +54,6 @@ def require(module: str, *, purpose: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != root:
             raise  # the library is there and fails for a reason of its own
         raise MissingExtraError(
-            f"{purpose} needs {root}, which is not installed: pip install \"attensor[{_EXTRAS[root]}]\"",
+            f'{purpose} needs {root}, which is not installed: pip install "attensor[{_EXTRAS[root]}]"',
             name=root,
         ) from error

@@ -89,11 +89,13 @@ sys.exit("nobody stopped this worker")"""
     assert "linear" not in {name for name, _ in heard}
 
 
-def test_the_second_interruption_ends_at_once():
+def test_a_later_interruption_ends_at_once():
     interruption = Interruption()
     with interruption.listening():
         os.kill(os.getpid(), signal.SIGINT)
         assert interruption.requested
+        os.kill(os.getpid(), signal.SIGTERM)  # at once: the same request, sent to the whole group
+        interruption._second_from = 0.0
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -81,7 +81,7 @@ def test_a_batch_is_a_function_of_step_and_seed(text_plan):
 
 def test_data_that_has_changed_is_refused(text_plan):
     changed = replace(text_plan, facts={**text_plan.facts, "train_bytes": 7})
-    with pytest.raises(DataError, match="train_bytes 7 is now .* Start a new run"):
+    with pytest.raises(DataError, match=r"train_bytes 7 is now .* Start a new run"):
         open_task(changed)
 
 

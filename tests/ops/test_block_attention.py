@@ -101,6 +101,7 @@ def test_gradients_by_finite_differences():
     inputs = make((3, 2), batch=1, heads=2, kv_heads=1, key_dim=2, value_dim=3)
     bias = torch.randn(2, 4, 4, dtype=torch.float64, requires_grad=True)
     for pattern in ("window", "grid"):
+
         def biased(q, k, v, b, pattern=pattern):
             return block_attention(q, k, v, pattern=pattern, block_size=2, attn_mask=b)
 
@@ -113,8 +114,9 @@ def test_low_precision_stays_near_the_definition(dtype, error):
     exact = [t.detach().to(dtype).double().requires_grad_() for t in make((7, 11))]
     rounded = [t.detach().to(dtype).requires_grad_() for t in exact]
     options = {"pattern": "grid", "block_size": (3, 5)}
-    for fast, slow in zip(with_gradients(block_attention, rounded, **options),
-                          with_gradients(block_attention_reference, exact, **options)):
+    for fast, slow in zip(
+        with_gradients(block_attention, rounded, **options), with_gradients(block_attention_reference, exact, **options)
+    ):
         assert fast.dtype == dtype
         assert (fast.double() - slow).norm() <= error * slow.norm()
 
@@ -122,6 +124,7 @@ def test_low_precision_stays_near_the_definition(dtype, error):
 def test_function_transforms():
     q, k, v = (torch.randn(3, 1, 4, 6, 2, 5) for _ in range(3))
     for options in ({"pattern": "window", "block_size": (2, 4)}, {"pattern": "axial", "axis": 1, "is_causal": True}):
+
         def loss(q, k, v, options=options):
             return weigh(block_attention(q, k, v, **options))
 

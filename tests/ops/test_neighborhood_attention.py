@@ -67,8 +67,17 @@ def test_equals_the_sheet_one_query_at_a_time(backend, space, window, dilation, 
     q, k, v = (t.detach() for t in make(space, batch=1, heads=2, kv_heads=1))
     bias = torch.randn(2, *(2 * w - 1 for w in window), dtype=torch.float64)
     out, lse = neighborhood_attention(
-        q, k, v, window_size=window, dilation=dilation, stride=stride, is_causal=is_causal, relative_bias=bias,
-        scale=0.4, return_lse=True, backend=backend,
+        q,
+        k,
+        v,
+        window_size=window,
+        dilation=dilation,
+        stride=stride,
+        is_causal=is_causal,
+        relative_bias=bias,
+        scale=0.4,
+        return_lse=True,
+        backend=backend,
     )
     axes = list(zip(space, window, dilation, stride, is_causal))
     tokens = list(itertools.product(*map(range, space)))
@@ -147,9 +156,7 @@ def test_packed_sequences_are_separate(backend, integer):
     inputs = make((211,), batch=1)
     bounds = [0, 1, 3, 50, 140, 211]
     options = {"is_causal": True, "backend": backend}
-    packed = neighborhood_attention(
-        *inputs, window_size=20, cu_seqlens=torch.tensor(bounds, dtype=integer), **options
-    )
+    packed = neighborhood_attention(*inputs, window_size=20, cu_seqlens=torch.tensor(bounds, dtype=integer), **options)
     parts = [
         neighborhood_attention(*(t[:, a:b] for t in inputs), window_size=min(20, b - a), **options)
         for a, b in itertools.pairwise(bounds)
@@ -202,8 +209,16 @@ def test_gradients_by_finite_differences():
 
     def attend(q, k, v, bias, more_k, more_v, backend="torch"):
         return neighborhood_attention(
-            q, k, v, window_size=(2, 3), dilation=(2, 1), relative_bias=bias, additional_keys=more_k,
-            additional_values=more_v, return_lse=True, backend=backend,
+            q,
+            k,
+            v,
+            window_size=(2, 3),
+            dilation=(2, 1),
+            relative_bias=bias,
+            additional_keys=more_k,
+            additional_values=more_v,
+            return_lse=True,
+            backend=backend,
         )
 
     assert torch.autograd.gradcheck(attend, inputs)
@@ -234,10 +249,18 @@ def test_function_transforms_over_every_input():
     everything = [torch.randn(3, *shape, dtype=torch.float64) for shape in shapes]
 
     def loss(q, k, v, bias, more_k, more_v):
-        return weigh(neighborhood_attention(
-            q, k, v, window_size=(3, 2), dilation=(1, 2), relative_bias=bias, additional_keys=more_k,
-            additional_values=more_v,
-        ))
+        return weigh(
+            neighborhood_attention(
+                q,
+                k,
+                v,
+                window_size=(3, 2),
+                dilation=(1, 2),
+                relative_bias=bias,
+                additional_keys=more_k,
+                additional_values=more_v,
+            )
+        )
 
     for dims in ((0,) * 6, (0, None, None, 0, None, 0), (None, 0, 0, None, 0, None)):
         inputs = [t if dim == 0 else t[0] for t, dim in zip(everything, dims)]
@@ -284,17 +307,30 @@ def test_what_is_refused_says_how_to_repair_it():
     line = [t.detach() for t in make((7,), batch=1)]
     refused = [
         (ShapeError, "window_size 9 is larger than the width 7 .* use window_size <= 7", {"window_size": (3, 9)}),
-        (ShapeError, "dilation 3 reaches over 6 tokens.* use window_size <= 1",
-         {"window_size": 2, "dilation": (3, 1)}),
+        (ShapeError, "dilation 3 reaches over 6 tokens.* use window_size <= 1", {"window_size": 2, "dilation": (3, 1)}),
         (ValueError, "window_size must be at least 1", {"window_size": 0}),
         (ValueError, "stride 4 is larger than window_size 3", {"window_size": 3, "stride": 4}),
         (ShapeError, "one value or 2", {"window_size": (3, 3, 3)}),
         (ShapeError, r"relative_bias must be .* = \[4, 5, 5\]", {"window_size": 3, "relative_bias": q.new_zeros(4, 5)}),
         (ValueError, "pass both or neither", {"window_size": 3, "additional_keys": q.new_zeros(2, 1, 2, 3)}),
-        (ShapeError, r"additional_values must be \[B, E, Hkv, size\]",
-         {"window_size": 3, "additional_keys": q.new_zeros(2, 1, 2, 3), "additional_values": q.new_zeros(2, 1, 2, 3)}),
-        (TypeError, "additional_keys must have the dtype",
-         {"window_size": 3, "additional_keys": torch.zeros(2, 1, 2, 3), "additional_values": q.new_zeros(2, 1, 2, 5)}),
+        (
+            ShapeError,
+            r"additional_values must be \[B, E, Hkv, size\]",
+            {
+                "window_size": 3,
+                "additional_keys": q.new_zeros(2, 1, 2, 3),
+                "additional_values": q.new_zeros(2, 1, 2, 3),
+            },
+        ),
+        (
+            TypeError,
+            "additional_keys must have the dtype",
+            {
+                "window_size": 3,
+                "additional_keys": torch.zeros(2, 1, 2, 3),
+                "additional_values": q.new_zeros(2, 1, 2, 5),
+            },
+        ),
     ]
     for error, message, options in refused:
         with pytest.raises(error, match=message):

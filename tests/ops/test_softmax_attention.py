@@ -147,8 +147,10 @@ def test_gradients_by_finite_differences_twice_for_the_reference():
 def test_low_precision_stays_near_the_definition(dtype, error):
     exact = [t.detach().to(dtype).double().requires_grad_() for t in make(31, 31)]
     rounded = [t.detach().to(dtype).requires_grad_() for t in exact]
-    for fast, slow in zip(with_gradients(softmax_attention, rounded, is_causal=True),
-                          with_gradients(softmax_attention_reference, exact, is_causal=True)):
+    for fast, slow in zip(
+        with_gradients(softmax_attention, rounded, is_causal=True),
+        with_gradients(softmax_attention_reference, exact, is_causal=True),
+    ):
         assert fast.dtype == dtype
         assert (fast.double() - slow).norm() <= error * slow.norm()
 

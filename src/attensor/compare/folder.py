@@ -81,12 +81,13 @@ def is_measured(run: Path, name: str, plan: Plan) -> bool:
 
 
 @contextmanager
-def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator[None]:
     """Hold the folder for one process; the system lets go when the process dies, however it dies.
 
     Args:
-        folder: gets a file `.lock`.
+        folder: gets a file `name`.
         wait: for the other process to end, instead of failing.
+        name: of the lock; locks of different names are independent.
     Raises:
         ValueError: another process holds it.
     """
@@ -95,7 +96,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     except ImportError:  # Windows: two processes in one folder remain the user's care
         yield
         return
-    with (folder / ".lock").open("w") as file:
+    with (folder / name).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:

@@ -22,8 +22,8 @@ from attensor.train.files import read_json, write_json
 
 __all__ = ["Measurement"]
 
-_COST_SECONDS = 6.0
-_DECODE_SECONDS = 3.0
+_COST_SECONDS = 10.0
+_DECODE_SECONDS = 5.0
 _SHORTEST = 256
 _SHORTEST_CONTEXT = 128
 _SMALLEST_SIDE = 8

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["Interruption", "Workers"]
 
 _STOPPED = 75  # worker.STOPPED; importing the worker would import torch here
 _LOG_LINES = 3
+# `timeout` and some shells signal a process and then its group, which is one request
+_SAME_REQUEST_SECONDS = 0.5
 
 
 class Interruption:
@@ -29,6 +32,7 @@ class Interruption:
 
     def __init__(self) -> None:
         self.requested = False
+        self._second_from = 0.0
         self.processes: list[subprocess.Popen[bytes]] = []
 
     @contextmanager
@@ -43,10 +47,13 @@ class Interruption:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
+            if time.monotonic() < self._second_from:
+                return
             for process in self.processes:
                 process.kill()
             raise KeyboardInterrupt
         self.requested = True
+        self._second_from = time.monotonic() + _SAME_REQUEST_SECONDS
         for process in self.processes:
             process.terminate()
 

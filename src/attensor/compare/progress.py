@@ -15,7 +15,7 @@ __all__ = ["Display"]
 
 # what a mechanism takes besides its training: two starts of Python, laws, calibration; then its measurements
 _START_SECONDS = 5.0
-_MEASURE_SECONDS = 12.0
+_MEASURE_SECONDS = 6.0
 
 
 class Display:

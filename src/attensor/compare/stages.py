@@ -19,6 +19,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from attensor.compare.balance import balanced_mlp_size, parameter_count
+from attensor.compare.folder import locked
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
 from attensor.compare.reporter import Reporter
@@ -108,12 +109,17 @@ class Training:
     def _calibrate(self) -> dict[str, Any]:
         """Seconds a step, measured once; the numbers of steps follow and stay."""
         plan = self.plan
+        started, started_processor = time.perf_counter(), self._clock()
         seconds = self._seconds_per_step()
+        load = (time.perf_counter() - started) / (self._clock() - started_processor)
+        # how busy the machine is counts once, for all alike: it shortens the runs, and favours nobody
+        with locked(self.folder.parent, wait=True, name=".load"):
+            load = artefact(self.folder.parent / "load.json", lambda: max(1.0, load))
         if plan.steps is not None:
             steps = plan.steps
         else:
             weight = len(plan.seeds) + plan.pilot_fraction * len(plan.learning_rates)
-            steps = max(_FEWEST_STEPS, int((plan.share_seconds or 0.0) / seconds / weight))
+            steps = max(_FEWEST_STEPS, int((plan.share_seconds or 0.0) / (seconds * load) / weight))
         pilot = max(_FEWEST_STEPS, math.ceil(plan.pilot_fraction * steps))
         return {"seconds_per_step": seconds, "steps": steps, "pilot_steps": min(pilot, steps)}
 
@@ -121,7 +127,7 @@ class Training:
         stamps: list[float] = []
 
         def stamp(progress: Progress) -> bool:
-            stamps.append(time.perf_counter())
+            stamps.append(self._clock())
             return True
 
         config = TrainConfig(_CALIBRATION_STEPS, self.plan.learning_rates[0], evaluations=1, autocast=self._precision())
@@ -130,6 +136,13 @@ class Training:
         train(model, lambda step: self.task.batch(step, seed), self.task.loss, config, evaluate=_nothing, on_step=stamp)
         # the evaluation falls into the last interval
         return statistics.median(b - a for a, b in pairwise(stamps[_CALIBRATION_WARM_UP:-1]))
+
+    def _clock(self) -> float:
+        # on a CPU the processor's time: another program that is busy for a moment must not cost a mechanism its steps
+        if self.plan.device == "cpu":
+            return time.process_time() / self.plan.threads
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _pilot(self, index: int) -> dict[str, Any]:
         rate, steps = self.plan.learning_rates[index], self.pace["pilot_steps"]
@@ -188,7 +201,7 @@ class Training:
             self.reporter.progress(
                 stage=key,
                 fraction=(done + progress.step) / total,
-                seconds_left=(total - done - progress.step) * self.pace["seconds_per_step"],
+                seconds_left=(total - done - progress.step) * progress.seconds / progress.step,
                 score=progress.curve[-1].score if progress.curve else None,
             )
             return not self.reporter.stop

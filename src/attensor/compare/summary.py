@@ -114,17 +114,18 @@ def _price_of_quality(best: Row, rows: list[Row], units: str) -> str:
     own = times.get(best["name"], {})
     if not own:
         return ""
-    prices = []
+    prices = {}
     for length in sorted({min(own), max(own)}):
-        fastest = min((t[length], name) for name, t in times.items() if length in t)
-        ratio = own[length] / fastest[0]
-        where = f"at {readable_length(length)} {units}"
-        prices.append(
-            f"{ratio:.1f}x the time of the fastest ({fastest[1]}) {where}"
-            if ratio > _NOISE
-            else f"as little as any {where}"
+        least, name = min((t[length], name) for name, t in times.items() if length in t)
+        ratio = own[length] / least
+        is_dear = ratio > _NOISE
+        prices[readable_length(length)] = (
+            f"{ratio:.1f}x the time of the fastest ({name})" if is_dear else "as little as any"
         )
-    return f"The best in quality, {best['name']}, takes {enumerated(prices)}."
+    if set(prices.values()) == {"as little as any"}:
+        return f"The best in quality, {best['name']}, is also as fast as any at {enumerated(prices)} {units}."
+    sentence = enumerated(f"{price} at {length} {units}" for length, price in prices.items())
+    return f"The best in quality, {best['name']}, takes {sentence}."
 
 
 def _memory(rows: list[Row], units: str) -> list[str]:

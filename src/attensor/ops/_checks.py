@@ -30,11 +30,15 @@ def check_qkv(name: str, q: Tensor, k: Tensor, v: Tensor, *, space_dims: tuple[i
     for label, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim not in ranks or tensor.ndim != q.ndim:
             expected = " or ".join(f"{rank - 3} space axes ({rank} dimensions)" for rank in ranks)
-            raise ShapeError(f"{name}: {label} must be [B, *space, heads, head size] with {expected}, the same rank "
-                             f"as q, got {_sizes(tensor)} beside q {_sizes(q)}.")
+            raise ShapeError(
+                f"{name}: {label} must be [B, *space, heads, head size] with {expected}, the same rank "
+                f"as q, got {_sizes(tensor)} beside q {_sizes(q)}."
+            )
         if not tensor.is_floating_point() or tensor.dtype != q.dtype:
-            raise TypeError(f"{name}: q, k and v must share one floating dtype, got {label} {tensor.dtype} beside "
-                            f"q {q.dtype}; use .to(q.dtype).")
+            raise TypeError(
+                f"{name}: q, k and v must share one floating dtype, got {label} {tensor.dtype} beside "
+                f"q {q.dtype}; use .to(q.dtype)."
+            )
         if tensor.device != q.device:
             raise ValueError(f"{name}: {label} is on {tensor.device}, q on {q.device}; use .to(q.device).")
     if k.shape[:-1] != v.shape[:-1]:
@@ -44,15 +48,19 @@ def check_qkv(name: str, q: Tensor, k: Tensor, v: Tensor, *, space_dims: tuple[i
     if q.shape[0] != k.shape[0]:
         raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must have the same batch size (first).")
     if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
-        raise ShapeError(f"{name}: the {q.shape[-2]} heads of q {_sizes(q)} must be a multiple of the {k.shape[-2]} "
-                         f"heads of k {_sizes(k)}.{_layout_hint(q, k)}")
+        raise ShapeError(
+            f"{name}: the {q.shape[-2]} heads of q {_sizes(q)} must be a multiple of the {k.shape[-2]} "
+            f"heads of k {_sizes(k)}.{_layout_hint(q, k)}"
+        )
 
 
 def check_same_space(name: str, q: Tensor, k: Tensor) -> None:
     """Refuse k whose tokens do not lie on q's grid."""
     if q.shape[1:-2] != k.shape[1:-2]:
-        raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must lie on the same grid [B, *space, heads, "
-                         f"head size].{_layout_hint(q, k)}")
+        raise ShapeError(
+            f"{name}: q {_sizes(q)} and k {_sizes(k)} must lie on the same grid [B, *space, heads, "
+            f"head size].{_layout_hint(q, k)}"
+        )
 
 
 def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
@@ -62,18 +70,22 @@ def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, 
     if not fits:
         raise ShapeError(f"{name}: {argument} must broadcast to {list(shape)}, got {_sizes(tensor)}.")
     if not tensor.is_floating_point() and tensor.dtype != torch.bool:
-        raise TypeError(f"{name}: {argument} must be bool (True = attend) or floating (added to the scores), "
-                        f"got {tensor.dtype}.")
+        raise TypeError(
+            f"{name}: {argument} must be bool (True = attend) or floating (added to the scores), got {tensor.dtype}."
+        )
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
     """Refuse a packing that is not [N + 1] integers over a batch of one."""
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in _INTEGERS:
-        raise ShapeError(f"{name}: cu_seqlens must be [N + 1] int32 or int64, got {_sizes(cu_seqlens)} "
-                         f"{cu_seqlens.dtype}.")
+        raise ShapeError(
+            f"{name}: cu_seqlens must be [N + 1] int32 or int64, got {_sizes(cu_seqlens)} {cu_seqlens.dtype}."
+        )
     if q.shape[0] != 1:
-        raise ShapeError(f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
-                         "along the tokens.")
+        raise ShapeError(
+            f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
+            "along the tokens."
+        )
 
 
 def _sizes(tensor: Tensor) -> list[int]:

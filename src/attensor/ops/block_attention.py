@@ -127,8 +127,17 @@ def block_attention(
         check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[-2], tokens, tokens))
         attn_mask = attn_mask.expand(q.shape[-2], tokens, tokens)
     run = _OPERATOR.choose(backend, q.device)
-    out: Tensor = run(q, k, v, pattern=pattern, block_size=block_size, axis=axis, is_causal=is_causal,
-                      attn_mask=attn_mask, scale=scale)
+    out: Tensor = run(
+        q,
+        k,
+        v,
+        pattern=pattern,
+        block_size=block_size,
+        axis=axis,
+        is_causal=is_causal,
+        attn_mask=attn_mask,
+        scale=scale,
+    )
     return out
 
 
@@ -164,17 +173,22 @@ def _cut(
     rank = len(space)
     if pattern in ("window", "grid"):
         if block_size is None or axis is not None:
-            raise ValueError(f'{_NAME}: pattern="{pattern}" needs block_size and no axis, got block_size={block_size}, '
-                             f"axis={axis}.")
+            raise ValueError(
+                f'{_NAME}: pattern="{pattern}" needs block_size and no axis, got block_size={block_size}, axis={axis}.'
+            )
         sizes = (block_size,) * rank if isinstance(block_size, int) else tuple(block_size)
         if len(sizes) != rank or min(sizes) < 1:
-            raise ShapeError(f"{_NAME}: block_size must be {rank} positive integers, one for each space axis of q, or "
-                             f"one for all, got {block_size}.")
+            raise ShapeError(
+                f"{_NAME}: block_size must be {rank} positive integers, one for each space axis of q, or "
+                f"one for all, got {block_size}."
+            )
         return tuple(_Axis(n, size, -(-n // size), pattern == "grid") for n, size in zip(space, sizes))
     if pattern == "axial":
         if axis is None or block_size is not None or not -rank <= axis < rank:
-            raise ValueError(f'{_NAME}: pattern="axial" needs axis in [{-rank}, {rank - 1}] (among the space axes) and '
-                             f"no block_size, got axis={axis}, block_size={block_size}.")
+            raise ValueError(
+                f'{_NAME}: pattern="axial" needs axis in [{-rank}, {rank - 1}] (among the space axes) and '
+                f"no block_size, got axis={axis}, block_size={block_size}."
+            )
         return tuple(_Axis(n, n, 1, False) if i == axis % rank else _Axis(n, 1, n, False) for i, n in enumerate(space))
     raise ValueError(f'{_NAME}: pattern must be "window", "grid" or "axial", got {pattern!r}.')
 
@@ -197,8 +211,11 @@ def _from_blocks(x: Tensor, axes: tuple[_Axis, ...], batch: int) -> Tensor:
     """The inverse of `_to_blocks`, padding cropped."""
     rank = len(axes)
     x = x.reshape(batch, *[cut.blocks for cut in axes], *[cut.places for cut in axes], *x.shape[-2:])
-    order = [dim for i, cut in enumerate(axes) for dim in
-             ((1 + rank + i, 1 + i) if cut.places_outside else (1 + i, 1 + rank + i))]
+    order = [
+        dim
+        for i, cut in enumerate(axes)
+        for dim in ((1 + rank + i, 1 + i) if cut.places_outside else (1 + i, 1 + rank + i))
+    ]
     x = x.permute(0, *order, 1 + 2 * rank, 2 + 2 * rank)
     x = x.reshape(batch, *[cut.padded for cut in axes], *x.shape[-2:])
     for i, cut in enumerate(axes):

@@ -142,14 +142,24 @@ def softmax_attention(
     if cu_seqlens is not None:
         check_cu_seqlens("softmax_attention", cu_seqlens, q)
         if q.shape[1] != k.shape[1]:
-            raise ShapeError(f"softmax_attention: packed queries and keys share cu_seqlens, so q and k need the same "
-                             f"number of tokens, got {q.shape[1]} and {k.shape[1]}.")
+            raise ShapeError(
+                f"softmax_attention: packed queries and keys share cu_seqlens, so q and k need the same "
+                f"number of tokens, got {q.shape[1]} and {k.shape[1]}."
+            )
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"softmax_attention: dropout_p must be in [0, 1), got {dropout_p}.")
     run = _OPERATOR.choose(backend, q.device)
     result: Tensor | tuple[Tensor, Tensor] = run(
-        q, k, v, scale=scale, is_causal=is_causal, attn_mask=attn_mask, dropout_p=dropout_p, cu_seqlens=cu_seqlens,
-        return_lse=return_lse, generator=generator,
+        q,
+        k,
+        v,
+        scale=scale,
+        is_causal=is_causal,
+        attn_mask=attn_mask,
+        dropout_p=dropout_p,
+        cu_seqlens=cu_seqlens,
+        return_lse=return_lse,
+        generator=generator,
     )
     return result
 
@@ -175,8 +185,16 @@ def _torch(
     # The fused kernel has no batching rule: vmap would run it once for each entry.
     if in_memory or (not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()):
         return softmax_attention_reference(
-            q, k, v, scale=scale, is_causal=is_causal, attn_mask=attn_mask, dropout_p=dropout_p, cu_seqlens=cu_seqlens,
-            return_lse=return_lse, generator=generator,
+            q,
+            k,
+            v,
+            scale=scale,
+            is_causal=is_causal,
+            attn_mask=attn_mask,
+            dropout_p=dropout_p,
+            cu_seqlens=cu_seqlens,
+            return_lse=return_lse,
+            generator=generator,
         )
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     square_causal = is_causal and q.shape[1] == k.shape[1] and attn_mask is None and cu_seqlens is None
@@ -190,7 +208,13 @@ def _torch(
     q, k, v = (F.pad(t, (0, size - t.shape[-1])).transpose(1, 2) for t in (q, k, v))
     if not return_lse:
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout_p, is_causal=square_causal, scale=scale,
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout_p,
+            is_causal=square_causal,
+            scale=scale,
             enable_gqa=q.shape[1] != k.shape[1],
         )
         return out.transpose(1, 2)[..., :width]

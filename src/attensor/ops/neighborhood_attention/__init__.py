@@ -127,13 +127,25 @@ def neighborhood_attention(
     if cu_seqlens is not None:
         check_cu_seqlens(_NAME, cu_seqlens, q)
         if len(axes) != 1 or not axes[0].is_causal or axes[0].dilation != 1 or axes[0].stride != 1:
-            raise ValueError(f"{_NAME}: cu_seqlens needs one causal axis with dilation 1 and stride 1, got {axes}; "
-                             "call it once for each sequence.")
+            raise ValueError(
+                f"{_NAME}: cu_seqlens needs one causal axis with dilation 1 and stride 1, got {axes}; "
+                "call it once for each sequence."
+            )
     run = _OPERATOR.choose(backend, q.device)
     result: Tensor | tuple[Tensor, Tensor] = run(
-        q, k, v, window_size=window_size, dilation=dilation, stride=stride, is_causal=is_causal, scale=scale,
-        relative_bias=relative_bias, additional_keys=additional_keys, additional_values=additional_values,
-        return_lse=return_lse, cu_seqlens=cu_seqlens,
+        q,
+        k,
+        v,
+        window_size=window_size,
+        dilation=dilation,
+        stride=stride,
+        is_causal=is_causal,
+        scale=scale,
+        relative_bias=relative_bias,
+        additional_keys=additional_keys,
+        additional_values=additional_values,
+        return_lse=return_lse,
+        cu_seqlens=cu_seqlens,
     )
     return result
 
@@ -141,8 +153,9 @@ def neighborhood_attention(
 def _check_bias(bias: Tensor, q: Tensor, axes: tuple[Axis, ...]) -> None:
     expected = [q.shape[-2], *(2 * axis.window - 1 for axis in axes)]
     if list(bias.shape) != expected:
-        raise ShapeError(f"{_NAME}: relative_bias must be [H, 2 window_size - 1 for each axis] = {expected}, got "
-                         f"{list(bias.shape)}.")
+        raise ShapeError(
+            f"{_NAME}: relative_bias must be [H, 2 window_size - 1 for each axis] = {expected}, got {list(bias.shape)}."
+        )
 
 
 def _check_additional(keys: Tensor | None, values: Tensor | None, k: Tensor, v: Tensor) -> None:
@@ -151,7 +164,9 @@ def _check_additional(keys: Tensor | None, values: Tensor | None, k: Tensor, v: 
     for name, tensor, like in (("additional_keys", keys, k), ("additional_values", values, v)):
         fits = tensor.ndim == 4 and tensor.shape[0] == like.shape[0] and tensor.shape[2:] == like.shape[-2:]
         if not fits or keys.shape[1] != values.shape[1]:
-            raise ShapeError(f"{_NAME}: {name} must be [B, E, Hkv, size] = [{like.shape[0]}, E, {like.shape[-2]}, "
-                             f"{like.shape[-1]}] with one E for both, got {list(tensor.shape)}.")
+            raise ShapeError(
+                f"{_NAME}: {name} must be [B, E, Hkv, size] = [{like.shape[0]}, E, {like.shape[-2]}, "
+                f"{like.shape[-1]}] with one E for both, got {list(tensor.shape)}."
+            )
         if tensor.dtype != like.dtype:
             raise TypeError(f"{_NAME}: {name} must have the dtype {like.dtype} of q, k, v, got {tensor.dtype}.")

@@ -63,8 +63,12 @@ def axes_of(
     rank = len(space)
     windows, dilations, strides, causal = (
         _per_axis(label, value, rank)
-        for label, value in (("window_size", window_size), ("dilation", dilation), ("stride", stride),
-                             ("is_causal", is_causal))
+        for label, value in (
+            ("window_size", window_size),
+            ("dilation", dilation),
+            ("stride", stride),
+            ("is_causal", is_causal),
+        )
     )
     for name, n, w, d, s in zip(_NAMES[rank], space, windows, dilations, strides):
         for label, value in (("window_size", w), ("dilation", d), ("stride", s)):
@@ -72,13 +76,18 @@ def axes_of(
                 raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
         if w * d > n:
             dilated = f" with dilation {d} reaches over {w * d} tokens, which" if d > 1 else ""
-            raise ShapeError(f"{_NAME}: window_size {w}{dilated} is larger than the {name} {n} of q's grid "
-                             f"{list(space)}; use window_size <= {n // d}.")
+            raise ShapeError(
+                f"{_NAME}: window_size {w}{dilated} is larger than the {name} {n} of q's grid "
+                f"{list(space)}; use window_size <= {n // d}."
+            )
         if s > w:
-            raise ValueError(f"{_NAME}: stride {s} is larger than window_size {w} along the {name}, so some keys "
-                             f"would be seen by no query; use stride <= {w}.")
-    return tuple(Axis(n, int(w), int(d), int(s), bool(c))
-                 for n, w, d, s, c in zip(space, windows, dilations, strides, causal))
+            raise ValueError(
+                f"{_NAME}: stride {s} is larger than window_size {w} along the {name}, so some keys "
+                f"would be seen by no query; use stride <= {w}."
+            )
+    return tuple(
+        Axis(n, int(w), int(d), int(s), bool(c)) for n, w, d, s, c in zip(space, windows, dilations, strides, causal)
+    )
 
 
 def _per_axis(label: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:

@@ -80,6 +80,7 @@ def _grouped(
         for parts, x in zip(found, (out, lse)):
             x = torch.unflatten(x, 0, (q.shape[0], count)).movedim(1, 2 + dilated)
             parts.append(F.pad(x, [0, 0] * (x.ndim - 2 - dilated) + [0, longest - length]))
-    out, lse = (torch.cat(parts, 2 + dilated).flatten(1 + dilated, 2 + dilated).narrow(1 + dilated, 0, n)
-                for parts in found)
+    out, lse = (
+        torch.cat(parts, 2 + dilated).flatten(1 + dilated, 2 + dilated).narrow(1 + dilated, 0, n) for parts in found
+    )
     return out, lse
