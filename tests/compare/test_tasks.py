@@ -63,13 +63,19 @@ def test_the_score_is_the_mean_over_all_windows(text_plan):
             logits[..., ord("1")] = math.log(255)  # probability one half
             return logits
 
-    recorder = Recorder()
-    task.score(recorder)
-    windows = task._windows(1, 8192)
+    windows = task._windows(1)
     share = (windows[:, 1:] == ord("1")).float().mean().item()
     expected = share * 1 + (1 - share) * math.log2(510)
-    assert task.score(Knows()) == pytest.approx(expected, rel=1e-5)
-    assert torch.cat(recorder.seen).shape == (len(windows), LENGTH)
+    assert task.final(Knows())["1x"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_curve_reads_every_fourth_window_of_the_final_score(text_plan):
+    """So that a curve ends near the final score: the same places of the held-out text."""
+    task, curve, final = open_task(text_plan), Recorder(), Recorder()
+    task.score(curve)
+    task.final(final)
+    of_one_length = torch.cat([tokens for tokens in final.seen if tokens.shape[1] == LENGTH])
+    assert torch.equal(torch.cat(curve.seen), of_one_length[::4])
 
 
 def test_a_batch_is_a_function_of_step_and_seed(text_plan):
