@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -101,6 +104,35 @@ def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cli.HANDLERS, CompareConfig, seen.append)
     assert cli.main(["compare", "--data", "digits", "--mechanisms", "softmax,my.py:Mine", "--budget", "90s"]) == 0
     assert seen == [CompareConfig(data="digits", mechanisms="softmax,my.py:Mine", budget="90s")]
+
+
+def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attensor.bench import linear, neighborhood
+
+    seen: list[dict[str, Any]] = []
+    for module in (linear, neighborhood):
+        monkeypatch.setattr(module, "run", lambda console, **options: seen.append(options))
+    assert cli.main(["bench", "linear", "--lengths", "32", "96", "--rounds", "2", "--save"]) == 0
+    assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
+    assert seen[0] == {"lengths": (32, 96), "rounds": 2, "save": True}
+    settings = [neighborhood.Setting(9, 5), neighborhood.Setting(8, 3)]
+    assert seen[1] == {"settings": settings, "windows": (3,), "rounds": 5, "save": False}
+
+
+def test_generated_text_follows_the_prompt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attensor.compare.generate.generate_text", lambda config: iter(["f", "():"]))
+    assert cli.main(["generate", "--run", "runs/x", "--mechanism", "gla", "--prompt", "def "]) == 0
+    assert capsys.readouterr().out == "def f():\n"
+
+
+def test_a_run_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert cli.main(["generate", "--run", str(tmp_path / "none"), "--mechanism", "gla"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_doctor_is_reached_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "attensor", "doctor"], capture_output=True, text=True, check=True)
+    assert "takes on" in done.stdout
 
 
 def test_a_bad_option_is_refused_with_2(capsys: pytest.CaptureFixture[str]) -> None:

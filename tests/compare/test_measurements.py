@@ -85,7 +85,7 @@ def test_it_stops_before_memory_runs_out(monkeypatch):
     rows = [cost.Cost(1024, 1e-3, 1e-3, 1_000_000), cost.Cost(2048, 2e-3, 2e-3, 4_000_000)]
     monkeypatch.setattr(cost, "available_bytes", lambda device: 20_000_000)
     assert cost._why_not(rows, (4096,), time.monotonic() + 60, "cpu") == (
-        "stopped at 2048: 4096 would need about 16 MB of the 20 MB that are free"
+        "stopped at 2048: 4096 would need about 15.3 MiB of the 19.1 MiB that are free"
     )
     monkeypatch.setattr(cost, "available_bytes", lambda device: 30_000_000)
     assert cost._why_not(rows, (4096,), time.monotonic() + 60, "cpu") is None

@@ -72,7 +72,7 @@ def test_a_loss_at_longer_contexts_is_named():
 
 def test_state_and_time_of_decoding_are_given_at_the_longest_context():
     text = said(row("cache", 2.2, 0.0, 1), row("state", 2.3, 0.0, 1, state=4096))
-    assert "Decoding after 16k tokens, a layer keeps from 4.1 kB (state) to 8.39 MB (cache) for one sequence" in text
+    assert "Decoding after 16k tokens, a layer keeps from 4 KiB (state) to 8 MiB (cache) for one sequence" in text
 
 
 def test_failures_and_missing_rows_are_named():

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attensor.bench import measure_peak_bytes, paired
 from attensor.compare.memory import available_bytes, is_out_of_memory
-from attensor.compare.units import readable_bytes
+from attensor.report.numbers import size
 
 __all__ = ["Cost", "measure_cost"]
 
@@ -122,8 +122,8 @@ def _why_not(rows: list[Cost], space: tuple[int, ...], deadline: float, device: 
     available = available_bytes(device)
     if available is not None and memory > _MEMORY_SHARE * available:
         return (
-            f"stopped at {last.length}: {_name(space)} would need about {readable_bytes(memory)} "
-            f"of the {readable_bytes(available)} that are free"
+            f"stopped at {last.length}: {_name(space)} would need about {size(memory)} "
+            f"of the {size(available)} that are free"
         )
     return None
 

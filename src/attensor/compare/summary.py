@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from attensor.compare.fits import leaders, ranked, tied
-from attensor.compare.units import enumerated, readable_bytes, readable_count, readable_length
+from attensor.compare.units import enumerated, readable_count, readable_length
+from attensor.report.numbers import size
 
 __all__ = ["answer"]
 
@@ -158,9 +159,7 @@ def _range(values: dict[str, dict[int, int]], start: Any, end: str) -> list[str]
     (least, least_name), (most, most_name) = shared[0], shared[-1]
     if most <= _NOISE * least:
         return []
-    return [
-        f"{start(longest)} from {readable_bytes(least)} ({least_name}) to {readable_bytes(most)} ({most_name}){end}."
-    ]
+    return [f"{start(longest)} from {size(least)} ({least_name}) to {size(most)} ({most_name}){end}."]
 
 
 def _longest_shared(values: dict[str, dict[int, Any]]) -> int | None:

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["enumerated", "readable_bytes", "readable_count", "readable_length"]
-
-
-def readable_bytes(count: float) -> str:
-    """`1.5 GB`, `20 kB`: three digits at most, and the unit."""
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} GB"
+__all__ = ["enumerated", "readable_count", "readable_length"]
 
 
 def readable_count(count: float) -> str:
