@@ -89,17 +89,17 @@ def test_options_depend_on_the_domain() -> None:
 def test_a_layer_is_public_as_soon_as_a_card_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing in `attensor.nn` is edited for a new mechanism."""
 
-    class Retention:
+    class Novelty:
         pass
 
-    module = types.ModuleType("attensor.nn.retention")
-    module.Retention = Retention
-    monkeypatch.setitem(sys.modules, "attensor.nn.retention", module)
-    assert not hasattr(attensor.nn, "Retention")
-    with_it = {**cards(), "new": card(layer="attensor.nn.retention:Retention")}
+    module = types.ModuleType("attensor.nn.novelty")
+    module.Novelty = Novelty
+    monkeypatch.setitem(sys.modules, "attensor.nn.novelty", module)
+    assert not hasattr(attensor.nn, "Novelty")
+    with_it = {**cards(), "new": card(layer="attensor.nn.novelty:Novelty")}
     monkeypatch.setattr(catalogue, "cards", lambda: with_it)
-    assert attensor.nn.Retention is Retention
-    assert "Retention" in dir(attensor.nn)
+    assert attensor.nn.Novelty is Novelty
+    assert "Novelty" in dir(attensor.nn)
 
 
 def test_an_unknown_layer_is_answered_with_the_known() -> None:
