@@ -107,7 +107,7 @@ def test_a_failure_at_a_longer_length_keeps_the_shorter_ones(error, what):
 
 def test_decoding_fills_one_cache_to_each_context():
     mixer, rows = Counter(), []
-    contexts = [3, 600, 1200]
+    contexts = [300, 600, 1200]
     stopped = measure_decode(
         mixer, 5, contexts, seconds=60, device="cpu", precision=contextlib.nullcontext, on_row=rows.append
     )
