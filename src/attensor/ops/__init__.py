@@ -8,6 +8,7 @@ from attensor.ops._dispatch import Operator as Operator
 from attensor.ops._dispatch import backend as backend
 from attensor.ops.block_attention import block_attention as block_attention
 from attensor.ops.block_attention import block_attention_reference as block_attention_reference
+from attensor.ops.linear_attention import Denominator as Denominator
 from attensor.ops.linear_attention import linear_attention as linear_attention
 from attensor.ops.linear_attention import linear_attention_reference as linear_attention_reference
 from attensor.ops.linear_attention import linear_attention_step as linear_attention_step

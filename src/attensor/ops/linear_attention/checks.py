@@ -6,8 +6,17 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops.linear_attention.forms import Form
 
-__all__ = ["check_chunk_size", "check_decay", "check_inputs", "check_state", "check_step"]
+__all__ = [
+    "check_chunk_size",
+    "check_decay",
+    "check_inputs",
+    "check_options",
+    "check_packing",
+    "check_state",
+    "check_step",
+]
 
 _NAME = "linear_attention"
 _LAYOUT_HINT = " The tensors look like [B, H, T, D]: pass q.transpose(1, 2) and the same for k, v and log_decay."
@@ -88,28 +97,36 @@ def check_decay(q: Tensor, k: Tensor, log_decay: Tensor | None) -> None:
     _check_float(log_decay, "log_decay", q)
 
 
-def check_state(q: Tensor, v: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None) -> None:
-    """initial_state is [B, H, K, V], or [N, H, K, V] for N packed sequences; cu_seqlens is [N + 1] and then B is 1.
+def check_packing(q: Tensor, cu_seqlens: Tensor | None) -> None:
+    """cu_seqlens is None, or [N + 1] integers on q's device, and then B is 1.
 
     Raises:
-        ShapeError, TypeError, ValueError: they are not.
+        ShapeError, TypeError, ValueError: it is not.
     """
-    rows, name = q.shape[0], "B"
-    if cu_seqlens is not None:
-        if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
-            raise ShapeError(f"{_NAME}: cu_seqlens must be [N + 1], starting with 0, got {_sizes(cu_seqlens)}.")
-        if cu_seqlens.dtype not in (torch.int32, torch.int64):
-            raise TypeError(f"{_NAME}: cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}.")
-        if cu_seqlens.device != q.device:
-            raise ValueError(f"{_NAME}: cu_seqlens is on {cu_seqlens.device}, q on {q.device}; move it there.")
-        if rows != 1:
-            raise ShapeError(
-                f"{_NAME}: with cu_seqlens the sequences are packed one after the other and q must be [1, T, H, K], "
-                f"got {_sizes(q)}; flatten batch and tokens."
-            )
-        rows, name = cu_seqlens.shape[0] - 1, "N"
+    if cu_seqlens is None:
+        return
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
+        raise ShapeError(f"{_NAME}: cu_seqlens must be [N + 1], starting with 0, got {_sizes(cu_seqlens)}.")
+    if cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{_NAME}: cu_seqlens must be int32 or int64, got {cu_seqlens.dtype}.")
+    if cu_seqlens.device != q.device:
+        raise ValueError(f"{_NAME}: cu_seqlens is on {cu_seqlens.device}, q on {q.device}; move it there.")
+    if q.shape[0] != 1:
+        raise ShapeError(
+            f"{_NAME}: with cu_seqlens the sequences are packed one after the other and q must be [1, T, H, K], "
+            f"got {_sizes(q)}; flatten batch and tokens."
+        )
+
+
+def check_state(q: Tensor, v: Tensor, initial_state: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """initial_state is None, [B, H, K, V], or [N, H, K, V] for N packed sequences.
+
+    Raises:
+        ShapeError, TypeError, ValueError: it is not.
+    """
     if initial_state is None:
         return
+    rows, name = (q.shape[0], "B") if cu_seqlens is None else (cu_seqlens.shape[0] - 1, "N")
     expected = [rows, q.shape[2], q.shape[3], v.shape[3]]
     if _sizes(initial_state) != expected:
         mirrored = _sizes(initial_state) == [rows, q.shape[1], *expected[2:]]
@@ -118,6 +135,42 @@ def check_state(q: Tensor, v: Tensor, initial_state: Tensor | None, cu_seqlens: 
             f"{_LAYOUT_HINT if mirrored else ''}"
         )
     _check_float(initial_state, "initial_state", q)
+
+
+def check_options(
+    form: Form,
+    algorithm: str,
+    is_causal: bool,
+    log_decay: Tensor | None,
+    initial_state: Tensor | None,
+    output_final_state: bool,
+) -> None:
+    """Options that are unknown or exclude each other.
+
+    Raises:
+        ValueError: there are such.
+    """
+    if algorithm not in ("la1", "la2"):
+        raise ValueError(f"{_NAME}: algorithm must be 'la1' or 'la2', got {algorithm!r}.")
+    if form.kv_weighting not in (None, "global-query"):
+        raise ValueError(f"{_NAME}: kv_weighting must be None or 'global-query', got {form.kv_weighting!r}.")
+    if log_decay is not None and not is_causal:
+        raise ValueError(f"{_NAME}: is_causal=False has no direction to decay in; leave log_decay out.")
+    if log_decay is not None and algorithm == "la1" and log_decay.ndim != 1:
+        raise ValueError(
+            f"{_NAME}: algorithm 'la1' takes no decay or one per head, [H], got log_decay {_sizes(log_decay)}; "
+            "use algorithm='la2'."
+        )
+    if form.kv_weighting is not None and is_causal:
+        raise ValueError(
+            f"{_NAME}: kv_weighting {form.kv_weighting!r} looks at the whole sequence; it needs is_causal=False."
+        )
+    two_states = form.denominator is not None and form.position_map is not None
+    if two_states and (initial_state is not None or output_final_state):
+        raise ValueError(
+            f"{_NAME}: with a position_map the denominator has features of its own, so that no single state sums up "
+            "the past; leave initial_state and output_final_state out."
+        )
 
 
 def check_chunk_size(chunk_size: int | None) -> None:

@@ -1,0 +1,177 @@
+r"""Feature maps of kernelised attention: phi(q) . phi(k) stands for the weight of a pair.
+
+    elementwise           phi(x) = elu(x) + 1, relu(x), silu(x)
+    positive random       phi(x) = exp(W x - |x|^2 / 2) / sqrt(M)                    E[phi(x) . phi(y)] = exp(x . y)
+    trigonometric random  phi(x) = exp(|x|^2 / 2) (sin W x, cos W x) / sqrt(M)       the same, but may be negative
+
+with rows of W drawn from N(0, I). The error of the random maps grows exponentially with |x|; on unit vectors
+(`normalize=True`) it is bounded. W x - |x|^2 / 2 <= |w|^2 / 2 bounds positive features whatever the input.
+
+Sizes: B batch, T tokens, H heads, K head width, M features.
+Source: arXiv:2106.12566 (normalised positive features), arXiv:2009.14794 (positive and orthogonal features).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attensor.errors import ShapeError
+
+__all__ = [
+    "FEATURE_MAPS",
+    "PositiveRandomFeatures",
+    "TrigonometricRandomFeatures",
+    "random_projection",
+    "resolve_feature_map",
+]
+
+FeatureMap = Callable[[Tensor], Tensor]
+
+
+def _elu_plus_one(x: Tensor) -> Tensor:
+    return F.elu(x) + 1.0
+
+
+FEATURE_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}
+
+
+def resolve_feature_map(feature_map: str | FeatureMap) -> FeatureMap:
+    """The function of that name in `FEATURE_MAPS`; a callable is returned as it is.
+
+    Args:
+        feature_map: a name, or a function from [B, T, H, K] to [B, T, H, M].
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    if callable(feature_map):
+        return feature_map
+    if feature_map not in FEATURE_MAPS:
+        raise ValueError(
+            f"feature_map: unknown name {feature_map!r}; choose one of {', '.join(map(repr, FEATURE_MAPS))} "
+            "or pass a function from [B, T, H, K] to [B, T, H, M]."
+        )
+    return FEATURE_MAPS[feature_map]
+
+
+def random_projection(
+    num_heads: int,
+    num_features: int,
+    head_dim: int,
+    *,
+    is_orthogonal: bool = True,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw the directions of random features.
+
+    Args:
+        num_heads: draws, one a head; 1 to share one among all heads.
+        num_features: rows M.
+        head_dim: K.
+        is_orthogonal: every K rows are orthogonal to each other, with the lengths of independent normal vectors:
+            each row is still N(0, I), and the variance of the estimate is smaller.
+        generator: source of randomness; PyTorch's own if None.
+    Returns:
+        [num_heads, M, K], float32 on the CPU.
+    """
+    if not is_orthogonal:
+        return torch.randn(num_heads, num_features, head_dim, generator=generator)
+    blocks = -(-num_features // head_dim)
+    square = torch.randn(num_heads, blocks, head_dim, head_dim, generator=generator, dtype=torch.float64)
+    directions, triangle = torch.linalg.qr(square)
+    # without the signs of the triangle, the directions would not be uniformly distributed
+    directions = directions * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
+    rows = directions.mT.flatten(1, 2)[:, :num_features]
+    lengths = torch.randn(num_heads, num_features, head_dim, generator=generator).norm(dim=-1, keepdim=True)
+    return rows.float() * lengths
+
+
+class PositiveRandomFeatures:
+    """phi(x) = exp(W x - |x|^2 / 2) / sqrt(M): positive features whose products estimate exp(x . y).
+
+    Calling it takes any token, as nothing is subtracted that depends on other tokens: a maximum over the keys would
+    leak the future. `queries` is for queries alone.
+
+    Args:
+        projection: W, [P, M, K], P = 1 or a divisor of the heads of the input (head h reads row h // (heads / P)).
+        normalize: x is divided by its length first, so that exp(cos(x, y)) is estimated with bounded error.
+        scale: multiplies x otherwise; `K ** -0.25` if None, so that products estimate exp(x . y / sqrt(K)).
+        eps: added to the squared length under the root when normalising, which keeps zero vectors differentiable.
+    Raises:
+        ShapeError: the projection is not [P, M, K]; when called, the input does not fit it.
+    Cost: O(T M K) a head.
+    Source: arXiv:2106.12566 (normalised), arXiv:2009.14794, lemma 1.
+    """
+
+    def __init__(
+        self, projection: Tensor, *, normalize: bool = False, scale: float | None = None, eps: float = 1e-12
+    ) -> None:
+        if projection.ndim != 3:
+            raise ShapeError(
+                f"{type(self).__name__}: projection must be [1 or heads, M, K], got {list(projection.shape)}; "
+                "draw it with random_projection."
+            )
+        self.projection, self.normalize, self.eps = projection, normalize, eps
+        self.scale = projection.shape[-1] ** -0.25 if scale is None else scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of x [B, T, H, K] as [B, T, H, M] in at least float32."""
+        return self._features(self._exponents(x))
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Features of queries, each divided by its largest: a factor that cancels where a denominator follows."""
+        exponents = self._exponents(x)
+        return self._features(exponents - exponents.detach().amax(-1, keepdim=True))
+
+    def _features(self, exponents: Tensor) -> Tensor:
+        return exponents.exp() * exponents.shape[-1] ** -0.5
+
+    def _exponents(self, x: Tensor) -> Tensor:
+        products, half_square = _project(self, x)
+        return products - half_square
+
+
+class TrigonometricRandomFeatures(PositiveRandomFeatures):
+    """phi(x) = exp(|x|^2 / 2) (sin W x, cos W x) / sqrt(M): 2 M features that estimate exp(x . y) and may be negative.
+
+    Arguments and errors as `PositiveRandomFeatures`. Good for small |x - y|; where weights are small, sums of them can
+    come out negative.
+
+    Source: arXiv:2009.14794, section 2.3; Rahimi and Recht 2007.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of x [B, T, H, K] as [B, T, H, 2 M] in at least float32."""
+        products, half_square = _project(self, x)
+        return self._waves(products) * half_square.exp()
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Features of queries without exp(|x|^2 / 2), a factor that cancels where a denominator follows."""
+        return self._waves(_project(self, x)[0])
+
+    def _waves(self, products: Tensor) -> Tensor:
+        return torch.cat([products.sin(), products.cos()], -1) * products.shape[-1] ** -0.5
+
+
+def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
+    """W x [B, T, H, M] and |x|^2 / 2 [B, T, H, 1] of the normalised or scaled x, in at least float32."""
+    draws, num_features, head_dim = features.projection.shape
+    heads = x.shape[-2]
+    if x.shape[-1] != head_dim or heads % draws:
+        raise ShapeError(
+            f"{type(features).__name__}: the projection {list(features.projection.shape)} fits heads of width "
+            f"{head_dim} in a multiple of {draws}, got {list(x.shape)}; draw it with random_projection for those sizes."
+        )
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, projection = x.to(dtype), features.projection.to(dtype)
+    if features.normalize:
+        x = x * (x.square().sum(-1, keepdim=True) + features.eps).rsqrt()
+    else:
+        x = x * features.scale
+    grouped = x.unflatten(-2, (draws, heads // draws))  # [.., P, H / P, K]
+    with torch.autocast(x.device.type, enabled=False):
+        products = torch.einsum("...pgk,pmk->...pgm", grouped, projection)
+    return products.flatten(-3, -2), 0.5 * x.square().sum(-1, keepdim=True)
