@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.ops import Denominator, linear_attention, linear_attention_reference
+from attensor.ops import Denominator, linear_attention, linear_attention_reference, linear_attention_step
 
 BATCH, TOKENS, HEADS, KV_HEADS, KEY, VALUE = 2, 37, 4, 2, 5, 3
 PACKING = torch.tensor([0, 11, 11, 12, 37])
@@ -268,3 +268,41 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_a_state_without_room_for_the_denominator_is_refused() -> None:
     with pytest.raises(ShapeError, match=r"initial_state must be \[B, H, K, V\] = \[2, 4, 5, 4\]"):
         linear_attention(*tensors(), denominator=Denominator(), initial_state=torch.zeros(BATCH, HEADS, KEY, VALUE))
+
+
+def test_steps_with_features_and_a_denominator() -> None:
+    q, k, v = (x.detach() for x in tensors(kv_heads=KV_HEADS))
+    shared: dict[str, Any] = {"feature_map": "elu+1", "denominator": Denominator(), "log_decay": DECAY, "scale": 0.7}
+    whole, end = linear_attention(q, k, v, **shared, output_final_state=True)
+    state = torch.zeros_like(end)
+    outs = []
+    for t in range(TOKENS):
+        out, state = linear_attention_step(q[:, t], k[:, t], v[:, t], state, **shared)
+        outs.append(out)
+    torch.testing.assert_close(torch.stack(outs, 1), whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(state, end, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
+def test_steps_on_a_pool_of_states(index_dtype: torch.dtype) -> None:
+    """Only the named slots change; a row with slot -1 gives zeros."""
+    q, k, v = (x.detach()[0, :3] for x in tensors())
+    pool = torch.randn(6, HEADS, KEY, VALUE, dtype=torch.float64)
+    before = pool.clone()
+    slots = torch.tensor([4, -1, 0], dtype=index_dtype)
+    out, returned = linear_attention_step(q, k, v, pool, log_decay=DECAY, state_slots=slots)
+    expected, states = linear_attention_step(q, k, v, before[[4, 0, 0]], log_decay=DECAY)
+    assert returned is pool
+    torch.testing.assert_close(out[[0, 2]], expected[[0, 2]], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(pool[[4, 0]], states[[0, 2]], rtol=1e-12, atol=1e-12)
+    assert torch.equal(pool[[1, 2, 3, 5]], before[[1, 2, 3, 5]])
+    assert torch.equal(out[1], torch.zeros_like(out[1]))
+
+
+@pytest.mark.parametrize(
+    ("slots", "error"), [(torch.zeros(2, dtype=torch.long), ShapeError), (torch.zeros(3), TypeError)], ids=str
+)
+def test_slots_that_fit_no_row_are_refused(slots: Tensor, error: type[Exception]) -> None:
+    q, k, v = (x.detach()[0, :3] for x in tensors())
+    with pytest.raises(error, match="state_slots"):
+        linear_attention_step(q, k, v, torch.zeros(6, HEADS, KEY, VALUE), state_slots=slots)

@@ -12,6 +12,8 @@ from attensor import catalogue
 from attensor.nn.cache import Cache as Cache
 from attensor.nn.cache import KeyValueCache as KeyValueCache
 from attensor.nn.cache import StateCache as StateCache
+from attensor.nn.features import LearnedFeatures as LearnedFeatures
+from attensor.nn.features import RandomFeatures as RandomFeatures
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
 from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
@@ -21,6 +23,8 @@ from attensor.nn.rotary import token_positions as token_positions
 __all__ = [
     "Cache",
     "KeyValueCache",
+    "LearnedFeatures",
+    "RandomFeatures",
     "RelativePositionBias",
     "StateCache",
     "pad",
@@ -38,6 +42,7 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention
     from attensor.nn.sliding_window import SlidingWindowAttention as SlidingWindowAttention
     from attensor.nn.softmax_attention import SoftmaxAttention as SoftmaxAttention
+    from attensor.nn.transnormer import TransNormerAttention as TransNormerAttention
     from attensor.nn.window_grid import WindowGridAttention as WindowGridAttention
 
 

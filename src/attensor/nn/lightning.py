@@ -8,11 +8,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attensor.nn.linear_attention import LinearAttention
+from attensor.nn.linear_attention import Gate, LinearAttention, Norm
 
-__all__ = ["LightningAttention", "decay_slopes"]
+__all__ = ["LightningAttention", "Slopes", "check_slopes", "decay_slopes"]
 
-Slopes = Literal["alibi", "linear"]
+Slopes = Literal["alibi", "minimax", "linear"]
+
+_SLOPES = ("alibi", "minimax", "linear")
+
+
+def check_slopes(name: str, slopes: str, layer_index: int, num_layers: int) -> None:
+    """Refuse unknown slopes and a layer outside its stack; `name` says whose they are.
+
+    Raises:
+        ValueError: one of the two.
+    """
+    if slopes not in _SLOPES:
+        raise ValueError(f"{name}: slopes must be one of {', '.join(map(repr, _SLOPES))}, got {slopes!r}.")
+    if not 0 <= layer_index < num_layers:
+        raise ValueError(f"{name}: layer_index must be in [0, num_layers = {num_layers}), got {layer_index}.")
 
 
 def decay_slopes(
@@ -22,21 +36,28 @@ def decay_slopes(
 
     `"alibi"`: 2^(-8 h / H) for h = 1 .. H when H is a power of two, else those of the power of two below, filled up
     with every second one of twice as many; times 1 - l / (L - 1) + 1e-5 in layer l of L (TransNormerLLM's code).
+    `"minimax"`: 2^(-8 h / H) for any H, times 1 - l / (L - 1 + 1e-5) + 1e-5 (MiniMax in transformers).
     `"linear"`: (8 / H) h for h = 0 .. H - 1, times 1 - l / L (the paper's formula as fla reads it: head 0 keeps all).
 
     Args:
         num_heads: H.
-        slopes: which of the two.
+        slopes: which of the three.
         layer_index: l, from 0.
         num_layers: L.
         device: of the result.
     Returns:
         [H], float64, >= 0.
-    Source: arXiv:2307.14995, section 3.1; ALiBi arXiv:2108.12409.
+    Raises:
+        ValueError: unknown slopes, or a layer_index outside the stack.
+    Source: arXiv:2307.14995, section 3.1; ALiBi arXiv:2108.12409; MiniMax arXiv:2501.08313.
     """
+    check_slopes("decay_slopes", slopes, layer_index, num_layers)
     if slopes == "linear":
         heads = torch.arange(num_heads, device=device, dtype=torch.float64)
         return heads * (8 / num_heads * (1 - layer_index / num_layers))
+    if slopes == "minimax":
+        exponents = torch.arange(1, num_heads + 1, device=device, dtype=torch.float64) / num_heads
+        return torch.exp2(-8 * exponents) * (1 - layer_index / (num_layers - 1 + 1e-5) + 1e-5)
     power = 1 << (num_heads.bit_length() - 1)
     exponents = torch.arange(1, power + 1, device=device, dtype=torch.float64) / power
     between = torch.arange(1, 2 * (num_heads - power) + 1, 2, device=device, dtype=torch.float64) / (2 * power)
@@ -53,7 +74,7 @@ class LightningAttention(LinearAttention):
     Args:
         hidden_size: channels C.
         num_heads: heads H.
-        slopes: `"alibi"` or `"linear"`, see `decay_slopes`.
+        slopes: `"alibi"`, `"minimax"` or `"linear"`, see `decay_slopes`.
         layer_index: place in the stack, from 0; deeper layers forget more slowly.
         num_layers: layers in the stack.
         device: of the parameters.
@@ -64,6 +85,8 @@ class LightningAttention(LinearAttention):
     """
 
     scale = 1.0
+    _norm: Norm = "rms-all-heads"
+    _gate: Gate = "sigmoid"
 
     def __init__(
         self,
@@ -76,20 +99,13 @@ class LightningAttention(LinearAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__(
-            hidden_size, num_heads, norm="rms-all-heads", output_gate="sigmoid", device=device, dtype=dtype
-        )
-        if slopes not in ("alibi", "linear"):
-            raise ValueError(f"LightningAttention: slopes must be 'alibi' or 'linear', got {slopes!r}.")
-        if not 0 <= layer_index < num_layers:
-            raise ValueError(
-                f"LightningAttention: layer_index must be in [0, num_layers = {num_layers}), got {layer_index}."
-            )
+        super().__init__(hidden_size, num_heads, norm=self._norm, output_gate=self._gate, device=device, dtype=dtype)
+        check_slopes(type(self).__name__, slopes, layer_index, num_layers)
         self.slopes, self.layer_index, self.num_layers = slopes, layer_index, num_layers
 
-    def features(self, projected: Tensor) -> Tensor:
+    def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """SiLU of queries, keys and values alike."""
-        return F.silu(projected)
+        return F.silu(q), F.silu(k), F.silu(v)
 
     def log_decay(self, hidden_states: Tensor) -> Tensor:
         """Minus the slopes: [H]."""

@@ -7,6 +7,7 @@ Members of the family differ in the log decay g and in what they put around it; 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, cast
 
 import torch
@@ -15,22 +16,29 @@ from torch.nn import functional as F
 
 from attensor.nn._shapes import check_hidden_states, head_dim, kv_heads, refuse_cache_with_packing
 from attensor.nn.cache import StateCache
+from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.rotary import rotary_embedding, token_positions
-from attensor.ops import linear_attention, linear_attention_step
+from attensor.ops import Denominator, linear_attention, linear_attention_step
+from attensor.ops.feature_maps import resolve_feature_map
 
 __all__ = ["LinearAttention"]
 
-Norm = Literal["rms", "layer", "rms-all-heads"]
-Gate = Literal["swish", "sigmoid"]
+Norm = Literal["rms", "layer", "rms-all-heads", "simple-rms"]
+Gate = Literal["swish", "sigmoid", "linear"]
+FeatureMap = str | Callable[[Tensor], Tensor]
+
+_NORMS = ("rms", "layer", "rms-all-heads", "simple-rms")
+_ALL_HEADS = ("rms-all-heads", "simple-rms")
 
 
 class LinearAttention(nn.Module):
     """Attention without softmax: a matrix state of constant size sums up the past (no decay in this class).
 
-    Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head. No denominator: the norm after it takes
-    that role. Keys of the state_dict: `{q,k,v,o}_proj.weight`, `g_norm.weight`, and `g_proj` where there is a gate.
+    Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head. Unless `normalize` is set there is no
+    denominator: the norm after it takes that role. Keys of the state_dict: `{q,k,v,o}_proj.weight`, `g_norm.weight`,
+    `g_proj` where there is a gate, `feature_map` where features are random or learned.
 
-    A subclass overrides `log_decay` (and `features`, `scale`, `rotary`) and is done.
+    A subclass overrides `log_decay` (and `activate`, `scale`, `rotary`) and is done.
 
     Args:
         hidden_size: channels C of input and output.
@@ -38,9 +46,13 @@ class LinearAttention(nn.Module):
         num_kv_heads: key/value heads, a divisor of H; H if None.
         key_size: channels of all query heads together, K = key_size / H; C if None.
         value_size: channels of all values together, V = value_size / H; C if None.
+        feature_map: of queries and keys: `"elu+1"`, `"relu"`, `"silu"`, `"positive-random"`, `"learned"`, or a function
+            or module [B, T, heads, K] -> [B, T, heads, M]; none if None.
+        normalize: divide each output by the sum of its weights; needs features that are not negative.
         norm: of the output: `"rms"` per head with a weight, `"layer"` per head without one, `"rms-all-heads"` over
-            all heads together with a weight.
-        output_gate: `"swish"` or `"sigmoid"` of a projection of the input multiplies the normed output; none if None.
+            all heads together with a weight, `"simple-rms"` the same without one.
+        output_gate: `"swish"`, `"sigmoid"` or `"linear"` (itself) of a projection of the input multiplies the normed
+            output; none if None.
         gate_bias: that projection has a bias.
         device: of the parameters.
         dtype: of the parameters.
@@ -60,6 +72,8 @@ class LinearAttention(nn.Module):
         num_kv_heads: int | None = None,
         key_size: int | None = None,
         value_size: int | None = None,
+        feature_map: FeatureMap | None = None,
+        normalize: bool = False,
         norm: Norm = "rms",
         output_gate: Gate | None = None,
         gate_bias: bool = False,
@@ -74,6 +88,8 @@ class LinearAttention(nn.Module):
         value_size = hidden_size if value_size is None else value_size
         self.key_dim = head_dim(self, key_size, num_heads, argument="key_size")
         self.value_dim = head_dim(self, value_size, num_heads, argument="value_size")
+        self.feature_map = _feature_map(feature_map, self.key_dim, device=device, dtype=dtype)
+        self.denominator = Denominator() if normalize else None
         self.norm, self.output_gate = norm, output_gate
         self.q_proj = nn.Linear(hidden_size, key_size, bias=False, device=device, dtype=dtype)
         self.k_proj = nn.Linear(hidden_size, self.num_kv_heads * self.key_dim, bias=False, device=device, dtype=dtype)
@@ -88,10 +104,16 @@ class LinearAttention(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.RMSNorm):
                 module.reset_parameters()
+        if isinstance(self.feature_map, LearnedFeatures | RandomFeatures):
+            self.feature_map.reset_parameters()
 
-    def features(self, projected: Tensor) -> Tensor:
-        """What is done to projected queries, keys and values before the recurrence: nothing."""
-        return projected
+    def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is done to projected queries, keys and values, [B, T, channels], before all else: nothing."""
+        return q, k, v
+
+    def embed_positions(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Queries or keys [B, T, H, K] with the positions [T] of their tokens in them, where `rotary` is set."""
+        return rotary_embedding(x, positions)
 
     def log_decay(self, hidden_states: Tensor) -> Tensor | None:
         """Natural logarithm of the factor that one step multiplies the state by, <= 0; None for no decay.
@@ -124,10 +146,19 @@ class LinearAttention(nn.Module):
         if self.rotary:
             offset = 0 if cache is None else cache.length
             positions = token_positions(q.shape[1], offset=offset, cu_seqlens=cu_seqlens, device=q.device)
-            q, k = rotary_embedding(q, positions), rotary_embedding(k, positions)
+            q, k = self.embed_positions(q, positions), self.embed_positions(k, positions)
         decay = self.log_decay(hidden_states)
         if cache is None:
-            out = linear_attention(q, k, v, log_decay=decay, scale=self.scale, cu_seqlens=cu_seqlens)[0]
+            out, _ = linear_attention(
+                q,
+                k,
+                v,
+                log_decay=decay,
+                scale=self.scale,
+                feature_map=self.feature_map,
+                denominator=self.denominator,
+                cu_seqlens=cu_seqlens,
+            )
         else:
             out = self._continue(q, k, v, decay, cache)
         mixed: Tensor = self.o_proj(self._norm_and_gate(out, hidden_states))
@@ -153,8 +184,7 @@ class LinearAttention(nn.Module):
         return StateCache(
             batch_size,
             self.num_heads,
-            self.key_dim,
-            self.value_dim,
+            *self.state_sizes,
             device=weight.device if device is None else device,
             dtype=weight.dtype if dtype is None else dtype,
         )
@@ -163,7 +193,21 @@ class LinearAttention(nn.Module):
         """Values of the symbols of the card's formulas for an input of that size."""
         tokens = torch.Size(space).numel()
         chunk = min(64, 1 << max(tokens - 1, 0).bit_length())
-        return {"T": tokens, "H": self.num_heads, "K": self.key_dim, "V": self.value_dim, "C": chunk}
+        key_dim, value_dim = self.state_sizes
+        return {"T": tokens, "H": self.num_heads, "K": key_dim, "V": value_dim, "C": chunk}
+
+    @property
+    def state_sizes(self) -> tuple[int, int]:
+        """Rows and columns of a head's state: features of a key, channels of a value (and one for the denominator)."""
+        nothing = self.k_proj.weight.new_empty(0, 1, 1, self.key_dim)
+        if self.rotary:
+            nothing = self.embed_positions(
+                nothing.expand(0, 1, self.num_heads, self.key_dim),
+                torch.zeros(1, dtype=torch.long, device=nothing.device),
+            )
+        if self.feature_map is not None:
+            nothing = resolve_feature_map(self.feature_map)(nothing)
+        return nothing.shape[-1], self.value_dim + (self.denominator is not None)
 
     def extra_repr(self) -> str:
         """Options, for `print(layer)`."""
@@ -175,15 +219,19 @@ class LinearAttention(nn.Module):
     def _new_norm(
         self, norm: Norm, *, device: torch.device | str | None, dtype: torch.dtype | None
     ) -> nn.RMSNorm | nn.LayerNorm:
+        if norm not in _NORMS:
+            raise ValueError(
+                f"{type(self).__name__}: norm must be one of {', '.join(map(repr, _NORMS))}, got {norm!r}."
+            )
         if norm == "layer":
             return nn.LayerNorm(self.value_dim, elementwise_affine=False)
-        if norm not in ("rms", "rms-all-heads"):
-            raise ValueError(f"{type(self).__name__}: norm must be 'rms', 'layer' or 'rms-all-heads', got {norm!r}.")
-        size = self.value_dim * (self.num_heads if norm == "rms-all-heads" else 1)
-        return nn.RMSNorm(size, eps=1e-5, device=device, dtype=dtype)
+        all_heads = self.value_dim * self.num_heads
+        if norm == "simple-rms":
+            return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=False)
+        return nn.RMSNorm(all_heads if norm in _ALL_HEADS else self.value_dim, eps=1e-5, device=device, dtype=dtype)
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = (self.features(project(hidden_states)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = self.activate(self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
         return (
             torch.unflatten(q, -1, (self.num_heads, self.key_dim)),  # [B, T, H, K]
             torch.unflatten(k, -1, (self.num_kv_heads, self.key_dim)),
@@ -193,11 +241,28 @@ class LinearAttention(nn.Module):
     def _continue(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, cache: StateCache) -> Tensor:
         if q.shape[1] == 1:
             now = decay[:, 0] if decay is not None and decay.dim() > 1 else decay
-            out, state = linear_attention_step(q[:, 0], k[:, 0], v[:, 0], cache.state, log_decay=now, scale=self.scale)
+            out, state = linear_attention_step(
+                q[:, 0],
+                k[:, 0],
+                v[:, 0],
+                cache.state,
+                log_decay=now,
+                scale=self.scale,
+                feature_map=self.feature_map,
+                denominator=self.denominator,
+            )
             out = out[:, None]
         else:
             out, last = linear_attention(
-                q, k, v, log_decay=decay, scale=self.scale, initial_state=cache.state, output_final_state=True
+                q,
+                k,
+                v,
+                log_decay=decay,
+                scale=self.scale,
+                feature_map=self.feature_map,
+                denominator=self.denominator,
+                initial_state=cache.state,
+                output_final_state=True,
             )
             state = cast("Tensor", last)
         cache.update(state, q.shape[1])
@@ -206,10 +271,32 @@ class LinearAttention(nn.Module):
     def _norm_and_gate(self, out: Tensor, hidden_states: Tensor) -> Tensor:
         # autocast leaves norms alone: without this, half-precision states would meet float32 weights
         out = out.to(self.o_proj.weight.dtype)
-        normed: Tensor = self.g_norm(out.flatten(-2) if self.norm == "rms-all-heads" else out)
-        normed = normed if self.norm == "rms-all-heads" else normed.flatten(-2)  # [B, T, H V]
+        normed: Tensor = self.g_norm(out.flatten(-2) if self.norm in _ALL_HEADS else out)
+        normed = normed if self.norm in _ALL_HEADS else normed.flatten(-2)  # [B, T, H V]
         if self.output_gate is None:
             return normed
-        gate: Tensor = self.g_proj(hidden_states)
-        factor = F.silu(gate) if self.output_gate == "swish" else gate.sigmoid()
-        return normed * factor
+        return normed * _GATES[self.output_gate](self.g_proj(hidden_states))
+
+
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {
+    "swish": F.silu,
+    "sigmoid": torch.sigmoid,
+    "linear": lambda gate: gate,
+}
+
+
+def _feature_map(
+    feature_map: FeatureMap | None,
+    key_dim: int,
+    *,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> FeatureMap | None:
+    """A name, function or module that `linear_attention` takes."""
+    if feature_map == "positive-random":
+        return RandomFeatures(key_dim, device=device, dtype=dtype)
+    if feature_map == "learned":
+        return LearnedFeatures(key_dim, device=device, dtype=dtype)
+    if feature_map is not None:
+        resolve_feature_map(feature_map)
+    return feature_map

@@ -158,7 +158,7 @@ class TrigonometricRandomFeatures(PositiveRandomFeatures):
 
 def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
     """W x [B, T, H, M] and |x|^2 / 2 [B, T, H, 1] of the normalised or scaled x, in at least float32."""
-    draws, num_features, head_dim = features.projection.shape
+    draws, _, head_dim = features.projection.shape
     heads = x.shape[-2]
     if x.shape[-1] != head_dim or heads % draws:
         raise ShapeError(
@@ -167,10 +167,7 @@ def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tenso
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, projection = x.to(dtype), features.projection.to(dtype)
-    if features.normalize:
-        x = x * (x.square().sum(-1, keepdim=True) + features.eps).rsqrt()
-    else:
-        x = x * features.scale
+    x = x * ((x.square().sum(-1, keepdim=True) + features.eps).rsqrt() if features.normalize else features.scale)
     grouped = x.unflatten(-2, (draws, heads // draws))  # [.., P, H / P, K]
     with torch.autocast(x.device.type, enabled=False):
         products = torch.einsum("...pgk,pmk->...pgm", grouped, projection)

@@ -41,8 +41,8 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
     _check_heads_and_types(q, k, v, _NAME)
 
 
-def check_step(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> None:
-    """q [B, H, K], k [B, Hkv, K], v [B, Hkv, V], state [B, H, K, V]; raises as `check_inputs`."""
+def check_step(q: Tensor, k: Tensor, v: Tensor, state: Tensor, state_slots: Tensor | None) -> None:
+    """q [B, H, K], k [B, Hkv, K], v [B, Hkv, V], state [B, H, K, V], slots [B] or None; raises as `check_inputs`."""
     name = "linear_attention_step"
     for argument, x in (("q", q), ("k", k), ("v", v)):
         if x.ndim != 3:
@@ -53,8 +53,16 @@ def check_step(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> None:
         )
     _check_heads_and_types(q, k, v, name)
     expected = (*q.shape, v.shape[-1])
-    if tuple(state.shape) != expected:
+    if state_slots is None and tuple(state.shape) != expected:
         raise ShapeError(f"{name}: state must be [B, H, K, V] = {list(expected)}, got {_sizes(state)}.")
+    if state_slots is None:
+        return
+    if tuple(state.shape[1:]) != expected[1:] or not len(state):
+        raise ShapeError(f"{name}: state must be a pool [S, *{list(expected[1:])}] of S >= 1, got {_sizes(state)}.")
+    if _sizes(state_slots) != [q.shape[0]]:
+        raise ShapeError(f"{name}: state_slots must be [B] = [{q.shape[0]}], got {_sizes(state_slots)}.")
+    if state_slots.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{name}: state_slots must be int32 or int64, got {state_slots.dtype}.")
 
 
 def _check_heads_and_types(q: Tensor, k: Tensor, v: Tensor, name: str) -> None:

@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attensor.errors import ShapeError
+from attensor.ops._dispatch import Operator
+from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention.checks import check_step
+from attensor.ops.linear_attention.forms import Denominator, FeatureMap
 
 __all__ = ["linear_attention_step"]
 
 
 def linear_attention_step(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, *, log_decay: Tensor | None = None, scale: float | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    *,
+    log_decay: Tensor | None = None,
+    scale: float | None = None,
+    feature_map: FeatureMap | None = None,
+    denominator: Denominator | None = None,
+    state_slots: Tensor | None = None,
+    backend: str | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The recurrence of `linear_attention` for one token: O(K V) per head, whatever came before.
 
@@ -20,19 +34,79 @@ def linear_attention_step(
         q: [B, H, K], any float dtype.
         k: [B, Hkv, K]; H is a multiple of Hkv.
         v: [B, Hkv, V].
-        state: [B, H, K, V], as returned by an earlier step or by `linear_attention`; not changed.
+        state: [B, H, K, V], as returned by an earlier step or by `linear_attention`; not changed. One more value
+            column with a denominator. With state_slots a pool [S, H, K, V] that is changed in place.
         log_decay: None, [Hd], [B, Hd] or [B, Hd, K] with Hd = H or Hkv; natural log of the factor on the state, <= 0
             (not checked: that would wait for the device).
-        scale: multiplies q; `K ** -0.5` if None.
+        scale: multiplies the output; if None `K ** -0.5`, or 1 with a denominator.
+        feature_map, denominator: as in `linear_attention`.
+        state_slots: [B], integers: the place in the pool of each row's state, all different; a row with -1 is skipped
+            and gives zeros. Not differentiable.
+        backend: `"torch"`, `"triton"`; None: the context's or the best available.
     Returns:
-        out [B, H, V] in v's dtype, and the new state [B, H, K, V] in at least float32.
+        out [B, H, V] in v's dtype, and the new state [B, H, K, V] in at least float32 (with state_slots the pool).
     Raises:
         ShapeError: sizes disagree.
-        TypeError: dtypes are not floating point or differ.
+        TypeError: dtypes are not floating point or differ; state_slots are no integers.
     Source: arXiv:2312.06635, equation 3 (recurrent form).
     """
-    check_step(q, k, v, state)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if scale is None:
+        scale = q.shape[-1] ** -0.5 if denominator is None else 1.0
+    if feature_map is not None:
+        features = resolve_feature_map(feature_map)
+        dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+        q, k = (features(x.to(dtype)[:, None])[:, 0] for x in (q, k))
+        values = v.to(dtype)
+    else:
+        values = v
+    if denominator is not None:
+        values = F.pad(values, (0, 1), value=1.0)
+    check_step(q, k, values, state, state_slots)
+    run = _OPERATOR.choose(backend, q.device)
+    out, state = run(q, k, values, state, log_decay, scale if denominator is None else 1.0, state_slots)
+    if denominator is not None:
+        out = scale * out[..., :-1] / denominator.of(out[..., -1:])
+    return out.to(v.dtype), state
+
+
+def _torch_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    log_decay: Tensor | None,
+    scale: float,
+    state_slots: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if state_slots is None:
+        return _advance(q, k, v, state, log_decay, scale)
+    used = state_slots >= 0
+    places = state_slots.clamp_min(0).long()
+    out, new = _advance(q, k, v, state[places], log_decay, scale)
+    # a skipped row writes nothing: its change is zero, added to slot 0
+    change = torch.where(used[:, None, None, None], new.to(state.dtype) - state[places], 0.0)
+    state.index_add_(0, places, change)
+    return torch.where(used[:, None, None], out, 0.0), state
+
+
+def _triton_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    log_decay: Tensor | None,
+    scale: float,
+    state_slots: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    # imported here: triton is an optional library
+    from attensor.ops.triton.linear_attention import step
+
+    return step(q, k, v, state, log_decay=log_decay, scale=scale, state_slots=state_slots)
+
+
+def _advance(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     groups = q.shape[1] // k.shape[1]
     keys = k.to(dtype).repeat_interleave(groups, 1).unsqueeze(-1)
@@ -61,3 +135,6 @@ def _per_head(log_decay: Tensor, q: Tensor, k: Tensor) -> Tensor:
         )
     full = log_decay[(None,) * (log_decay.ndim == 1) + (...,) + (None,) * (4 - max(log_decay.ndim, 2))]
     return full.repeat_interleave(heads // full.shape[1], 1)
+
+
+_OPERATOR = Operator("linear_attention_step", {"triton": _triton_step, "torch": _torch_step, "reference": _torch_step})

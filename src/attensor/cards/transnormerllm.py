@@ -1,0 +1,26 @@
+"""The card of TransNormerLLM's attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="transnormerllm",
+    title="TransNormer attention (lightning attention, linear gate, LRPE)",
+    paper=Paper(
+        arxiv="2307.14995",
+        year=2023,
+        title="TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer",
+    ),
+    use="language models on very long sequences at constant training speed and with a constant decode state",
+    avoid="deciding from the content what to keep, or exact recall: its rates of forgetting are fixed",
+    operator="attensor.ops:linear_attention",
+    layer="attensor.nn.transnormer:TransNormerAttention",
+    domain=Domain.SEQUENCE,
+    is_causal=True,
+    flops="B*T*H*(4*K*V + 2*C*(K + V))",
+    state_bytes="4*B*H*K*V",
+    example="""
+import torch; from attensor import nn
+layer = nn.TransNormerAttention(hidden_size=64, num_heads=4, layer_index=0, num_layers=12)
+out = layer(torch.randn(2, 1000, 64))
+""",
+)
