@@ -225,10 +225,11 @@ class LinearAttention(nn.Module):
             )
         if norm == "layer":
             return nn.LayerNorm(self.value_dim, elementwise_affine=False)
-        all_heads = self.value_dim * self.num_heads
-        if norm == "simple-rms":
-            return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=False)
-        return nn.RMSNorm(all_heads if norm in _ALL_HEADS else self.value_dim, eps=1e-5, device=device, dtype=dtype)
+        if norm in _ALL_HEADS:
+            affine = norm == "rms-all-heads"
+            all_heads = self.value_dim * self.num_heads
+            return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=affine, device=device, dtype=dtype)
+        return nn.RMSNorm(self.value_dim, eps=1e-5, device=device, dtype=dtype)
 
     def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.activate(self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
