@@ -45,7 +45,7 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 # natten has no wheel for a CPU; its source needs the torch that is installed here, so it is built without isolation.
 $(VENV)/.oracles: $(VENV)/.dev
 	$(INSTALL) setuptools wheel
-	$(INSTALL) --no-build-isolation fla-core natten
+	$(INSTALL) --no-build-isolation fla-core natten lightning_attn
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -58,6 +58,8 @@ class Mechanism:
         options: keyword arguments of the layer in a comparison; `sequence_options` and `grid_options` add to them.
         example: three lines of code, ready to paste.
         example_options: keyword arguments that make a small legal layer for the conformance tests.
+        building_blocks: `"module:function"` of further public operators that it is made of.
+        variants: name -> further options of the layer, each of which must obey the same laws.
     """
 
     name: str
@@ -73,10 +75,12 @@ class Mechanism:
     state_bytes: str
     example: str
     recipe: str | None = None
+    building_blocks: tuple[str, ...] = ()
     options: dict[str, Any] = field(default_factory=dict)
     sequence_options: dict[str, Any] = field(default_factory=dict)
     grid_options: dict[str, Any] = field(default_factory=dict)
     example_options: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def cost(self, formula: str, **sizes: int) -> int:
         """Evaluate `"flops"` or `"state_bytes"`, for instance `cost("flops", B=1, **layer.cost_sizes((1024,)))`.
@@ -109,6 +113,7 @@ SYMBOLS = {
     "K": "key width of a head",
     "V": "value width of a head",
     "C": "tokens in a chunk",
+    "F": "features of a query or key",
     "W": "keys a query sees (product of the window over the axes)",
     "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
     "X": "length of the attended axis",

@@ -16,10 +16,11 @@ SPACE = {Domain.SEQUENCE: (7,), Domain.GRID: (5, 6)}
 
 @dataclass(frozen=True)
 class Case:
-    """A card in one of its domains."""
+    """A card in one of its domains, with its own options or those of one of its variants."""
 
     card: Mechanism
     domain: Domain
+    variant: str | None = None
 
     @property
     def layer_type(self) -> type[nn.Module]:
@@ -31,7 +32,8 @@ class Case:
 
     def layer(self, *, layer_index: int = 0, num_heads: int = HEADS, seed: int = 0, **options: Any) -> nn.Module:
         torch.manual_seed(seed)
-        options = {**self.card.mixer_options(self.domain), **self.card.example_options, **options}
+        varied = self.card.variants[self.variant] if self.variant else {}
+        options = {**self.card.mixer_options(self.domain), **self.card.example_options, **varied, **options}
         layer = build_mixer(
             self.layer_type,
             HIDDEN,
@@ -51,13 +53,19 @@ class Case:
 
 
 def all_cases() -> list[Case]:
-    """Every card in every one of its domains."""
-    return [Case(card, domain) for card in cards().values() for domain in Domain if domain in card.domain]
+    """Every card in every one of its domains and variants."""
+    return [
+        Case(card, domain, variant)
+        for card in cards().values()
+        for domain in Domain
+        if domain in card.domain
+        for variant in (None, *card.variants)
+    ]
 
 
 def name(case: Case) -> str:
     """Test id."""
-    return f"{case.card.name}-{str(case.domain.name).lower()}"
+    return "-".join(filter(None, (case.card.name, str(case.domain.name).lower(), case.variant)))
 
 
 def weights(like: Tensor) -> Tensor:

@@ -17,6 +17,10 @@ CARD = Mechanism(
     is_causal=True,
     flops="B*T*H*(4*K*V + 2*C*V + (C - 1)*K)",
     state_bytes="4*B*H*K*V",
+    variants={
+        "layer norm, gate bias": {"norm": "layer", "gate_bias": True},
+        "one key/value head": {"num_kv_heads": 1},
+    },
     example="""
 import torch; from attensor import nn
 layer = nn.GatedLinearAttention(hidden_size=64, num_heads=4)

@@ -18,6 +18,12 @@ CARD = Mechanism(
     is_causal=True,
     flops="B*T*H*(4*K*V + 2*C*(K + V))",
     state_bytes="4*B*H*K*V",
+    variants={
+        "elu+1 with denominator": {"feature_map": "elu+1", "normalize": True},
+        "random features": {"feature_map": "positive-random", "normalize": True},
+        "learned features": {"feature_map": "learned", "normalize": True},
+        "relu": {"feature_map": "relu"},
+    },
     example="""
 import torch; from attensor import nn
 layer = nn.LinearAttention(hidden_size=64, num_heads=4)

@@ -18,6 +18,7 @@ CARD = Mechanism(
     is_causal=True,
     flops="B*T*H*(4*K*V + 2*C*(K + V))",
     state_bytes="4*B*H*K*V",
+    variants={"lrpe everywhere": {"use_lrpe": True}},
     example="""
 import torch; from attensor import nn
 layer = nn.TransNormerAttention(hidden_size=64, num_heads=4, layer_index=0, num_layers=12)
