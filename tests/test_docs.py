@@ -15,6 +15,8 @@ from attensor import nn, ops
 from attensor.catalogue import cards
 
 DOCS = Path(__file__).parent.parent / "docs"
+# pages whose code needs nothing but the library
+WITH_CODE = [DOCS.parent / "README.md", DOCS / "linear-attention.md"]
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,15 @@ def generate() -> ModuleType:
 @pytest.fixture(scope="module")
 def pages(generate: ModuleType) -> dict[str, str]:
     return generate.pages()
+
+
+@pytest.mark.parametrize("path", WITH_CODE, ids=lambda p: p.name)
+def test_code_on_a_page_runs_as_it_stands(path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert blocks
+    namespace: dict[str, object] = {}
+    for block in blocks:
+        exec(block, namespace)
 
 
 @pytest.mark.parametrize("name", cards())
