@@ -14,6 +14,8 @@ from attensor.nn.cache import KeyValueCache as KeyValueCache
 from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
+from attensor.nn.grid_rotary import grid_rotary_embedding as grid_rotary_embedding
+from attensor.nn.local_concentration import LocalConcentration as LocalConcentration
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
 from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
@@ -24,9 +26,11 @@ __all__ = [
     "Cache",
     "KeyValueCache",
     "LearnedFeatures",
+    "LocalConcentration",
     "RandomFeatures",
     "RelativePositionBias",
     "StateCache",
+    "grid_rotary_embedding",
     "pad",
     "rotary_embedding",
     "token_positions",
@@ -37,9 +41,12 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.axial import AxialAttention as AxialAttention
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
     from attensor.nn.gated_linear import ScalarGatedLinearAttention as ScalarGatedLinearAttention
+    from attensor.nn.l2vit import GlobalLinearAttention as GlobalLinearAttention
     from attensor.nn.lightning import LightningAttention as LightningAttention
     from attensor.nn.linear_attention import LinearAttention as LinearAttention
     from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention
+    from attensor.nn.rank_augmented import RankAugmentedLinearAttention as RankAugmentedLinearAttention
+    from attensor.nn.relative_kernel_attention import RelativeKernelAttention as RelativeKernelAttention
     from attensor.nn.sliding_window import SlidingWindowAttention as SlidingWindowAttention
     from attensor.nn.softmax_attention import SoftmaxAttention as SoftmaxAttention
     from attensor.nn.transnormer import TransNormerAttention as TransNormerAttention

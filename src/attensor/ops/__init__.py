@@ -8,11 +8,20 @@ from attensor.ops._dispatch import Operator as Operator
 from attensor.ops._dispatch import backend as backend
 from attensor.ops.block_attention import block_attention as block_attention
 from attensor.ops.block_attention import block_attention_reference as block_attention_reference
+from attensor.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
+from attensor.ops.feature_maps import PositiveRandomFeatures as PositiveRandomFeatures
+from attensor.ops.feature_maps import TrigonometricRandomFeatures as TrigonometricRandomFeatures
 from attensor.ops.linear_attention import Denominator as Denominator
 from attensor.ops.linear_attention import linear_attention as linear_attention
 from attensor.ops.linear_attention import linear_attention_reference as linear_attention_reference
 from attensor.ops.linear_attention import linear_attention_step as linear_attention_step
 from attensor.ops.neighborhood_attention import neighborhood_attention as neighborhood_attention
 from attensor.ops.neighborhood_attention import neighborhood_attention_reference as neighborhood_attention_reference
+from attensor.ops.relative_kernel_attention import relative_kernel_attention as relative_kernel_attention
+from attensor.ops.relative_kernel_attention import (
+    relative_kernel_attention_reference as relative_kernel_attention_reference,
+)
 from attensor.ops.softmax_attention import softmax_attention as softmax_attention
 from attensor.ops.softmax_attention import softmax_attention_reference as softmax_attention_reference
+from attensor.ops.toeplitz import toeplitz as toeplitz
+from attensor.ops.toeplitz import toeplitz_reference as toeplitz_reference

@@ -86,7 +86,8 @@ def random_projection(
     directions = directions * triangle.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)
     rows = directions.mT.flatten(1, 2)[:, :num_features]
     lengths = torch.randn(num_heads, num_features, head_dim, generator=generator).norm(dim=-1, keepdim=True)
-    return rows.float() * lengths
+    drawn: Tensor = rows.float() * lengths
+    return drawn
 
 
 class PositiveRandomFeatures:
@@ -112,7 +113,7 @@ class PositiveRandomFeatures:
         if projection.ndim != 3:
             raise ShapeError(
                 f"{type(self).__name__}: projection must be [1 or heads, M, K], got {list(projection.shape)}; "
-                "draw it with random_projection."
+                "draw it with feature_maps.random_projection."
             )
         self.projection, self.normalize, self.eps = projection, normalize, eps
         self.scale = projection.shape[-1] ** -0.25 if scale is None else scale
@@ -127,7 +128,8 @@ class PositiveRandomFeatures:
         return self._features(exponents - exponents.detach().amax(-1, keepdim=True))
 
     def _features(self, exponents: Tensor) -> Tensor:
-        return exponents.exp() * exponents.shape[-1] ** -0.5
+        features: Tensor = exponents.exp() * exponents.shape[-1] ** -0.5
+        return features
 
     def _exponents(self, x: Tensor) -> Tensor:
         products, half_square = _project(self, x)
@@ -153,7 +155,8 @@ class TrigonometricRandomFeatures(PositiveRandomFeatures):
         return self._waves(_project(self, x)[0])
 
     def _waves(self, products: Tensor) -> Tensor:
-        return torch.cat([products.sin(), products.cos()], -1) * products.shape[-1] ** -0.5
+        waves: Tensor = torch.cat([products.sin(), products.cos()], -1) * products.shape[-1] ** -0.5
+        return waves
 
 
 def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,12 +166,12 @@ def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tenso
     if x.shape[-1] != head_dim or heads % draws:
         raise ShapeError(
             f"{type(features).__name__}: the projection {list(features.projection.shape)} fits heads of width "
-            f"{head_dim} in a multiple of {draws}, got {list(x.shape)}; draw it with random_projection for those sizes."
+            f"{head_dim} in a multiple of {draws}, got {list(x.shape)}; draw it for those."
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, projection = x.to(dtype), features.projection.to(dtype)
     x = x * ((x.square().sum(-1, keepdim=True) + features.eps).rsqrt() if features.normalize else features.scale)
-    grouped = x.unflatten(-2, (draws, heads // draws))  # [.., P, H / P, K]
+    grouped = torch.unflatten(x, -2, (draws, heads // draws))  # [.., P, H / P, K]
     with torch.autocast(x.device.type, enabled=False):
         products = torch.einsum("...pgk,pmk->...pgm", grouped, projection)
     return products.flatten(-3, -2), 0.5 * x.square().sum(-1, keepdim=True)

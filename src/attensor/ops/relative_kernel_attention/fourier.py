@@ -4,7 +4,7 @@ r"""The kernel sum by Fourier transforms: O(n log n) operations, O(n) memory.
 
 Backward, with g = dL/dy and T' the transposed product:
 
-    dphi_q^(r) = sum_v g T(phi_k^(r) v)     dphi_k^(r) = sum_v v T'(phi_q^(r) g)     dv = sum_r phi_k^(r) T'(phi_q^(r) g)
+    dphi_q^(r) = sum_v g T(phi_k^(r) v)    dphi_k^(r) = sum_v v T'(phi_q^(r) g)    dv = sum_r phi_k^(r) T'(phi_q^(r) g)
     dc = the correlation of phi_q^(r) g with phi_k^(r) v, summed over r and v while still transformed
 
 All M V products would take M times the memory of the input: groups of features, and of heads when they are short, are
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
-from attensor.ops.toeplitz import correlate, fast_fft_size, spectrum
+from attensor.ops.toeplitz import corner, correlate, fast_fft_size, spectrum
 
 __all__ = ["fourier_backward", "fourier_forward"]
 
@@ -63,14 +63,13 @@ class _Transform(NamedTuple):
         """Transform of a [n, G, *space] times b [n, V, *space], as [n, G, V, *frequencies]."""
         shape = (a.shape[0], a.shape[1], b.shape[1])
         product = buffer[: math.prod(shape)].view(*shape, *self.sizes)
-        corner = product[(..., *(slice(n) for n in a.shape[2:]))]
-        torch.mul(a.unsqueeze(2), b.unsqueeze(1), out=corner)
-        return torch.fft.rfftn(product, dim=self._dims)
+        corner(product, a.shape[2:]).copy_(b.unsqueeze(1)).mul_(a.unsqueeze(2))
+        transformed: Tensor = torch.fft.rfftn(product, dim=self._dims)
+        return transformed
 
     def back(self, transformed: Tensor, space: tuple[int, ...]) -> Tensor:
         """The first `space` numbers of the inverse transform."""
-        whole = torch.fft.irfftn(transformed, s=self.sizes, dim=self._dims)
-        return whole[(..., *(slice(n) for n in space))]
+        return corner(torch.fft.irfftn(transformed, s=self.sizes, dim=self._dims), space)
 
     @property
     def _dims(self) -> tuple[int, ...]:
@@ -133,4 +132,3 @@ def _add_products(out: Tensor, factors: Tensor, sums: Tensor) -> None:
     """out [n, V, *space] += sum over G of factors [n, G, *space] times sums [n, G, V, *space]."""
     for feature in range(factors.shape[1]):
         out.addcmul_(factors[:, feature, None], sums[:, feature])
-

@@ -1,22 +1,14 @@
-"""The tensors of one kernel sum, and which of two exact algorithms is faster for their sizes."""
+"""The tensors of one kernel sum and the sizes of their axes."""
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
-from attensor.ops.toeplitz import fast_fft_size
-
-__all__ = ["ALGORITHMS", "Geometry", "Operands", "faster_algorithm", "transform_flops"]
+__all__ = ["ALGORITHMS", "Geometry", "Operands"]
 
 ALGORITHMS = ("tiles", "fft")
-
-# A floating-point operation of a Fourier transform takes as long as this many in a matrix product. Measured on a CPU
-# thread in float32, with everything around either: B H = 1 to 8, M = V = 32 and 64, n = 1k to 16k.
-_TRANSFORM_COST = 5.0
 
 
 class Geometry(NamedTuple):
@@ -28,6 +20,9 @@ class Geometry(NamedTuple):
     queries: tuple[int, ...]
     keys: tuple[int, ...]
     is_causal: bool
+    reach: int | None = (
+        None  # of a sequence: all offsets of `reach` and more share a coefficient, so do -reach and less
+    )
 
     @property
     def offsets(self) -> tuple[int, ...]:
@@ -43,16 +38,3 @@ class Operands(NamedTuple):
     v: Tensor  # [B, H, Tk, V]
     coefficients: Tensor  # [H, *offsets], zero after the query when causal
     segment: Tensor | None  # [T]: a query sees the keys of its own number only
-
-
-def transform_flops(geometry: Geometry, num_features: int, value_dim: int) -> float:
-    """Floating-point operations of the Fourier transforms of one head, forward."""
-    length = math.prod(fast_fft_size(n) for n in geometry.offsets)
-    return 2 * 2.5 * length * math.log2(max(length, 2)) * num_features * value_dim
-
-
-def faster_algorithm(geometry: Geometry, num_features: int, value_dim: int, device: torch.device) -> str:
-    """`"tiles"` for short sequences, `"fft"` beyond the crossover that was measured on a CPU."""
-    pairs = math.prod(geometry.queries) * math.prod(geometry.keys) * (0.5 if geometry.is_causal else 1.0)
-    products = 2 * pairs * (num_features + value_dim)
-    return "fft" if _TRANSFORM_COST * transform_flops(geometry, num_features, value_dim) < products else "tiles"

@@ -1,4 +1,4 @@
-r"""The kernel sum tile by tile: O(n^2) operations in matrix products, O(n) memory.
+r"""The kernel sum tile by tile, in matrix products and O(n) memory: O(n^2), or O(n) where coefficients are constant.
 
     S = (phi_q phi_k^T) * C      y = S v      C_ij = c_{j - i}
 
@@ -20,9 +20,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attensor.ops.relative_kernel_attention.far import Far, add_far, add_far_gradients
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
-__all__ = ["keys_per_query", "tiles_backward", "tiles_forward"]
+__all__ = ["products_of_tiles", "tiles_backward", "tiles_forward"]
 
 _TILE = 128  # cells of a tile, about
 _CPU_ELEMENTS = 2**17  # of one batch of tiles: stays in the cache
@@ -48,9 +49,7 @@ class _Layout(NamedTuple):
 
     def split(self, x: Tensor, *, is_query: bool) -> Tensor:
         """[B, H, T, D] as zero-padded [tiles, N, E, D]."""
-        space, rows = (
-            (self.geometry.queries, self.q_rows) if is_query else (self.geometry.keys, self.k_rows)
-        )
+        space, rows = (self.geometry.queries, self.q_rows) if is_query else (self.geometry.keys, self.k_rows)
         batch, heads, tokens, dim = x.shape
         cells, count = rows * math.prod(space[1:]), -(-space[0] // rows)
         buffer = x.new_zeros(batch, heads, count * cells, dim)
@@ -63,18 +62,56 @@ class _Layout(NamedTuple):
         rows = tiles.transpose(0, 1).reshape(batch, heads, tiles.shape[0] * tiles.shape[2], tiles.shape[3])
         return rows[:, :, :tokens]
 
-    def diagonals(self) -> Iterator[tuple[int, int, int]]:
-        """(tile of keys less tile of queries, first tile of queries, last exclusive), without those in the future."""
-        geometry = self.geometry
-        q_tiles, k_tiles = -(-geometry.queries[0] // self.q_rows), -(-geometry.keys[0] // self.k_rows)
-        shift = geometry.keys[0] - geometry.queries[0]
-        for diagonal in range(1 - q_tiles, k_tiles):
-            if geometry.is_causal and diagonal * self.k_rows > shift + self.q_rows - 1:
-                return
+    @property
+    def tiles(self) -> tuple[int, int]:
+        """Numbers of tiles of queries and of keys."""
+        return -(-self.geometry.queries[0] // self.q_rows), -(-self.geometry.keys[0] // self.k_rows)
+
+    def diagonals(self, far: Far | None) -> Iterator[tuple[int, int, int]]:
+        """(tile of keys less tile of queries, first tile of queries, last exclusive), without far and future ones."""
+        q_tiles, k_tiles = self.tiles
+        first, last = 1 - q_tiles, k_tiles - 1
+        if self.geometry.is_causal:
+            last = min(last, (self.geometry.keys[0] - self.geometry.queries[0] + self.q_rows - 1) // self.k_rows)
+        if far is not None:
+            first = first if far.left is None else far.left + 1
+            last = last if far.right is None else far.right - 1
+        for diagonal in range(first, last + 1):
             yield diagonal, max(0, -diagonal), min(q_tiles, k_tiles - diagonal)
 
+    def far(self, num_features: int, value_dim: int) -> Far | None:
+        """Tiles whose coefficients are all the same, if it pays to treat them by running sums."""
+        geometry, rows = self.geometry, self.k_rows
+        q_tiles, k_tiles = self.tiles
+        if geometry.reach is None or self.q_rows != rows:
+            return None
+        shift = geometry.keys[0] - geometry.queries[0]
+        left: int | None = (shift - geometry.reach - rows + 1) // rows  # offsets of the tile are at most -reach
+        right: int | None = -((1 - geometry.reach - shift - rows) // rows)  # at least reach
+        left = left if left is not None and left > -q_tiles else None
+        right = right if right is not None and right < k_tiles and not geometry.is_causal else None
+        far = Far(left, right)
+        sums = 2 * num_features * value_dim * (q_tiles + k_tiles)
+        near, whole = (self._pairs(f) * rows * (num_features + value_dim) for f in (far, None))
+        return far if near + sums < whole else None
+
+    def _pairs(self, far: Far | None) -> int:
+        """Pairs of tiles that are multiplied."""
+        return sum(last - first for _, first, last in self.diagonals(far))
+
+    def products(self, num_features: int, value_dim: int) -> int:
+        """Multiplications of one head, forward."""
+        geometry, far = self.geometry, self.far(num_features, value_dim)
+        across = math.prod(geometry.queries[1:]) * math.prod(geometry.keys[1:])
+        products = self._pairs(far) * self.q_rows * self.k_rows * across * (num_features + value_dim)
+        if far is not None:
+            sides = far.sides(*self.tiles)
+            tiles = self.tiles[1] + sum(queries.stop - queries.start for _, queries, _ in sides)
+            products += tiles * self.k_rows * num_features * value_dim
+        return products
+
     def offsets(self, diagonal: int, device: torch.device) -> Tensor:
-        """[E_q, E_k]: number of each pair's offset in the flattened coefficients; the last for pairs beyond the grid."""
+        """[E_q, E_k]: where each pair's offset stands in the flattened coefficients; behind them if none."""
         queries, keys = self.geometry.queries, self.geometry.keys
         i, j = torch.arange(self.q_rows, device=device), torch.arange(self.k_rows, device=device)
         number = diagonal * self.k_rows + j - i[:, None] + queries[0] - 1
@@ -88,12 +125,15 @@ class _Layout(NamedTuple):
         return number.masked_fill(outside, math.prod(self.geometry.offsets))
 
 
-def keys_per_query(geometry: Geometry) -> int:
-    """Keys that a query is multiplied with, on average: those of all tiles on the diagonals, rounded."""
-    layout = _Layout.of(geometry)
-    across = math.prod(geometry.queries[1:]) * math.prod(geometry.keys[1:])
-    pairs = sum(last - first for _, first, last in layout.diagonals()) * layout.q_rows * layout.k_rows * across
-    return round(pairs / math.prod(geometry.queries))
+def products_of_tiles(geometry: Geometry, num_features: int, value_dim: int) -> int:
+    """Multiplications of one head in the forward pass.
+
+    Args:
+        geometry: sizes of the axes.
+        num_features: M.
+        value_dim: V, the denominator's column included.
+    """
+    return _Layout.of(geometry).products(num_features, value_dim)
 
 
 class _Batch(NamedTuple):
@@ -105,11 +145,11 @@ class _Batch(NamedTuple):
     weight: Tensor
 
 
-def _batches(x: Operands, layout: _Layout) -> Iterator[_Batch]:
+def _batches(x: Operands, layout: _Layout, far: Far | None) -> Iterator[_Batch]:
     # one more coefficient, 0, for pairs of which one lies in the padding
     table = torch.nn.functional.pad(x.coefficients.flatten(1), (0, 1))
     rows = x.q.shape[0] * x.q.shape[1]
-    for diagonal, first, last in layout.diagonals():
+    for diagonal, first, last in layout.diagonals(far):
         number = layout.offsets(diagonal, x.q.device)
         weight = table.index_select(1, number.flatten()).view(-1, *number.shape)
         budget = _CPU_ELEMENTS if x.q.device.type == "cpu" else _GPU_ELEMENTS
@@ -126,14 +166,32 @@ def _same_segment(x: Operands, layout: _Layout) -> tuple[Tensor, Tensor] | None:
     return layout.split(numbers, is_query=True), layout.split(numbers, is_query=False)
 
 
-def _weigh(scores: Tensor, batch: _Batch, heads: int, segments: tuple[Tensor, Tensor] | None) -> Tensor:
-    """Multiply scores [n, E_q, E_k] by C, in place, and remove pairs of different segments."""
+def _far(x: Operands, layout: _Layout) -> Far | None:
+    return layout.far(x.q.shape[-1], x.v.shape[-1]) if x.segment is None else None
+
+
+def _ends(x: Operands) -> Tensor:
+    """[H, 2]: the coefficients of the first and the last offset, which all far ones share."""
+    return x.coefficients[:, [0, -1]]
+
+
+def _by_head(scores: Tensor, batch: _Batch, heads: int) -> Tensor:
+    """[n N, E_q, E_k] as [n, B, H, E_q, E_k]."""
     tiles = batch.queries.stop - batch.queries.start
-    by_head = scores.view(tiles, scores.shape[0] // max(1, tiles * heads), heads, *scores.shape[1:])
+    return scores.view(tiles, scores.shape[0] // (tiles * heads), heads, *scores.shape[1:])
+
+
+def _same(segments: tuple[Tensor, Tensor], batch: _Batch) -> Tensor:
+    """[n, 1, 1, E_q, E_k]: whether query and key belong to one packed sequence."""
+    return (segments[0][batch.queries] == segments[1][batch.keys].mT).unsqueeze(1)
+
+
+def _weigh(scores: Tensor, batch: _Batch, heads: int, segments: tuple[Tensor, Tensor] | None) -> Tensor:
+    """Multiply scores [n N, E_q, E_k] by C and remove pairs of different sequences, in place."""
+    by_head = _by_head(scores, batch, heads)
     by_head.mul_(batch.weight)
     if segments is not None:
-        same = segments[0][batch.queries] == segments[1][batch.keys].mT  # [tiles, 1, E_q, E_k]
-        by_head.mul_(same.unsqueeze(1))
+        by_head.mul_(_same(segments, batch))
     return scores
 
 
@@ -141,12 +199,14 @@ def tiles_forward(x: Operands, geometry: Geometry) -> Tensor:
     """y [B, H, Tq, V]."""
     layout, heads = _Layout.of(geometry), x.q.shape[1]
     q, k, v = (layout.split(t, is_query=t is x.q) for t in x[:3])
-    segments = _same_segment(x, layout)
+    segments, far = _same_segment(x, layout), _far(x, layout)
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
-    for batch in _batches(x, layout):
+    for batch in _batches(x, layout, far):
         queries, keys, values = (t.flatten(0, 1) for t in (q[batch.queries], k[batch.keys], v[batch.keys]))
         scores = _weigh(torch.bmm(queries, keys.mT), batch, heads, segments)
-        out[batch.queries].view(-1, *out.shape[2:]).baddbmm_(scores, values)
+        _add(out, batch.queries, torch.bmm(scores, values))
+    if far is not None:
+        add_far(out, (q, k, v), _ends(x), far)
     return layout.join(out, x.q)
 
 
@@ -155,23 +215,29 @@ def tiles_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tenso
     layout, heads = _Layout.of(geometry), x.q.shape[1]
     q, k, v = (layout.split(t, is_query=t is x.q) for t in x[:3])
     g = layout.split(grad, is_query=True)
-    segments = _same_segment(x, layout)
+    segments, far = _same_segment(x, layout), _far(x, layout)
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     table = x.coefficients.new_zeros(heads, math.prod(geometry.offsets) + 1)
-    for batch in _batches(x, layout):
+    for batch in _batches(x, layout, far):
         queries, keys, values = (t.flatten(0, 1) for t in (q[batch.queries], k[batch.keys], v[batch.keys]))
         wanted = g[batch.queries].flatten(0, 1)
         kernel, worth = torch.bmm(queries, keys.mT), torch.bmm(wanted, values.mT)
-        product = (kernel * worth).view(-1, heads, *kernel.shape[1:])
+        product = _by_head(kernel * worth, batch, heads)
         if segments is not None:
-            same = segments[0][batch.queries] == segments[1][batch.keys].mT
-            product = product.view(same.shape[0], -1, *product.shape[1:]) * same.unsqueeze(1)
-        by_offset = product.flatten(0, -4).sum(0)
-        table.index_add_(1, batch.number.flatten(), by_offset.flatten(1))
+            product.mul_(_same(segments, batch))
+        table.index_add_(1, batch.number.flatten(), product.sum((0, 1)).flatten(1))
         scores = _weigh(kernel, batch, heads, segments)
         worth = _weigh(worth, batch, heads, segments)
-        grad_v[batch.keys].view(-1, *grad_v.shape[2:]).baddbmm_(scores.mT, wanted)
-        grad_q[batch.queries].view(-1, *grad_q.shape[2:]).baddbmm_(worth, keys)
-        grad_k[batch.keys].view(-1, *grad_k.shape[2:]).baddbmm_(worth.mT, queries)
+        _add(grad_v, batch.keys, torch.bmm(scores.mT, wanted))
+        _add(grad_q, batch.queries, torch.bmm(worth, keys))
+        _add(grad_k, batch.keys, torch.bmm(worth.mT, queries))
+    if far is not None:
+        table[:, [0, -2]] += add_far_gradients((grad_q, grad_k, grad_v), (q, k, v), g, _ends(x), far)
     grad_coefficients = table[:, :-1].reshape(x.coefficients.shape)
     return layout.join(grad_q, x.q), layout.join(grad_k, x.k), layout.join(grad_v, x.v), grad_coefficients
+
+
+def _add(total: Tensor, tiles: slice, part: Tensor) -> None:
+    """Add part [n N, E, D] to some tiles of total [tiles, N, E, D]."""
+    target = total[tiles]
+    target += part.view(target.shape)

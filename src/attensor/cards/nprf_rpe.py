@@ -1,0 +1,31 @@
+"""The card of kernelised attention with relative positions."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="nprf-rpe",
+    title="Kernelised attention with relative positions",
+    paper=Paper(
+        arxiv="2106.12566",
+        year=2021,
+        title="Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding",
+    ),
+    use="sequences and images of thousands of tokens where what matters is how far away a token is",
+    avoid="sharp attention by content: unit vectors bound the ratio of two weights without bias to e^2",
+    operator="attensor.ops:relative_kernel_attention",
+    building_blocks=("attensor.ops:toeplitz",),
+    recipe="attensor.recipes.nprf_rpe",
+    layer="attensor.nn.relative_kernel_attention:RelativeKernelAttention",
+    domain=Domain.SEQUENCE | Domain.GRID,
+    is_causal=True,
+    # the Fourier transforms of long sequences count as the products that would cost as much (`M`)
+    flops="B*H*T*(4*K*F + 2*M*(F + V + 1))",
+    state_bytes="4*B*T*H*(F + V)",
+    grid_options={"is_causal": False, "space_dims": 2, "max_distance": 16},
+    example_options={"num_features": 11, "max_distance": 5},
+    example="""
+import torch; from attensor import nn
+layer = nn.RelativeKernelAttention(hidden_size=64, num_heads=4, num_features=32, max_distance=128)
+out = layer(torch.randn(2, 100, 64))
+""",
+)

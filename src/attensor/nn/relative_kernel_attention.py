@@ -1,0 +1,178 @@
+"""Kernelised attention with relative positions as a layer: random features, a bias for every offset, decode cache."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attensor.nn._shapes import check_hidden_states, head_dim, refuse_cache_with_packing
+from attensor.nn.cache import KeyValueCache
+from attensor.ops import PositiveRandomFeatures, relative_kernel_attention
+from attensor.ops.feature_maps import random_projection
+from attensor.ops.relative_kernel_attention.cost import keys_per_query
+
+__all__ = ["RelativeKernelAttention"]
+
+
+class RelativeKernelAttention(nn.Module):
+    """Attention by positive random features of unit queries and keys, sharpened by a learned bias of every offset.
+
+    Cost O(T log T C num_features) or O(T^2 (C + num_features)), whichever is less; decoding keeps the features of all
+    keys and all values. Keys of the state_dict: `{q,k,v,o}_proj.weight`, `relative_bias` and, fixed, `projection`.
+
+    Args:
+        hidden_size: channels C of input and output.
+        num_heads: heads H, each of C / H channels.
+        num_features: random features M of a head.
+        max_distance: P; offsets of P - 1 and more share a bias.
+        space_dims: 1 for sequences [B, T, C], 2 for grids [B, height, width, C].
+        is_causal: a token sees itself and what comes before it; sequences only.
+        normalize: queries and keys are divided by their length; otherwise multiplied by `(C / H) ** -0.25` (Performer).
+        device: of the parameters.
+        dtype: of the parameters.
+
+    Attributes:
+        relative_bias: [H, 2 P - 1], offset key - query at entry key - query + P - 1; on grids [H, 2 P - 1, 2 P - 1].
+        projection: [H, M, C / H], the directions of the random features, drawn once.
+    Raises:
+        ValueError: heads do not divide the channels, a causal grid, a size below 1.
+    Source: arXiv:2106.12566, section 3.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        num_features: int = 32,
+        max_distance: int = 128,
+        space_dims: int = 1,
+        is_causal: bool = True,
+        normalize: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.head_dim = head_dim(self, hidden_size, num_heads)
+        if space_dims not in (1, 2) or (is_causal and space_dims == 2):
+            raise ValueError(
+                f"{type(self).__name__}: space_dims must be 1, or 2 with is_causal=False, got {space_dims} with "
+                f"is_causal={is_causal}."
+            )
+        if num_features < 1 or max_distance < 1:
+            raise ValueError(
+                f"{type(self).__name__}: num_features and max_distance must be at least 1, got {num_features} and "
+                f"{max_distance}."
+            )
+        self.num_features, self.max_distance = num_features, max_distance
+        self.space_dims, self.is_causal, self.normalize = space_dims, is_causal, normalize
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype) for _ in range(4)
+        )
+        offsets = (2 * max_distance - 1,) * space_dims
+        self.relative_bias = nn.Parameter(torch.empty(num_heads, *offsets, device=device, dtype=dtype))
+        self.projection: Tensor
+        self.register_buffer(
+            "projection", torch.empty(num_heads, num_features, self.head_dim, device=device, dtype=dtype)
+        )
+        self._reset_positions_and_features()
+
+    def reset_parameters(self) -> None:
+        """Draw projections and random features anew; all biases 0."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
+            projection.reset_parameters()
+        self._reset_positions_and_features()
+
+    def _reset_positions_and_features(self) -> None:
+        with torch.no_grad():
+            self.relative_bias.zero_()
+            self.projection.copy_(random_projection(*self.projection.shape))
+
+    def forward(
+        self, hidden_states: Tensor, *, cache: KeyValueCache | None = None, cu_seqlens: Tensor | None = None
+    ) -> Tensor:
+        """Mix the tokens.
+
+        Args:
+            hidden_states: [B, T, C], or [B, height, width, C] with `space_dims=2`.
+            cache: past of the same sequences; the tokens are appended to it.
+            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
+        Returns:
+            As `hidden_states`.
+        Raises:
+            ShapeError: another rank or width.
+            ValueError: cache and cu_seqlens together.
+        """
+        check_hidden_states(self, hidden_states, self.hidden_size, (self.space_dims + 2,))
+        refuse_cache_with_packing(self, cache, cu_seqlens)
+        q, k, v = (
+            project(hidden_states).unflatten(-1, (self.num_heads, self.head_dim))
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        features = PositiveRandomFeatures(self.projection, normalize=self.normalize)
+        phi_q, phi_k, values = features.queries(q), features(k), v.to(torch.promote_types(v.dtype, torch.float32))
+        if cache is not None:
+            phi_k, values = cache.append(phi_k, values)
+        out = relative_kernel_attention(
+            phi_q, phi_k, values, relative_bias=self.relative_bias, is_causal=self.is_causal, cu_seqlens=cu_seqlens
+        )
+        mixed: Tensor = self.o_proj(out.to(v.dtype).flatten(-2))
+        return mixed
+
+    def new_cache(
+        self,
+        batch_size: int,
+        max_length: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KeyValueCache:
+        """An empty cache for `batch_size` sequences: features of the keys, and values, in at least float32.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens to reserve room for.
+            device: the parameters' if None.
+            dtype: the parameters' if None.
+        Raises:
+            ValueError: the layer is not causal, so that every token changes all earlier outputs.
+        """
+        if not self.is_causal:
+            raise ValueError(
+                f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
+            )
+        return KeyValueCache(
+            batch_size,
+            self.num_heads,
+            self.num_features,
+            value_dim=self.head_dim,
+            max_length=max_length,
+            device=self.k_proj.weight.device if device is None else device,
+            dtype=torch.promote_types(self.k_proj.weight.dtype if dtype is None else dtype, torch.float32),
+        )
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size."""
+        return {
+            "T": torch.Size(space).numel(),
+            "H": self.num_heads,
+            "K": self.head_dim,
+            "V": self.head_dim,
+            "F": self.num_features,
+            "M": keys_per_query(
+                space,
+                self.num_features,
+                self.head_dim + 1,
+                is_causal=self.is_causal,
+                reach=self.max_distance - 1 if self.space_dims == 1 else None,
+            ),
+        }
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return (
+            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_features={self.num_features}, "
+            f"max_distance={self.max_distance}, space_dims={self.space_dims}, is_causal={self.is_causal}, "
+            f"normalize={self.normalize}"
+        )

@@ -1,0 +1,129 @@
+"""The kernel sum for autograd, `torch.func` and `torch.compile`, by either algorithm.
+
+Forward and backward are each one `autograd.Function` over plain tensor code. Both see a vmapped dimension as more
+heads, so the code below them never meets batched tensors and may work in place. Nothing but the inputs is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
+from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
+from attensor.ops.relative_kernel_attention.tiles import tiles_backward, tiles_forward
+
+__all__ = ["KernelSum"]
+
+_FORWARD = {"tiles": tiles_forward, "fft": fourier_forward}
+_BACKWARD = {"tiles": tiles_backward, "fft": fourier_backward}
+
+
+class KernelSum(torch.autograd.Function):
+    """y [B, H, Tq, V] of `Operands` with coefficients [H, *offsets]."""
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        coefficients: Tensor,
+        segment: Tensor | None,
+        geometry: Geometry,
+        algorithm: str,
+    ) -> Tensor:
+        """See `tiles_forward` and `fourier_forward`."""
+        with _full_precision(q):
+            return _FORWARD[algorithm](Operands(q, k, v, coefficients, segment), geometry).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        """Keep the inputs."""
+        *tensors, ctx.geometry, ctx.algorithm = inputs
+        ctx.save_for_backward(*tensors)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """See `tiles_backward` and `fourier_backward`."""
+        found = _Backward.apply(*ctx.saved_tensors, grad, ctx.geometry, ctx.algorithm)  # type: ignore[no-untyped-call]
+        return *found, None, None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[Tensor, int]:
+        """Fold the vmapped dimension into the heads."""
+        y = KernelSum.apply(*_fold(info.batch_size, in_dims, arguments))  # type: ignore[no-untyped-call]
+        return y.unflatten(1, (info.batch_size, -1)), 1
+
+
+class _Backward(torch.autograd.Function):
+    """Gradients of q, k, v and coefficients.
+
+    A Function of its own, so that vmap over a gradient takes the rule above and not one operation at a time.
+    """
+
+    @staticmethod
+    def forward(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        coefficients: Tensor,
+        segment: Tensor | None,
+        grad: Tensor,
+        geometry: Geometry,
+        algorithm: str,
+    ) -> tuple[Tensor, ...]:
+        with _full_precision(q):
+            found = _BACKWARD[algorithm](Operands(q, k, v, coefficients, segment), grad, geometry)
+        return tuple(t.contiguous() for t in found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
+        raise NotImplementedError(
+            "relative_kernel_attention: the torch back-end has first derivatives only; for second ones use "
+            'backend="reference".'
+        )
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+        found = _Backward.apply(*_fold(info.batch_size, in_dims, arguments))  # type: ignore[no-untyped-call]
+        dims = (1, 1, 1, 0)
+        return tuple(t.unflatten(dim, (info.batch_size, -1)) for t, dim in zip(found, dims)), dims
+
+
+# where the heads stand in q, k, v, coefficients, segment and, in backward, grad
+_HEADS = (1, 1, 1, 0, None, 1)
+
+
+def _fold(size: int, in_dims: Sequence[Any], arguments: Sequence[Any]) -> list[Any]:
+    """The arguments with the vmapped dimension merged into the heads."""
+    folded = list(arguments)
+    for index, (argument, in_dim) in enumerate(zip(arguments, in_dims)):
+        if not isinstance(argument, Tensor):
+            continue
+        head = _HEADS[index]
+        if head is None:
+            if in_dim is not None:
+                raise NotImplementedError("relative_kernel_attention: no vmap over cu_seqlens; pack all sequences.")
+            continue
+        if in_dim is None:
+            mapped = argument.unsqueeze(head).expand(*argument.shape[:head], size, *argument.shape[head:])
+        else:
+            mapped = argument.movedim(in_dim, head)
+        folded[index] = mapped.flatten(head, head + 1)
+    return folded
+
+
+def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
+    """Autocast off: sums over all tokens, and transforms, stay in the working dtype."""
+    device = like.device.type
+    if torch.amp.is_autocast_available(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()

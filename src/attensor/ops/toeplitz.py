@@ -1,0 +1,215 @@
+r"""Toeplitz product: a matrix whose entries depend on the offset alone, times vectors, in O(n log n).
+
+    y_i = sum_j c_{j - i} x_j              two axes:  y_{a, b} = sum_{e, f} c_{e - a, f - b} x_{e, f}
+
+A Toeplitz matrix is a corner of a circulant one, which the Fourier transform makes diagonal: with L >= n + m - 1,
+t[s mod L] = c_{-s} and 0 elsewhere, y = irfft(rfft(t) rfft(x)). Backward, with g = dL/dy, the transposed product is
+the adjoint in x, and dc_k = sum_i g_i x_{i + k} is a cross-correlation.
+
+Sizes: m numbers in, n numbers out along an axis (two axes: of a grid).
+Source: arXiv:2106.12566, section 3.2; Golub and Van Loan, Matrix Computations, section 4.8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attensor.errors import ShapeError
+from attensor.ops._dispatch import Operator
+
+__all__ = ["corner", "correlate", "fast_fft_size", "spectrum", "toeplitz", "toeplitz_reference"]
+
+
+def toeplitz(
+    coefficients: Tensor,
+    x: Tensor,
+    *,
+    space_dims: int = 1,
+    is_causal: bool = False,
+    fft_dtype: torch.dtype | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Multiply vectors by Toeplitz matrices (two axes: by block-Toeplitz matrices of Toeplitz blocks).
+
+    Args:
+        coefficients: [..., n + m - 1], c_{j - i} at index j - i + n - 1; two axes: [..., n1 + m1 - 1, n2 + m2 - 1].
+            Leading dimensions broadcast against those of x.
+        x: [..., m] (two axes: [..., m1, m2]), any floating dtype; contiguous along the last dimension is fastest.
+        space_dims: 1 or 2 axes.
+        is_causal: leave out the entries after the diagonal, j > i; one axis.
+        fft_dtype: precision of the transforms, at least float32; the input's if None. The error is absolute, about
+            1e-7 (float32) of the largest output.
+        backend: `"reference"` (the matrix in memory) or `"torch"`; the best available if None.
+    Returns:
+        y [..., n] (two axes: [..., n1, n2]) in x's dtype. Derivatives of any order.
+    Raises:
+        ShapeError: fewer coefficients than m numbers need, or too few dimensions.
+        TypeError: not floating point. ValueError: space_dims not 1 or 2, or causal with two axes.
+    Cost: three transforms of length L >= n + m - 1, O(L log L), and L numbers of memory, for each vector.
+    Source: arXiv:2106.12566, section 3.2.
+    """
+    _check(coefficients, x, space_dims, is_causal)
+    if is_causal:
+        offsets = torch.arange(coefficients.shape[-1], device=x.device) - (coefficients.shape[-1] - x.shape[-1])
+        coefficients = coefficients.masked_fill(offsets > 0, 0.0)
+    run = _OPERATOR.choose(backend, x.device)
+    y: Tensor = run(coefficients, x, space_dims, fft_dtype)
+    return y
+
+
+def toeplitz_reference(
+    coefficients: Tensor,
+    x: Tensor,
+    *,
+    space_dims: int = 1,
+    is_causal: bool = False,
+    fft_dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The definition of `toeplitz` with the matrix in memory; `fft_dtype` has no effect."""
+    return toeplitz(
+        coefficients, x, space_dims=space_dims, is_causal=is_causal, fft_dtype=fft_dtype, backend="reference"
+    )
+
+
+def fast_fft_size(minimum: int) -> int:
+    """The smallest even 2^a 3^b 5^c that is not below `minimum`: transforms of such lengths are fastest."""
+    best = 2
+    while best < minimum:
+        best *= 2
+    power_of_5 = 1
+    while power_of_5 < best:
+        odd = power_of_5
+        while odd < best:
+            size = 2 * odd
+            while size < minimum:
+                size *= 2
+            best = min(best, size)
+            odd *= 3
+        power_of_5 *= 5
+    return best
+
+
+def spectrum(coefficients: Tensor, inputs: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Transform of the circulant that holds the Toeplitz matrix.
+
+    Args:
+        coefficients: [..., n + m - 1 for each axis].
+        inputs: m of each axis.
+        sizes: L of each axis, at least n + m - 1.
+    Returns:
+        complex [..., L1, .., Lr / 2 + 1]: the transform of an input, times this, is that of the output.
+    """
+    dims = tuple(range(-len(sizes), 0))
+    padding = [n for size, have in zip(reversed(sizes), coefficients.shape[::-1]) for n in (0, size - have)]
+    circulant = torch.nn.functional.pad(coefficients.flip(dims), padding)
+    transformed: Tensor = torch.fft.rfftn(circulant.roll([1 - m for m in inputs], dims), dim=dims)
+    return transformed
+
+
+def correlate(product: Tensor, inputs: Sequence[int], outputs: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """Adjoint of `spectrum`: the gradient of the coefficients.
+
+    Args:
+        product: complex, sum over vectors of the transform of dL/dy times the conjugate of that of x.
+        inputs: m of each axis.
+        outputs: n of each axis.
+        sizes: L of each axis.
+    """
+    dims = tuple(range(-len(sizes), 0))
+    circulant: Tensor = torch.fft.irfftn(product, s=tuple(sizes), dim=dims).roll([m - 1 for m in inputs], dims)
+    for dim, m, n in zip(dims, inputs, outputs):
+        circulant = circulant.narrow(dim, 0, n + m - 1)
+    return circulant.flip(dims)
+
+
+def corner(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """The first numbers of x along its last axes, as many as `sizes` says (a view)."""
+    for dim, size in enumerate(sizes, start=-len(sizes)):
+        x = x.narrow(dim, 0, size)
+    return x
+
+
+class _Toeplitz(torch.autograd.Function):
+    """The product by Fourier transform; nothing but the inputs is kept for backward."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(coefficients: Tensor, x: Tensor, space_dims: int) -> Tensor:
+        m, n, sizes = _sizes(coefficients, x, space_dims)
+        dims = tuple(range(-space_dims, 0))
+        transformed = torch.fft.rfftn(x, s=sizes, dim=dims) * spectrum(coefficients, m, sizes)
+        return corner(torch.fft.irfftn(transformed, s=sizes, dim=dims), n).contiguous()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        coefficients, x, ctx.space_dims = inputs
+        ctx.save_for_backward(coefficients, x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        coefficients, x = ctx.saved_tensors
+        m, n, sizes = _sizes(coefficients, x, ctx.space_dims)
+        dims = tuple(range(-ctx.space_dims, 0))
+        grad_coefficients = grad_x = None
+        transformed = torch.fft.rfftn(grad, s=sizes, dim=dims)
+        if ctx.needs_input_grad[0]:
+            product = _sum_to(transformed * torch.fft.rfftn(x, s=sizes, dim=dims).conj(), coefficients, dims)
+            grad_coefficients = correlate(product, m, n, sizes)
+        if ctx.needs_input_grad[1]:
+            product = _sum_to(transformed * spectrum(coefficients, m, sizes).conj(), x, dims)
+            grad_x = corner(torch.fft.irfftn(product, s=sizes, dim=dims), m).contiguous()
+        return grad_coefficients, grad_x, None
+
+
+def _fourier(coefficients: Tensor, x: Tensor, space_dims: int, fft_dtype: torch.dtype | None) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(coefficients.dtype, x.dtype), fft_dtype or torch.float32)
+    dtype = torch.promote_types(dtype, torch.float32)
+    y: Tensor = _Toeplitz.apply(coefficients.to(dtype), x.to(dtype), space_dims)  # type: ignore[no-untyped-call]
+    return y.to(x.dtype)
+
+
+def _dense(coefficients: Tensor, x: Tensor, space_dims: int, fft_dtype: torch.dtype | None) -> Tensor:
+    dtype = torch.promote_types(torch.promote_types(coefficients.dtype, x.dtype), torch.float32)
+    m, n, _ = _sizes(coefficients, x, space_dims)
+    at = [torch.arange(a, device=x.device) - torch.arange(b, device=x.device)[:, None] + b - 1 for a, b in zip(m, n)]
+    if space_dims == 1:
+        return torch.einsum("...ij,...j->...i", coefficients.to(dtype)[..., at[0]], x.to(dtype)).to(x.dtype)
+    matrix = coefficients.to(dtype)[..., at[0][:, None, :, None], at[1][None, :, None, :]]  # [.., n1, n2, m1, m2]
+    return torch.einsum("...abef,...ef->...ab", matrix, x.to(dtype)).to(x.dtype)
+
+
+_OPERATOR = Operator("toeplitz", {"torch": _fourier, "reference": _dense})
+
+
+def _sizes(coefficients: Tensor, x: Tensor, space_dims: int) -> tuple[list[int], list[int], list[int]]:
+    """m, n and the length L of the transform of each axis."""
+    inputs = list(x.shape[-space_dims:])
+    offsets = list(coefficients.shape[-space_dims:])
+    return inputs, [a - m + 1 for a, m in zip(offsets, inputs)], [fast_fft_size(a) for a in offsets]
+
+
+def _sum_to(product: Tensor, like: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Sum the leading dimensions that were broadcast, so that those of `like` remain."""
+    return product.sum_to_size(*like.shape[: -len(dims)], *product.shape[-len(dims) :])
+
+
+def _check(coefficients: Tensor, x: Tensor, space_dims: int, is_causal: bool) -> None:
+    if space_dims not in (1, 2) or (is_causal and space_dims == 2):
+        raise ValueError(
+            f"toeplitz: space_dims must be 1 or 2, and 1 when causal, got space_dims {space_dims} with "
+            f"is_causal={is_causal}; there is no order on a grid."
+        )
+    for name, tensor in (("coefficients", coefficients), ("x", x)):
+        if not tensor.is_floating_point():
+            raise TypeError(f"toeplitz: {name} must be floating point, got {tensor.dtype}; convert it with .float().")
+    have, inputs = list(coefficients.shape[-space_dims:]), list(x.shape[-space_dims:])
+    if len(have) < space_dims or len(inputs) < space_dims or any(m < 1 or a < m for a, m in zip(have, inputs)):
+        raise ShapeError(
+            f"toeplitz: coefficients must end in n + m - 1 offsets for the m numbers of x along each of {space_dims} "
+            f"axes, got coefficients {list(coefficients.shape)} for x {list(x.shape)}; square: n = m."
+        )
