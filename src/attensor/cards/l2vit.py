@@ -1,0 +1,28 @@
+"""The card of global linear attention with local concentration."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="l2vit",
+    title="Global linear attention with local concentration",
+    paper=Paper(arxiv="2501.16182", year=2025, title="The Linear Attention Resurrection in Vision Transformer"),
+    use="large images at linear cost, when the mixer may convolve: what attention spreads, 7 x 7 convolutions gather",
+    avoid="batches of one image in training, whose batch norm has little to average; sequences: it is not causal",
+    operator="attensor.ops:linear_attention",
+    layer="attensor.nn.l2vit:GlobalLinearAttention",
+    recipe="attensor.recipes.l2vit",
+    domain=Domain.GRID,
+    is_causal=False,
+    flops="4*B*T*H*K*(V + 1)",
+    state_bytes="0",
+    # the published minimum of 100 is for maps of thousands of cells: on a few dozen no row would be normalised
+    grid_options={"local_concentration": True, "denominator_minimum": 1.0},
+    # batch norm in training is not independent over the batch, by design; tests/nn/test_l2vit.py puts the whole mixer
+    # through the same laws in evaluation
+    example_options={"local_concentration": False},
+    example="""
+import torch; from attensor import nn
+layer = nn.GlobalLinearAttention(hidden_size=64, num_heads=4, local_concentration=True)
+out = layer(torch.randn(2, 32, 32, 64))
+""",
+)

@@ -1,0 +1,146 @@
+r"""Rank-augmented linear attention: keys weighted by a global query, outputs multiplied by a projection of the input.
+
+    [q, k, v, o] = W x        Q = elu(q) + 1,  K = elu(k) + 1
+    w_j = softmax_j(K^-1/2 mean_i(Q_i) . K_j)
+    y_i = sum_j w_j (R Q_i . R K_j) v_j / (sum_j w_j (Q_i . K_j) + eps)        R: rotation by row and column
+    out = W' ((y + lepe(v)) * o)                                               lepe: 5 x 5 convolution per channel
+
+Source: arXiv:2411.07635, equations 5 to 9.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from attensor.nn._shapes import check_hidden_states, head_dim
+from attensor.nn.grid_rotary import grid_rotary_embedding
+from attensor.ops import Denominator, linear_attention
+
+__all__ = ["RankAugmentedLinearAttention"]
+
+_EPS = 1e-6  # of the authors' code, on the mean over the cells
+
+
+class RankAugmentedLinearAttention(nn.Module):
+    """Every cell of an image sees all cells at linear cost, with two additions that lift the rank of the output.
+
+    Cost O(cells * C^2 / heads) for the attention. No causal form: the weights of the keys depend on every query.
+    Keys and shapes of the state_dict are the published ones: `qkvo.{weight [4 C, C, 1, 1], bias}` (rows q, k, v, o,
+    each by head), `lepe.{weight [C, 1, 5, 5], bias}`, `proj.{weight [C, C, 1, 1], bias}`. The options switch parts off,
+    for ablations; without the gate `qkvo` has 3 C rows.
+
+    Args:
+        hidden_size: channels C of input and output.
+        num_heads: heads H; C / H is a multiple of 4 when there is a rotation.
+        kv_weighting: multiply keys by the weights of the global query (the rank of the summed keys and values).
+        output_gate: multiply the output by a linear projection of the input, without activation (its own rank).
+        rotary: turn queries and keys by their row and column, in the numerator only.
+        lepe: add a 5 x 5 convolution of the values, channel by channel.
+        device: of the parameters.
+        dtype: of the parameters.
+    Raises:
+        ValueError: heads do not divide the channels, or heads that cannot be turned.
+    Source: arXiv:2411.07635, section 3.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        kv_weighting: bool = True,
+        output_gate: bool = True,
+        rotary: bool = True,
+        lepe: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.head_dim = head_dim(self, hidden_size, num_heads)
+        if rotary and self.head_dim % 4:
+            raise ValueError(
+                "RankAugmentedLinearAttention: rotation by row and column needs heads of a multiple of 4 channels, got "
+                f"hidden_size {hidden_size} / num_heads {num_heads} = {self.head_dim}; change them or set rotary=False."
+            )
+        self.kv_weighting, self.output_gate, self.rotary = kv_weighting, output_gate, rotary
+        projected = (4 if output_gate else 3) * hidden_size
+        self.qkvo = nn.Conv2d(hidden_size, projected, 1, device=device, dtype=dtype)
+        self.lepe = _convolution_of_each_channel(hidden_size, device=device, dtype=dtype) if lepe else None
+        self.proj = nn.Conv2d(hidden_size, hidden_size, 1, device=device, dtype=dtype)
+
+    def reset_parameters(self) -> None:
+        """Draw the convolutions anew, as `nn.Conv2d` does."""
+        for convolution in (self.qkvo, self.lepe, self.proj):
+            if convolution is not None:
+                convolution.reset_parameters()
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Mix the cells of the grid.
+
+        Args:
+            hidden_states: [B, height, width, C].
+        Returns:
+            [B, height, width, C].
+        Raises:
+            ShapeError: another rank or width.
+        """
+        check_hidden_states(self, hidden_states, self.hidden_size, (4,))
+        q, k, v, gate = self.project(hidden_states)
+        mixed = self.attend(q, k, v).flatten(-2)
+        if self.lepe is not None:
+            mixed = mixed + self.lepe(v.flatten(-2).movedim(-1, 1)).movedim(1, -1)
+        if gate is not None:
+            mixed = mixed * gate
+        out: Tensor = self.proj(mixed.movedim(-1, 1)).movedim(1, -1)
+        return out
+
+    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Queries, keys and values [B, height, width, H, D], and the gate [B, height, width, C] or None."""
+        projected = self.qkvo(hidden_states.movedim(-1, 1)).movedim(1, -1)
+        q, k, v, *gate = projected.split(self.hidden_size, dim=-1)
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)) for x in (q, k, v))
+        return q, k, v, gate[0] if gate else None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """The attention itself, before convolution and gate: [B, height, width, H, D] three times to the same."""
+        space = (q.shape[1], q.shape[2])
+        q, k, v = (x.flatten(1, 2) for x in (q, k, v))
+        out, _ = linear_attention(
+            q,
+            k,
+            v,
+            scale=1.0,
+            is_causal=False,
+            feature_map=_elu_plus_one,
+            position_map=partial(grid_rotary_embedding, space=space) if self.rotary else None,
+            denominator=Denominator(minimum=0.0, eps=_EPS * q.shape[1]),
+            kv_weighting="global-query" if self.kv_weighting else None,
+        )
+        return torch.unflatten(out, 1, space)
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size."""
+        return {"T": torch.Size(space).numel(), "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return (
+            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, kv_weighting={self.kv_weighting}, "
+            f"output_gate={self.output_gate}, rotary={self.rotary}"
+        )
+
+
+def _elu_plus_one(x: Tensor) -> Tensor:
+    # not F.elu: expm1(x) + 1 rounds to 0 from about -17 on (float32), and the compiler mistakes the strides of its
+    # gradient (torch 2.13)
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+
+
+def _convolution_of_each_channel(
+    channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)
