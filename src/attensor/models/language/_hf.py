@@ -1,0 +1,325 @@
+"""Causal language models of linear attention in transformers' conventions: one body for every family.
+
+A family states its configuration and, as a `Family`, how a mixer, an MLP and a norm are made from it; embedding,
+blocks, padding, decode states, loss and generation are the same for all and are here.
+
+Sizes: B sequences, T tokens, C channels, V vocabulary. Keys of the state_dict: `model.embed_tokens`,
+`model.layers.{i}.{input_layernorm, attn, post_attention_layernorm, mlp}`, `model.norm`, `lm_head`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from attensor.models.language._hf_cache import MixerCacheLayer, cache_layers, new_cache
+from attensor.models.language._padding import arrange
+from attensor.models.language._transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    BaseModelOutputWithPast,
+    Cache,
+    CausalLMOutputWithPast,
+    GenerationMixin,
+    GradientCheckpointingLayer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    can_return_tuple,
+)
+
+__all__ = [
+    "DecoderLayer",
+    "Family",
+    "LinearCausalLM",
+    "LinearConfig",
+    "LinearModel",
+    "LinearPreTrainedModel",
+    "register",
+]
+
+
+class LinearConfig(PreTrainedConfig):
+    """Sizes that every family has. `num_heads`, `num_kv_heads` and `num_layers` are other names of the three below.
+
+    Attributes:
+        vocab_size: tokens that exist, V.
+        hidden_size: channels C.
+        intermediate_size: channels inside the MLP.
+        num_hidden_layers: blocks.
+        num_attention_heads: query heads of a mixer.
+        norm_eps: added to the mean square in the norms.
+        initializer_range: standard deviation of freshly drawn weights.
+        use_cache: return decode states by default, outside training.
+        tie_word_embeddings: the output projection is the embedding table.
+    """
+
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "num_heads": "num_attention_heads",
+        "num_kv_heads": "num_key_value_heads",
+        "num_layers": "num_hidden_layers",
+    }
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+
+    vocab_size: int = 32000
+    hidden_size: int = 1024
+    intermediate_size: int = 2816
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 4
+    norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    use_cache: bool = True
+    pad_token_id: int | None = None
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    tie_word_embeddings: bool = False
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides: Any) -> Self:
+        """The configuration of a published size.
+
+        Args:
+            name: a key of `presets`.
+            overrides: fields to set differently.
+        Raises:
+            ValueError: no such preset.
+        """
+        if name not in cls.presets:
+            raise ValueError(f"{cls.__name__}: preset must be one of {', '.join(cls.presets)}, got {name!r}.")
+        return cls(**{**cls.presets[name], **overrides})
+
+    @property
+    def embedding_scale(self) -> float:
+        """What embedded tokens are multiplied by."""
+        return 1.0
+
+
+class Family(NamedTuple):
+    """How the parts of a block are made from a configuration.
+
+    Attributes:
+        mixer: configuration, layer index -> a causal layer of `attensor.nn` whose keys and values have no bias.
+        mlp: configuration -> module on [..., C].
+        norm: configuration -> norm over C.
+    """
+
+    mixer: Callable[[Any, int], nn.Module]
+    mlp: Callable[[Any], nn.Module]
+    norm: Callable[[Any], nn.Module]
+
+
+class DecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm residual block: `x = x + mixer(norm(x))`, `x = x + mlp(norm(x))`."""
+
+    def __init__(self, config: LinearConfig, family: Family, layer_index: int) -> None:
+        super().__init__()
+        self.input_layernorm = family.norm(config)
+        self.attn = family.mixer(config, layer_index)
+        self.post_attention_layernorm = family.norm(config)
+        self.mlp = family.mlp(config)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        real: Tensor | None = None,
+        past: MixerCacheLayer | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> Tensor:
+        """[B, T, C] to [B, T, C].
+
+        Args:
+            hidden_states: [B, T, C].
+            real: [B, T, 1], zero at padding, which then stays out of the mixer's state.
+            past: the state that the tokens continue.
+            cu_seqlens: [N + 1], boundaries of packed sequences.
+        """
+        normed = self.input_layernorm(hidden_states)
+        normed = normed if real is None else normed * real
+        # only what is given: a mixer need not know both
+        given: dict[str, Any] = {} if past is None else {"cache": past.open(self.attn, normed)}
+        given |= {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
+        hidden_states = hidden_states + self.attn(normed, **given)
+        out: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+        return out
+
+
+class LinearPreTrainedModel(PreTrainedModel):
+    """What transformers asks of a model before it has weights."""
+
+    config: LinearConfig
+    config_class = LinearConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (transformers' own declaration)
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _is_stateful = True  # a state cannot be rolled back: no assisted generation
+
+    def new_cache(self) -> Cache:
+        """Empty decode states, for `past_key_values`; their batch size is that of the first tokens."""
+        return new_cache(self.config.num_hidden_layers)
+
+
+class LinearModel(LinearPreTrainedModel):
+    """Embedding, blocks and final norm.
+
+    Args:
+        config: sizes. A subclass sets `family`, which says what the blocks are made of.
+    """
+
+    family: ClassVar[Family]
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
+        blocks = (DecoderLayer(config, self.family, index) for index in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(blocks)
+        self.norm = self.family.norm(config)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_hidden_states: bool | None = None,
+        cu_seqlens: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of every token.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: [B, T] (with a cache also [B, tokens before + T]), 1 for real tokens; padding anywhere.
+            past_key_values: from `new_cache` or an earlier call; the tokens continue it.
+            inputs_embeds: [B, T, C], rows of the embedding table, instead of `input_ids`.
+            use_cache: return decode states; None: as configured, but not in training.
+            output_hidden_states: return the input of every block and the last output too.
+            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
+            kwargs: ignored (`position_ids` and the like: positions follow from the mask).
+        Raises:
+            ValueError: not exactly one of input_ids and inputs_embeds; a cache under gradient checkpointing; see also
+                `_padding.arrange`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(f"{type(self).__name__}: give exactly one of input_ids and inputs_embeds.")
+        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = hidden_states * self.config.embedding_scale
+        cache = self._cache(past_key_values, use_cache)
+        hidden_states, layout = arrange(
+            hidden_states, attention_mask, cu_seqlens, None if cache is None else cache.get_seq_length()
+        )
+        pasts = [None] * len(self.layers) if cache is None else cache_layers(cache, len(self.layers))
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        seen = []
+        for layer, past in zip(self.layers, pasts):
+            if wanted:
+                seen.append(layout.restore(hidden_states))
+            hidden_states = layer(hidden_states, layout.real, past, layout.cu_seqlens)
+        hidden_states = layout.restore(self.norm(hidden_states))
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden_states,
+            past_key_values=cache,
+            hidden_states=(*seen, hidden_states) if wanted else None,
+        )
+
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
+        checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
+        if past_key_values is not None:
+            if checkpointing:
+                raise ValueError(
+                    f"{type(self).__name__}: gradient checkpointing would run the layers twice over past_key_values; "
+                    "leave it out, or switch checkpointing off."
+                )
+            return past_key_values
+        if use_cache is None:
+            use_cache = self.config.use_cache and not self.training
+        return self.new_cache() if use_cache and not checkpointing else None
+
+
+class LinearCausalLM(LinearPreTrainedModel, GenerationMixin):
+    """A `LinearModel` with an output projection, a loss and `generate`.
+
+    Args:
+        config: sizes. A subclass sets `body`, the class of the model below.
+    """
+
+    body: ClassVar[type[LinearModel]]
+    _tied_weights_keys: ClassVar[dict[str, str]] = {  # type: ignore[misc]
+        "lm_head.weight": "model.embed_tokens.weight"
+    }
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+        self.model = self.body(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of the token after each token, and the loss where labels are given.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: see `LinearModel.forward`.
+            past_key_values: see `LinearModel.forward`.
+            inputs_embeds: see `LinearModel.forward`.
+            labels: [B, T], the tokens themselves (they are shifted here); -100 is left out of the mean.
+            use_cache: see `LinearModel.forward`.
+            logits_to_keep: logits of that many last tokens only (0: all), or of the places in this tensor.
+            kwargs: further arguments of `LinearModel.forward`; `num_items_in_batch` for the loss.
+        Returns:
+            loss, logits [B, tokens kept, V], past_key_values, hidden_states.
+        """
+        outputs = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            return_dict=True,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
+        )
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        return False  # the cache is ours, see below
+
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
+    ) -> None:
+        super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
+        if generation_config.use_cache is not False:
+            model_kwargs.setdefault("past_key_values", self.new_cache())
+
+
+def register(config: type[LinearConfig], model: type[LinearModel], causal_lm: type[LinearCausalLM]) -> None:
+    """Let transformers' Auto classes find a family; again is harmless."""
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, model, exist_ok=True)
+    AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)

@@ -1,0 +1,130 @@
+"""TransNormerLLM: lightning attention with decays by layer, an MLP without activation, norms without weights.
+
+    h = sqrt(C) Emb(tokens)      x = x + TransNormerAttention(SRMSNorm(x))      x = x + SGLU(SRMSNorm(x))
+
+Importing this module registers `"attensor_transnormer"` with `AutoConfig`, `AutoModel` and `AutoModelForCausalLM`.
+Official checkpoints are read through `attensor.models.language.convert`.
+
+Source: arXiv:2307.14995, section 3 and its table of model variants; the 15B model's published card.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from attensor.models.language._blocks import SimpleGatedMLP, SimpleRMSNorm
+from attensor.models.language._hf import (
+    Family,
+    LinearCausalLM,
+    LinearConfig,
+    LinearModel,
+    LinearPreTrainedModel,
+    register,
+)
+from attensor.nn.transnormer import TransNormerAttention
+
+__all__ = ["TransNormerConfig", "TransNormerForCausalLM", "TransNormerModel"]
+
+
+def _size(hidden_size: int, layers: int, intermediate_size: int, vocab_size: int = 64_000) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "intermediate_size": intermediate_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden_size // 128,
+    }
+
+
+class TransNormerConfig(LinearConfig):
+    """Configuration of a TransNormerLLM; the defaults are the 385M model's.
+
+    Parameters: L layers of 5 C^2 + 3 C * intermediate_size, two tables of vocab_size * C (one if tied), and C angles
+    for each layer with LRPE; heads are 128 wide. Published totals count one table: the paper's four have 50,272
+    tokens there (and a few thousandths of a per cent more for positions, then in every layer), the released models
+    64,000. The MLP's width is not in that table; those below are the ones that give its totals. The 15B model's card
+    says 14.83 billion parameters, 42 layers, 40 heads, 5,120 channels and about 100,000 tokens; here 100,280 tokens
+    and 13,656 channels (8 / 3 of 5,120) give 14.83 billion. Its exact width was not published.
+
+    | preset | layers | channels | MLP | total as published |
+    | --- | --- | --- | --- | --- |
+    | 385M (or 0.4B) | 24 | 1,024 | 2,816 | 384,974,848 |
+    | 1B | 16 | 2,048 | 5,632 | 992,165,888 |
+    | 3B | 32 | 2,560 | 6,912 | 2,876,006,400 |
+    | 7B | 30 | 4,096 | 11,008 | 6,780,547,072 |
+    | 15B | 42 | 5,120 | 13,656 | 14.83 billion |
+
+    Attributes:
+        lrpe_layers: layers with learned relative positions; None: the first alone, as published.
+        slopes: how fast heads forget, see `attensor.nn.lightning.decay_slopes`.
+        scale_embedding: multiply embedded tokens by the root of hidden_size.
+    """
+
+    model_type = "attensor_transnormer"
+    presets: ClassVar[dict[str, dict[str, Any]]] = {
+        "385M": _size(1024, 24, 2816),
+        "0.4B": _size(1024, 24, 2816),
+        "1B": _size(2048, 16, 5632),
+        "3B": _size(2560, 32, 6912),
+        "7B": _size(4096, 30, 11008),
+        "15B": _size(5120, 42, 13656, vocab_size=100_280),
+    }
+
+    vocab_size: int = 64_000
+    num_attention_heads: int = 8
+    pad_token_id: int | None = 0
+    lrpe_layers: list[int] | None = None
+    slopes: Literal["alibi", "linear"] = "alibi"
+    scale_embedding: bool = True
+
+    @property
+    def embedding_scale(self) -> float:
+        """What embedded tokens are multiplied by."""
+        return self.hidden_size**0.5 if self.scale_embedding else 1.0
+
+
+def _mixer(config: TransNormerConfig, layer_index: int) -> nn.Module:
+    return TransNormerAttention(
+        config.hidden_size,
+        config.num_attention_heads,
+        layer_index=layer_index,
+        num_layers=config.num_hidden_layers,
+        use_lrpe=None if config.lrpe_layers is None else layer_index in config.lrpe_layers,
+        slopes=config.slopes,
+    )
+
+
+def _mlp(config: TransNormerConfig) -> nn.Module:
+    return SimpleGatedMLP(config.hidden_size, config.intermediate_size)
+
+
+def _norm(config: TransNormerConfig) -> nn.Module:
+    return SimpleRMSNorm(config.norm_eps)
+
+
+class _Weights(LinearPreTrainedModel):
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        has_angles = isinstance(module, TransNormerAttention) and module.rotary
+        # transformers marks what a checkpoint has filled; angles that it lacks would be memory of any content
+        if has_angles and not getattr(module.theta, "_is_hf_initialized", False):
+            module._reset_theta()
+
+
+class TransNormerModel(_Weights, LinearModel):
+    """Embedding, TransNormer blocks and final norm, without output projection."""
+
+    config_class = TransNormerConfig
+    family = Family(mixer=_mixer, mlp=_mlp, norm=_norm)
+
+
+class TransNormerForCausalLM(_Weights, LinearCausalLM):
+    """A TransNormerLLM that predicts the next token."""
+
+    config_class = TransNormerConfig
+    body = TransNormerModel
+
+
+register(TransNormerConfig, TransNormerModel, TransNormerForCausalLM)
