@@ -7,6 +7,7 @@ import torch
 
 import attensor
 from attensor.errors import BackendError
+from attensor.ops import _dispatch
 from attensor.ops._dispatch import OPERATORS, Operator
 
 
@@ -42,14 +43,36 @@ def test_a_missing_back_end_says_for_each_candidate_why_not(operator):
         operator.choose("triton", CPU)
 
 
+META = torch.device("meta")
+GPU = torch.device("cuda")
+
+
 def test_triton_needs_its_library_and_a_gpu(operator, monkeypatch):
     operator.implementations["triton"] = lambda: "kernel"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert 'pip install "attensor[triton]"' in operator.why_not("triton", CPU)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-    assert "need a GPU, the tensors are on cpu" in operator.why_not("triton", CPU)
+    monkeypatch.setattr(_dispatch, "_IS_INTERPRETED", False)
+    monkeypatch.setattr(_dispatch, "_HAS_TRITON", False)
+    for device in (CPU, META, GPU):
+        assert 'pip install "attensor[triton]"' in operator.why_not("triton", device)
+    assert operator.choose(None, GPU)() == "fast"
+    monkeypatch.setattr(_dispatch, "_HAS_TRITON", True)
+    assert "need a GPU, the tensors are on cpu; set TRITON_INTERPRET=1" in operator.why_not("triton", CPU)
     assert operator.choose(None, CPU)() == "fast"
-    assert operator.choose(None, torch.device("cuda"))() == "kernel"
+    assert operator.choose(None, GPU)() == "kernel"
+    assert operator.choose("triton", META)() == "kernel"
+    assert operator.choose(None, META)() == "fast"
+
+
+def test_the_interpreter_runs_kernels_on_a_cpu_only_when_asked_for(operator, monkeypatch):
+    operator.implementations["triton"] = lambda: "kernel"
+    monkeypatch.setattr(_dispatch, "_HAS_TRITON", True)
+    monkeypatch.setattr(_dispatch, "_IS_INTERPRETED", True)
+    assert operator.choose("triton", CPU)() == "kernel"
+    with attensor.backend("triton"):
+        assert operator.choose(None, CPU)() == "kernel"
+    assert operator.choose(None, CPU)() == "fast"
+    del operator.implementations["torch"]
+    assert operator.choose(None, CPU)() == "definition"
+    assert "need a GPU, the tensors are on xpu" in operator.why_not("triton", torch.device("xpu"))
 
 
 def test_an_operator_that_cannot_run_at_all_says_so(operator):

@@ -9,6 +9,7 @@ An operator is a table of implementations with one signature. The order of the t
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,15 @@ __all__ = ["BACKENDS", "OPERATORS", "Operator", "backend"]
 
 BACKENDS = ("triton", "torch", "reference")
 
+# "meta" computes shapes alone, which needs no GPU
+_TRITON_DEVICES = ("cuda", "meta")
+
 OPERATORS: dict[str, Operator] = {}
+
+# Read once, so that torch.compile, which follows a choice, guards on two constants. Triton itself reads the variable
+# when a kernel is defined.
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # A plain list, not a ContextVar: torch.compile can guard on it, so a compiled function follows the context.
 _REQUESTED: list[str] = []
@@ -63,14 +72,17 @@ class Operator:
         if candidate not in self.implementations:
             return f"{self.name} has no {candidate} implementation"
         if candidate == "triton":
-            if importlib.util.find_spec("triton") is None:
+            if not _HAS_TRITON:
                 return 'triton is not installed: pip install "attensor[triton]"'
-            if device.type != "cuda":
-                return f"triton kernels need a GPU, the tensors are on {device.type}"
+            if device.type not in _TRITON_DEVICES and not (device.type == "cpu" and _IS_INTERPRETED):
+                slowly = "; set TRITON_INTERPRET=1 before Python starts to interpret them, slowly, for tests"
+                return (
+                    f"triton kernels need a GPU, the tensors are on {device.type}{slowly * (device.type == 'cpu')}"
+                )
         return None
 
     def choose(self, requested: str | None, device: torch.device) -> Callable[..., Any]:
-        """The implementation to run: the requested one, else the context's, else the first that can.
+        """The implementation to run: the requested one, else the context's, else the best.
 
         Raises:
             BackendError: the requested one cannot run here.
@@ -82,10 +94,19 @@ class Operator:
             if self.why_not(requested, device) is None:
                 return self.implementations[requested]
             raise BackendError(self._explain(requested, device))
+        best = self.best(device)
+        if best is None:
+            raise BackendError(self._explain(None, device))
+        return self.implementations[best]
+
+    def best(self, device: torch.device) -> str | None:
+        """The back-end taken when none is asked for, triton only on a GPU; None if no back-end can run."""
         for candidate in BACKENDS:
+            if candidate == "triton" and device.type != "cuda":
+                continue
             if self.why_not(candidate, device) is None:
-                return self.implementations[candidate]
-        raise BackendError(self._explain(None, device))
+                return candidate
+        return None
 
     def _explain(self, requested: str | None, device: torch.device) -> str:
         reasons = "; ".join(f"{c}: {self.why_not(c, device) or 'available'}" for c in BACKENDS)
