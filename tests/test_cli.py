@@ -107,14 +107,16 @@ def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attensor.bench import linear, neighborhood
+    from attensor.bench import neighborhood
+    from attensor.bench.linear import run as linear
+    from attensor.bench.linear.options import BenchLinearOptions
 
-    seen: list[dict[str, Any]] = []
-    for module in (linear, neighborhood):
-        monkeypatch.setattr(module, "run", lambda console, **options: seen.append(options))
-    assert cli.main(["bench", "linear", "--lengths", "32", "96", "--rounds", "2", "--save"]) == 0
+    seen: list[Any] = []
+    monkeypatch.setattr(linear, "run", lambda console, options: seen.append(options))
+    monkeypatch.setattr(neighborhood, "run", lambda console, **options: seen.append(options))
+    assert cli.main(["bench", "linear", "--lengths", "32", "96", "--variants", "none", "--save"]) == 0
     assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
-    assert seen[0] == {"lengths": (32, 96), "rounds": 2, "save": True}
+    assert seen[0] == BenchLinearOptions(lengths=(32, 96), variants=("none",), save=True)
     settings = [neighborhood.Setting(9, 5), neighborhood.Setting(8, 3)]
     assert seen[1] == {"settings": settings, "windows": (3,), "rounds": 5, "save": False}
 

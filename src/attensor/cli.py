@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
+from attensor.bench.linear.options import BenchLinearOptions
 from attensor.compare.config import CompareConfig, GenerateConfig
 from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError
 
@@ -40,18 +41,6 @@ class ShowCommand:
 
     name: Positional[str]
     """Name of the mechanism, as `attensor list` gives it."""
-
-
-@dataclass(frozen=True)
-class BenchLinearCommand:
-    """Time and memory of linear attention against softmax attention, by length."""
-
-    lengths: tuple[int, ...] = (1024, 2048, 4096, 8192, 16384)
-    """Tokens in a sequence; the first is the base of the time per token."""
-    rounds: int = 5
-    """Timed calls of each contestant; the median counts."""
-    save: bool = False
-    """Also write benchmarks/results/<date>-linear-cpu.md."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +67,15 @@ class ReproduceCommand:
     """Measure a paper's claim again; exit code 0 when it holds, 1 when it does not."""
 
     name: Positional[str]
-    """Name of the mechanism, as `attensor list` gives it."""
+    """Name of the recipe, or of the mechanism, as `attensor list` gives it."""
     quick: bool = False
-    """Fewer steps at one learning rate: an indication, not a verdict."""
+    """Fewer steps and seeds, below a minute: an indication, not a verdict."""
     out: Path = Path("runs")
     """Folder that receives a new folder for the run."""
+    resume: Path | None = None
+    """Continue the run in this folder: what it has finished is not computed again."""
+    save: bool = False
+    """Also keep the verdict in benchmarks/results/claims and renew docs/claims.md."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> Any:
     bench = tyro.extras.SubcommandApp()
-    bench.command(name="linear")(BenchLinearCommand)
+    bench.command(name="linear")(BenchLinearOptions)
     bench.command(name="neighborhood")(BenchNeighborhoodCommand)
     app = tyro.extras.SubcommandApp()
     app.command(name="list")(ListCommand)
@@ -166,10 +159,10 @@ def _generate(command: GenerateConfig) -> None:
     sys.stdout.write("\n")
 
 
-def _bench_linear(command: BenchLinearCommand) -> None:
-    from attensor.bench import linear
+def _bench_linear(command: BenchLinearOptions) -> None:
+    from attensor.bench.linear import run
 
-    linear.run(Console(), lengths=command.lengths, rounds=command.rounds, save=command.save)
+    run.run(Console(), command)
 
 
 def _bench_neighborhood(command: BenchNeighborhoodCommand) -> None:
@@ -186,12 +179,19 @@ def _doctor(command: DoctorCommand) -> None:
 
 
 def _reproduce(command: ReproduceCommand) -> int:
-    from attensor.recipes import RecipeConfig, find
+    if command.save and command.quick:
+        raise ValueError("--save and --quick exclude each other: a quick run indicates and does not decide.")
+    from attensor.recipes import CellError
+    from attensor.recipes._reproduce import reproduce, save
 
-    recipe = find(command.name)
-    config = RecipeConfig(quick=command.quick, out=command.out)
-    verdict = recipe.run(config)
-    Console().print(recipe.report(verdict, config))
+    console = Console()
+    try:
+        verdict, folder = reproduce(command.name, console, quick=command.quick, out=command.out, resume=command.resume)
+    except CellError as error:
+        sys.stderr.write(f"attensor: {error}\n")
+        return 2
+    if command.save:
+        save(folder, console)
     return 0 if verdict.holds else 1
 
 
@@ -200,7 +200,7 @@ HANDLERS: dict[type, Callable[[Any], int | None]] = {
     ShowCommand: _show,
     CompareConfig: _compare,
     GenerateConfig: _generate,
-    BenchLinearCommand: _bench_linear,
+    BenchLinearOptions: _bench_linear,
     BenchNeighborhoodCommand: _bench_neighborhood,
     DoctorCommand: _doctor,
     ReproduceCommand: _reproduce,

@@ -1,87 +1,250 @@
-"""Recipes: cards lead to them, they judge by the figures, and failures are said."""
+"""Recipes: names lead to them, they judge by their marks, and the command keeps what was found."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from attensor import cli, recipes
-from attensor.catalogue import cards
-from attensor.compare.config import CompareConfig
-from attensor.errors import LawError
-from attensor.recipes import RecipeConfig, Verdict, ablation
+from attensor.catalogue import cards, load
+from attensor.recipes import CellError, Check, Interval, Recipe, RecipeConfig, Verdict
 
-ORDERED = {"linear": 3.3, "lightning": 3.2, "scalar-gated": 2.7, "gla": 2.6}
-
-
-def pretend(monkeypatch: pytest.MonkeyPatch, folder: Path, scores: dict[str, float | None]) -> list[CompareConfig]:
-    """Let the comparison end with these scores (None: failed); returns the configurations it is given."""
-    seen: list[CompareConfig] = []
-
-    def compare(config: CompareConfig) -> Path:
-        seen.append(config)
-        rows = [
-            {"name": name, "status": "ok", "reason": None, "score": {"mean": score, "spread": 0.0}}
-            if score is not None
-            else {"name": name, "status": "failed", "reason": "NaN at step 3", "score": None}
-            for name, score in scores.items()
-        ]
-        (folder / "results.json").write_text(json.dumps({"mechanisms": rows}))
-        return folder
-
-    monkeypatch.setattr("attensor.compare.run.compare", compare)
-    return seen
+CARDS = [card for card in cards().values() if card.recipe]
+FINDING = Verdict(
+    (Check("half at most 0.6: 0.5", True), Check("none at all: <b>1</b>", False)), {"a gate": "1.234 bits"}
+)
 
 
-@pytest.mark.parametrize("card", [card for card in cards().values() if card.recipe], ids=lambda card: card.name)
-def test_a_card_leads_to_a_recipe_of_its_name(card: object) -> None:
-    name = getattr(card, "name", "")
+def seeds_of(*values: float) -> list[dict[str, Any]]:
+    """Results of training runs with these losses, one a seed."""
+    return [{"loss": {str(f): value for f in (1, 2, 4, 8)}, "curve": [[5, value]]} for value in values]
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_a_recipe_is_found_by_the_name_of_its_file(name: str) -> None:
     assert recipes.find(name).name == name
 
 
-def test_the_ablation_trains_all_under_one_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = pretend(monkeypatch, tmp_path, dict(ORDERED))
-    assert ablation(("linear", "gla"), RecipeConfig(quick=True, out=tmp_path)) == ORDERED
-    assert seen[0].mechanisms == "linear,gla"
-    assert seen[0].out == str(tmp_path)
-    ablation(("gla",), RecipeConfig())
-    assert seen[0].steps is not None
-    assert seen[1].steps is not None
-    assert seen[0].steps < seen[1].steps
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.name)
+def test_a_card_leads_to_its_recipe(card: Any) -> None:
+    assert recipes.find(card.name) is load(f"{card.recipe}:RECIPE")
 
 
-def test_a_mechanism_that_fails_fails_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, tmp_path, {**ORDERED, "gla": None})
-    with pytest.raises(LawError, match="gla was not trained: NaN at step 3"):
-        ablation(tuple(ORDERED), RecipeConfig())
+def test_a_mechanism_without_a_recipe_lists_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"softmax has no recipe yet; these have one: .*gla, .*retnet"):
+        recipes.find("softmax")
+    with pytest.raises(ValueError, match=r"no mechanism is called 'sofmax'.*Did you mean 'softmax'"):
+        recipes.find("sofmax")
 
 
 @pytest.mark.parametrize(
-    ("changed", "holds"),
+    ("values", "text"),
     [
-        ({}, True),
-        ({"gla": 2.72}, True),
-        ({"gla": 2.74}, False),
-        ({"scalar-gated": 3.25, "gla": 3.2}, False),
-        ({"lightning": 3.35}, False),
+        # mean 2, standard deviation 1: 4.303 / sqrt(3); means and points of t from a table
+        ([1.0, 2.0, 3.0], "2.0 ± 2.5 (3 seeds)"),
+        ([0.9, 0.92, 0.91, 0.93], "0.915 ± 0.021 (4 seeds)"),
+        ([0.5, 0.5], "0.500 ± 0.000 (2 seeds)"),
+        ([123.0, 175.0, 148.0], "149 ± 65 (3 seeds)"),
+        ([0.25], "0.250 (1 seed)"),
     ],
     ids=str,
 )
-def test_the_gate_ablation_judges_by_the_order(
-    changed: dict[str, float], holds: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_interval_is_students(values: list[float], text: str) -> None:
+    assert str(Interval.of(values)) == text
+
+
+def test_an_interval_of_many_values_is_nearly_normal() -> None:
+    wide = Interval.of([0.0, 1.0] * 50)
+    assert wide.half_width == pytest.approx(1.96 * 0.5025 / 10, rel=1e-3)
+    with pytest.raises(ValueError, match="values is empty"):
+        Interval.of([])
+
+
+def test_a_verdict_holds_when_every_mark_is_reached() -> None:
+    assert Verdict((Check("a", True), Check("b", True))).holds
+    assert not FINDING.holds
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, run: Any) -> Recipe:
+    """A recipe of that name that does not measure anything."""
+    recipe = Recipe("retnet", "arXiv:2307.08621, section 3.5", "less is less", run)
+    monkeypatch.setattr("attensor.recipes._reproduce.find", lambda name: recipe)
+    return recipe
+
+
+def test_the_command_writes_the_verdict_and_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pretend(monkeypatch, tmp_path, {**ORDERED, **changed})
-    assert recipes.find("gla").run(RecipeConfig()).holds is holds
-    assert cli.main(["reproduce", "gla", "--quick"]) == (0 if holds else 1)
+    pretend(monkeypatch, lambda config: FINDING)
+    assert cli.main(["reproduce", "retnet", "--quick", "--out", str(tmp_path)]) == 1
+    (folder,) = tmp_path.iterdir()
+    found = json.loads((folder / "verdict.json").read_text())
+    assert (found["recipe"], found["holds"], found["quick"]) == ("retnet", False, True)
+    assert [check["passed"] for check in found["checks"]] == [True, False]
+    page = (folder / "report.html").read_text()
+    assert "the claim does not hold" in page
+    assert "&lt;b&gt;1&lt;/b&gt;" in page
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("less is less", "section 3.5", "a gate", "1.234 bits", "does not hold in a quick run"):
+        assert part in shown
 
 
-def test_the_report_shows_claim_figures_and_verdict() -> None:
+def test_a_claim_that_holds_is_exit_code_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, lambda config: Verdict(FINDING.checks[:1]))
+    assert cli.main(["reproduce", "retnet", "--out", str(tmp_path)]) == 0
+
+
+def test_an_interrupted_recipe_says_how_to_go_on_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[RecipeConfig] = []
+
+    def run(config: RecipeConfig) -> Verdict:
+        seen.append(config)
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        return Verdict(FINDING.checks[:1])
+
+    pretend(monkeypatch, run)
+    assert cli.main(["reproduce", "retnet", "--quick", "--out", str(tmp_path)]) == 130
+    again = re.search(r"Continue with: attensor (.*)", capsys.readouterr().out)
+    assert again is not None
+    assert cli.main(again[1].split()) == 0
+    assert seen[0] == seen[1]
+    assert seen[1].quick
+
+
+def test_a_run_of_something_else_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pretend(monkeypatch, lambda config: FINDING)
+    cli.main(["reproduce", "retnet", "--out", str(tmp_path)])
+    (folder,) = tmp_path.iterdir()
+    monkeypatch.undo()
+    for arguments, message in (
+        (["gla", "--resume", str(folder)], "that is a run of retnet, not of gla"),
+        (["retnet", "--quick", "--resume", str(folder)], "that is a full run; leave out --quick"),
+        (["retnet", "--resume", str(tmp_path)], "no run of a recipe is there"),
+        (["retnet", "--quick", "--save"], "--save and --quick exclude each other"),
+    ):
+        capsys.readouterr()
+        assert cli.main(["reproduce", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_cell_that_fails_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(config: RecipeConfig) -> Verdict:
+        raise CellError("train(seed=3) failed: ValueError: no")
+
+    pretend(monkeypatch, run)
+    assert cli.main(["reproduce", "retnet", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "attensor: train(seed=3) failed: ValueError: no\n"
+
+
+GATES = {"no gate": 2.31, "constant decay": 2.22, "gate per head": 1.84, "gate per channel (GLA)": 1.85}
+
+
+@pytest.mark.parametrize(
+    ("changed", "missed"),
+    [
+        ({}, []),
+        ({"gate per channel (GLA)": 1.87}, ["a gate per head"]),
+        ({"constant decay": 1.99}, ["constant decay at most"]),
+        ({"constant decay": 2.32}, ["less no gate"]),
+    ],
+    ids=str,
+)
+def test_the_gate_ablation_judges_by_the_marks_of_the_sheet(changed: dict[str, float], missed: list[str]) -> None:
+    from attensor.recipes import gla
+
+    text = {gate: seeds_of(loss, loss + 0.01) for gate, loss in {**GATES, **changed}.items()}
+    recall = {
+        "constant decay": [{"accuracy": 0.30, "curve": [[5, 0.3]]}] * 2,
+        "gate per channel (GLA)": [{"accuracy": 0.36, "curve": [[5, 0.4]]}] * 2,
+    }
+    failed = [check.text for check in gla.judge(text, recall).checks if not check.passed]
+    assert len(failed) == len(missed)
+    assert all(part in text for part, text in zip(missed, failed, strict=True))
+
+
+def test_recall_and_length_have_marks_of_their_own() -> None:
+    from attensor.recipes import gla
+
+    text = {gate: seeds_of(loss) for gate, loss in GATES.items()}
+    text["gate per channel (GLA)"][0]["loss"]["4"] += 0.03
+    recall = {
+        "constant decay": [{"accuracy": 0.32, "curve": [[5, 0.3]]}],
+        "gate per channel (GLA)": [{"accuracy": 0.36, "curve": [[5, 0.4]]}],
+    }
+    passed = [check.passed for check in gla.judge(text, recall).checks]
+    assert passed == [True, True, True, False, False]
+
+
+def times_of(**per_token: float) -> dict[str, Any]:
+    """A result of lightning attention's measurement; times per token grow by the given powers of the length."""
+    from attensor.recipes.lightning_attention import BOTH, FORWARD, LA1, LA2, LENGTHS, SOFTMAX
+
+    powers = {LA1: per_token["la1"], LA2: per_token["la2"], SOFTMAX: 1.0}
+    rows = [
+        [name, passes, n, n * (n / 1024) ** powers[name]]
+        for name in LENGTHS
+        for passes in (FORWARD, BOTH)
+        for n in LENGTHS[name]
+    ]
+    return {"rows": rows, "difference": per_token.get("difference", 1e-6)}
+
+
+@pytest.mark.parametrize(
+    ("times", "losses", "passed"),
+    [
+        ({"la1": 1.2, "la2": 0.0}, (2.0, 2.01), [True, True, True, True, True, True, True, True]),
+        ({"la1": 1.2, "la2": 1.0}, (2.0, 2.03), [False, False, True, True, False, False, True, False]),
+        (
+            {"la1": 0.8, "la2": 0.0, "difference": 2e-4},
+            (2.0, 2.0),
+            [True, True, False, False, False, True, False, True],
+        ),
+    ],
+    ids=str,
+)
+def test_constant_speed_is_judged_by_the_marks_of_the_sheet(
+    times: dict[str, float], losses: tuple[float, float], passed: list[bool]
+) -> None:
+    from attensor.recipes import lightning_attention as recipe
+
+    texts = {recipe.LA1: seeds_of(losses[0]), recipe.LA2: seeds_of(losses[1])}
+    assert [check.passed for check in recipe.judge([times_of(**times)], texts).checks] == passed
+
+
+def test_the_parts_of_transnormerllm_are_judged_by_the_marks_of_the_sheet() -> None:
+    from attensor.recipes import transnormerllm as recipe
+
+    def judged(decode: tuple[float, float], train: float, **losses: float) -> list[bool]:
+        of = {"TNL": 2.0, "TRANSFORMER": 1.98, "WITHOUT_DECAY": 2.03, "ABSOLUTE": 2.01, "LAYER_NORM": 1.99} | losses
+        texts = {getattr(recipe, variant): seeds_of(loss) for variant, loss in of.items()}
+        rows = [[recipe.TNL, 64, 1.0], [recipe.TNL, 4096, decode[0]]]
+        rows += [[recipe.TRANSFORMER, 64, 1.0], [recipe.TRANSFORMER, 4096, decode[1]]]
+        times = [{"decode": rows, "train": {"512": 1.0, "8192": train}}]
+        return [check.passed for check in recipe.judge(texts, times).checks]
+
+    assert judged((1.2, 2.1), 0.7) == [True] * 7
+    assert judged((1.4, 1.9), 0.6) == [True, True, True, True, False, False, False]
+    assert judged((1.2, 2.1), 1.6, TRANSFORMER=1.96, WITHOUT_DECAY=2.01, ABSOLUTE=2.0, LAYER_NORM=2.03) == [
+        *[False, False, False, False, True, True, False]
+    ]
+
+
+def test_a_report_in_the_terminal_shows_what_counts() -> None:
     recipe = recipes.find("gla")
     console = Console(width=150)
     with console.capture() as captured:
-        console.print(recipe.report(Verdict(False, {"a gate": "1.234 bits per byte"}), RecipeConfig(quick=True)))
-    for part in (recipe.claim, recipe.paper, "a gate", "1.234 bits per byte", "does not hold in a quick run"):
+        console.print(recipe.report(FINDING, RecipeConfig(Path(), quick=True)))
+    for part in (recipe.paper, "half at most 0.6: 0.5", "1.234 bits", "does not hold in a quick run"):
         assert part in captured.get()

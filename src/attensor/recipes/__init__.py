@@ -1,27 +1,36 @@
-"""Papers' claims, measured again: one file a paper, each with a `RECIPE` that its card names."""
+"""Papers' claims, measured again: one file a paper, each with a `RECIPE`; `attensor reproduce NAME` runs it."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 
-from attensor.catalogue import cards, mechanism
+from attensor.catalogue import mechanism
+from attensor.recipes._recipe import CellError as CellError
+from attensor.recipes._recipe import Chart as Chart
+from attensor.recipes._recipe import Check as Check
+from attensor.recipes._recipe import Interval as Interval
 from attensor.recipes._recipe import Recipe as Recipe
 from attensor.recipes._recipe import RecipeConfig as RecipeConfig
 from attensor.recipes._recipe import Verdict as Verdict
-from attensor.recipes._recipe import ablation as ablation
+from attensor.recipes._recipe import run_cells as run_cells
 
-__all__ = ["Recipe", "RecipeConfig", "Verdict", "ablation", "find"]
+__all__ = ["CellError", "Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "find", "names", "run_cells"]
+
+
+def names() -> list[str]:
+    """Names of all recipes: those of the files in this folder, with hyphens."""
+    return sorted(m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
 def find(name: str) -> Recipe:
-    """The recipe that the card called `name` points to.
+    """The recipe of that name, or the one that the card of that name points to.
 
     Raises:
-        ValueError: no such mechanism, or it has no recipe; the message lists those that have one.
+        ValueError: no such recipe or mechanism, or a mechanism without a recipe; the message lists the recipes.
     """
-    card = mechanism(name)
-    if card.recipe is None:
-        known = ", ".join(other.name for other in cards().values() if other.recipe)
-        raise ValueError(f"{name} has no recipe yet; these have one: {known}.")
-    recipe: Recipe = importlib.import_module(card.recipe).RECIPE
+    path = f"{__name__}.{name.replace('-', '_')}" if name in names() else mechanism(name).recipe
+    if path is None:
+        raise ValueError(f"{name} has no recipe yet; these have one: {', '.join(names())}.")
+    recipe: Recipe = importlib.import_module(path).RECIPE
     return recipe

@@ -1,48 +1,133 @@
-"""What a recipe is: a paper's claim, a way to measure it again, and the verdict."""
+"""What a recipe is made of: a paper's claim, the cells that measure it, pass marks, charts, and the verdict."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attensor.errors import LawError
+from attensor.recipes._cells import CellError as CellError
+from attensor.recipes._cells import run_cells as run_cells
 
-__all__ = ["Recipe", "RecipeConfig", "Verdict", "ablation"]
+__all__ = ["CellError", "Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
 
-STEPS, LEARNING_RATES = 500, (2e-3, 6e-3, 2e-2)
-QUICK_STEPS, QUICK_LEARNING_RATES = 200, (6e-3,)
+# two-sided 95 % points of Student's t for 1, 2, .. degrees of freedom
+_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """How much to spend and where to put it.
+    """How much to spend and where to keep it.
 
     Attributes:
-        quick: fewer steps at one learning rate; an indication instead of a verdict.
-        out: folder that receives a new folder for the run.
+        folder: where finished cells, `verdict.json` and `report.html` are written; made when missing.
+        quick: fewer steps and seeds; an indication instead of a verdict.
+        resume: take the finished cells that `folder` holds instead of computing them anew.
     """
 
+    folder: Path
     quick: bool = False
-    out: Path = Path("runs")
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and how far the true one may lie from it.
+
+    Attributes:
+        mean: of the values.
+        half_width: of the two-sided 95 % interval by Student's t; nan for a single value.
+        count: values, one a seed.
+    """
+
+    mean: float
+    half_width: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Interval:
+        """Mean and interval of independent values, for instance one a seed, or one difference a seed.
+
+        Raises:
+            ValueError: no values.
+        """
+        if not values:
+            raise ValueError("Interval.of: values is empty; give one number for each seed.")
+        count = len(values)
+        if count == 1:
+            return cls(float(values[0]), math.nan, 1)
+        # beyond the table the normal value is less than 9 % too small
+        quantile = _T_95[count - 2] if count - 2 < len(_T_95) else 1.96
+        return cls(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(count), count)
+
+    def __str__(self) -> str:
+        """`0.912 ± 0.013 (3 seeds)`, with two significant digits of the half-width."""
+        if math.isnan(self.half_width):
+            return f"{self.mean:.3f} (1 seed)"
+        decimals = 3
+        if 0 < self.half_width < math.inf:
+            decimals = min(max(1 - math.floor(math.log10(self.half_width)), 0), 4)
+        return f"{self.mean:.{decimals}f} ± {self.half_width:.{decimals}f} ({self.count} seeds)"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One pass mark.
+
+    Attributes:
+        text: the mark and what was measured, in one sentence with numbers.
+        passed: whether the mark was reached.
+    """
+
+    text: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A picture for the report.
+
+    Attributes:
+        title: what it shows.
+        x, y: what is on the axes, with units.
+        series: label -> points (x, y), in the order of the legend.
+        log_x, log_y: logarithmic axes; points that are not positive are left out there.
+        bars: bars side by side at each x, from zero, instead of lines.
+    """
+
+    title: str
+    x: str
+    y: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    log_x: bool = False
+    log_y: bool = False
+    bars: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was measured.
+    """What was measured, and how the paper's claim came out.
 
     Attributes:
-        holds: whether the claim came out.
-        figures: label -> measured value, with its unit, in the order in which they are to be read.
+        checks: the pass marks.
+        figures: label -> measured value with its unit, in the order in which they are to be read.
+        charts: pictures for the report.
     """
 
-    holds: bool
-    figures: Mapping[str, str]
+    checks: tuple[Check, ...]
+    figures: Mapping[str, str] = field(default_factory=dict)
+    charts: tuple[Chart, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether every pass mark was reached."""
+        return all(check.passed for check in self.checks)
 
 
 @dataclass(frozen=True)
@@ -50,7 +135,7 @@ class Recipe:
     """A claim that can be measured again.
 
     Attributes:
-        name: the mechanism's name in the catalogue.
+        name: what is typed after `attensor reproduce`: the name of its file, with hyphens.
         paper: identifier and place of the claim in the paper.
         claim: the claim as it is tested, in one sentence.
         run: measures it.
@@ -62,46 +147,14 @@ class Recipe:
     run: Callable[[RecipeConfig], Verdict]
 
     def report(self, verdict: Verdict, config: RecipeConfig) -> RenderableType:
-        """Claim, figures and verdict for a terminal."""
-        table = Table("", "measured")
+        """Claim, figures, pass marks and verdict for a terminal."""
+        figures = Table("", "measured")
         for label, value in verdict.figures.items():
-            table.add_row(Text(label), Text(value))
+            figures.add_row(Text(label), Text(value))
+        marks = Table("pass mark", "")
+        for check in verdict.checks:
+            marks.add_row(Text(check.text), Text("yes", style="green") if check.passed else Text("no", style="red"))
         outcome = Text("holds", style="bold green") if verdict.holds else Text("does not hold", style="bold red")
         if config.quick:
             outcome.append(" in a quick run, which indicates and does not decide", style="default")
-        return Group(Text(f"{self.name} ({self.paper})"), Text(f"claim: {self.claim}"), table, outcome)
-
-
-def ablation(names: tuple[str, ...], config: RecipeConfig) -> dict[str, float]:
-    """Train the same small byte-level language model with each mechanism: held-out bits per byte by name.
-
-    The setting is that of `attensor compare` on the standard library's source code: two seeds, 500 steps of 16
-    sequences of 96 bytes, each mechanism at the best of three learning rates (quick: 200 steps at one rate).
-
-    Args:
-        names: mechanisms of the catalogue.
-        config: how long and where.
-    Raises:
-        LawError: one of them could not be trained; the message says why.
-    """
-    from attensor.compare.config import CompareConfig
-    from attensor.compare.run import compare
-
-    folder = compare(
-        CompareConfig(
-            mechanisms=",".join(names),
-            steps=QUICK_STEPS if config.quick else STEPS,
-            learning_rates=QUICK_LEARNING_RATES if config.quick else LEARNING_RATES,
-            length=96,
-            batch_size=16,
-            max_length=256,
-            out=str(config.out),
-        )
-    )
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    scores = {}
-    for row in results["mechanisms"]:
-        if row["status"] != "ok":
-            raise LawError(f"{row['name']} was not trained: {row['reason']}")
-        scores[row["name"]] = float(row["score"]["mean"])
-    return scores
+        return Group(Text(f"{self.name} ({self.paper})"), Text(f"claim: {self.claim}"), figures, marks, outcome)

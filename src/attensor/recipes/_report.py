@@ -1,0 +1,108 @@
+"""The page of a recipe: pass marks, figures and charts in one HTML file that loads nothing.
+
+Style, script and plots are those of the comparison's page; texts reach it escaped in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attensor.errors import require
+from attensor.recipes._recipe import Chart
+from attensor.report import charts as plots
+from attensor.report.identity import Identity, identities, plot_text
+from attensor.report.numbers import rounded, short
+from attensor.report.page import json_in_script
+from attensor.train.files import atomic_path
+
+__all__ = ["write_report"]
+
+Axis = dict[str, Any]
+
+
+def write_report(found: Mapping[str, Any], path: Path) -> None:
+    """Write the page.
+
+    Args:
+        found: what `verdict.json` holds.
+        path: the file to write; it appears whole or not at all.
+    Raises:
+        MissingExtraError: plotly or jinja2 is not installed.
+        OSError: the file cannot be written.
+    Cost: 5 MB, nearly all of it plotly.js; without charts a few KB.
+    """
+    jinja = require("jinja2", purpose="the HTML report")
+    plotly = require("plotly.offline", purpose="the HTML report")
+    folders = [jinja.PackageLoader("attensor.recipes"), jinja.PackageLoader("attensor.report")]
+    environment = jinja.Environment(
+        loader=jinja.ChoiceLoader(folders),
+        autoescape=True,
+        undefined=jinja.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts = [Chart(**chart) for chart in found["charts"]]
+    looks = looks_of(charts)
+    drawn = [drawing(f"chart-{i}", chart, looks) for i, chart in enumerate(charts)]
+    text = environment.get_template("recipe.html").render(
+        found=found,
+        minutes=rounded(found["seconds"] / 60, 2),
+        charts=drawn,
+        charts_json=json_in_script([asdict(chart) for chart in drawn]),
+        plotly_js=plotly.get_plotlyjs() if drawn else "",
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def looks_of(charts: Sequence[Chart]) -> dict[str, Identity]:
+    """Colour and marker of every series: a label looks the same in all charts."""
+    labels = list(dict.fromkeys(label for chart in charts for label in chart.series))
+    return dict(zip(labels, identities([{"name": label} for label in labels]), strict=True))
+
+
+def drawing(name: str, chart: Chart, looks: Mapping[str, Identity]) -> plots.Chart:
+    """The chart in the form that the page's script draws."""
+    data: list[dict[str, Any]] = []
+    keys: list[plots.Key] = []
+    xs: list[float] = []
+    ys: list[float] = []
+    for label, points in chart.series.items():
+        identity = looks[label]
+        shown = [(x, y) for x, y in points if (x > 0 or not chart.log_x) and (y > 0 or not chart.log_y)]
+        if not shown:
+            continue
+        x, y = [x for x, _ in shown], [y for _, y in shown]
+        xs, ys = xs + x, ys + y
+        template = plots.hover(identity, f"{plot_text(chart.x)}: %{{x}}", f"{plot_text(chart.y)}: %{{y:.4~g}}")
+        options: dict[str, Any] = {"hovertemplate": template}
+        if chart.bars:
+            options |= {"type": "bar", "marker": {"color": identity.colour}}
+        data.append(plots.trace(identity, x, y, **options))
+        keys.append(plots.Key.of(identity))
+    if chart.bars:
+        # plotly has no lines on bars, and names them at the places where they stand
+        data = [{key: value for key, value in trace.items() if key not in ("mode", "line")} for trace in data]
+    layout = {"xaxis": _horizontal(chart, xs), "yaxis": _vertical(chart, ys)} if data else {}
+    return plots.Chart(name, chart.title, "", [plots.View("", chart.y, data, layout, keys)])
+
+
+def _horizontal(chart: Chart, values: list[float]) -> Axis:
+    title = plot_text(chart.x)
+    if chart.bars:
+        places = sorted(set(values))
+        return plots.axis(title, tickvals=places, ticktext=[rounded(place) for place in places])
+    if not chart.log_x:
+        return plots.axis(title)
+    if all(value >= 1 and value.is_integer() and not int(value) & (int(value) - 1) for value in map(float, values)):
+        return plots.size_axis(values, short, title)
+    return plots.log_axis(values, rounded, title)
+
+
+def _vertical(chart: Chart, values: list[float]) -> Axis:
+    if chart.log_y:
+        return plots.log_axis(values, rounded)
+    return plots.axis() if chart.bars else plots.score_axis(values)

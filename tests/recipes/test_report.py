@@ -1,0 +1,118 @@
+"""The page of a recipe: charts as plotly draws them, every text literal, nothing loaded, readable on a phone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attensor.recipes import Chart
+from attensor.recipes._report import drawing, looks_of, write_report
+from attensor.report.charts import View
+
+from .test_claims import FOUND
+
+HOSTILE = "</script><script>document.title='taken'</script> <b>%{x}</b>"
+LINES = {
+    "title": "Speed",
+    "x": "tokens",
+    "y": "µs",
+    "series": {HOSTILE: [[1024, 5.0], [4096, 7.0]], "b": [[2048, 0.5]]},
+}
+BARS = {"title": "Loss", "x": "seed", "y": "nats", "series": {"a": [[0, -0.1], [1, 0.2]]}, "bars": True}
+
+
+def found(**changes: Any) -> dict[str, Any]:
+    charts = [{**LINES, "log_x": True, "log_y": True}, BARS]
+    return {**FOUND, "charts": charts, "claim": HOSTILE, "figures": {HOSTILE: HOSTILE}, **changes}
+
+
+def drawn(chart: Chart) -> View:
+    return drawing("c", chart, looks_of([chart])).views[0]
+
+
+def test_a_series_looks_the_same_in_all_charts() -> None:
+    first, second = Chart("t", "x", "y", {"a": [(1, 2)], "b": [(1, 3)]}), Chart("t", "x", "y", {"b": [(1, 2)]})
+    looks = looks_of([first, second])
+    (there,) = drawing("d", second, looks).views[0].keys
+    assert there == drawing("c", first, looks).views[0].keys[1]
+
+
+def test_a_line_chart_has_its_points_and_logarithmic_axes_at_powers_of_two() -> None:
+    view = drawn(Chart(**LINES, log_x=True, log_y=True))
+    assert [(trace["type"], trace["x"], trace["y"]) for trace in view.data] == [
+        ("scatter", [1024, 4096], [5.0, 7.0]),
+        ("scatter", [2048], [0.5]),
+    ]
+    assert view.layout["xaxis"]["type"] == view.layout["yaxis"]["type"] == "log"
+    assert view.layout["xaxis"]["ticktext"] == ["1k", "2k", "4k"]
+    assert "<b>" not in view.data[0]["name"]
+    assert "%{x}</b>" not in view.data[0]["hovertemplate"]
+
+
+def test_points_that_a_logarithm_does_not_have_are_left_out() -> None:
+    series = {"a": [(0.0, 1.0), (1.0, 0.0), (2.0, 3.0)], "b": [(1.0, -1.0)]}
+    view = drawn(Chart("t", "x", "y", series, log_x=True, log_y=True))
+    assert [(trace["x"], trace["y"]) for trace in view.data] == [([2.0], [3.0])]
+    assert [key.label for key in view.keys] == ["a"]
+
+
+def test_bars_start_at_zero_and_stand_at_the_places_of_their_points() -> None:
+    view = drawn(Chart(**BARS))
+    assert [trace["type"] for trace in view.data] == ["bar"]
+    assert "range" not in view.layout["yaxis"]
+    assert view.layout["xaxis"]["tickvals"] == [0, 1]
+
+
+def test_the_page_loads_nothing_and_shows_texts_literally(tmp_path: Path) -> None:
+    write_report(found(), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    head = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "<script>document.title" not in page
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", head)
+    data = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
+    assert data is not None
+    assert [chart["title"] for chart in json.loads(data[1])] == ["Speed", "Loss"]
+    for part in ("the claim does not hold", "recall 5: 4 ± 1", "attensor reproduce gla", "took 3.1 minutes"):
+        assert part in head
+
+
+def test_a_page_without_charts_needs_no_plotting_library(tmp_path: Path) -> None:
+    write_report(found(charts=[], quick=True), tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert len(page) < 20_000
+    assert "A quick run" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_a_browser_draws_every_chart_asks_nobody_and_needs_no_sideways_scrolling(
+    width: int, scheme: str, tmp_path: Path
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    write_report(found(), tmp_path / "report.html")
+    chromium = shutil.which("chromium") or pytest.fail("needs Debian's Chromium: apt-get install chromium")
+    requests: list[str] = []
+    complaints: list[str] = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto((tmp_path / "report.html").as_uri())
+        page.wait_for_selector(".plot .main-svg")
+        plots = page.locator(".plot .plot-container").count()
+        overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+        title = page.title()
+        browser.close()
+    assert plots == 2
+    assert overflow == 0
+    assert title == "attensor reproduce gla"
+    assert len(requests) == 1
+    assert complaints == []
