@@ -16,6 +16,12 @@ def test_contestants_take_turns_in_both_directions() -> None:
     assert list(result) == ["a", "b"]
 
 
+def test_a_call_may_lead_in_and_be_reported() -> None:
+    calls: list[str] = []
+    paired({"a": lambda: calls.append("a")}, rounds=2, warmup=0, lead_in=1, after_call=lambda name: calls.append("!"))
+    assert "".join(calls) == "aa!aa!"
+
+
 def test_the_median_round_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0, 1, 10, 100, 200, 203])  # rounds of 1, 90 and 3 seconds
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
@@ -71,6 +77,11 @@ def test_one_thread_inside_the_block_only() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_memory_in_all_is_more_than_a_program_takes() -> None:
+    total = memory.total_bytes()
+    assert total is None or total > 2**28
 
 
 def test_the_matmul_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attensor.bench.timing import paired
 
-__all__ = ["describe", "matmul_rate", "matrix_product", "processor", "single_thread", "version_of"]
+__all__ = ["describe", "matmul_rate", "matrix_product", "processor", "single_thread", "torch_threads", "version_of"]
 
 
 def matmul_rate(size: int = 1024, *, rounds: int = 5, device: torch.device | str = "cpu") -> float:
@@ -30,22 +30,29 @@ def matmul_rate(size: int = 1024, *, rounds: int = 5, device: torch.device | str
     return 2.0 * size**3 / seconds
 
 
-def matrix_product(size: int = 1024, *, device: torch.device | str = "cpu") -> Callable[[], Tensor]:
-    """A call that multiplies two square float32 matrices: the yardstick, to be timed beside the contestants."""
-    a = torch.randn(size, size, device=device)
-    b = torch.randn(size, size, device=device)
+def matrix_product(
+    size: int = 1024, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> Callable[[], Tensor]:
+    """A call that multiplies two square matrices: the yardstick, to be timed beside the contestants."""
+    a = torch.randn(size, size, device=device).to(dtype)
+    b = torch.randn(size, size, device=device).to(dtype)
     return lambda: a @ b
 
 
 @contextmanager
-def single_thread() -> Iterator[None]:
-    """One thread for PyTorch inside the block, as every CPU table here is measured."""
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads for PyTorch inside the block."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def single_thread() -> AbstractContextManager[None]:
+    """One thread for PyTorch inside the block."""
+    return torch_threads(1)
 
 
 def processor() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["measure_peak_bytes"]
+__all__ = ["measure_peak_bytes", "total_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -35,6 +36,16 @@ def measure_peak_bytes(call: Callable[[], Any], *, device: torch.device | str = 
     before = _mark_start()
     call()
     return max(0, _mark() - before)
+
+
+def total_bytes(device: torch.device | str = "cpu") -> int | None:
+    """Memory that the device has in all; None where the system does not say."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # no POSIX system
+        return None
 
 
 def _cuda_peak(call: Callable[[], Any], device: torch.device) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -45,9 +47,17 @@ class Table:
 
 
 def publish(
-    name: str, tables: Sequence[Table], machine: Mapping[str, str], *, save: bool, folder: Path, console: Console
+    name: str,
+    tables: Sequence[Table],
+    machine: Mapping[str, str],
+    *,
+    save: bool,
+    folder: Path,
+    console: Console,
+    device: str = "cpu",
+    data: Mapping[str, Any] | None = None,
 ) -> None:
-    """Print the tables and, when asked, write `<folder>/<date>-<name>-cpu.md`.
+    """Print the tables and, when asked, write `<folder>/<date>-<name>-<device>.md`, with data also a `.json`.
 
     Args:
         name: of the benchmark, for the file.
@@ -56,6 +66,8 @@ def publish(
         save: also write the file.
         folder: where benchmark results are kept; made when missing.
         console: where to print.
+        device: what was measured on.
+        data: the same figures for programs; JSON-able.
     """
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
     for table in tables:
@@ -63,7 +75,10 @@ def publish(
     if save:
         facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
         body = "\n".join(table.markdown() for table in tables)
+        elsewhere = "\n## GPU\n\nNot yet measured.\n" if device == "cpu" else ""
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{machine['date']}-{name}-cpu.md"
-        path.write_text(f"# attensor bench {name}\n\n{facts}\n\n{body}\n## GPU\n\nNot yet measured.\n")
+        path = folder / f"{machine['date']}-{name}-{device}.md"
+        path.write_text(f"# attensor bench {name}\n\n{facts}\n\n{body}{elsewhere}")
+        if data is not None:
+            path.with_suffix(".json").write_text(json.dumps({"machine": dict(machine), **data}, indent=1) + "\n")
         console.print(f"written to {path}")

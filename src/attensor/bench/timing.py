@@ -12,7 +12,14 @@ import torch
 __all__ = ["paired"]
 
 
-def paired(contestants: Mapping[str, Callable[[], Any]], rounds: int = 5, warmup: int = 1) -> dict[str, float]:
+def paired(
+    contestants: Mapping[str, Callable[[], Any]],
+    rounds: int = 5,
+    warmup: int = 1,
+    *,
+    lead_in: int = 0,
+    after_call: Callable[[str], None] | None = None,
+) -> dict[str, float]:
     """Time contestants against each other in one run: each round calls every one once.
 
     Every second round goes through them backwards, so that a machine that slows down during the run slows all
@@ -22,6 +29,9 @@ def paired(contestants: Mapping[str, Callable[[], Any]], rounds: int = 5, warmup
         contestants: name -> function of no arguments.
         rounds: timed calls of each contestant.
         warmup: calls of each contestant before the first timed one.
+        lead_in: calls right before each timed one, so that it finds the cache as it leaves it and not as its
+            predecessor does.
+        after_call: told the name after each timed call, outside the time that counts.
     Returns:
         name -> median seconds of a call; work queued on a GPU is waited for.
     Raises:
@@ -36,7 +46,11 @@ def paired(contestants: Mapping[str, Callable[[], Any]], rounds: int = 5, warmup
     for r in range(rounds):
         order = list(contestants.items())
         for name, call in order if r % 2 == 0 else reversed(order):
+            for _ in range(lead_in):
+                call()
             seconds[name].append(_seconds(call))
+            if after_call is not None:
+                after_call(name)
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 

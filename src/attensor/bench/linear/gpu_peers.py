@@ -1,0 +1,101 @@
+"""Peers that need a GPU: fla's kernels, lightning_attn, FlashAttention and mamba-ssm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attensor.bench.linear.peers import sdpa
+from attensor.bench.linear.problem import Contestant, Problem
+from attensor.bench.linear.registry import OPERATOR_VARIANTS, load_for_gpu, peer
+
+
+@peer("sdpa-flash", variants=OPERATOR_VARIANTS, work="quadratic", packages=("torch",), is_softmax=True)
+def _sdpa_flash(problem: Problem) -> Contestant | str:
+    if problem.device == "cpu":
+        return "needs a GPU"
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return sdpa(q, k, v)
+
+    return Contestant.of(problem, attend, *problem.qkv)
+
+
+@peer("flash-attn", variants=OPERATOR_VARIANTS, work="quadratic", packages=("flash-attn",), is_softmax=True)
+def _flash_attn(problem: Problem) -> Contestant | str:
+    module = load_for_gpu(problem.device, "flash_attn", "flash-attn")
+    if isinstance(module, str):
+        return module
+    attend = module.flash_attn_func
+    return Contestant.of(problem, lambda q, k, v: attend(q, k, v, causal=True), *problem.qkv)
+
+
+@peer("fla-chunk", variants=OPERATOR_VARIANTS, work="chunked", packages=("fla-core", "triton"))
+def _fla_chunk(problem: Problem) -> Contestant | str:
+    return _fla(problem, "chunk")
+
+
+@peer("fla-recurrent", variants=OPERATOR_VARIANTS, work="recurrent", packages=("fla-core", "triton"))
+def _fla_recurrent(problem: Problem) -> Contestant | str:
+    return _fla(problem, "fused_recurrent")
+
+
+def _fla(problem: Problem, schedule: str) -> Contestant | str:
+    """fla's kernel of that schedule for the variant."""
+    family = {"none": "linear_attn", "channel": "gla"}.get(problem.variant, "simple_gla")
+    module = load_for_gpu(problem.device, f"fla.ops.{family}", "fla-core")
+    if isinstance(module, str):
+        return module
+    kernel = getattr(module, f"{schedule}_{family}")
+    if problem.variant == "none":
+        return Contestant.of(problem, lambda q, k, v: kernel(q, k, v, normalize=False)[0])
+    if problem.variant == "constant":
+        constant = problem.log_decay
+        return Contestant.of(problem, lambda q, k, v: kernel(q, k, v, g_gamma=constant)[0])
+    return Contestant.of(problem, lambda q, k, v, gates: kernel(q, k, v, gates)[0])
+
+
+@peer("lightning-attn", variants=("constant",), work="chunked", packages=("lightning-attn", "triton"))
+def _lightning_attn(problem: Problem) -> Contestant | str:
+    module = load_for_gpu(problem.device, "lightning_attn.ops", "lightning-attn")
+    if isinstance(module, str):
+        return module
+    kernel, decay = module.lightning_attn_func, problem.log_decay
+    if decay is None:
+        return "wants a decay"
+    slopes, scale = -decay.view(-1, 1, 1), problem.head_dim**-0.5
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # it has no scale of its own, and its kernels want dense [B, H, T, D]
+        q, k, v = (x.transpose(1, 2).contiguous() for x in (q * scale, k, v))
+        out: Tensor = kernel(q, k, v, slopes)
+        return out.transpose(1, 2)
+
+    return Contestant.of(problem, attend)
+
+
+@peer("mamba-ssm", variants=("constant", "scalar"), work="chunked", packages=("mamba-ssm", "triton"))
+def _mamba_ssm(problem: Problem) -> Contestant | str:
+    """Mamba-2's scan with A = -1 and dt = -log decay, which also multiplies its input: that is divided by dt before."""
+    module = load_for_gpu(problem.device, "mamba_ssm.ops.triton.ssd_combined", "mamba-ssm")
+    if isinstance(module, str):
+        return module
+    scan, decay = module.mamba_chunk_scan_combined, problem.log_decay
+    if decay is None:
+        return "wants a decay"
+    q, k, v = (x.detach() for x in problem.qkv)
+    step = -decay.detach().expand(problem.batch, problem.length, -1)
+    rate = -torch.ones(problem.num_heads, device=problem.device)
+    leaves = [(v / step[..., None]).to(v.dtype), step.contiguous(), k, q * problem.head_dim**-0.5]
+
+    def attend(x: Tensor, step: Tensor, k: Tensor, q: Tensor) -> Tensor:
+        out: Tensor = scan(x, step, rate, k, q, chunk_size=128)
+        return out
+
+    trained = [leaf.requires_grad_() for leaf in leaves]
+    if problem.variant == "constant":
+        trained[1].requires_grad_(False)  # a constant decay is not differentiated anywhere
+        return Contestant(lambda: attend(*trained), (trained[0], *trained[2:]), problem.upstream)
+    return Contestant.of(problem, attend, *trained)
