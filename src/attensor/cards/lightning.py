@@ -14,6 +14,7 @@ CARD = Mechanism(
     avoid="deciding from the content what to keep, or exact recall: MiniMax adds a softmax layer after every seven",
     operator="attensor.ops:linear_attention",
     layer="attensor.nn.lightning:LightningAttention",
+    recipe="attensor.recipes.lightning_attention",
     domain=Domain.SEQUENCE,
     is_causal=True,
     flops="B*T*H*(4*K*V + 2*C*(K + V))",

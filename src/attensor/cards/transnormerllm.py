@@ -14,6 +14,7 @@ CARD = Mechanism(
     avoid="deciding from the content what to keep, or exact recall: its rates of forgetting are fixed",
     operator="attensor.ops:linear_attention",
     layer="attensor.nn.transnormer:TransNormerAttention",
+    recipe="attensor.recipes.transnormerllm",
     domain=Domain.SEQUENCE,
     is_causal=True,
     flops="B*T*H*(4*K*V + 2*C*(K + V))",
