@@ -181,16 +181,16 @@ def test_tables_and_figures_are_kept(fake: Callable[..., str], tmp_path: Path) -
 
 def test_a_table_relates_tokens_to_those_of_2048_and_names_what_is_missing() -> None:
     rows = [
-        Row("forward", "none", "ours", "the same function", 8192, 512, 2.0, 1.0, 0.5, 2**20),
-        Row("forward", "none", "ours", "the same function", 8192, 2048, 4.0, 1.0, 0.25, 2**21),
-        Row("forward", "none", "sdpa", "softmax attention, same sizes", 8192, 512, 6.0, 3.0, 0.125, 2**22),
+        Row("forward", "none", "ours", "the same function", 8192, 512, 2.0, 1.0, 0.5, 6 * 2**20),
+        Row("forward", "none", "ours", "the same function", 8192, 2048, 4.0, 1.0, 0.25, 18 * 2**20),
+        Row("forward", "none", "sdpa", "softmax attention, same sizes", 8192, 512, 6.0, 3.0, 0.125, 12 * 2**20),
         Row("forward", "none", "sdpa", "softmax attention, same sizes", 8192, 2048, skipped="too slow"),
     ]
     (table,) = measure_tables(rows, BenchLinearOptions())
     assert table.rows == [
-        ("ours", "16 x 512", "1.00x", "4,096", "0.50", "50.0%", "1.0"),
-        ("sdpa (softmax)", "16 x 512", "3.00x", "1,365", "-", "12.5%", "4.0"),
-        ("ours", "4 x 2048", "1.00x", "2,048", "1.00", "25.0%", "2.0"),
+        ("ours", "16 x 512", "1.00x", "4,096", "0.50", "50.0%", "6.0", "0.5x"),
+        ("sdpa (softmax)", "16 x 512", "3.00x", "1,365", "-", "12.5%", "12.0", "1.0x"),
+        ("ours", "4 x 2048", "1.00x", "2,048", "1.00", "25.0%", "18.0", "1.5x"),
     ]
     assert table.note == "Left out: sdpa (T 2048): too slow."
     assert summary_table(rows).rows == [("sdpa", "none", "forward", "3.00x", "-")]

@@ -40,7 +40,8 @@ class _Findings:
         """The overview comes last, where a terminal shows it."""
         tables = [check_table(self.checks)] if self.checks else []
         tables += [*measure_tables(self.rows, options), *decode_tables(self.decode)]
-        return [*tables, summary_table(self.rows)] if self.rows else tables
+        overview = summary_table(self.rows)
+        return [*tables, overview] if overview.rows else tables
 
     def data(self, options: BenchLinearOptions) -> dict[str, Any]:
         """The same for programs."""

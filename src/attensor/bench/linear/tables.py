@@ -21,7 +21,8 @@ HOW_TO_READ = (
     "'of matrix rate' is the rate of useful operations over that of a square matrix product in the same run. Useful, a "
     "token and head: 4 K V + 64 (K + V) for chunked algorithms, whatever their chunk; 4 K V for recurrent ones; "
     "T (K + V) for those quadratic in the length T: the causal half alone counts. A layer adds 10 C^2 a token; the "
-    "backward pass counts twice the forward pass; what is recomputed does not count."
+    "backward pass counts twice the forward pass; what is recomputed does not count. 'of q, k, v' is the peak over the "
+    "size of these three inputs; it holds outputs and gradients too."
 )
 
 
@@ -120,17 +121,19 @@ def _one_table(rows: Sequence[Row], options: BenchLinearOptions) -> Table:
             f"to T {base}",
             "of matrix rate",
             "peak MiB",
+            "of q, k, v",
         ),
         note=_left_out((row.peer, f"T {row.length}", row.skipped) for row in rows),
     )
     for row in sorted(rows, key=lambda row: row.length):
         if row.seconds is not None:
-            table.rows.append(_cells(row, per_call.get((row.peer, base))))
+            table.rows.append(_cells(row, per_call.get((row.peer, base)), options))
     return table
 
 
-def _cells(row: Row, base_seconds: float | None) -> tuple[str, ...]:
-    seconds = row.seconds or float("nan")
+def _cells(row: Row, base_seconds: float | None, options: BenchLinearOptions) -> tuple[str, ...]:
+    seconds, peak = row.seconds or float("nan"), row.peak_bytes or 0
+    inputs = 3 * row.tokens * options.num_heads * options.head_dim * (4 if options.device == "cpu" else 2)
     name = f"{row.peer} (softmax)" if row.computes.startswith("softmax") else row.peer
     return (
         name,
@@ -139,7 +142,8 @@ def _cells(row: Row, base_seconds: float | None) -> tuple[str, ...]:
         f"{row.tokens / seconds:,.0f}",
         NOTHING if base_seconds is None else f"{seconds / base_seconds:.2f}",
         f"{row.of_matrix_rate or 0.0:.1%}",
-        f"{(row.peak_bytes or 0) / 2**20:.1f}",
+        f"{peak / 2**20:.1f}",
+        f"{peak / inputs:.1f}x",
     )
 
 
