@@ -16,7 +16,7 @@ from attensor.catalogue import cards
 
 DOCS = Path(__file__).parent.parent / "docs"
 # pages whose code needs nothing but the library
-WITH_CODE = [DOCS.parent / "README.md", DOCS / "linear-attention.md"]
+WITH_CODE = [DOCS.parent / "README.md", DOCS / "language-models.md", DOCS / "linear-attention.md"]
 
 
 @pytest.fixture(scope="module")

@@ -53,7 +53,7 @@ def choices(device: torch.device) -> list[tuple[str, str, str]]:
     rows = []
     for name, operator in sorted(_dispatch.OPERATORS.items()):
         refusals = {candidate: operator.why_not(candidate, device) for candidate in _dispatch.BACKENDS}
-        taken = next((candidate for candidate, refusal in refusals.items() if refusal is None), "none")
+        taken = operator.best(device) or "none"
         others = (f"{c}: {why or 'can run, is slower'}" for c, why in refusals.items() if c != taken)
         rows.append((name, taken, "; ".join(others)))
     return rows

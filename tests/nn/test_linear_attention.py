@@ -32,8 +32,8 @@ def heads(x: Tensor, weight: Tensor, count: int = H) -> Tensor:
     return (x @ weight.T).unflatten(-1, (count, -1))
 
 
-def rms(x: Tensor, weight: Tensor) -> Tensor:
-    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight
+def rms(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
 
 
 def randomise(layer: nn.Module) -> None:
@@ -59,7 +59,7 @@ def test_lightning_is_the_layer_of_minimax(layer_index: int, factor: float) -> N
     x = rows()
     q, k, v = (F.silu(heads(x, p.weight)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
     decay = torch.tensor([2.0 ** (-8 * h / H) for h in range(1, H + 1)], dtype=torch.float64).mul(-factor).exp()
-    out = rms(recurrence(q, k, v, decay[:, None]).flatten(2), layer.g_norm.weight)
+    out = rms(recurrence(q, k, v, decay[:, None]).flatten(2), layer.g_norm.weight, eps=1e-6)
     expected = (torch.sigmoid(x @ layer.g_proj.weight.T) * out) @ layer.o_proj.weight.T
     torch.testing.assert_close(layer(x), expected, rtol=1e-9, atol=1e-10)
 

@@ -20,6 +20,7 @@ from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.rotary import rotary_embedding, token_positions
 from attensor.ops import Denominator, linear_attention, linear_attention_step
 from attensor.ops.feature_maps import resolve_feature_map
+from attensor.ops.linear_attention.backends import Algorithm
 
 __all__ = ["LinearAttention"]
 
@@ -63,6 +64,7 @@ class LinearAttention(nn.Module):
 
     scale: float | None = None  # of the scores; K ** -0.5 if None
     rotary: bool = False  # turn queries and keys by their positions
+    algorithm: Algorithm = "la2"  # of the whole pass; decoding in pieces always carries the state
 
     def __init__(
         self,
@@ -158,6 +160,7 @@ class LinearAttention(nn.Module):
                 feature_map=self.feature_map,
                 denominator=self.denominator,
                 cu_seqlens=cu_seqlens,
+                algorithm=self.algorithm,
             )
         else:
             out = self._continue(q, k, v, decay, cache)

@@ -115,7 +115,7 @@ class RankAugmentedLinearAttention(nn.Module):
             v,
             scale=1.0,
             is_causal=False,
-            feature_map=_elu_plus_one,
+            feature_map="elu+1",
             position_map=partial(grid_rotary_embedding, space=space) if self.rotary else None,
             denominator=Denominator(minimum=0.0, eps=_EPS * q.shape[1]),
             kv_weighting="global-query" if self.kv_weighting else None,
@@ -132,12 +132,6 @@ class RankAugmentedLinearAttention(nn.Module):
             f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, kv_weighting={self.kv_weighting}, "
             f"output_gate={self.output_gate}, rotary={self.rotary}"
         )
-
-
-def _elu_plus_one(x: Tensor) -> Tensor:
-    # not F.elu: expm1(x) + 1 rounds to 0 from about -17 on (float32), and the compiler mistakes the strides of its
-    # gradient (torch 2.13)
-    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
 def _convolution_of_each_channel(

@@ -27,9 +27,17 @@ _TRITON_DEVICES = ("cuda", "meta")
 
 OPERATORS: dict[str, Operator] = {}
 
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ImportError:  # an import hook that refuses it
+        return False
+
+
 # Read once, so that torch.compile, which follows a choice, guards on two constants. Triton itself reads the variable
 # when a kernel is defined.
-_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_HAS_TRITON = _is_installed("triton")
 _IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # A plain list, not a ContextVar: torch.compile can guard on it, so a compiled function follows the context.
@@ -76,9 +84,7 @@ class Operator:
                 return 'triton is not installed: pip install "attensor[triton]"'
             if device.type not in _TRITON_DEVICES and not (device.type == "cpu" and _IS_INTERPRETED):
                 slowly = "; set TRITON_INTERPRET=1 before Python starts to interpret them, slowly, for tests"
-                return (
-                    f"triton kernels need a GPU, the tensors are on {device.type}{slowly * (device.type == 'cpu')}"
-                )
+                return f"triton kernels need a GPU, the tensors are on {device.type}{slowly * (device.type == 'cpu')}"
         return None
 
     def choose(self, requested: str | None, device: torch.device) -> Callable[..., Any]:

@@ -33,7 +33,9 @@ FeatureMap = Callable[[Tensor], Tensor]
 
 
 def _elu_plus_one(x: Tensor) -> Tensor:
-    return F.elu(x) + 1.0
+    # not F.elu: expm1(x) + 1 rounds to 0 from about -17 on (float32), and the compiler mistakes the strides of its
+    # gradient (torch 2.13)
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
 FEATURE_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}

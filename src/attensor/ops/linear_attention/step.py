@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from attensor.errors import ShapeError
 from attensor.ops._dispatch import Operator
+from attensor.ops._precision import full_precision
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention.checks import check_step
 from attensor.ops.linear_attention.forms import Denominator, FeatureMap
@@ -108,15 +109,15 @@ def _advance(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
-    groups = q.shape[1] // k.shape[1]
-    keys = k.to(dtype).repeat_interleave(groups, 1).unsqueeze(-1)
-    values = v.to(dtype).repeat_interleave(groups, 1).unsqueeze(-2)
     old = state.to(dtype)
     if log_decay is not None:
         old = old * _per_head(log_decay, q, k).to(dtype).exp()
-    new = torch.addcmul(old, keys, values)
-    # a product and a sum, not a matrix product: autocast leaves those in the working dtype
-    out = ((q.to(dtype) * scale).unsqueeze(-1) * new).sum(-2)
+    groups = q.shape[1] // k.shape[1]
+    if groups > 1:
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
+    new = torch.addcmul(old, k.to(dtype).unsqueeze(-1), v.to(dtype).unsqueeze(-2))
+    with full_precision(q):
+        out = torch.matmul((q.to(dtype) * scale).unsqueeze(-2), new).squeeze(-2)
     return out.to(v.dtype), new
 
 
@@ -134,7 +135,7 @@ def _per_head(log_decay: Tensor, q: Tensor, k: Tensor) -> Tensor:
             "([H], [B, H] or [B, H, K])."
         )
     full = log_decay[(None,) * (log_decay.ndim == 1) + (...,) + (None,) * (4 - max(log_decay.ndim, 2))]
-    return full.repeat_interleave(heads // full.shape[1], 1)
+    return full if full.shape[1] == heads else full.repeat_interleave(heads // full.shape[1], 1)
 
 
 _OPERATOR = Operator("linear_attention_step", {"triton": _triton_step, "torch": _torch_step, "reference": _torch_step})
