@@ -30,6 +30,7 @@ class MissingExtraError(ImportError):
 
 # module that is imported -> the extra of ours that brings it
 _EXTRAS = {
+    "transformers": "hf",
     "plotly": "report",
     "jinja2": "report",
     "PIL": "vision",

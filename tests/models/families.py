@@ -25,7 +25,7 @@ VARIANTS: dict[str, Any] = {
     "gla-first-code": (
         GLAConfig,
         GLAForCausalLM,
-        {"norm": "layer", "gate_bias": True, "num_key_value_heads": 1, "clamp_min": -3.0, "tie_word_embeddings": True},
+        {"norm": "layer", "gate_bias": True, "num_key_value_heads": 1, "clamp_min": -0.04, "tie_word_embeddings": True},
     ),
     "transnormer": (TransNormerConfig, TransNormerForCausalLM, {}),
     "transnormer-lrpe-everywhere": (TransNormerConfig, TransNormerForCausalLM, {"lrpe_layers": [0, 1]}),

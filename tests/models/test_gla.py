@@ -46,6 +46,7 @@ def test_a_model_is_its_formula(variant: str) -> None:
     """Logits from the definition, written down with the weights and the token-by-token recurrence."""
     model, rows = build(variant), tokens(2, 7)
     weights, first = model.state_dict(), variant == "gla-first-code"
+    assert weights["model.layers.0.attn.k_proj.weight"].shape == (2 if first else 6, 12)
     x = weights["model.embed_tokens.weight"][rows]
     for index in range(2):
         x = x + _mixer(x, _below(weights, f"model.layers.{index}."), first)
@@ -67,6 +68,9 @@ def _mixer(x: torch.Tensor, w: dict[str, Any], first: bool) -> torch.Tensor:
     q, k, v = (F.linear(x, w[f"attn.{name}_proj.weight"]) for name in "qkv")
     gate = F.linear(x, w["attn.gk_proj.0.weight"]) @ w["attn.gk_proj.1.weight"].mT + w["attn.gk_proj.1.bias"]
     log_decay = torch.log(torch.sigmoid(gate)) / 16
+    if first:
+        assert (log_decay < -0.04).any()
+        log_decay = log_decay.clamp_min(-0.04)
     q, k, v, log_decay = (t.unflatten(-1, (-1, width)) for t, width in ((q, 2), (k, 2), (v, 4), (log_decay, 2)))
     out, _ = linear_attention_reference(q, k, v, log_decay=log_decay, scale=2**-0.5)
     if first:

@@ -36,5 +36,5 @@ def grid_rotary_embedding(x: Tensor, space: tuple[int, int], *, base: float = 10
     turned_by = [rows.expand(height, width, -1), columns.expand(height, width, -1)]
     angles = torch.cat(turned_by, dim=-1).flatten(0, 1)[:, None]  # [T, 1, D/2]
     cos, sin = angles.cos(), angles.sin()
-    even, odd = x.to(dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = torch.unflatten(x.to(dtype), -1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)

@@ -63,13 +63,13 @@ class TransNormerAttention(LightningAttention):
         self.rotary = layer_index == 0 if use_lrpe is None else use_lrpe
         if self.rotary:
             self.theta = nn.Parameter(torch.empty(num_heads, 1, self.key_dim, device=device, dtype=dtype))
-            self._reset_theta()
+            self.reset_angles()
 
     def reset_parameters(self) -> None:
         """Draw the projections anew and set the angles to 10000^(-2 j / C), j counting channels over all heads."""
         super().reset_parameters()
         if self.rotary:
-            self._reset_theta()
+            self.reset_angles()
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """SiLU of queries and keys; values stay as they are."""
@@ -86,7 +86,8 @@ class TransNormerAttention(LightningAttention):
         """Options, for `print(layer)`."""
         return f"{super().extra_repr()}, lrpe={self.rotary}"
 
-    def _reset_theta(self) -> None:
+    def reset_angles(self) -> None:
+        """Set the angles of LRPE to 10000^(-2 j / C), j counting channels over all heads."""
         channels = torch.arange(self.num_heads * self.key_dim, device=self.theta.device, dtype=torch.float64)
         with torch.no_grad():
             self.theta.copy_((10_000.0 ** (-2 * channels / self.hidden_size)).view_as(self.theta))

@@ -93,10 +93,9 @@ def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) 
 
 def _refuse_padding_after_tokens(attention_mask: Tensor, tokens: int) -> None:
     real = attention_mask.bool()
-    if real.shape[1] == tokens:  # nothing is known of the tokens before
-        held = torch.ones_like(real[:, :1])
-    else:
-        held = real[:, :-tokens].any(1, keepdim=True)
+    before = real[:, :-tokens]
+    # a mask of the new tokens alone says nothing of those before
+    held = before.any(1, keepdim=True) if before.shape[1] else torch.ones_like(real[:, :1])
     padding_after = (held & ~real[:, -tokens:]).any(1)
     if padding_after.any():
         rows = padding_after.nonzero().squeeze(1).tolist()

@@ -107,10 +107,9 @@ def _norm(config: TransNormerConfig) -> nn.Module:
 class _Weights(LinearPreTrainedModel):
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
-        has_angles = isinstance(module, TransNormerAttention) and module.rotary
-        # transformers marks what a checkpoint has filled; angles that it lacks would be memory of any content
-        if has_angles and not getattr(module.theta, "_is_hf_initialized", False):
-            module._reset_theta()
+        # called for what no checkpoint has filled: angles would else be memory of any content
+        if isinstance(module, TransNormerAttention) and module.rotary:
+            module.reset_angles()
 
 
 class TransNormerModel(_Weights, LinearModel):
