@@ -229,44 +229,6 @@ def test_packed_sequences_are_separate(
 
 
 @ALGORITHMS
-@pytest.mark.parametrize("mapped", ["q", "all", "bias"])
-def test_vmap_of_a_gradient_is_a_loop(algorithm: str, mapped: str) -> None:
-    tensors = [t.detach() for t in make(7)]
-    which = {"q": (0,), "bias": (3,), "all": (0, 1, 2, 3)}[mapped]
-    tensors = [torch.stack([t, t + 0.3, t.flip(1)], 1) if i in which else t for i, t in enumerate(tensors)]
-    in_dims = tuple(1 if i in which else None for i in range(4))
-
-    def loss(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return weighted(
-            relative_kernel_attention(q, k, v, relative_bias=bias, feature_map="elu+1", algorithm=algorithm)
-        )
-
-    gradient = torch.func.grad(loss, (0, 1, 2, 3))
-    found = torch.func.vmap(gradient, in_dims)(*tensors)
-    for i in range(3):
-        one = gradient(*(t[:, i] if j in which else t for j, t in enumerate(tensors)))
-        for got, expected in zip(found, one, strict=True):
-            torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-11)
-
-
-@ALGORITHMS
-def test_traces_as_one_graph(algorithm: str) -> None:
-    tensors = make(7)
-    torch._dynamo.reset()
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return relative_kernel_attention(
-            q, k, v, relative_bias=bias, feature_map="elu+1", is_causal=True, algorithm=algorithm
-        )
-
-    compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
-    for got, expected in zip(
-        *(torch.autograd.grad(weighted(function(*tensors)), tensors) for function in (compiled, attend))
-    ):
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
-
-
-@ALGORITHMS
 def test_a_bias_common_to_all_offsets_cancels(algorithm: str) -> None:
     q, k, v, bias = make(11)
     options = {"feature_map": features(), "algorithm": algorithm}
@@ -386,11 +348,3 @@ def test_bad_input_is_refused() -> None:
         relative_kernel_attention(
             *one, relative_bias=bias, cu_seqlens=bounds, key_mask=torch.ones(1, 7, dtype=torch.bool)
         )
-
-
-def test_second_derivatives_are_left_to_the_definition() -> None:
-    q, k, v, bias = make(5)
-    out = relative_kernel_attention(q, k, v, relative_bias=bias, feature_map="elu+1")
-    (first,) = torch.autograd.grad(weighted(out), q, create_graph=True)
-    with pytest.raises(NotImplementedError, match='backend="reference"'):
-        torch.autograd.grad(first.sum(), q)

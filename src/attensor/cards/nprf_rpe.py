@@ -23,6 +23,7 @@ CARD = Mechanism(
     state_bytes="4*B*T*H*(F + V)",
     grid_options={"is_causal": False, "space_dims": 2, "max_distance": 16},
     example_options={"num_features": 11, "max_distance": 5},
+    variants={"not normalised": {"normalize": False}},
     example="""
 import torch; from attensor import nn
 layer = nn.RelativeKernelAttention(hidden_size=64, num_heads=4, num_features=32, max_distance=128)

@@ -149,6 +149,8 @@ def _torch(
     # a factor common to all offsets of a head cancels; without this one, large biases would overflow
     largest = log_weights.detach().flatten(1).amax(1) if log_weights.numel() else log_weights.new_zeros(q.shape[1])
     coefficients = (log_weights - largest.view(-1, *[1] * (log_weights.ndim - 1))).exp()
+    if algorithm == "tiles" and geometry.queries == (1,) and segment is None:
+        return _one_query(q, k, v, coefficients)
     columns = torch.cat([v, torch.ones_like(v[..., :1])], -1)
     tensors = [q, k, columns, coefficients]
     if algorithm == "fft" and fft_dtype is not None:
@@ -162,6 +164,13 @@ def _torch(
         minimum = (8 * torch.finfo(sums.dtype).eps * largest).expand_as(denominator)
     floor = torch.where(minimum > 0, minimum, 1.0)
     return (numerator / torch.where(denominator > minimum, denominator, floor)).to(q.dtype)
+
+
+def _one_query(q: Tensor, k: Tensor, v: Tensor, coefficients: Tensor) -> Tensor:
+    """Decoding: nothing is gained by tiles, which would copy keys and values."""
+    weights = torch.matmul(q, k.mT) * coefficients[:, None]  # [B, H, 1, Tk]
+    total = weights.sum(-1, keepdim=True)
+    return torch.matmul(weights, v) / torch.where(total > 0, total, 1.0)
 
 
 def _dense(

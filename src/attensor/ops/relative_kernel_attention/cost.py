@@ -38,7 +38,7 @@ def keys_per_query(
         reach: offsets from which on the bias is constant; None on a grid.
     """
     geometry = Geometry(space, space, is_causal, reach)
-    products = products_of_tiles(geometry, num_features, value_dim)
+    products: float = products_of_tiles(geometry, num_features, value_dim)
     if faster_algorithm(geometry, num_features, value_dim) == "fft":
         products = _transform_flops(geometry, num_features, value_dim) / 2
     return round(products / (math.prod(space) * (num_features + value_dim)))

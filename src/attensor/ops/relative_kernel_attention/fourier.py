@@ -54,7 +54,7 @@ class _Transform(NamedTuple):
                 yield slice(row, min(row + rows, batch * heads)), slice(first, min(first + step, features))
 
     def new_buffer(self, x: Operands) -> Tensor:
-        """Room for the largest group; all but the corner of each product stays zero and is written once, here."""
+        """Zeros for the largest group: `outer` writes the corner of each product, the rest stays zero."""
         rows, features = next(self.groups(x))
         columns = (rows.stop - rows.start) * (features.stop - features.start) * x.v.shape[-1]
         return x.q.new_zeros(columns, *self.sizes)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
+from attensor.ops.relative_kernel_attention.library import fourier, fourier_gradients
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 from attensor.ops.relative_kernel_attention.tiles import tiles_backward, tiles_forward
 
 __all__ = ["KernelSum"]
 
-_FORWARD = {"tiles": tiles_forward, "fft": fourier_forward}
-_BACKWARD = {"tiles": tiles_backward, "fft": fourier_backward}
+_FORWARD = {"tiles": tiles_forward, "fft": fourier}
+_BACKWARD = {"tiles": tiles_backward, "fft": fourier_gradients}
 
 
 class KernelSum(torch.autograd.Function):
@@ -36,7 +36,7 @@ class KernelSum(torch.autograd.Function):
         geometry: Geometry,
         algorithm: str,
     ) -> Tensor:
-        """See `tiles_forward` and `fourier_forward`."""
+        """See `tiles_forward` and `fourier`."""
         with _full_precision(q):
             return _FORWARD[algorithm](Operands(q, k, v, coefficients, segment), geometry).contiguous()
 
@@ -48,7 +48,7 @@ class KernelSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """See `tiles_backward` and `fourier_backward`."""
+        """See `tiles_backward` and `fourier_gradients`."""
         found = _Backward.apply(*ctx.saved_tensors, grad, ctx.geometry, ctx.algorithm)  # type: ignore[no-untyped-call]
         return *found, None, None, None
 

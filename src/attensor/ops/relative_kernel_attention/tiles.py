@@ -86,11 +86,10 @@ class _Layout(NamedTuple):
         if geometry.reach is None or self.q_rows != rows:
             return None
         shift = geometry.keys[0] - geometry.queries[0]
-        left: int | None = (shift - geometry.reach - rows + 1) // rows  # offsets of the tile are at most -reach
-        right: int | None = -((1 - geometry.reach - shift - rows) // rows)  # at least reach
-        left = left if left is not None and left > -q_tiles else None
-        right = right if right is not None and right < k_tiles and not geometry.is_causal else None
-        far = Far(left, right)
+        left = (shift - geometry.reach - rows + 1) // rows  # offsets in the tile are at most -reach
+        right = -((1 - geometry.reach - shift - rows) // rows)  # at least reach
+        has_right = right < k_tiles and not geometry.is_causal
+        far = Far(left if left > -q_tiles else None, right if has_right else None)
         sums = 2 * num_features * value_dim * (q_tiles + k_tiles)
         near, whole = (self._pairs(f) * rows * (num_features + value_dim) for f in (far, None))
         return far if near + sums < whole else None
