@@ -167,6 +167,14 @@ def test_cost_is_the_documented_formula(decay: str, tokens: int) -> None:
     assert counter.get_total_flops() == formula
 
 
+@pytest.mark.parametrize("decay", DECAYS)
+def test_scale_may_be_zero(decay: str) -> None:
+    tensors = make(decay, tokens=19)
+    found = results(linear_attention, tensors, chunk_size=8, scale=0.0)
+    assert found["out"].eq(0).all()
+    assert_same(found, results(linear_attention_reference, tensors, scale=0.0))
+
+
 def test_nothing_per_token_is_kept_but_the_inputs() -> None:
     tensors = {n: x.detach().float().requires_grad_() for n, x in make("channel", batch=1, tokens=4096).items()}
     kept: dict[int, int] = {}

@@ -25,7 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attensor.ops.linear_attention.decay import Scores, repeated
+from attensor.ops.linear_attention.decay import Scores, repeated_
 from attensor.ops.linear_attention.plan import Inputs, Plan
 from attensor.ops.linear_attention.scan import scan
 
@@ -47,16 +47,17 @@ def chunk_forward(inputs: Inputs, scale: float, chunk_size: int) -> tuple[Tensor
     plan = Plan(inputs, chunk_size)
     out = plan.layout.new_output(inputs.v, (*inputs.q.shape[:3], plan.value_dim))
     table = plan.new_table(inputs.initial_state)
-    kept = []
-    for first, last in plan.segments():
+    segments = plan.segments()
+    checkpoints = table.new_empty(len(segments), *table.shape[1:])
+    for (first, last), checkpoint in zip(segments, checkpoints, strict=True):
         rows = plan.rows(first, last)
-        kept.append(table[0] if rows is None else table.index_select(0, rows[:1])[0])
-        q, k, v = (plan.split(x, first, last) for x in inputs[:3])
-        answers = plan.decay(first, last).forward(q.mul_(scale), k)
-        states, table = _states(answers, v, table, rows)
-        plan.join(torch.bmm(answers.scores, v).add_(torch.bmm(answers.reading, states)), out, first, last)
-    checkpoints = torch.stack(kept) if kept else table.new_empty(0, *table.shape[1:])
-    return out, plan.states(table), checkpoints.view(len(kept), plan.batch, plan.heads, *table.shape[2:])
+        checkpoint.copy_(table[0] if rows is None else table.index_select(0, rows[:1])[0])
+        q, k, v = (plan.split(name, x, first, last) for name, x in zip("qkv", inputs[:3]))
+        answers = plan.decay(first, last).forward(q, k)
+        states = _states(plan, answers, v, table, rows)
+        read = plan.product("increments", answers.reading, states)
+        plan.join(torch.baddbmm(read, answers.scores, v, beta=scale, alpha=scale, out=read), out, first, last)
+    return out, plan.states(table), checkpoints.view(len(segments), plan.batch, plan.heads, *table.shape[2:])
 
 
 def chunk_backward(
@@ -81,39 +82,53 @@ def chunk_backward(
     decay_grad = plan.new_decay_gradient() if decay_gradient else None
     table = plan.new_table(grad_final)
     for index, (first, last) in reversed(list(enumerate(plan.segments()))):
-        q, k, v = (plan.split(x, first, last) for x in inputs[:3])
-        grad = plan.split(grad_out, first, last).mul_(scale)
+        q, k, v = (plan.split(name, x, first, last) for name, x in zip("qkv", inputs[:3]))
+        grad = plan.split("grad", grad_out, first, last)
         decay = plan.decay(first, last, keep_levels=True)
         answers = decay.forward(q, k)
-        states, _ = _states(answers, v, *plan.table_before(checkpoints[index].flatten(0, 1), first, last))
-        grad_states, table = _states(answers, grad, table, plan.rows(first, last), reverse=True)
+        states = _states(plan, answers, v, *plan.table_before(checkpoints[index].flatten(0, 1), first, last))
+        grad_states = _states(plan, answers, grad, table, plan.rows(first, last), scale=scale, reverse=True)
 
-        grad_v = torch.bmm(answers.scores.mT, grad).add_(torch.bmm(answers.writing, grad_states))
-        grad_writing = torch.bmm(v, grad_states.mT)
+        grad_v = plan.product("increments", answers.scores.mT, grad, scale)
+        plan.join(torch.baddbmm(grad_v, answers.writing, grad_states, out=grad_v), whole[2], first, last)
+        grad_writing = plan.product("grad_writing", v, grad_states.mT)
+        grad_reading = plan.product("reading", grad, states.mT, scale)
         at_end = _gradient_at_end(answers, states, grad_states, grad_writing) if decay_gradient else None
-        grad_q, grad_k = decay.backward(q, k, torch.bmm(grad, v.mT), torch.bmm(grad, states.mT), grad_writing)
+        grad_scores = plan.product("scores", grad, v.mT, scale)
+        grad_q, grad_k = decay.backward(q, k, grad_scores, grad_reading, grad_writing)
+        plan.join(grad_q, whole[0], first, last)
+        plan.join(grad_k, whole[1], first, last)
         if decay_grad is not None and at_end is not None:
-            exponent = (q * grad_q).addcmul_(k, grad_k, value=-1)
+            exponent = grad_q.mul_(q).addcmul_(k, grad_k, value=-1)
             plan.join_decay_gradient(exponent, at_end, decay_grad, first, last)
-        for part, out in zip((grad_q, grad_k, grad_v), whole, strict=True):
-            plan.join(part, out, first, last)
     return Gradients(whole[0], whole[1], whole[2], decay_grad, plan.states(table))
 
 
 def _states(
-    answers: Scores, values: Tensor, table: Tensor, rows: Tensor | None, *, reverse: bool = False
-) -> tuple[Tensor, Tensor]:
-    """The state before each chunk of a segment or (reverse) the gradient of that after it, [n, K, V]; the table."""
+    plan: Plan,
+    answers: Scores,
+    values: Tensor,
+    table: Tensor,
+    rows: Tensor | None,
+    *,
+    scale: float = 1.0,
+    reverse: bool = False,
+) -> Tensor:
+    """The state before each chunk of a segment or (reverse) the gradient of that after it, [n, K, V].
+
+    The table moves on. `values` are the values, or (reverse) the gradient of the output, which `scale` multiplies.
+    """
     keys = answers.reading if reverse else answers.writing
-    increments = torch.bmm(keys.mT, values).view(-1, *table.shape[1:])
-    total = None if answers.total is None else answers.total.mT.view(-1, table.shape[1], answers.total.shape[2], 1)
-    states, table = scan(increments, total, table, rows, reverse=reverse)
-    return states.flatten(0, 1), table
+    sizes = table.shape[1:]
+    increments = plan.product("increments", keys.mT, values, scale).view(-1, *sizes)
+    total = None if answers.total is None else answers.total.mT.view(-1, sizes[0], answers.total.shape[2], 1)
+    space = plan.scratch.take("grad_states" if reverse else "states", increments.shape[0] + 1, *sizes)
+    return scan(increments, total, table, rows, space, reverse=reverse).flatten(0, 1)
 
 
 def _gradient_at_end(answers: Scores, states: Tensor, grad_states: Tensor, grad_writing: Tensor) -> Tensor:
-    """Gradient of G_last, [n, 1, K], as far as it is not in q_i dq_i - k_i dk_i."""
-    kept = (states * grad_states).sum(-1).unsqueeze(1)
+    """Gradient of G_last, [n, 1, K], as far as it is not in q_i dq_i - k_i dk_i; overwrites states and writing."""
+    kept = states.mul_(grad_states).sum(-1).unsqueeze(1)
     if answers.total is not None:
-        kept = repeated(kept, answers.total)
-    return kept.add_((answers.writing * grad_writing).sum(1, keepdim=True))
+        repeated_(kept, answers.total)
+    return kept.add_(answers.writing.mul_(grad_writing).sum(1, keepdim=True))

@@ -7,16 +7,16 @@ batch, so the code below them never meets batched tensors and may work in place.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attensor.ops._precision import full_precision
 from attensor.ops.linear_attention.chunk import chunk_backward, chunk_forward
 from attensor.ops.linear_attention.plan import Inputs
 
-__all__ = ["ChunkedRecurrence"]
+__all__ = ["ChunkedRecurrence", "fold_batch"]
 
 # where the batch dimension stands in q, k, v, log_decay, initial_state, cu_seqlens (states: [R, B, H, K, V])
 _INPUT_BATCH = (0, 0, 0, 0, 1, None)
@@ -37,7 +37,7 @@ class ChunkedRecurrence(torch.autograd.Function):
         chunk_size: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """See `chunk_forward`."""
-        with _full_precision(q):
+        with full_precision(q):
             return chunk_forward(Inputs(q, k, v, log_decay, initial_state, cu_seqlens), scale, chunk_size)
 
     @staticmethod
@@ -50,16 +50,17 @@ class ChunkedRecurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, grad_final: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         """See `chunk_backward`."""
-        initial_state = ctx.saved_tensors[4]
+        saved = ctx.saved_tensors  # once: checkpointing computes them anew at each reading
+        initial_state = saved[4]
         options = (ctx.scale, ctx.chunk_size, ctx.needs_input_grad[3])
-        grads = _Backward.apply(*ctx.saved_tensors, grad_out, grad_final, options)  # type: ignore[no-untyped-call]
+        grads = _Backward.apply(*saved, grad_out, grad_final, options)  # type: ignore[no-untyped-call]
         grad_decay = grads[4] if len(grads) > 4 else None
         return *grads[:3], grad_decay, None if initial_state is None else grads[3], None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the vmapped dimension into the batch."""
-        return _vmap(ChunkedRecurrence.apply, info.batch_size, in_dims, arguments, _INPUT_BATCH, (0, 1, 1))
+        return fold_batch(ChunkedRecurrence.apply, info.batch_size, in_dims, arguments, _INPUT_BATCH, (0, 1, 1))
 
 
 class _Backward(torch.autograd.Function):
@@ -81,7 +82,7 @@ class _Backward(torch.autograd.Function):
         """See `chunk_backward`; options are scale, chunk_size and whether log_decay's gradient is wanted."""
         inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
         scale, chunk_size, wanted = options
-        with _full_precision(q):
+        with full_precision(q):
             found = chunk_backward(inputs, checkpoints, grad_out, grad_final, scale, chunk_size, decay_gradient=wanted)
         grads = (found.q, found.k, found.v, found.initial_state)
         return grads if found.log_decay is None else (*grads, found.log_decay)
@@ -100,18 +101,12 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the vmapped dimension into the batch."""
-        return _vmap(_Backward.apply, info.batch_size, in_dims, arguments, (*_INPUT_BATCH, 1, 0, 1), (0, 0, 0, 1, 0))
+        return fold_batch(
+            _Backward.apply, info.batch_size, in_dims, arguments, (*_INPUT_BATCH, 1, 0, 1), (0, 0, 0, 1, 0)
+        )
 
 
-def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off: products of statistics and states stay in the working dtype."""
-    device = like.device.type
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
-
-
-def _vmap(
+def fold_batch(
     apply: Callable[..., tuple[Tensor, ...]],
     size: int,
     in_dims: Sequence[Any],

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attensor.ops.linear_attention.scratch import Scratch
+
 __all__ = ["Level", "halving_backward", "halving_forward", "suffix_sum"]
 
 
@@ -33,22 +35,26 @@ class Level(NamedTuple):
 
 
 def halving_forward(
-    q: Tensor, k: Tensor, decay: Tensor, *, keep_levels: bool
+    q: Tensor, k: Tensor, decay: Tensor, scratch: Scratch, *, keep_levels: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Level]]:
     """Decayed scores of every chunk, and the decayed queries and keys that reach across its borders.
 
     Args:
         q, k: [n, C, K].
         decay: [n, C, K], exp(log_decay), in [0, 1].
+        scratch: where the results are written.
         keep_levels: also return what `halving_backward` needs.
     Returns:
         scores [n, C, C]; reading [n, C, K] = q exp(G); writing [n, C, K] = k exp(G_last - G); total [n, 1, K] =
         exp(G_last); levels.
     """
     n, size, channels = q.shape
-    scores = q.new_zeros(n, size, size)
-    scores.diagonal(dim1=1, dim2=2).copy_((q * k).sum(-1))
-    reading, writing, total = q * decay, k.clone(), decay
+    reading, writing = (scratch.take(name, n, size, channels) for name in ("reading", "writing"))
+    scores = scratch.take("scores", n, size, size).zero_()
+    scores.diagonal(dim1=1, dim2=2).copy_(torch.mul(q, k, out=reading).sum(-1))
+    torch.mul(q, decay, out=reading)
+    writing.copy_(k)
+    total = decay
     levels = []
     half = 1
     while half < size:
@@ -63,7 +69,8 @@ def halving_forward(
             products = rows * columns.mT
         _quarters(scores, half).copy_(products)
         if keep_levels:
-            levels.append(Level(rows.clone(), columns.clone(), left, right))
+            kept_rows, kept_columns = (scratch.take(f"{name} {half}", *rows.shape) for name in ("rows", "columns"))
+            levels.append(Level(kept_rows.copy_(rows), kept_columns.copy_(columns), left, right))
         rows.mul_(left)
         columns.mul_(right)
         total = left * right
@@ -93,11 +100,9 @@ def halving_backward(
         halves = (n, blocks, 2, half, channels)
         _, grad_rows = grad_reading.view(halves).unbind(2)
         grad_columns, _ = grad_writing.view(halves).unbind(2)
-        grad_products = _quarters(grad_scores, half).reshape(n * blocks, half, half)
-        from_columns = torch.bmm(grad_products, columns.flatten(0, 1)).view(rows.shape)
-        from_rows = torch.bmm(grad_products.mT, rows.flatten(0, 1)).view(rows.shape)
-        grad_rows.mul_(left).add_(from_columns)
-        grad_columns.mul_(right).add_(from_rows)
+        grad_products = _quarters(grad_scores, half)
+        _add_product(grad_rows.mul_(left), grad_products, columns)
+        _add_product(grad_columns.mul_(right), grad_products.mT, rows)
     own = grad_scores.diagonal(dim1=1, dim2=2)[..., None]
     return grad_reading.mul_(decay).addcmul_(own, k), grad_writing.addcmul_(own, q)
 
@@ -111,6 +116,17 @@ def suffix_sum(x: Tensor) -> Tensor:
         left.add_(right[:, :, :1])
         half *= 2
     return x
+
+
+def _add_product(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """out += a b for out, b [n, blocks, h, K] and a [n, blocks, h, h]."""
+    half = b.shape[2]
+    if half > 2:
+        out.add_(torch.bmm(a.reshape(-1, half, half), b.flatten(0, 1)).view(b.shape))
+        return
+    # a batch of products of such small matrices takes several times longer
+    for j in range(half):
+        out.addcmul_(a[..., j : j + 1], b[:, :, j : j + 1])
 
 
 def _quarters(scores: Tensor, half: int) -> Tensor:

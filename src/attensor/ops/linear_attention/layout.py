@@ -32,34 +32,37 @@ class DenseLayout:
         """A tensor that `join` fills."""
         return like.new_empty(shape)
 
-    def _parts(self, first: int, last: int) -> list[tuple[slice, slice, int, int]]:
-        """(chunks of the segment, tokens, number of chunks, tokens in each): the full chunks, then the ragged one."""
+    def _parts(self, x: Tensor, y: Tensor, first: int, last: int) -> list[tuple[Tensor, Tensor]]:
+        """Views of x [B, T, Hx, D] and y [chunks, B, Hx, groups, C, D] that match: full chunks, then the ragged one."""
         size = self.chunk_size
         full = min(last, self.tokens // size)
-        parts = []
+        if full == last:
+            return [(self._chunks(x, first * size, last - first, size), y)]
+        tail = self.tokens - full * size
+        parts = [(self._chunks(x, full * size, 1, tail), y[full - first :, ..., :tail, :])]
         if full > first:
-            parts.append((slice(0, full - first), slice(first * size, full * size), full - first, size))
-        if last > full:
-            parts.append((slice(full - first, None), slice(full * size, self.tokens), 1, self.tokens - full * size))
+            parts.append((self._chunks(x, first * size, full - first, size), y[: full - first]))
         return parts
 
-    def split(self, x: Tensor, heads: int, first: int, last: int, dtype: torch.dtype) -> Tensor:
-        """Chunks `first:last` of x [B, T, Hx, D] as a new contiguous [chunks, B * heads, C, D]; Hx divides heads."""
+    @staticmethod
+    def _chunks(x: Tensor, start: int, count: int, size: int) -> Tensor:
+        batch, _, heads, dim = x.shape
+        tokens = x.narrow(1, start, count * size).view(batch, count, size, heads, 1, dim)
+        return tokens.permute(1, 0, 3, 4, 2, 5)
+
+    def fill(self, out: Tensor, x: Tensor, first: int, last: int) -> None:
+        """Copy chunks `first:last` of x [B, T, Hx, D] to a contiguous [chunks, B * heads, C, D]; Hx divides heads."""
         batch, _, x_heads, dim = x.shape
-        shape = (last - first, batch, x_heads, heads // x_heads, self.chunk_size, dim)
-        ragged = last * self.chunk_size > self.tokens
-        buffer = x.new_zeros(shape, dtype=dtype) if ragged else x.new_empty(shape, dtype=dtype)
-        for chunks, tokens, count, size in self._parts(first, last):
-            part = x[:, tokens].view(batch, count, size, x_heads, dim).permute(1, 0, 3, 2, 4)
-            buffer[chunks, ..., :size, :].copy_(part.unsqueeze(3))
-        return buffer.view(last - first, batch * heads, self.chunk_size, dim)
+        if last * self.chunk_size > self.tokens:
+            out[-1].zero_()
+        groups = out.view(last - first, batch, x_heads, out.shape[1] // (batch * x_heads), self.chunk_size, dim)
+        for part, chunks in self._parts(x, groups, first, last):
+            chunks.copy_(part)
 
     def join(self, y: Tensor, out: Tensor, first: int, last: int) -> None:
         """Write chunks `first:last`, y [chunks, B * heads, C, D], into out [B, T, Hx, D], summing groups of heads."""
-        y = group_heads(y, out.shape[0], out.shape[2])
-        for chunks, tokens, count, size in self._parts(first, last):
-            target = out[:, tokens].view(out.shape[0], count, size, *out.shape[2:]).permute(1, 0, 3, 2, 4)
-            target.copy_(y[chunks, ..., :size, :])
+        for part, chunks in self._parts(out, group_heads(y, out.shape[0], out.shape[2]).unsqueeze(3), first, last):
+            part.copy_(chunks)
 
     def is_full(self, first: int, last: int) -> bool:
         """True when no chunk in `first:last` holds a padded token (known without looking at data)."""

@@ -55,6 +55,10 @@ class PackedLayout:
         shape = (last - first, batch, x_heads, heads // x_heads, self.chunk_size, dim)
         return taken.expand(shape).reshape(last - first, batch * heads, self.chunk_size, dim)
 
+    def fill(self, out: Tensor, x: Tensor, first: int, last: int) -> None:
+        """Copy chunks `first:last` of x to out [chunks, B * heads, C, D], as `split` gives them."""
+        out.copy_(self.split(x, out.shape[1] // x.shape[0], first, last, out.dtype))
+
     def join(self, y: Tensor, out: Tensor, first: int, last: int) -> None:
         """Add chunks `first:last`, y [chunks, B * heads, C, D], to out [B, T, Hx, D] (zeros before)."""
         y = group_heads(y, out.shape[0], out.shape[2]).to(out.dtype)

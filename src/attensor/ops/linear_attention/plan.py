@@ -11,6 +11,7 @@ from attensor.ops.linear_attention.decay import ChannelDecay, Decay, MaskedDecay
 from attensor.ops.linear_attention.halving import suffix_sum
 from attensor.ops.linear_attention.layout import DenseLayout
 from attensor.ops.linear_attention.packing import PackedLayout
+from attensor.ops.linear_attention.scratch import Scratch
 
 __all__ = ["Inputs", "Plan"]
 
@@ -45,6 +46,7 @@ class Plan:
         self.value_dim = inputs.v.shape[-1]
         self.chunk_size = chunk_size
         self.dtype = torch.promote_types(torch.promote_types(inputs.q.dtype, inputs.v.dtype), torch.float32)
+        self.scratch = Scratch(inputs.q.new_empty(0, dtype=self.dtype))
         self.layout: DenseLayout | PackedLayout
         if inputs.cu_seqlens is None:
             self.layout = DenseLayout(tokens, chunk_size)
@@ -60,9 +62,16 @@ class Plan:
         count = self.layout.num_chunks if self.batch else 0
         return [(first, min(first + step, count)) for first in range(0, count, step)]
 
-    def split(self, x: Tensor, first: int, last: int) -> Tensor:
-        """Chunks `first:last` of x [B, T, Hx, D] as a new [n, C, D]."""
-        return self.layout.split(x, self.heads, first, last, self.dtype).flatten(0, 1)
+    def split(self, name: str, x: Tensor, first: int, last: int) -> Tensor:
+        """Chunks `first:last` of x [B, T, Hx, D] as [n, C, D], in the scratch memory `name`."""
+        out = self.scratch.take(name, last - first, self.batch * self.heads, self.chunk_size, x.shape[3])
+        self.layout.fill(out, x, first, last)
+        return out.flatten(0, 1)
+
+    def product(self, name: str, a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+        """scale a b for a [n, X, Y] and b [n, Y, Z], in the scratch memory `name`."""
+        out = self.scratch.take(name, a.shape[0], a.shape[1], b.shape[2])
+        return torch.baddbmm(out, a, b, beta=0, alpha=scale, out=out)
 
     def join(self, y: Tensor, out: Tensor, first: int, last: int) -> None:
         """Write y [n, C, D] as chunks `first:last` of out [B, T, Hx, D]; heads that share one of out's are summed."""
@@ -72,11 +81,12 @@ class Plan:
         """The decay of chunks `first:last`."""
         log_decay = self.inputs.log_decay
         if log_decay is None:
-            return MaskedDecay(None)
+            return MaskedDecay(None, self.scratch)
         if log_decay.ndim == 4:
-            return ChannelDecay(self.split(log_decay, first, last), keep_levels=keep_levels)
+            slots = self.split("decay", log_decay, first, last)
+            return ChannelDecay(slots, self.scratch, keep_levels=keep_levels)
         if log_decay.ndim == 3:
-            return MaskedDecay(self.split(log_decay[..., None], first, last))
+            return MaskedDecay(self.split("decay", log_decay[..., None], first, last), self.scratch)
         return self._constant_decay(log_decay, first, last)
 
     def _constant_decay(self, log_decay: Tensor, first: int, last: int) -> MaskedDecay:
@@ -84,13 +94,14 @@ class Plan:
         if full and self._constant is not None:
             return self._constant
         heads = log_decay.to(self.dtype).repeat_interleave(self.heads // log_decay.shape[1], 1)
-        slots = heads.expand(self.batch, self.heads).reshape(1, -1, 1).expand(-1, -1, self.chunk_size)  # [1, N, C]
+        heads = heads.expand(self.batch, self.heads).reshape(-1)
         if full:
-            self._constant = MaskedDecay(slots.reshape(-1, self.chunk_size, 1))
+            self._constant = MaskedDecay.constant(heads, self.chunk_size, self.scratch)
             return self._constant
         # a padded slot must not decay the state
-        slots = torch.where(self.layout.valid(first, last, slots), slots, 0.0)
-        return MaskedDecay(slots.reshape(-1, self.chunk_size, 1))
+        valid = self.layout.valid(first, last, heads)
+        slots = torch.where(valid, heads[:, None], 0.0)  # [chunks, N, C]
+        return MaskedDecay(slots.reshape(-1, self.chunk_size, 1), self.scratch)
 
     def new_decay_gradient(self) -> Tensor | None:
         """Where `join_decay_gradient` collects: shaped as log_decay; sums over tokens in the working dtype."""
@@ -139,7 +150,7 @@ class Plan:
         """A table for the chunks `first:last` alone, the first of which meets `checkpoint` [N, K, V]; and its rows."""
         rows = self.rows(first, last)
         if rows is None:
-            return checkpoint[None], None
+            return checkpoint[None].clone(), None
         initial = self.inputs.initial_state
         if initial is None:
             table = checkpoint.new_zeros(last - first, *checkpoint.shape)

@@ -7,12 +7,12 @@ heads, so the code below them never meets batched tensors and may work in place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attensor.ops._precision import full_precision
 from attensor.ops.relative_kernel_attention.library import fourier, fourier_gradients
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 from attensor.ops.relative_kernel_attention.tiles import tiles_backward, tiles_forward
@@ -37,7 +37,7 @@ class KernelSum(torch.autograd.Function):
         algorithm: str,
     ) -> Tensor:
         """See `tiles_forward` and `fourier`."""
-        with _full_precision(q):
+        with full_precision(q):
             return _FORWARD[algorithm](Operands(q, k, v, coefficients, segment), geometry).contiguous()
 
     @staticmethod
@@ -76,7 +76,7 @@ class _Backward(torch.autograd.Function):
         geometry: Geometry,
         algorithm: str,
     ) -> tuple[Tensor, ...]:
-        with _full_precision(q):
+        with full_precision(q):
             found = _BACKWARD[algorithm](Operands(q, k, v, coefficients, segment), grad, geometry)
         return tuple(t.contiguous() for t in found)
 
@@ -119,11 +119,3 @@ def _fold(size: int, in_dims: Sequence[Any], arguments: Sequence[Any]) -> list[A
             mapped = argument.movedim(in_dim, head)
         folded[index] = mapped.flatten(head, head + 1)
     return folded
-
-
-def _full_precision(like: Tensor) -> AbstractContextManager[Any]:
-    """Autocast off: sums over all tokens, and transforms, stay in the working dtype."""
-    device = like.device.type
-    if torch.amp.is_autocast_available(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
