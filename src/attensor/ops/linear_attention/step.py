@@ -70,7 +70,7 @@ def linear_attention_step(
     return out.to(v.dtype), state
 
 
-def _torch_step(
+def torch_step(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -138,4 +138,4 @@ def _per_head(log_decay: Tensor, q: Tensor, k: Tensor) -> Tensor:
     return full if full.shape[1] == heads else full.repeat_interleave(heads // full.shape[1], 1)
 
 
-_OPERATOR = Operator("linear_attention_step", {"triton": _triton_step, "torch": _torch_step, "reference": _torch_step})
+_OPERATOR = Operator("linear_attention_step", {"triton": _triton_step, "torch": torch_step, "reference": torch_step})

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attensor.ops.linear_attention.backends import torch_backend
 from attensor.ops.linear_attention.checks import check_decay
-from attensor.ops.linear_attention.function import _vmap
-from attensor.ops.linear_attention.step import _torch_step
+from attensor.ops.linear_attention.function import fold_batch
+from attensor.ops.linear_attention.step import torch_step
 from attensor.ops.triton.linear_attention import library
 from attensor.ops.triton.linear_attention.passes import SCHEDULES
 
@@ -89,17 +89,17 @@ def step(
         out [B, H, V] in v's dtype, and the new state in float32, differentiable; with state_slots the pool itself.
     """
     if _is_double(q, k, v, state):
-        return _torch_step(q, k, v, state, log_decay, scale, state_slots)
-    token = [x.unsqueeze(1) for x in (q, k, v)]
+        return torch_step(q, k, v, state, log_decay, scale, state_slots)
+    q, k, v = (x.unsqueeze(1) for x in (q, k, v))
     if log_decay is not None and log_decay.ndim > 1:
         log_decay = log_decay.unsqueeze(1)
-    check_decay(token[0], token[1], log_decay)
+    check_decay(q, k, log_decay)
     if state_slots is None:
-        out, new = chunked(*token, log_decay, state, None, scale, 1, schedule="recurrent")
+        out, new = chunked(q, k, v, log_decay, state, None, scale, 1, schedule="recurrent")
         return out.squeeze(1), new
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.unsqueeze(0)
-    out = library.decode(*token, log_decay, state, state_slots, scale)
+    out = library.decode(q, k, v, log_decay, state, state_slots, scale)
     return out.squeeze(1), state
 
 
@@ -131,9 +131,7 @@ class _Forward(torch.autograd.Function):
         schedule: str | None,
     ) -> tuple[Tensor, Tensor]:
         """See `library.forward`."""
-        out, state = library.forward(
-            q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, schedule
-        )
+        out, state = library.forward(q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, schedule)
         return out, state
 
     @staticmethod
@@ -145,19 +143,20 @@ class _Forward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor, grad_final: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of q, k, v, log_decay and initial_state."""
-        log_decay, initial_state = ctx.saved_tensors[3:5]
+        saved = ctx.saved_tensors  # once: checkpointing computes them anew at each reading
+        log_decay, initial_state = saved[3:5]
         wanted = log_decay is not None and ctx.needs_input_grad[3]
         options = (ctx.scale, ctx.chunk_size, ctx.schedule, wanted)
         # an expanded gradient (of a sum) has strides that no kernel reads
         incoming = (grad_out.contiguous(), grad_final.contiguous())
-        grads = _Backward.apply(*ctx.saved_tensors, *incoming, options)  # type: ignore[no-untyped-call]
+        grads = _Backward.apply(*saved, *incoming, options)  # type: ignore[no-untyped-call]
         grad_state = None if initial_state is None else grads[3]
         return *grads[:3], grads[4] if wanted else None, grad_state, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the vmapped dimension into the batch."""
-        return _vmap(_Forward.apply, info.batch_size, in_dims, arguments, _INPUT_BATCH, (0, 1))
+        return fold_batch(_Forward.apply, info.batch_size, in_dims, arguments, _INPUT_BATCH, (0, 1))
 
 
 class _Backward(torch.autograd.Function):
@@ -175,7 +174,7 @@ class _Backward(torch.autograd.Function):
         grad_final: Tensor,
         options: tuple[float, int, str | None, bool],
     ) -> tuple[Tensor, ...]:
-        """See `library.backward`; options are scale, chunk_size, schedule and whether log_decay's gradient is wanted."""
+        """See `library.backward`; options: scale, chunk_size, schedule, whether log_decay's gradient is wanted."""
         inputs = (q, k, v, log_decay, initial_state, cu_seqlens)
         grads: tuple[Tensor, ...] = library.backward(*inputs, grad_out, grad_final, *options)
         return tuple(grads) if options[3] else tuple(grads[:4])
@@ -194,4 +193,4 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
         """Fold the vmapped dimension into the batch."""
-        return _vmap(_Backward.apply, info.batch_size, in_dims, arguments, (*_INPUT_BATCH, 0, 1), (0, 0, 0, 1, 0))
+        return fold_batch(_Backward.apply, info.batch_size, in_dims, arguments, (*_INPUT_BATCH, 0, 1), (0, 0, 0, 1, 0))

@@ -55,7 +55,7 @@ def gates_kernel(
     else:
         total = tl.zeros([SIZE], tl.float32)
         last = tl.zeros([BK], tl.float32)
-        for tile in range(0, tiles):
+        for tile in range(tiles):
             columns = tile * BK + tl.arange(0, BK)
             total += tl.sum(_terms(q, k, grad_q, grad_k, rows, stop, columns, H, HK, K), 1)
             last += _at_end(states + after, grad_states + after, columns, K, V, BK, BV)
@@ -78,7 +78,7 @@ def _at_end(
 ):  # fmt: skip
     """sum_v S E, [columns], of states [K, V]."""
     result = tl.zeros([BK], tl.float32)
-    for tile in range(0, tl.cdiv(V, BV)):
+    for tile in range(tl.cdiv(V, BV)):
         cols_v = tile * BV + tl.arange(0, BV)
         state = load_tile(states, columns, K, V, cols_v, V)
         result += tl.sum(state * load_tile(grad_states, columns, K, V, cols_v, V), 1)

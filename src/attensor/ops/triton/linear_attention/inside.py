@@ -26,7 +26,7 @@ __all__ = ["inside_kernel"]
 
 
 def _shared(sizes: Mapping[str, Any]) -> tuple[int, int]:
-    return ((sizes["SIZE"] + BLOCK) * sizes["BK"] + BLOCK * sizes["SIZE"]) * 4, 0
+    return 0, ((sizes["SIZE"] + BLOCK) * sizes["BK"] + BLOCK * sizes["SIZE"]) * 8
 
 
 @tuned({"BK": (32, 64)}, {"BK": "K"}, _shared, ("K", "SIZE", "PRECISION", "REVERSE"))
@@ -37,7 +37,7 @@ def inside_kernel(
     SIZE: tl.constexpr, BLOCK: tl.constexpr, PACKED: tl.constexpr, REVERSE: tl.constexpr, PRECISION: tl.constexpr,
     BK: tl.constexpr,
 ):  # fmt: skip
-    """One (batch, head, chunk, block of rows, K tile); outer, out [B, T, H, K], grad_scores [B, H, chunks, SIZE, SIZE]."""
+    """One (batch, head, chunk, block, K tile); outer, out [B, T, H, K], grad_scores [B, H, chunks, SIZE, SIZE]."""
     tiles: tl.constexpr = tl.cdiv(K, BK)
     blocks: tl.constexpr = SIZE // BLOCK
     program = tl.program_id(0)
@@ -69,7 +69,7 @@ def inside_kernel(
     end = tl.minimum(stop, first + BLOCK)
     result *= block_decay(gates, start + own, end, HD * K, columns, K, REVERSE)
     decay = tl.full([BLOCK, BK], 1.0, tl.float32)
-    for step in range(0, BLOCK):
+    for step in range(BLOCK):
         index = step if REVERSE else BLOCK - 1 - step
         decay = diagonal_decay(decay, index, numbers, gates, first, stop, HD * K, columns, K, REVERSE)
         inside = (columns < K) & (first + index < stop)

@@ -2,6 +2,7 @@
 
 Implementations for CPU serve Triton's interpreter.
 """
+# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
@@ -154,9 +155,7 @@ def _decode_fake(
     return v.new_empty(q.shape[0], 1, q.shape[2], v.shape[-1])
 
 
-forward = _define(
-    "linear_attention_forward", f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor)", _forward, _forward_fake
-)
+forward = _define("linear_attention_forward", f"({_INPUTS}, {_OPTIONS}) -> (Tensor, Tensor)", _forward, _forward_fake)
 backward = _define(
     "linear_attention_backward",
     f"({_INPUTS}, Tensor grad_out, Tensor grad_final, {_OPTIONS}, bool decay_gradient)"

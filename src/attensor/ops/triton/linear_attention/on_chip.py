@@ -30,7 +30,7 @@ def _shared(sizes: Mapping[str, Any]) -> tuple[int, int]:
     width, size = operand_width(sizes["DOT"]), sizes["SIZE"]
     gates = size * (8 * sizes["BX"] + 4 * size) if sizes["DECAY"] == 3 else 0
     stage = size * (2 * sizes["BX"] + sizes["BZ"]) * width + gates
-    return stage, (sizes["BX"] * sizes["BZ"] + size * (size + 2 * sizes["BX"])) * width
+    return stage, (sizes["BX"] * sizes["BZ"] + size * (size + 3 * sizes["BX"])) * width
 
 
 @tuned({"BZ": (16, 32, 64)}, {"BZ": "Z"}, _shared, ("DECAY", "X", "Z", "SIZE", "DOT", "REVERSE"))
@@ -72,7 +72,7 @@ def on_chip_kernel(
     if initial is not None:
         state += tl.load(initial + cells, mask=inside, other=0.0).to(tl.float32)
     count = ((end - begin + SIZE - 1) // SIZE).to(tl.int32)
-    for step in range(0, count):
+    for step in range(count):
         chunk = count - 1 - step if REVERSE else step
         start = begin + chunk * SIZE
         stop = tl.minimum(start + SIZE, end)

@@ -29,7 +29,8 @@ __all__ = ["load_scores", "read_kernel"]
 def _shared(sizes: Mapping[str, Any]) -> tuple[int, int]:
     width, gates = operand_width(sizes["DOT"]), 8 if sizes["DECAY"] == 3 else 0
     stage = sizes["BX"] * (sizes["SIZE"] * (2 * width + gates) + sizes["BZ"] * width)
-    return stage, sizes["SIZE"] * (sizes["SIZE"] + sizes["BZ"]) * width
+    tiles = sizes["SIZE"] * (sizes["SIZE"] + sizes["BZ"] + 2 * sizes["BX"]) + sizes["BX"] * sizes["BZ"]
+    return stage, tiles * width
 
 
 @triton.jit
@@ -77,7 +78,7 @@ def read_kernel(
 
     result = tl.zeros([SIZE, BZ], tl.float32)
     inner = tl.zeros([SIZE, SIZE], tl.float32)
-    for tile in range(0, tl.cdiv(X, BX)):
+    for tile in range(tl.cdiv(X, BX)):
         cols_x = tile * BX + tl.arange(0, BX)
         reading = load_tile(x, rows, stop, HX * X, cols_x, X)
         inside = (cols_x < X)[:, None] & (cols_z < Z)[None, :]

@@ -62,7 +62,7 @@ def scan_kernel(
     state = tl.zeros([BK, BV], tl.float32)
     if initial is not None:
         state += tl.load(initial + place * K * V + cells, mask=inside, other=0.0).to(tl.float32)
-    for step in range(0, count):
+    for step in range(count):
         local = count - 1 - step if REVERSE else step
         slot = first * 0 + local + (1 if REVERSE else 0)
         tl.store(own_states + slot * K * V, state.to(states.dtype.element_ty), mask=inside)

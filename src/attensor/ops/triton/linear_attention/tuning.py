@@ -21,7 +21,7 @@ _SHARED_MEMORY = 232448
 
 def padded(size: int) -> int:
     """The smallest tile that holds `size`: a power of two, at least 16 as matrix units want it."""
-    return max(16, triton.next_power_of_2(size))
+    return max(16, 1 << (size - 1).bit_length())
 
 
 def operand_width(dot: Any) -> int:
@@ -40,14 +40,14 @@ def tuned(
     Args:
         tiles: meta-parameter -> its candidates, smallest first. In the interpreter the smallest are taken.
         limits: meta-parameter -> the argument whose size, padded, it need not exceed.
-        shared: from a kernel's arguments and tile sizes, an upper bound of the bytes of shared memory that one stage of
-            its loop takes, and of what it takes besides.
+        shared: from a kernel's arguments and tile sizes, upper bounds of the bytes of shared memory for each stage
+            beyond the first, and for all else.
         key: arguments whose change asks for new tuning; never the number of tokens.
     """
     configs = [
         triton.Config(dict(zip(tiles, sizes, strict=True)), num_warps=warps, num_stages=stages)
         for sizes in itertools.product(*tiles.values())
-        for warps, stages in ((4, 2), (2, 3), (4, 3), (8, 2))
+        for warps, stages in ((4, 2), (4, 1), (4, 3), (8, 2))
     ]
 
     def prune(configs: list[Any], named: Mapping[str, Any], **rest: Any) -> list[Any]:
@@ -72,7 +72,7 @@ def fitting(
 
     def needs(config: Any) -> int:
         stage, fixed = shared({**arguments, **config.kwargs})
-        return max(config.num_stages - 1, 1) * stage + fixed
+        return int((config.num_stages - 1) * stage + fixed)
 
     useful = [config for config in configs if not wastes(config)]
     return [config for config in useful if needs(config) <= available] or [min(useful or configs, key=needs)]
