@@ -170,7 +170,10 @@ def test_autocast(case: Case) -> None:
 # 8. compilation (the cost formula has a file of its own)
 
 
-@EVERY
+# a variant traces as its card does, and tracing takes seconds
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c.variant is not None)) for c in all_cases()], ids=name
+)
 def test_traces_as_one_graph(case: Case) -> None:
     layer, x = case.layer(), case.hidden_states()
     torch._dynamo.reset()

@@ -258,7 +258,7 @@ def test_a_query_without_weights_gets_zeros() -> None:
         ({"position_map": turned, "denominator": Denominator(), "output_final_state": True}, "no single state"),
         ({"feature_map": "gelu"}, "elu\\+1"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
