@@ -17,8 +17,8 @@ _INTRODUCTION = """# Claims, measured again
 Each recipe re-measures a claim of a paper at a size that a laptop trains in minutes, and compares it with a mark that
 was set beforehand. What does not come out is said so. A small model on two cores cannot confirm a figure of a large
 one: these recipes test whether the *order* or the *scaling* that the paper reports is there. Where a mark can be read
-in two ways, both readings are marks; the second ones (LA-1's growth with the backward pass, L2ViT's 16 x 16 cells and
-its q and k of softmax) were added after the first had failed, and do not turn a verdict.
+in two ways, both readings are marks. The second readings of LA-1's growth (with the backward pass) and of L2ViT's
+Jacobian (16 x 16 cells) were added after the first had failed; they turn no verdict.
 
 `attensor reproduce NAME` runs one in at most five minutes on two cores, `--quick` in one; it writes a report with
 charts. `attensor reproduce NAME --save` also renews this page, which is made from `benchmarks/results/claims/`.
