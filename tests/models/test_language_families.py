@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -350,14 +349,6 @@ def test_no_state_stays_in_the_model(variant: str) -> None:
             logits = model(rows[row : row + 1, step : step + 1], past_key_values=caches[row]).logits
             got[row].append(logits)
     close(torch.cat([torch.cat(row, 1) for row in got]), model(rows, use_cache=False).logits)
-
-
-def test_code_on_the_page_runs_as_it_stands() -> None:
-    page = Path(__file__).parents[2] / "docs" / "language-models.md"
-    namespace: dict[str, object] = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE):
-        exec(block, namespace)
-    assert "packed" in namespace
 
 
 def _run(program: str) -> str:

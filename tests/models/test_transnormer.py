@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from attensor.models.language._blocks import SimpleRMSNorm
 from attensor.models.language.transnormer import TransNormerConfig, TransNormerForCausalLM
 from attensor.nn.lightning import decay_slopes
 from tests.models.families import build, tokens
@@ -86,12 +85,13 @@ def _mixer(x: Tensor, w: dict[str, Tensor | None], slopes: Tensor) -> Tensor:
 
 
 def test_simple_norm_is_a_norm_without_weight() -> None:
-    x = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
-    norm = SimpleRMSNorm()
+    norm = build("transnormer", dtype=torch.float64).model.norm
+    width = norm.normalized_shape[0]
+    x = torch.randn(3, 5, width, dtype=torch.float64, requires_grad=True)
     assert not list(norm.parameters())
     torch.testing.assert_close(norm(x), _norm(x), rtol=1e-12, atol=1e-12)
     assert torch.autograd.gradcheck(norm, x)
-    tiny = torch.full((1, 4), 2.0**-12, dtype=torch.bfloat16)
+    tiny = torch.full((1, width), 2.0**-12, dtype=torch.bfloat16)
     assert norm(tiny).dtype == torch.bfloat16
     torch.testing.assert_close(norm(tiny).float(), _norm(tiny.double()).float(), rtol=1e-2, atol=0)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from attensor.bench.timing import paired
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.models.language import Decoder, DecoderConfig
-from attensor.models.language._blocks import SimpleGatedMLP, SimpleRMSNorm
+from attensor.models.language._blocks import SimpleGatedMLP
 from attensor.nn import SoftmaxAttention, TransNormerAttention
 from attensor.recipes._language import fit, mean_curve
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
@@ -67,8 +67,13 @@ def model_of(variant: str) -> Decoder:
         WITHOUT_DECAY: lambda i: WithoutDecay(HIDDEN_SIZE, NUM_HEADS, layer_index=i, num_layers=NUM_LAYERS),
         ABSOLUTE: lambda i: WithoutDecay(HIDDEN_SIZE, NUM_HEADS, layer_index=i, num_layers=NUM_LAYERS, use_lrpe=False),
     }.get(variant, lambda i: TransNormerAttention(HIDDEN_SIZE, NUM_HEADS, layer_index=i, num_layers=NUM_LAYERS))
-    norm = (lambda: nn.LayerNorm(HIDDEN_SIZE)) if variant == LAYER_NORM else SimpleRMSNorm
+    norm = (lambda: nn.LayerNorm(HIDDEN_SIZE)) if variant == LAYER_NORM else _simple_norm
     return _transnormer(layer, norm, num_positions=LENGTH if variant == ABSOLUTE else 0)
+
+
+def _simple_norm() -> nn.Module:
+    """SimpleRMSNorm: no weight."""
+    return nn.RMSNorm(HIDDEN_SIZE, eps=1e-6, elementwise_affine=False)
 
 
 def _transformer(mlp_hidden_size: int) -> Decoder:

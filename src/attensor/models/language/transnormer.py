@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from attensor.models.language._blocks import SimpleGatedMLP, SimpleRMSNorm
+from attensor.models.language._blocks import SimpleGatedMLP
 from attensor.models.language._hf import (
     Family,
     LinearCausalLM,
@@ -101,7 +101,7 @@ def _mlp(config: TransNormerConfig) -> nn.Module:
 
 
 def _norm(config: TransNormerConfig) -> nn.Module:
-    return SimpleRMSNorm(config.norm_eps)
+    return nn.RMSNorm(config.hidden_size, eps=config.norm_eps, elementwise_affine=False)
 
 
 class _Weights(LinearPreTrainedModel):

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from attensor.ops._dispatch import Operator
-from attensor.ops.linear_attention.backends import Algorithm, reference_backend, torch_backend, triton_backend
+from attensor.ops.linear_attention.backends import Algorithm, Call, reference_backend, torch_backend, triton_backend
 from attensor.ops.linear_attention.checks import (
     check_chunk_size,
     check_decay,
@@ -104,7 +104,9 @@ def linear_attention(
     def core(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
         check_decay(q, k, log_decay)
         check_state(q, v, initial_state, cu_seqlens)
-        result: tuple[Tensor, Tensor] = run(q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, kind)
+        result: tuple[Tensor, Tensor] = run(
+            Call(q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, kind)
+        )
         return result
 
     if form.is_plain:

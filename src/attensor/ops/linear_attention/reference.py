@@ -18,7 +18,6 @@ def reference(
     initial_state: Tensor | None,
     cu_seqlens: Tensor | None,
     scale: float,
-    chunk_size: int | None,
 ) -> tuple[Tensor, Tensor]:
     """Arguments as the public function's after its checks; returns the output and the final states."""
     heads = q.shape[2]

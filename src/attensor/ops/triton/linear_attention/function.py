@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.ops.linear_attention.backends import torch_backend
+from attensor.ops.linear_attention.backends import Call, torch_backend
 from attensor.ops.linear_attention.checks import check_decay
 from attensor.ops.linear_attention.function import fold_batch
 from attensor.ops.linear_attention.step import torch_step
@@ -53,7 +53,7 @@ def chunked(
             f"linear_attention: unknown schedule {schedule!r}; choose one of {', '.join(map(repr, SCHEDULES))} or None."
         )
     if _is_double(q, k, v):
-        return torch_backend(q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, "la2")
+        return torch_backend(Call(q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, "la2"))
     batch_dim = 0 if cu_seqlens is None else 1
     if initial_state is not None:
         initial_state = initial_state.unsqueeze(batch_dim)
