@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+import re
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from rich.console import Console
 
 from attensor import doctor
 from attensor.ops import _dispatch
+from attensor.ops.cpp import build
 
 
 def test_each_operator_takes_what_dispatch_would_take() -> None:
@@ -34,7 +40,8 @@ def test_all_facts_are_printed() -> None:
     with console.capture() as captured:
         doctor.run(console)
     shown = captured.get()
-    for fact in ("Python", torch.__version__, "C++ compiler", "Triton", "CUDA", "cores", "threads", "linear_attention"):
+    named = ("Python", "C++ compiler", "C++ kernels", "Triton", "CUDA", "cores", "threads", "linear_attention")
+    for fact in (*named, torch.__version__):
         assert fact in shown
 
 
@@ -51,5 +58,35 @@ def test_cuda_says_why_not(
 
 
 def test_a_missing_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor, "compiler", lambda: None)
     assert "none: torch.compile needs one" in dict(doctor.facts())["C++ compiler"]
+
+
+def test_the_compiler_is_the_one_that_builds_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", f"{sys.executable} -I")
+    # not `facts`, which would build with it, and the process would remember that it failed
+    assert doctor._compiler() == f"Python {platform.python_version()}"
+
+
+def test_a_long_path_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = f"/cache/{'x' * 100}.so"
+    monkeypatch.setattr(doctor, "_kernels", lambda: path)
+    console = Console(width=80)
+    with console.capture() as captured:
+        doctor.run(console)
+    assert path in re.sub(r"[\s│]", "", captured.get())
+
+
+def test_the_kernels_are_where_they_lie_or_why_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if doctor.compiler() is None:
+        pytest.skip("there is no C++ compiler")
+    monkeypatch.setenv("ATTENSOR_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.cpp").touch()
+    monkeypatch.setattr(build, "SOURCES", tmp_path)
+    path = Path(dict(doctor.facts())["C++ kernels"])
+    assert path.is_file()
+    assert path.parent == tmp_path / "cache"
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.cpp").write_text("no C++")
+    monkeypatch.setattr(build, "SOURCES", tmp_path / "broken")
+    assert re.match("none: .* cannot compile the C.. kernels: .*error: ", dict(doctor.facts())["C++ kernels"])

@@ -6,18 +6,18 @@ import importlib.util
 import os
 import platform
 import re
-import shutil
-import subprocess
 from importlib import metadata
 
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 import attensor
 from attensor.bench.machine import processor, version_of
 from attensor.ops import _dispatch
+from attensor.ops.cpp.build import library, why_not
+from attensor.ops.cpp.compiler import compiler, version
 
 __all__ = ["choices", "extras", "facts", "run"]
 
@@ -31,7 +31,7 @@ def run(console: Console) -> None:
 
 
 def facts() -> list[tuple[str, str]]:
-    """Name and value of what decides how attensor runs: versions, processor, threads, compiler, Triton, CUDA."""
+    """Name and value of what decides how attensor runs: versions, processor, threads, compiler, C++, Triton, CUDA."""
     return [
         ("attensor", attensor.__version__),
         ("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}"),
@@ -41,6 +41,7 @@ def facts() -> list[tuple[str, str]]:
         ("threads", f"{torch.get_num_threads()} (OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'not set')})"),
         ("vector instructions", torch.backends.cpu.get_cpu_capability()),
         ("C++ compiler", _compiler()),
+        ("C++ kernels", _kernels()),
         ("CUDA", _cuda()),
         ("Triton", _triton()),
     ]
@@ -75,17 +76,22 @@ def extras() -> list[tuple[str, str]]:
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[str, str]] | list[tuple[str, str, str]]) -> Table:
-    table = Table(*columns)
+    table = Table(*(Column(name, overflow="fold") for name in columns))
     for row in rows:
         table.add_row(*map(escape, row))
     return table
 
 
 def _compiler() -> str:
-    path = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")
-    if path is None:
+    command = compiler()
+    if command is None:
         return "none: torch.compile needs one on a CPU (Debian: apt-get install g++)"
-    return subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.partition("\n")[0]
+    return version(command).partition("\n")[0]
+
+
+def _kernels() -> str:
+    why = why_not()
+    return f"none: {why}" if why else library()._name
 
 
 def _cuda() -> str:

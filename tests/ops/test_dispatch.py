@@ -9,6 +9,7 @@ import attensor
 from attensor.errors import BackendError
 from attensor.ops import _dispatch
 from attensor.ops._dispatch import OPERATORS, Operator
+from attensor.ops.cpp import build
 
 
 @pytest.fixture
@@ -38,7 +39,8 @@ def test_the_context_ends_with_an_exception(operator):
 
 
 def test_a_missing_back_end_says_for_each_candidate_why_not(operator):
-    reasons = r"example has no triton implementation.*torch: available.*Leave `backend` out"
+    reasons = "; ".join(f"{name}: example has no {name} implementation" for name in ("triton", "cpp"))
+    reasons += "; torch: available.*Leave `backend` out"
     with pytest.raises(BackendError, match=reasons):
         operator.choose("triton", CPU)
 
@@ -73,6 +75,23 @@ def test_the_interpreter_runs_kernels_on_a_cpu_only_when_asked_for(operator, mon
     del operator.implementations["torch"]
     assert operator.choose(None, CPU)() == "definition"
     assert "need a GPU, the tensors are on xpu" in operator.why_not("triton", torch.device("xpu"))
+
+
+def test_cpp_needs_a_cpu_and_its_library(operator, monkeypatch):
+    operator.implementations["cpp"] = lambda: "compiled"
+    monkeypatch.setattr(build, "why_not", lambda: "no C++ compiler")
+    assert operator.why_not("cpp", CPU) == "no C++ compiler"
+    assert operator.choose(None, CPU)() == "fast"
+    with pytest.raises(BackendError, match=r"'cpp' cannot run on cpu .*; cpp: no C.. compiler; torch: available"):
+        operator.choose("cpp", CPU)
+    monkeypatch.setattr(build, "why_not", lambda: None)
+    assert operator.choose(None, CPU)() == "compiled"
+    with attensor.backend("torch"):
+        assert operator.choose(None, CPU)() == "fast"
+        assert operator.choose("cpp", CPU)() == "compiled"
+    for device in (META, GPU):
+        assert operator.why_not("cpp", device) == f"cpp kernels run on a CPU, the tensors are on {device}"
+        assert operator.choose(None, device)() == "fast"
 
 
 def test_an_operator_that_cannot_run_at_all_says_so(operator):

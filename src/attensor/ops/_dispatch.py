@@ -20,7 +20,7 @@ from attensor.errors import BackendError
 
 __all__ = ["BACKENDS", "OPERATORS", "Operator", "backend"]
 
-BACKENDS = ("triton", "torch", "reference")
+BACKENDS = ("triton", "cpp", "torch", "reference")
 
 # "meta" computes shapes alone, which needs no GPU
 _TRITON_DEVICES = ("cuda", "meta")
@@ -49,7 +49,7 @@ def backend(name: str) -> Iterator[None]:
     """Use one back-end for every operator called inside the block.
 
     Args:
-        name: `"reference"` (the definition), `"torch"` or `"triton"`.
+        name: `"reference"` (the definition), `"torch"`, `"cpp"` (compiled on this machine, CPU) or `"triton"` (GPU).
     Raises:
         ValueError: unknown name.
         BackendError: raised by the first operator in the block that has no such back-end, with the reason.
@@ -85,6 +85,10 @@ class Operator:
             if device.type not in _TRITON_DEVICES and not (device.type == "cpu" and _IS_INTERPRETED):
                 slowly = "; set TRITON_INTERPRET=1 before Python starts to interpret them, slowly, for tests"
                 return f"triton kernels need a GPU, the tensors are on {device.type}{slowly * (device.type == 'cpu')}"
+        if candidate == "cpp":
+            if device.type != "cpu":
+                return f"cpp kernels run on a CPU, the tensors are on {device.type}"
+            return _why_not_cpp()
         return None
 
     def choose(self, requested: str | None, device: torch.device) -> Callable[..., Any]:
@@ -118,6 +122,15 @@ class Operator:
         reasons = "; ".join(f"{c}: {self.why_not(c, device) or 'available'}" for c in BACKENDS)
         asked = f"the back-end {requested!r} cannot run" if requested else "no back-end can run"
         return f"{self.name}: {asked} on {device.type} ({reasons}). Leave `backend` out to take the best available one."
+
+
+def _why_not_cpp() -> str | None:
+    # imported here: the kernels are built by the first operator that has some
+    if torch.compiler.is_compiling():
+        from attensor.ops.cpp.traced import why_not
+    else:
+        from attensor.ops.cpp.build import why_not
+    return why_not()
 
 
 def _check_name(name: str) -> None:

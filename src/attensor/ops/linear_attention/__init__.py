@@ -17,7 +17,14 @@ from collections.abc import Callable
 from torch import Tensor
 
 from attensor.ops._dispatch import Operator
-from attensor.ops.linear_attention.backends import Algorithm, Call, reference_backend, torch_backend, triton_backend
+from attensor.ops.linear_attention.backends import (
+    Algorithm,
+    Call,
+    cpp_backend,
+    reference_backend,
+    torch_backend,
+    triton_backend,
+)
 from attensor.ops.linear_attention.checks import (
     check_chunk_size,
     check_decay,
@@ -78,8 +85,8 @@ def linear_attention(
             constant decay. They differ in speed, not in the result.
         chunk_size: tokens C handled by one matrix product, a power of two; changes the speed, not the result. None:
             automatic.
-        backend: `"reference"` (the recurrence token by token), `"torch"`, `"triton"`; None: the context's or the best
-            available.
+        backend: `"reference"` (the recurrence token by token), `"torch"`, `"cpp"` (a CPU with a C++ compiler, which is
+            called once on a machine), `"triton"`; None: the context's or the best available.
     Returns:
         out [B, T, H, V] in v's dtype; state [B, H, K, V] (packed: [N, H, K, V]; one per query head) in float32, or
         float64 for float64 inputs, or None. Both are differentiable, once (`"reference"`: any number of times).
@@ -159,5 +166,6 @@ def linear_attention_reference(
 
 
 _OPERATOR = Operator(
-    "linear_attention", {"triton": triton_backend, "torch": torch_backend, "reference": reference_backend}
+    "linear_attention",
+    {"triton": triton_backend, "cpp": cpp_backend, "torch": torch_backend, "reference": reference_backend},
 )

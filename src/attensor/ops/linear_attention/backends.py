@@ -8,17 +8,17 @@ import torch
 from torch import Tensor
 
 from attensor.ops.linear_attention.bidirectional import bidirectional, bidirectional_reference
-from attensor.ops.linear_attention.function import ChunkedRecurrence
+from attensor.ops.linear_attention.function import ChunkedRecurrence, Engine
 from attensor.ops.linear_attention.left_product import left_product
 from attensor.ops.linear_attention.reference import reference
 from attensor.ops.linear_attention.segments import Segments
 
-__all__ = ["Algorithm", "Call", "Kind", "reference_backend", "torch_backend", "triton_backend"]
+__all__ = ["Algorithm", "Call", "Kind", "cpp_backend", "reference_backend", "torch_backend", "triton_backend"]
 
 Algorithm = Literal["la1", "la2"]
 Kind = Literal["la1", "la2", "bidirectional"]
 
-# measured on a CPU, forward and backward, for K = V = 32 to 128
+# measured on a CPU, forward and backward, for K = V = 32 to 128; C++ takes half of it up to K = V = 64
 _CHUNK_SIZE = 64
 _TILE = 128  # rows of a left product
 
@@ -40,13 +40,21 @@ class Call(NamedTuple):
 def torch_backend(call: Call) -> tuple[Tensor, Tensor]:
     """Matrix products over chunks, tiles or whole sequences."""
     if call.kind == "la2":
-        return _chunked(call)
+        return _chunked(call, "torch", call.chunk_size or _CHUNK_SIZE)
     q, k, v, segments = _prepare(call)
     if call.kind == "la1":
         out, state = left_product(q, k, v, call.log_decay, call.initial_state, segments, call.chunk_size or _TILE)
     else:
         out, state = bidirectional(q, k, v, call.initial_state, segments)
     return (call.scale * out).to(call.v.dtype), state
+
+
+def cpp_backend(call: Call) -> tuple[Tensor, Tensor]:
+    """C++ for the recurrence; the other kinds are large matrix products, which torch does as well."""
+    if call.kind != "la2":
+        return torch_backend(call)
+    is_wide = max(call.q.shape[3], call.v.shape[3]) > _CHUNK_SIZE
+    return _chunked(call, "cpp", call.chunk_size or (_CHUNK_SIZE if is_wide else _CHUNK_SIZE // 2))
 
 
 def reference_backend(call: Call) -> tuple[Tensor, Tensor]:
@@ -77,10 +85,10 @@ def _prepare(call: Call) -> tuple[Tensor, Tensor, Tensor, Segments]:
     return q.to(dtype), keys, values, Segments(q, call.cu_seqlens)
 
 
-def _chunked(call: Call) -> tuple[Tensor, Tensor]:
+def _chunked(call: Call, engine: Engine, limit: int) -> tuple[Tensor, Tensor]:
     """The chunked recurrence; its states are [rows, B, H, K, V], rows being the packed sequences or 1."""
-    q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, _ = call
-    size, limit = 1, chunk_size or _CHUNK_SIZE
+    q, k, v, log_decay, initial_state, cu_seqlens, scale, *_ = call
+    size = 1
     while size < limit and size < q.shape[1]:
         size *= 2
     batch_dim = 0 if cu_seqlens is None else 1
@@ -88,6 +96,6 @@ def _chunked(call: Call) -> tuple[Tensor, Tensor]:
         initial_state = initial_state.unsqueeze(batch_dim)
     if log_decay is not None and log_decay.ndim == 1:
         log_decay = log_decay.unsqueeze(0)
-    arguments = (q, k, v, log_decay, initial_state, cu_seqlens, scale, size)
+    arguments = (q, k, v, log_decay, initial_state, cu_seqlens, scale, size, engine, torch.is_grad_enabled())
     out, state, _ = ChunkedRecurrence.apply(*arguments)  # type: ignore[no-untyped-call]
     return out, state.squeeze(batch_dim)

@@ -1,22 +1,25 @@
 """`linear_attention` for autograd, `torch.func` and `torch.compile`.
 
-Forward and backward are each one `autograd.Function` over plain tensor code. Both see a vmapped dimension as more
-batch, so the code below them never meets batched tensors and may work in place.
+Forward and backward are each one `autograd.Function`, over plain tensor code or over C++. Both see a vmapped dimension
+as more batch, so the code below them never meets batched tensors and may work in place.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from attensor.ops._precision import full_precision
+from attensor.ops.cpp import library as cpp
 from attensor.ops.linear_attention.chunk import chunk_backward, chunk_forward
 from attensor.ops.linear_attention.plan import Inputs
 
-__all__ = ["ChunkedRecurrence", "fold_batch"]
+__all__ = ["ChunkedRecurrence", "Engine", "fold_batch"]
+
+Engine = Literal["torch", "cpp"]
 
 # where the batch dimension stands in q, k, v, log_decay, initial_state, cu_seqlens (states: [R, B, H, K, V])
 _INPUT_BATCH = (0, 0, 0, 0, 1, None)
@@ -35,15 +38,20 @@ class ChunkedRecurrence(torch.autograd.Function):
         cu_seqlens: Tensor | None,
         scale: float,
         chunk_size: int,
+        engine: Engine,
+        keep_states: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """See `chunk_forward`."""
+        """See `chunk_forward`; `keep_states` says whether a backward pass may come."""
+        inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
+        if engine == "cpp":
+            return cpp.linear_attention(inputs, scale, chunk_size, keep_states=keep_states)
         with full_precision(q):
-            return chunk_forward(Inputs(q, k, v, log_decay, initial_state, cu_seqlens), scale, chunk_size)
+            return chunk_forward(inputs, scale, chunk_size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         """Keep the inputs and the states before segments."""
-        *tensors, ctx.scale, ctx.chunk_size = inputs
+        *tensors, ctx.scale, ctx.chunk_size, ctx.engine, _ = inputs
         ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*tensors, output[2])
 
@@ -52,10 +60,11 @@ class ChunkedRecurrence(torch.autograd.Function):
         """See `chunk_backward`."""
         saved = ctx.saved_tensors  # once: checkpointing computes them anew at each reading
         initial_state = saved[4]
-        options = (ctx.scale, ctx.chunk_size, ctx.needs_input_grad[3])
+        options = (ctx.scale, ctx.chunk_size, ctx.engine, ctx.needs_input_grad[3])
         grads = _Backward.apply(*saved, grad_out, grad_final, options)  # type: ignore[no-untyped-call]
         grad_decay = grads[4] if len(grads) > 4 else None
-        return *grads[:3], grad_decay, None if initial_state is None else grads[3], None, None, None
+        of_state = None if initial_state is None else grads[3]
+        return *grads[:3], grad_decay, of_state, None, None, None, None, None
 
     @staticmethod
     def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
@@ -77,13 +86,14 @@ class _Backward(torch.autograd.Function):
         checkpoints: Tensor,
         grad_out: Tensor,
         grad_final: Tensor,
-        options: tuple[float, int, bool],
+        options: tuple[float, int, Engine, bool],
     ) -> tuple[Tensor, ...]:
-        """See `chunk_backward`; options are scale, chunk_size and whether log_decay's gradient is wanted."""
+        """See `chunk_backward`; options are scale, chunk_size, engine and whether log_decay's gradient is wanted."""
         inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
-        scale, chunk_size, wanted = options
+        scale, chunk_size, engine, wanted = options
+        run = cpp.linear_attention_backward if engine == "cpp" else chunk_backward
         with full_precision(q):
-            found = chunk_backward(inputs, checkpoints, grad_out, grad_final, scale, chunk_size, decay_gradient=wanted)
+            found = run(inputs, checkpoints, grad_out, grad_final, scale, chunk_size, decay_gradient=wanted)
         grads = (found.q, found.k, found.v, found.initial_state)
         return grads if found.log_decay is None else (*grads, found.log_decay)
 
@@ -95,7 +105,8 @@ class _Backward(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
         """Second derivatives are left to the reference."""
         raise NotImplementedError(
-            'linear_attention: the torch back-end has no second derivatives; use backend="reference" for them.'
+            "linear_attention: the torch and cpp back-ends have no second derivatives; for them use "
+            'backend="reference".'
         )
 
     @staticmethod

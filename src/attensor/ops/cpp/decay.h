@@ -1,0 +1,127 @@
+// How a chunk decays: one decay for all key channels (here: a mask on the scores) or one for each (halving.h).
+//
+// Both answer, with G the running sum of the log decays inside a chunk of m tokens:
+//   scores  A_ij = sum_c q_ic k_jc exp(G_ic - G_jc) for j <= i, else 0      reading  q_i exp(G_i)
+//   total   exp(G_last)                                                    writing  k_j exp(G_last - G_j)
+// and turn the gradients of scores, reading and writing into those of q and k. Decays are multiplied up and never
+// divided: nothing overflows, and a decay of zero is like any other.
+#pragma once
+
+#include "memory.h"
+
+namespace attensor {
+
+template <class T>
+struct Answers {
+  Tile<T> scores, reading, writing;
+  const T* total;  // one for each key channel; null: 1
+};
+
+template <class T>
+struct Gradients {
+  Tile<T> scores;      // of A, up to the diagonal; overwritten
+  Tile<T> q, k;        // of reading and writing; overwritten
+  Tile<T> to_q, to_k;  // results: those of q and k
+};
+
+template <class T>
+inline T power(T log_decay, int age) {
+  // what no token has followed yet has not decayed, not even by -inf
+  return age > 0 ? std::exp(age * log_decay) : T(1);
+}
+
+// x_c *= y_c for the first n entries of padded rows, in whole vectors.
+template <class T>
+inline void multiply(T* x, const T* y, int n) {
+  for (int c = 0; c < n; c += Simd<T>::lanes) store(x + c, load(x + c) * load(y + c));
+}
+
+// None, one decay for the head, or one for each token.
+template <class T>
+class MaskedDecay {
+ public:
+  static constexpr bool kWritesAnywhere = true;  // `backward` reaches `to_q` and `to_k` without a copy
+
+  MaskedDecay(Arena& arena, int chunk, int channels)
+      : channels_(channels), mask_(arena.tile<T>(chunk, chunk)), keys_(arena.tile<T>(channels, chunk)),
+        answers_{arena.tile<T>(chunk, chunk), arena.tile<T>(chunk, channels), arena.tile<T>(chunk, channels), nullptr},
+        since_start_(arena.take<T>(chunk)), until_end_(arena.take<T>(chunk)), total_(arena.take<T>(channels)) {}
+
+  // One decay for all tokens.
+  void set_constant(T log_decay, int chunk) {
+    has_decay_ = true;
+    tokens_ = -1;
+    for (int i = 0; i < chunk; ++i) since_start_[i] = power(log_decay, i + 1);
+    for (int i = 0; i < chunk; ++i) {
+      mask_.row(i)[i] = T(1);
+      for (int j = 0; j < i; ++j) mask_.row(i)[j] = since_start_[i - j - 1];
+    }
+  }
+
+  // A chunk of m tokens; log_decay: one for each of them, as a tile of one column, or null.
+  void start(int m, const Tile<T>* log_decay) {
+    if (log_decay) set_tokens(m, *log_decay);
+    if (!has_decay_ || (m == tokens_ && !log_decay)) return;
+    tokens_ = m;
+    std::copy(mask_.row(m - 1), mask_.row(m - 1) + m, until_end_);
+    std::fill(total_, total_ + channels_, since_start_[m - 1]);
+  }
+
+  // What is left of keys at the end of the chunk; `scores` and `reading` are not computed.
+  Answers<T> writing(const Tile<T>& k, int m) {
+    if (!has_decay_) return {{}, {}, k, nullptr};
+    for (int i = 0; i < m; ++i)
+      for (int c = 0; c < channels_; ++c) answers_.writing.row(i)[c] = until_end_[i] * k.row(i)[c];
+    return {{}, {}, answers_.writing, total_};
+  }
+
+  Answers<T> forward(const Tile<T>& q, const Tile<T>& k, int m) {
+    transpose(k, keys_, m, channels_);
+    product(plain(q), keys_, answers_.scores, m, m, channels_, {.result = Shape::kLower});
+    weigh(answers_.scores, m);
+    Answers<T> answers = writing(k, m);
+    answers.scores = answers_.scores;
+    answers.reading = has_decay_ ? answers_.reading : q;
+    if (has_decay_)
+      for (int i = 0; i < m; ++i)
+        for (int c = 0; c < channels_; ++c) answers.reading.row(i)[c] = since_start_[i] * q.row(i)[c];
+    return answers;
+  }
+
+  void backward(const Tile<T>& q, const Tile<T>& k, const Gradients<T>& grad, int m) {
+    weigh(grad.scores, m);
+    const Old old = has_decay_ ? Old::kScale : Old::kKeep;
+    product(plain(grad.scores), k, grad.to_q, m, channels_, m,
+            {.old = old, .factor = since_start_, .from = &grad.q, .left = Shape::kLower});
+    product(transposed(grad.scores), q, grad.to_k, m, channels_, m,
+            {.old = old, .factor = until_end_, .from = &grad.k, .left = Shape::kLower});
+  }
+
+ private:
+  void set_tokens(int m, const Tile<T>& log_decay) {
+    has_decay_ = true;
+    for (int i = 0; i < m; ++i) {
+      const T decay = std::exp(log_decay.row(i)[0]);
+      for (int j = 0; j < i; ++j) mask_.row(i)[j] = mask_.row(i - 1)[j] * decay;
+      mask_.row(i)[i] = T(1);
+      since_start_[i] = i ? since_start_[i - 1] * decay : decay;
+    }
+  }
+
+  // Times the decays; zeros after the diagonal, as far as products read on.
+  void weigh(const Tile<T>& scores, int m) const {
+    for (int i = 0; i < m; ++i) {
+      if (has_decay_) multiply(scores.row(i), mask_.row(i), i);
+      const int end = std::min(m, round_up(i + 1, kRows));
+      for (int j = i + 1; j < end; ++j) scores.row(i)[j] = T(0);
+    }
+  }
+
+  int channels_, tokens_ = -1;
+  bool has_decay_ = false;
+  Tile<T> mask_, keys_;
+  Answers<T> answers_;
+  T *since_start_, *until_end_, *total_;
+};
+
+}  // namespace attensor

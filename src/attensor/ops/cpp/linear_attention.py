@@ -1,0 +1,201 @@
+"""The chunked recurrence of linear attention in C++: what `chunk` computes, one head at a time in a core's cache.
+
+Sizes: B batch, T tokens, H query heads, K key and V value channels, R rows of states, S kept states.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from attensor.ops.cpp.build import library
+from attensor.ops.linear_attention.chunk import Gradients
+from attensor.ops.linear_attention.plan import Inputs
+
+__all__ = ["backward", "forward", "new_states"]
+
+_STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+
+
+class _Tensor(ctypes.Structure):
+    """`Tensor` of memory.h."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("token", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+        ("storage", ctypes.c_int32),
+    )
+
+
+_TENSORS = "q k v out log_decay grad_out grad_q grad_k grad_v grad_decay"
+_POINTERS = "initial_state final_state checkpoints grad_initial grad_final cu_seqlens"
+_SIZES = "heads key_heads decay_heads key_dim value_dim chunk segment kind threads"
+
+
+class _Call(ctypes.Structure):
+    """`Call` of linear_attention.cpp."""
+
+    _fields_ = (
+        *((name, _Tensor) for name in _TENSORS.split()),
+        *((name, ctypes.c_void_p) for name in _POINTERS.split()),
+        *((name, ctypes.c_int64) for name in ("batch", "tokens", "rows", "checkpoint_bytes")),
+        *((name, ctypes.c_int32) for name in _SIZES.split()),
+        ("scale", ctypes.c_double),
+    )
+
+
+class _Work:
+    """One call: its tensors as C++ reads them, and the working precision.
+
+    Args:
+        inputs: the tensors of the call.
+        scale: multiplies the output.
+        chunk_size: C.
+    """
+
+    def __init__(self, inputs: Inputs, scale: float, chunk_size: int) -> None:
+        self.inputs = inputs
+        self.dtype = torch.promote_types(torch.promote_types(inputs.q.dtype, inputs.v.dtype), torch.float32)
+        self.rows = 1 if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
+        self.batch, self.tokens, self.heads, _ = inputs.q.shape
+        self.scale, self.chunk_size = scale, chunk_size
+
+    @property
+    def segment(self) -> int:
+        """Chunks between two states that are kept for the backward pass: so many that they are no larger than q."""
+        return max(1, self.inputs.v.shape[3] // self.chunk_size)
+
+    def new_states(self, rows: int) -> Tensor:
+        """[rows, B, H, K, V]."""
+        sizes = (rows, self.batch, self.heads, self.inputs.q.shape[3], self.inputs.v.shape[3])
+        return self.inputs.q.new_empty(sizes, dtype=self.dtype)
+
+    def new_tokens(self, like: Tensor) -> Tensor:
+        """[B, T, H, D] for `like` [B, T, Hx, D]; in the working precision where heads are to be summed."""
+        is_kept = like.shape[2] == self.heads and like.dtype in _STORAGE
+        sizes = (self.batch, self.tokens, self.heads, like.shape[3])
+        # when packed, tokens may lie outside all sequences
+        make = like.new_empty if self.inputs.cu_seqlens is None else like.new_zeros
+        return make(sizes, dtype=like.dtype if is_kept else self.dtype)
+
+    def run(self, tokens: dict[str, Tensor | None], states: dict[str, Tensor], *, is_backward: bool) -> None:
+        """Call C++.
+
+        Args:
+            tokens: tensors [B, T, H, D] by the names of `Call`, besides the inputs.
+            states: contiguous, by the names of `Call`, besides the initial state.
+            is_backward: which pass.
+        Raises:
+            MemoryError: C++ got no memory or no thread.
+        """
+        q, k, v, log_decay, initial_state, cu_seqlens = self.inputs
+        gates = None if log_decay is None else _as_tokens(log_decay).expand(self.batch, -1, -1, -1)
+        tokens = {"q": q, "k": k, "v": v, "log_decay": gates, **tokens}
+        readable = {name: _readable(x) for name, x in tokens.items() if x is not None}
+        pointers = dict(states)
+        if initial_state is not None:
+            pointers["initial_state"] = initial_state.to(self.dtype).contiguous()
+        if cu_seqlens is not None:
+            pointers["cu_seqlens"] = cu_seqlens.long().contiguous()
+        call = _Call(
+            **{name: _Tensor(x.data_ptr(), *x.stride()[:3], _STORAGE[x.dtype]) for name, x in readable.items()},
+            **{name: x.data_ptr() for name, x in pointers.items()},
+            batch=self.batch,
+            tokens=self.tokens,
+            rows=self.rows,
+            checkpoint_bytes=states["checkpoints"].nbytes,
+            heads=self.heads,
+            key_heads=k.shape[2],
+            decay_heads=self.heads if gates is None else gates.shape[2],
+            key_dim=q.shape[3],
+            value_dim=v.shape[3],
+            chunk=self.chunk_size,
+            segment=self.segment,
+            kind=0 if log_decay is None else log_decay.ndim - 1,
+            threads=torch.get_num_threads(),
+            scale=self.scale,
+        )
+        run = library().attensor_linear_attention
+        if not run(ctypes.byref(call), int(self.dtype == torch.float64), int(is_backward)):
+            raise MemoryError("linear_attention: the cpp back-end got no memory or no thread.")
+
+
+def _as_tokens(log_decay: Tensor) -> Tensor:
+    """[B or 1, Hd], [B, T, Hd] or [B, T, Hd, K] as [B or 1, T or 1, Hd, K or 1]."""
+    if log_decay.ndim == 2:
+        return log_decay[:, None, :, None]
+    return log_decay if log_decay.ndim == 4 else log_decay[..., None]
+
+
+def _readable(x: Tensor) -> Tensor:
+    if x.dtype not in _STORAGE:
+        x = x.float()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def _sum_heads(x: Tensor, like: Tensor, dim: int) -> Tensor:
+    """x with H heads in `dim`, summed over the query heads that share one of `like`'s, in its dtype."""
+    heads = like.shape[dim]
+    if x.shape[dim] != heads:
+        x = torch.unflatten(x, dim, (heads, x.shape[dim] // heads)).sum(dim + 1)
+    return x.to(like.dtype)
+
+
+def new_states(inputs: Inputs, chunk_size: int, *, keep_states: bool) -> tuple[Tensor, Tensor]:
+    """Final states [R, B, H, K, V] and kept ones [S or 0, B, H, K, V], to be filled."""
+    work = _Work(inputs, 1.0, chunk_size)
+    # enough for sequences of any lengths, because sum(ceil(length / span)) <= T // span + R
+    kept = work.tokens // (chunk_size * work.segment) + work.rows if keep_states else 0
+    return work.new_states(work.rows), work.new_states(kept)
+
+
+def forward(inputs: Inputs, scale: float, chunk_size: int, *, keep_states: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """As `chunk_forward`: out [B, T, H, V], final states [R, B, H, K, V], kept states [S or 0, B, H, K, V]."""
+    work = _Work(inputs, scale, chunk_size)
+    out = work.new_tokens(inputs.v)
+    final, kept = new_states(inputs, chunk_size, keep_states=keep_states)
+    work.run({"out": out}, {"final_state": final, "checkpoints": kept}, is_backward=False)
+    return out.to(inputs.v.dtype), final, kept
+
+
+def backward(
+    inputs: Inputs,
+    checkpoints: Tensor,
+    grad_out: Tensor,
+    grad_final: Tensor,
+    scale: float,
+    chunk_size: int,
+    *,
+    decay_gradient: bool,
+) -> Gradients:
+    """As `chunk_backward`."""
+    work = _Work(inputs, scale, chunk_size)
+    q, k, v, log_decay, *_ = inputs
+    grads = [work.new_tokens(x) for x in (q, k, v)]
+    grad_initial, grad_decay = work.new_states(work.rows), None
+    if decay_gradient and log_decay is not None:
+        # of a constant decay one number for each state
+        sizes = (work.rows, work.batch, work.heads)
+        grad_decay = (
+            q.new_zeros(sizes, dtype=work.dtype) if log_decay.ndim == 2 else work.new_tokens(_as_tokens(log_decay))
+        )
+    work.run(
+        {"grad_out": grad_out, "grad_decay": grad_decay, **dict(zip(("grad_q", "grad_k", "grad_v"), grads))},
+        {
+            "checkpoints": checkpoints,
+            "grad_final": grad_final.to(work.dtype).contiguous(),
+            "grad_initial": grad_initial,
+        },
+        is_backward=True,
+    )
+    if grad_decay is not None and log_decay is not None:
+        if log_decay.ndim == 2:
+            grad_decay = _sum_heads(grad_decay.sum(0), log_decay, 1).sum_to_size(log_decay.shape)
+        else:
+            grad_decay = _sum_heads(grad_decay, _as_tokens(log_decay), 2).view(log_decay.shape)
+    grad_q, grad_k, grad_v = (_sum_heads(g, x, 2) for g, x in zip(grads, (q, k, v)))
+    return Gradients(grad_q, grad_k, grad_v, grad_decay, grad_initial)
