@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+import attensor
 from attensor.errors import ShapeError
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention, relative_kernel_attention_reference
 from attensor.ops.feature_maps import random_projection
@@ -16,7 +17,7 @@ from attensor.ops.relative_kernel_attention import cost, fourier, tiles
 from attensor.ops.relative_kernel_attention.cost import faster_algorithm, keys_per_query
 from attensor.ops.relative_kernel_attention.operands import Geometry
 
-ALGORITHMS = pytest.mark.parametrize("algorithm", ["fft", "tiles"])
+BOTH = pytest.mark.parametrize("backend", ["cpp", "torch"])
 CAUSAL = pytest.mark.parametrize("is_causal", [False, True])
 
 
@@ -66,7 +67,6 @@ def test_loops_over_pairs_agree(is_causal: bool, backend: str) -> None:
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
 
 
-@ALGORITHMS
 def test_the_layout_of_masked_performers_agrees(algorithm: str) -> None:
     """Two halves of biases, transformed as one circulant of twice the length, in complex numbers (RPEMask)."""
     n = 13
@@ -86,7 +86,6 @@ def test_the_layout_of_masked_performers_agrees(algorithm: str) -> None:
     torch.testing.assert_close(out, numerator / denominator[..., None], rtol=0, atol=1e-12)
 
 
-@ALGORITHMS
 @CAUSAL
 @pytest.mark.parametrize("tokens", [1, 2, 31, 127, 128, 131, 257])
 def test_sequences_follow_the_definition(tokens: int, is_causal: bool, algorithm: str) -> None:
@@ -95,7 +94,6 @@ def test_sequences_follow_the_definition(tokens: int, is_causal: bool, algorithm
     agree(run(relative_kernel_attention, tensors, is_causal=is_causal, algorithm=algorithm), expected)
 
 
-@ALGORITHMS
 @pytest.mark.parametrize("space", [(1, 1), (5, 7), (13, 11), (131, 2), (2, 149)], ids=str)
 def test_grids_follow_the_definition(space: tuple[int, int], algorithm: str) -> None:
     tensors = make(*space)
@@ -103,7 +101,6 @@ def test_grids_follow_the_definition(space: tuple[int, int], algorithm: str) -> 
     agree(run(relative_kernel_attention, tensors, algorithm=algorithm), expected)
 
 
-@ALGORITHMS
 @CAUSAL
 @pytest.mark.parametrize("queries", [1, 3, 130])
 def test_fewer_queries_are_the_last_ones(queries: int, is_causal: bool, algorithm: str) -> None:
@@ -114,7 +111,6 @@ def test_fewer_queries_are_the_last_ones(queries: int, is_causal: bool, algorith
     torch.testing.assert_close(last, whole[:, -queries:], rtol=0, atol=1e-11)
 
 
-@ALGORITHMS
 @pytest.mark.parametrize(("space", "reach"), [((37,), 5), ((37,), 50), ((11, 7), 3)], ids=str)
 def test_offsets_beyond_the_table_have_its_last_bias(space: tuple[int, ...], reach: int, algorithm: str) -> None:
     tensors = make(*space, reach=reach)
@@ -129,11 +125,12 @@ def test_offsets_beyond_the_table_have_its_last_bias(space: tuple[int, ...], rea
 
 
 @CAUSAL
+@BOTH
 @pytest.mark.parametrize(
     ("tokens", "queries", "reach"), [(67, 67, 5), (131, 131, 40), (129, 41, 1), (97, 89, 17)], ids=str
 )
 def test_far_keys_are_summed_up(
-    tokens: int, queries: int, reach: int, is_causal: bool, monkeypatch: pytest.MonkeyPatch
+    tokens: int, queries: int, reach: int, backend: str, is_causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tiles whose coefficients are all the same are left out, with the same output and gradients."""
     monkeypatch.setattr(tiles, "_TILE", 4)
@@ -142,10 +139,23 @@ def test_far_keys_are_summed_up(
     assert near < whole
     tensors = make(tokens, queries=queries, reach=reach)
     expected = run(relative_kernel_attention_reference, tensors, is_causal=is_causal)
-    agree(run(relative_kernel_attention, tensors, is_causal=is_causal, algorithm="tiles"), expected)
+    agree(run(relative_kernel_attention, tensors, is_causal=is_causal, algorithm="tiles", backend=backend), expected)
 
 
-@ALGORITHMS
+@CAUSAL
+@pytest.mark.parametrize("queries", [None, 1031])
+def test_keys_are_read_once_for_many_queries(queries: int | None, is_causal: bool) -> None:
+    """More queries than C++ takes at a time, on two threads; the definition is computed with all pairs."""
+    tensors = make(1100, queries=queries)
+    expected = run(relative_kernel_attention_reference, tensors, is_causal=is_causal)
+    torch.set_num_threads(2)
+    try:
+        found = run(relative_kernel_attention, tensors, is_causal=is_causal, algorithm="tiles", backend="cpp")
+    finally:
+        torch.set_num_threads(1)
+    agree(found, expected)
+
+
 def test_gradcheck(algorithm: str) -> None:
     tensors = make(5)
     assert torch.autograd.gradcheck(
@@ -156,7 +166,6 @@ def test_gradcheck(algorithm: str) -> None:
     )
 
 
-@ALGORITHMS
 def test_many_small_groups_are_the_whole(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = make(67)
     expected = run(relative_kernel_attention_reference, tensors)
@@ -167,7 +176,6 @@ def test_many_small_groups_are_the_whole(algorithm: str, monkeypatch: pytest.Mon
         agree(run(relative_kernel_attention, tensors, algorithm=algorithm), expected)
 
 
-@ALGORITHMS
 def test_grouped_heads_are_repeated_heads(algorithm: str) -> None:
     q, k, v, bias = (t.detach() for t in make(11, kv_heads=1))
     options = {"relative_bias": bias, "feature_map": features(1), "algorithm": algorithm}
@@ -176,7 +184,6 @@ def test_grouped_heads_are_repeated_heads(algorithm: str) -> None:
     torch.testing.assert_close(grouped, repeated, rtol=0, atol=1e-12)
 
 
-@ALGORITHMS
 @pytest.mark.parametrize("space", [(11,), (3, 5)], ids=str)
 def test_masked_keys_are_absent(space: tuple[int, ...], algorithm: str) -> None:
     q, k, v, bias = tensors = make(*space)
@@ -228,7 +235,6 @@ def test_packed_sequences_are_separate(
     agree(run(relative_kernel_attention_reference, tensors, cu_seqlens=bounds, **options), packed)
 
 
-@ALGORITHMS
 def test_a_bias_common_to_all_offsets_cancels(algorithm: str) -> None:
     q, k, v, bias = make(11)
     options = {"feature_map": features(), "algorithm": algorithm}
@@ -294,6 +300,11 @@ def test_low_precision_is_computed_in_float32() -> None:
 def test_the_algorithm_is_chosen_by_the_sizes() -> None:
     chosen = [faster_algorithm(Geometry((n,), (n,), False), 32, 33) for n in (64, 512, 16_384, 65_536)]
     assert chosen == ["tiles", "tiles", "fft", "fft"]
+    # tiles in C++ are worth more keys
+    assert [faster_algorithm(Geometry((8192,), (8192,), False), 64, 65, b) for b in ("torch", "cpp")] == [
+        "fft",
+        "tiles",
+    ]
     assert faster_algorithm(Geometry((1,), (65_536,), True), 32, 33) == "tiles"
     assert faster_algorithm(Geometry((65_536,), (65_536,), True, 127), 32, 33) == "tiles"
 
@@ -303,11 +314,12 @@ def test_the_algorithm_is_chosen_by_the_sizes() -> None:
 def test_the_number_of_keys_is_what_is_multiplied(
     space: tuple[int, ...], is_causal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cost, "_TRANSFORM_COST", 1e9)
+    monkeypatch.setitem(cost._TRANSFORM_COST, "torch", 1e9)
     if is_causal and len(space) == 2:
         return
     q, k, v, bias = (t.detach() for t in make(*space, reach=23))
-    with FlopCounterMode(display=False) as counter:
+    # a counter of operations sees nothing inside C++
+    with FlopCounterMode(display=False) as counter, attensor.backend("torch"):
         relative_kernel_attention(q, k, v, relative_bias=bias, feature_map="relu", is_causal=is_causal)
     keys = keys_per_query(space, 5, 5, is_causal=is_causal, reach=22 if len(space) == 1 else None)
     assert counter.get_total_flops() == pytest.approx(2 * 3 * math.prod(space) * keys * 2 * (5 + 5), rel=0.01)

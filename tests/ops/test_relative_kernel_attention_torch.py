@@ -9,8 +9,6 @@ from torch import Tensor
 from attensor.bench import measure_peak_bytes
 from attensor.ops import relative_kernel_attention
 
-ALGORITHMS = pytest.mark.parametrize("algorithm", ["fft", "tiles"])
-
 
 def make(*space: int, reach: int | None = None) -> list[Tensor]:
     """q, k, v and relative_bias of B 2, H 3, K 5, V 4; float64, with gradients."""
@@ -22,7 +20,6 @@ def weighted(out: Tensor) -> Tensor:
     return (out * torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)).sum()
 
 
-@ALGORITHMS
 @pytest.mark.parametrize("mapped", ["q", "all", "bias"])
 def test_vmap_of_a_gradient_is_a_loop(algorithm: str, mapped: str) -> None:
     tensors = [t.detach() for t in make(7)]
@@ -43,7 +40,6 @@ def test_vmap_of_a_gradient_is_a_loop(algorithm: str, mapped: str) -> None:
             torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-11)
 
 
-@ALGORITHMS
 def test_traces_as_one_graph(algorithm: str) -> None:
     tensors = make(7)
     torch._dynamo.reset()
@@ -70,8 +66,18 @@ def test_the_library_operators_are_what_they_say(backward: bool) -> None:
     torch.library.opcheck(operator, (*inputs, [7], [11]), test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.parametrize("backward", [False, True])
+def test_the_cpp_operators_are_what_they_say(backward: bool) -> None:
+    inputs = [torch.rand(2, 3, 7, 5), torch.rand(2, 3, 11, 5), torch.rand(2, 3, 11, 4), torch.rand(3, 17)]
+    options = ([7], [11], True, [512, 11, 0, 0])
+    operator = torch.ops.attensor.cpp_kernel_sum.default
+    if backward:
+        operator = torch.ops.attensor.cpp_kernel_sum_backward.default
+        options = (*options, torch.rand(2, 3, 7, 5))
+    torch.library.opcheck(operator, (*inputs, *options), test_utils=("test_schema", "test_faketensor"))
+
+
 @pytest.mark.slow
-@ALGORITHMS
 @pytest.mark.filterwarnings("ignore")  # of the compiler
 def test_compiled_code_agrees(algorithm: str) -> None:
     tensors = [t.detach().float().requires_grad_() for t in make(140, reach=3)]
@@ -96,7 +102,6 @@ def test_second_derivatives_are_left_to_the_definition() -> None:
 
 
 @pytest.mark.slow
-@ALGORITHMS
 def test_memory_is_linear(algorithm: str) -> None:
     """Four times the tokens need about four times the memory, forward and backward; all pairs would need 4 GiB."""
 

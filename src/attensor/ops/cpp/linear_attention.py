@@ -11,25 +11,11 @@ import torch
 from torch import Tensor
 
 from attensor.ops.cpp.build import library
+from attensor.ops.cpp.tensors import STORAGE, TensorView, readable
 from attensor.ops.linear_attention.chunk import Gradients
 from attensor.ops.linear_attention.plan import Inputs
 
 __all__ = ["backward", "forward", "new_states"]
-
-_STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
-
-
-class _Tensor(ctypes.Structure):
-    """`Tensor` of memory.h."""
-
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("batch", ctypes.c_int64),
-        ("token", ctypes.c_int64),
-        ("head", ctypes.c_int64),
-        ("storage", ctypes.c_int32),
-    )
-
 
 _TENSORS = "q k v out log_decay grad_out grad_q grad_k grad_v grad_decay"
 _POINTERS = "initial_state final_state checkpoints grad_initial grad_final cu_seqlens"
@@ -40,7 +26,7 @@ class _Call(ctypes.Structure):
     """`Call` of linear_attention.cpp."""
 
     _fields_ = (
-        *((name, _Tensor) for name in _TENSORS.split()),
+        *((name, TensorView) for name in _TENSORS.split()),
         *((name, ctypes.c_void_p) for name in _POINTERS.split()),
         *((name, ctypes.c_int64) for name in ("batch", "tokens", "rows", "checkpoint_bytes")),
         *((name, ctypes.c_int32) for name in _SIZES.split()),
@@ -76,7 +62,7 @@ class _Work:
 
     def new_tokens(self, like: Tensor) -> Tensor:
         """[B, T, H, D] for `like` [B, T, Hx, D]; in the working precision where heads are to be summed."""
-        is_kept = like.shape[2] == self.heads and like.dtype in _STORAGE
+        is_kept = like.shape[2] == self.heads and like.dtype in STORAGE
         sizes = (self.batch, self.tokens, self.heads, like.shape[3])
         # when packed, tokens may lie outside all sequences
         make = like.new_empty if self.inputs.cu_seqlens is None else like.new_zeros
@@ -95,14 +81,14 @@ class _Work:
         q, k, v, log_decay, initial_state, cu_seqlens = self.inputs
         gates = None if log_decay is None else _as_tokens(log_decay).expand(self.batch, -1, -1, -1)
         tokens = {"q": q, "k": k, "v": v, "log_decay": gates, **tokens}
-        readable = {name: _readable(x) for name, x in tokens.items() if x is not None}
+        views = {name: readable(x) for name, x in tokens.items() if x is not None}
         pointers = dict(states)
         if initial_state is not None:
             pointers["initial_state"] = initial_state.to(self.dtype).contiguous()
         if cu_seqlens is not None:
             pointers["cu_seqlens"] = cu_seqlens.long().contiguous()
         call = _Call(
-            **{name: _Tensor(x.data_ptr(), *x.stride()[:3], _STORAGE[x.dtype]) for name, x in readable.items()},
+            **{name: TensorView.of(x) for name, x in views.items()},
             **{name: x.data_ptr() for name, x in pointers.items()},
             batch=self.batch,
             tokens=self.tokens,
@@ -129,12 +115,6 @@ def _as_tokens(log_decay: Tensor) -> Tensor:
     if log_decay.ndim == 2:
         return log_decay[:, None, :, None]
     return log_decay if log_decay.ndim == 4 else log_decay[..., None]
-
-
-def _readable(x: Tensor) -> Tensor:
-    if x.dtype not in _STORAGE:
-        x = x.float()
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def _sum_heads(x: Tensor, like: Tensor, dim: int) -> Tensor:

@@ -13,6 +13,8 @@ Source: arXiv:2106.12566, equations 8 to 12.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -67,7 +69,8 @@ def relative_kernel_attention(
         fft_dtype: precision of the transforms, at least float32; the features' if None. Their error is absolute:
             about 1e-6 of the largest weighted sum, so that queries whose weights are all far below the largest of
             their head lose digits; float64 or `"tiles"` keep them. Only tiles keep the future out bit by bit.
-        backend: `"reference"` (all weights in memory) or `"torch"`; the best available if None.
+        backend: `"reference"` (all weights in memory), `"torch"`, or `"cpp"` (tiles in C++, on a CPU with a compiler);
+            the best available if None.
     Returns:
         [B, T, H, V] in v's dtype, or on the grid; 0 where every key is masked. First derivatives (`"reference"`: all).
     Raises:
@@ -93,7 +96,6 @@ def relative_kernel_attention(
     segment = None if cu_seqlens is None or rows is not None else segments(cu_seqlens, q.shape[1])
     if segment is not None:
         algorithm = "tiles"
-    algorithm = algorithm or faster_algorithm(geometry, phi_q.shape[-1], v.shape[-1] + 1)
     groups = q.shape[-2] // k.shape[-2]
     heads_first = [t.flatten(1, -3).transpose(1, 2) for t in (phi_q, phi_k, values)]
     heads_first[1:] = [t.repeat_interleave(groups, 1) if groups > 1 else t for t in heads_first[1:]]
@@ -142,20 +144,24 @@ def _torch(
     log_weights: Tensor,
     segment: Tensor | None,
     geometry: Geometry,
-    algorithm: str,
+    algorithm: str | None,
     fft_dtype: torch.dtype | None,
+    *,
+    backend: str = "torch",
 ) -> Tensor:
-    """The `torch` back-end: numerator and denominator in one sum, the latter as one more value column of ones."""
+    """The `torch` and `cpp` back-ends: numerator and denominator, its last column, in one sum."""
+    algorithm = algorithm or faster_algorithm(geometry, q.shape[-1], v.shape[-1] + 1, backend)
     # a factor common to all offsets of a head cancels; without this one, large biases would overflow
     largest = log_weights.detach().flatten(1).amax(1) if log_weights.numel() else log_weights.new_zeros(q.shape[1])
     coefficients = (log_weights - largest.view(-1, *[1] * (log_weights.ndim - 1))).exp()
     if algorithm == "tiles" and geometry.queries == (1,) and segment is None:
         return _one_query(q, k, v, coefficients)
-    columns = torch.cat([v, torch.ones_like(v[..., :1])], -1)
-    tensors = [q, k, columns, coefficients]
+    tensors = [q, k, v, coefficients]
     if algorithm == "fft" and fft_dtype is not None:
         tensors = [t.to(torch.promote_types(q.dtype, fft_dtype)) for t in tensors]
-    sums: Tensor = KernelSum.apply(*tensors, segment, geometry, algorithm)  # type: ignore[no-untyped-call]
+    # C++ knows no segments
+    method = "cpp" if backend == "cpp" and algorithm == "tiles" and segment is None else algorithm
+    sums: Tensor = KernelSum.apply(*tensors, segment, geometry, method)  # type: ignore[no-untyped-call]
     numerator, denominator = sums[..., :-1], sums[..., -1:]
     minimum = torch.zeros_like(denominator)
     if algorithm == "fft" and denominator.numel():
@@ -180,7 +186,7 @@ def _dense(
     log_weights: Tensor,
     segment: Tensor | None,
     geometry: Geometry,
-    algorithm: str,
+    algorithm: str | None,
     fft_dtype: torch.dtype | None,
 ) -> Tensor:
     at = [
@@ -193,7 +199,7 @@ def _dense(
     return dense(q, k, v, weight.flatten(3, 4).flatten(1, 2), segment)
 
 
-_OPERATOR = Operator(_NAME, {"torch": _torch, "reference": _dense})
+_OPERATOR = Operator(_NAME, {"cpp": partial(_torch, backend="cpp"), "torch": _torch, "reference": _dense})
 
 
 def _features(q: Tensor, k: Tensor, feature_map: str | FeatureMap | None) -> tuple[Tensor, Tensor]:

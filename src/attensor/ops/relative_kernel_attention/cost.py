@@ -10,15 +10,15 @@ from attensor.ops.toeplitz import fast_fft_size
 
 __all__ = ["faster_algorithm", "keys_per_query"]
 
-# A floating-point operation of a Fourier transform takes as long as this many in a matrix product. Measured on a CPU
-# thread in float32, with everything around either: M = V = 32 and 64, n = 1k to 16k, causal and not.
-_TRANSFORM_COST = 2.2
+# A floating-point operation of a Fourier transform takes as long as this many in the tiles of a back-end. Measured on a
+# CPU thread in float32, with everything around either: M = V = 32 and 64, n = 1k to 16k, causal and not.
+_TRANSFORM_COST = {"torch": 2.2, "cpp": 5.0}
 
 
-def faster_algorithm(geometry: Geometry, num_features: int, value_dim: int) -> str:
+def faster_algorithm(geometry: Geometry, num_features: int, value_dim: int, backend: str = "torch") -> str:
     """`"tiles"` for short sequences and short reaches, `"fft"` beyond the crossover that was measured on a CPU."""
     products = products_of_tiles(geometry, num_features, value_dim)
-    transforms = _TRANSFORM_COST * _transform_flops(geometry, num_features, value_dim)
+    transforms = _TRANSFORM_COST[backend] * _transform_flops(geometry, num_features, value_dim)
     return "fft" if transforms < 2 * products else "tiles"
 
 

@@ -1,4 +1,4 @@
-"""The kernel sum for autograd, `torch.func` and `torch.compile`, by either algorithm.
+"""The kernel sum for autograd, `torch.func` and `torch.compile`, by any method.
 
 Forward and backward are each one `autograd.Function` over plain tensor code. Both see a vmapped dimension as more
 heads, so the code below them never meets batched tensors and may work in place. Nothing but the inputs is kept.
@@ -7,24 +7,42 @@ heads, so the code below them never meets batched tensors and may work in place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from attensor.ops._precision import full_precision
 from attensor.ops.relative_kernel_attention.library import fourier, fourier_gradients
+from attensor.ops.relative_kernel_attention.native import cpp_backward, cpp_forward
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 from attensor.ops.relative_kernel_attention.tiles import tiles_backward, tiles_forward
 
-__all__ = ["KernelSum"]
+__all__ = ["KernelSum", "Method"]
 
-_FORWARD = {"tiles": tiles_forward, "fft": fourier}
-_BACKWARD = {"tiles": tiles_backward, "fft": fourier_gradients}
+Method = Literal["tiles", "fft", "cpp"]
+
+
+def _forward(x: Operands, geometry: Geometry, method: Method) -> Tensor:
+    if method == "cpp":
+        return cpp_forward(x, geometry)
+    return (tiles_forward if method == "tiles" else fourier)(_with_ones(x), geometry).contiguous()
+
+
+def _backward(x: Operands, grad: Tensor, geometry: Geometry, method: Method) -> tuple[Tensor, ...]:
+    if method == "cpp":
+        return cpp_backward(x, grad, geometry)
+    run = tiles_backward if method == "tiles" else fourier_gradients
+    grad_q, grad_k, grad_v, grad_coefficients = run(_with_ones(x), grad, geometry)
+    return grad_q, grad_k, grad_v[..., :-1], grad_coefficients
+
+
+def _with_ones(x: Operands) -> Operands:
+    return x._replace(v=torch.cat([x.v, torch.ones_like(x.v[..., :1])], -1))
 
 
 class KernelSum(torch.autograd.Function):
-    """y [B, H, Tq, V] of `Operands` with coefficients [H, *offsets]."""
+    """y [B, H, Tq, V + 1] of `Operands` with coefficients [H, *offsets]: the last column is the sum of the weights."""
 
     @staticmethod
     def forward(
@@ -34,22 +52,22 @@ class KernelSum(torch.autograd.Function):
         coefficients: Tensor,
         segment: Tensor | None,
         geometry: Geometry,
-        algorithm: str,
+        method: Method,
     ) -> Tensor:
-        """See `tiles_forward` and `fourier`."""
+        """See `tiles_forward`, `fourier` and `cpp_forward`."""
         with full_precision(q):
-            return _FORWARD[algorithm](Operands(q, k, v, coefficients, segment), geometry).contiguous()
+            return _forward(Operands(q, k, v, coefficients, segment), geometry, method)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep the inputs."""
-        *tensors, ctx.geometry, ctx.algorithm = inputs
+        *tensors, ctx.geometry, ctx.method = inputs
         ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """See `tiles_backward` and `fourier_gradients`."""
-        found = _Backward.apply(*ctx.saved_tensors, grad, ctx.geometry, ctx.algorithm)  # type: ignore[no-untyped-call]
+        """See `tiles_backward`, `fourier_gradients` and `cpp_backward`."""
+        found = _Backward.apply(*ctx.saved_tensors, grad, ctx.geometry, ctx.method)  # type: ignore[no-untyped-call]
         return *found, None, None, None
 
     @staticmethod
@@ -74,10 +92,10 @@ class _Backward(torch.autograd.Function):
         segment: Tensor | None,
         grad: Tensor,
         geometry: Geometry,
-        algorithm: str,
+        method: Method,
     ) -> tuple[Tensor, ...]:
         with full_precision(q):
-            found = _BACKWARD[algorithm](Operands(q, k, v, coefficients, segment), grad, geometry)
+            found = _backward(Operands(q, k, v, coefficients, segment), grad, geometry, method)
         return tuple(t.contiguous() for t in found)
 
     @staticmethod
@@ -87,7 +105,7 @@ class _Backward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, ...]:
         raise NotImplementedError(
-            "relative_kernel_attention: the torch back-end has first derivatives only; for second ones use "
+            "relative_kernel_attention: the torch and cpp back-ends have first derivatives only; for second ones use "
             'backend="reference".'
         )
 

@@ -1,4 +1,4 @@
-"""The Fourier form as operators of PyTorch's library, which a compiler takes as they are.
+"""The Fourier form and the C++ tiles as operators of PyTorch's library, which a compiler takes as they are.
 
 Compilers have no code for complex numbers and would trace every group of transforms. What they see here is one call.
 """
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from attensor.ops.cpp import kernel_sum as cpp
 from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
-__all__ = ["fourier", "fourier_gradients"]
+__all__ = ["fourier", "fourier_gradients", "near_gradients", "near_sum"]
 
 _LIBRARY = torch.library.Library("attensor", "FRAGMENT")
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor coefficients"
@@ -22,6 +23,13 @@ _LIBRARY.define(f"fourier_kernel_sum({_TENSORS}, SymInt[] queries, SymInt[] keys
 _LIBRARY.define(
     f"fourier_kernel_sum_backward({_TENSORS}, Tensor grad, SymInt[] queries, SymInt[] keys) "
     "-> (Tensor, Tensor, Tensor, Tensor)"
+)
+_CPP = f"{_TENSORS}, SymInt[] queries, SymInt[] keys, bool is_causal, int[] near"
+_LIBRARY.define(
+    f"cpp_kernel_sum({_CPP}) -> Tensor",
+)
+_LIBRARY.define(
+    f"cpp_kernel_sum_backward({_CPP}, Tensor grad) -> (Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -36,6 +44,21 @@ def fourier_gradients(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Te
     found = torch.ops.attensor.fourier_kernel_sum_backward(*x[:4], grad, geometry.queries, geometry.keys)
     grad_q, grad_k, grad_v, grad_coefficients = found
     return grad_q, grad_k, grad_v, grad_coefficients
+
+
+def near_sum(x: Operands, geometry: Geometry, near: cpp.Near) -> Tensor:
+    """See `attensor.ops.cpp.kernel_sum.forward`."""
+    y: Tensor = torch.ops.attensor.cpp_kernel_sum(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, near)
+    return y
+
+
+def near_gradients(
+    x: Operands, grad: Tensor, geometry: Geometry, near: cpp.Near
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `attensor.ops.cpp.kernel_sum.backward`."""
+    run = torch.ops.attensor.cpp_kernel_sum_backward
+    grad_q, grad_k, grad_v, grad_c = run(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, near, grad)
+    return grad_q, grad_k, grad_v, grad_c
 
 
 def _forward(
@@ -64,6 +87,66 @@ def _fake_backward(
     return tuple(t.new_empty(t.shape) for t in (q, k, v, coefficients))
 
 
+def _near_sum(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    is_causal: bool,
+    near: Sequence[int],
+) -> Tensor:
+    geometry = Geometry(tuple(queries), tuple(keys), is_causal)
+    return cpp.forward(Operands(q, k, v, coefficients, None), geometry, cpp.Near(*near))
+
+
+def _near_sum_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    is_causal: bool,
+    near: Sequence[int],
+) -> Tensor:
+    return q.new_empty(*q.shape[:3], v.shape[3] + 1)
+
+
+def _near_gradients(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    is_causal: bool,
+    near: Sequence[int],
+    grad: Tensor,
+) -> tuple[Tensor, ...]:
+    geometry = Geometry(tuple(queries), tuple(keys), is_causal)
+    return cpp.backward(Operands(q, k, v, coefficients, None), grad, geometry, cpp.Near(*near))
+
+
+def _near_gradients_fake(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    coefficients: Tensor,
+    queries: Sequence[int],
+    keys: Sequence[int],
+    is_causal: bool,
+    near: Sequence[int],
+    grad: Tensor,
+) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in (q, k, v, coefficients))
+
+
+_LIBRARY.impl("cpp_kernel_sum", _near_sum, "CPU")
+_LIBRARY.impl("cpp_kernel_sum_backward", _near_gradients, "CPU")
+torch.library.register_fake("attensor::cpp_kernel_sum", _near_sum_fake, lib=_LIBRARY)
+torch.library.register_fake("attensor::cpp_kernel_sum_backward", _near_gradients_fake, lib=_LIBRARY)
 for _device in ("CPU", "CUDA"):
     _LIBRARY.impl("fourier_kernel_sum", _forward, _device)
     _LIBRARY.impl("fourier_kernel_sum_backward", _backward, _device)

@@ -23,14 +23,14 @@ from torch import Tensor
 from attensor.ops.relative_kernel_attention.far import Far, add_far, add_far_gradients
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
-__all__ = ["products_of_tiles", "tiles_backward", "tiles_forward"]
+__all__ = ["Layout", "ends", "find_far", "products_of_tiles", "tiles_backward", "tiles_forward"]
 
 _TILE = 128  # cells of a tile, about
 _CPU_ELEMENTS = 2**17  # of one batch of tiles: stays in the cache
 _GPU_ELEMENTS = 2**26
 
 
-class _Layout(NamedTuple):
+class Layout(NamedTuple):
     """How tokens are cut up: `q_rows` rows of the first axis in a tile of queries, `k_rows` in one of keys."""
 
     geometry: Geometry
@@ -38,7 +38,8 @@ class _Layout(NamedTuple):
     k_rows: int
 
     @classmethod
-    def of(cls, geometry: Geometry) -> _Layout:
+    def of(cls, geometry: Geometry) -> Layout:
+        """Tiles of about _TILE cells."""
         queries, keys = geometry.queries, geometry.keys
         rows = max(1, _TILE // math.prod(queries[1:]))
         if queries[0] > rows:
@@ -132,7 +133,7 @@ def products_of_tiles(geometry: Geometry, num_features: int, value_dim: int) -> 
         num_features: M.
         value_dim: V, the denominator's column included.
     """
-    return _Layout.of(geometry).products(num_features, value_dim)
+    return Layout.of(geometry).products(num_features, value_dim)
 
 
 class _Batch(NamedTuple):
@@ -144,7 +145,7 @@ class _Batch(NamedTuple):
     weight: Tensor
 
 
-def _batches(x: Operands, layout: _Layout, far: Far | None) -> Iterator[_Batch]:
+def _batches(x: Operands, layout: Layout, far: Far | None) -> Iterator[_Batch]:
     # one more coefficient, 0, for pairs of which one lies in the padding
     table = torch.nn.functional.pad(x.coefficients.flatten(1), (0, 1))
     rows = x.q.shape[0] * x.q.shape[1]
@@ -158,18 +159,19 @@ def _batches(x: Operands, layout: _Layout, far: Far | None) -> Iterator[_Batch]:
             yield _Batch(slice(start, end), slice(start + diagonal, end + diagonal), number, weight)
 
 
-def _same_segment(x: Operands, layout: _Layout) -> tuple[Tensor, Tensor] | None:
+def _same_segment(x: Operands, layout: Layout) -> tuple[Tensor, Tensor] | None:
     if x.segment is None:
         return None
     numbers = x.segment.to(x.q.dtype)[None, None, :, None]  # exact below 2^24 sequences
     return layout.split(numbers, is_query=True), layout.split(numbers, is_query=False)
 
 
-def _far(x: Operands, layout: _Layout) -> Far | None:
+def find_far(x: Operands, layout: Layout) -> Far | None:
+    """The tiles that are treated by running sums, if any are."""
     return layout.far(x.q.shape[-1], x.v.shape[-1]) if x.segment is None else None
 
 
-def _ends(x: Operands) -> Tensor:
+def ends(x: Operands) -> Tensor:
     """[H, 2]: the coefficients of the first and the last offset, which all far ones share."""
     return x.coefficients[:, [0, -1]]
 
@@ -196,25 +198,25 @@ def _weigh(scores: Tensor, batch: _Batch, heads: int, segments: tuple[Tensor, Te
 
 def tiles_forward(x: Operands, geometry: Geometry) -> Tensor:
     """y [B, H, Tq, V]."""
-    layout, heads = _Layout.of(geometry), x.q.shape[1]
+    layout, heads = Layout.of(geometry), x.q.shape[1]
     q, k, v = (layout.split(t, is_query=t is x.q) for t in x[:3])
-    segments, far = _same_segment(x, layout), _far(x, layout)
+    segments, far = _same_segment(x, layout), find_far(x, layout)
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
     for batch in _batches(x, layout, far):
         queries, keys, values = (t.flatten(0, 1) for t in (q[batch.queries], k[batch.keys], v[batch.keys]))
         scores = _weigh(torch.bmm(queries, keys.mT), batch, heads, segments)
         _add(out, batch.queries, torch.bmm(scores, values))
     if far is not None:
-        add_far(out, (q, k, v), _ends(x), far)
+        add_far(out, (q, k, v), ends(x), far)
     return layout.join(out, x.q)
 
 
 def tiles_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, v and the coefficients from that of y [B, H, Tq, V]."""
-    layout, heads = _Layout.of(geometry), x.q.shape[1]
+    layout, heads = Layout.of(geometry), x.q.shape[1]
     q, k, v = (layout.split(t, is_query=t is x.q) for t in x[:3])
     g = layout.split(grad, is_query=True)
-    segments, far = _same_segment(x, layout), _far(x, layout)
+    segments, far = _same_segment(x, layout), find_far(x, layout)
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     table = x.coefficients.new_zeros(heads, math.prod(geometry.offsets) + 1)
     for batch in _batches(x, layout, far):
@@ -231,7 +233,7 @@ def tiles_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tenso
         _add(grad_q, batch.queries, torch.bmm(worth, keys))
         _add(grad_k, batch.keys, torch.bmm(worth.mT, queries))
     if far is not None:
-        table[:, [0, -2]] += add_far_gradients((grad_q, grad_k, grad_v), (q, k, v), g, _ends(x), far)
+        table[:, [0, -2]] += add_far_gradients((grad_q, grad_k, grad_v), (q, k, v), g, ends(x), far)
     grad_coefficients = table[:, :-1].reshape(x.coefficients.shape)
     return layout.join(grad_q, x.q), layout.join(grad_k, x.k), layout.join(grad_v, x.v), grad_coefficients
 

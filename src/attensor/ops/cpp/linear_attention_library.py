@@ -1,4 +1,4 @@
-"""The C++ kernels as operators of PyTorch's library: a compiler takes a call as it is, and sees its shapes."""
+"""The C++ kernels of linear attention as operators of PyTorch's library: a compiler takes a call as it is."""
 # mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
