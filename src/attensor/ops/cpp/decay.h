@@ -43,9 +43,13 @@ class MaskedDecay {
   static constexpr bool kWritesAnywhere = true;  // `backward` reaches `to_q` and `to_k` without a copy
 
   MaskedDecay(Arena& arena, int chunk, int channels)
-      : channels_(channels), mask_(arena.tile<T>(chunk, chunk)), keys_(arena.tile<T>(channels, chunk)),
+      : channels_(channels),
+        mask_(arena.tile<T>(chunk, chunk)),
+        keys_(arena.tile<T>(channels, chunk)),
         answers_{arena.tile<T>(chunk, chunk), arena.tile<T>(chunk, channels), arena.tile<T>(chunk, channels), nullptr},
-        since_start_(arena.take<T>(chunk)), until_end_(arena.take<T>(chunk)), total_(arena.take<T>(channels)) {}
+        since_start_(arena.take<T>(chunk)),
+        until_end_(arena.take<T>(chunk)),
+        total_(arena.take<T>(channels)) {}
 
   // One decay for all tokens.
   void set_constant(T log_decay, int chunk) {

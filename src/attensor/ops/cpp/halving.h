@@ -1,8 +1,8 @@
 // One decay for each token and key channel: decayed scores without dividing by a decay, almost all in products.
 //
 // Pairs of tokens in a block of kBase are taken one by one. Then two blocks at a time become one: for a row i of the
-// right half and a column j of the left one, exp(G_i - G_j) is [decay from the middle to i] [decay from j to the middle],
-// so that this quarter of the scores is one product of queries and keys that have decayed so far.
+// right half and a column j of the left one, exp(G_i - G_j) is [decay from the middle to i] [decay from j to the
+// middle], so that this quarter of the scores is one product of queries and keys that have decayed so far.
 #pragma once
 
 #include "decay.h"

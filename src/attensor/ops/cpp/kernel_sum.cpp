@@ -11,12 +11,12 @@ namespace attensor {
 
 struct KernelSum {
   Tensor q, k, v, out, grad_out, grad_q, grad_k, grad_v;  // of features and values; out and grad_out: one column more
-  const void* coefficients;   // [H, row offsets, column offsets]
-  void* grad_coefficients;    // [B, H, row offsets, column offsets], zeros
-  int64_t batch, queries, keys;                // tokens of all rows
-  int64_t query_rows, query_width, key_width;  // of the grid
-  int64_t offsets, shift;                      // entries of c for one head; causal: a query i sees keys up to i + shift
-  int64_t query_tile, key_tile, first, last;   // tile I of queries meets the tiles I + first to I + last of keys
+  const void* coefficients;                               // [H, row offsets, column offsets]
+  void* grad_coefficients;                                // [B, H, row offsets, column offsets], zeros
+  int64_t batch, queries, keys;                           // tokens of all rows
+  int64_t query_rows, query_width, key_width;             // of the grid
+  int64_t offsets, shift;                     // entries of c for one head; causal: a query i sees keys up to i + shift
+  int64_t query_tile, key_tile, first, last;  // tile I of queries meets the tiles I + first to I + last of keys
   int32_t heads, features, values, is_causal, threads;
 };
 
@@ -129,7 +129,8 @@ class HeadSum {
     const int64_t columns = sum_.query_width + width - 1;
     for (int64_t j = keys.first; j < keys.last;) {
       const int64_t key_row = j / width, end = std::min(keys.last, (key_row + 1) * width);
-      const int64_t number = (key_row - row + sum_.query_rows - 1) * columns + j % width - column + sum_.query_width - 1;
+      const int64_t number =
+          (key_row - row + sum_.query_rows - 1) * columns + j % width - column + sum_.query_width - 1;
       run(static_cast<int>(j - keys.first), static_cast<int>(end - j), number);
       j = end;
     }
@@ -163,7 +164,7 @@ class HeadSum {
       for_rows_of_keys(rows.first + i, keys, [&](int first, int count, int64_t number) {
         const T* __restrict__ c = coefficients_ + number;
         T* __restrict__ grad_c = grad_coefficients_ + number;
-        T *__restrict__ s = scores_.row(i) + first, *__restrict__ w = worth_.row(i) + first;
+        T* __restrict__ s = scores_.row(i) + first, * __restrict__ w = worth_.row(i) + first;
         const T of_total = grad.row(i)[values];
         for (int j = 0; j < count; ++j) {
           const T worth = w[j] + of_total;

@@ -99,8 +99,7 @@ struct Head {
     read_rows(call.k, sequence.batch, at, key_head(), m, call.key_dim, T(1), k);
     read_rows(call.v, sequence.batch, at, key_head(), m, call.value_dim, T(1), v);
     const int gates = call.kind == kChannel ? call.key_dim : 1;
-    if (call.kind >= kToken)
-      read_rows(call.log_decay, sequence.batch, at, decay_head(), m, gates, T(1), gate);
+    if (call.kind >= kToken) read_rows(call.log_decay, sequence.batch, at, decay_head(), m, gates, T(1), gate);
     decay.start(m, call.kind >= kToken ? &gate : nullptr);
   }
 
@@ -191,8 +190,11 @@ class Backward {
         grad_v_(arena.tile<T>(call.chunk, call.value_dim)),
         values_(arena.tile<T>(call.value_dim, call.chunk)),
         turned_(arena.tile<T>(call.value_dim, call.key_dim)),
-        grads_{arena.tile<T>(call.chunk, call.chunk), arena.tile<T>(call.chunk, call.key_dim),
-               arena.tile<T>(call.chunk, call.key_dim), {}, {}},
+        grads_{arena.tile<T>(call.chunk, call.chunk),
+               arena.tile<T>(call.chunk, call.key_dim),
+               arena.tile<T>(call.chunk, call.key_dim),
+               {},
+               {}},
         at_end_(arena.tile<T>(1, call.key_dim)) {
     for (int i = 0; i < call.segment; ++i) states_.push_back(arena.tile<T>(call.key_dim, call.value_dim));
   }
@@ -245,7 +247,8 @@ class Backward {
     finish_keys(at, m);
 
     const Old old = answers.total ? Old::kScale : Old::kKeep;
-    product(transposed(answers.reading), grad_out_, head_.state, keys, values, m, {.old = old, .factor = answers.total});
+    product(transposed(answers.reading), grad_out_, head_.state, keys, values, m,
+            {.old = old, .factor = answers.total});
   }
 
   // Gradients of queries, keys and decays.
@@ -257,18 +260,15 @@ class Backward {
       grads_.to_k = place(call_.grad_k, batch, at, head, call_.key_dim, grads_.k);
     }
     head_.decay.backward(head_.q, head_.k, grads_, m);
-    if (grads_.to_q.data == grads_.q.data) {
-      write_rows(grads_.q, call_.grad_q, batch, at, head, m, call_.key_dim);
-      write_rows(grads_.k, call_.grad_k, batch, at, head, m, call_.key_dim);
-    }
+    if (grads_.to_q.data == grads_.q.data) write_rows(grads_.q, call_.grad_q, batch, at, head, m, call_.key_dim);
+    if (grads_.to_k.data == grads_.k.data) write_rows(grads_.k, call_.grad_k, batch, at, head, m, call_.key_dim);
     if (call_.grad_decay.data) write_decay(at, m);
   }
 
   // Gradient of G_last, as far as it is not in q_i dq_i - k_i dk_i.
   void find_at_end(const Answers<T>& answers, const Tile<T>& state, int m) {
     for (int c = 0; c < call_.key_dim; ++c) {
-      T sum = T(0);
-      for (int e = 0; e < call_.value_dim; ++e) sum += state.row(c)[e] * head_.state.row(c)[e];
+      const T sum = dot(state.row(c), head_.state.row(c), call_.value_dim);
       at_end_.row(0)[c] = answers.total ? answers.total[c] * sum : sum;
     }
     for (int j = 0; j < m; ++j)
@@ -277,20 +277,20 @@ class Backward {
 
   // Gradients of the log decays of m tokens: sums of those of G over the tokens that follow.
   void write_decay(int64_t at, int m) {
-    T* sum = at_end_.row(0);
+    const bool is_channel = call_.kind == kChannel;
+    T* __restrict__ sum = at_end_.row(0), after = T(0);  // of single tokens: the sum over channels of what follows
+    for (int c = 0; c < call_.key_dim && !is_channel; ++c) after += sum[c];
     for (int i = m - 1; i >= 0; --i) {
-      T total = T(0);
-      for (int c = 0; c < call_.key_dim; ++c) {
-        sum[c] += head_.q.row(i)[c] * grads_.to_q.row(i)[c] - head_.k.row(i)[c] * grads_.to_k.row(i)[c];
-        total += sum[c];
+      const T *q = head_.q.row(i), *of_q = grads_.to_q.row(i), *k = head_.k.row(i), *of_k = grads_.to_k.row(i);
+      if (is_channel) {
+        for (int c = 0; c < call_.key_dim; ++c) head_.gate.row(i)[c] = sum[c] += q[c] * of_q[c] - k[c] * of_k[c];
+      } else {
+        after += dot(q, of_q, call_.key_dim) - dot(k, of_k, call_.key_dim);
+        head_.gate.row(i)[0] = after;
+        constant_ += after;
       }
-      constant_ += total;
-      if (call_.kind == kChannel)
-        std::copy(sum, sum + call_.key_dim, head_.gate.row(i));
-      else
-        head_.gate.row(i)[0] = total;
     }
-    const int columns = call_.kind == kChannel ? call_.key_dim : 1;
+    const int columns = is_channel ? call_.key_dim : 1;
     if (call_.kind >= kToken)
       write_rows(head_.gate, call_.grad_decay, head_.sequence.batch, at, head_.head, m, columns);
   }
@@ -344,6 +344,7 @@ bool run(const Call& call, bool is_backward) {
 }  // namespace attensor
 
 // 1 when all went well; 0: out of memory or threads.
-extern "C" __attribute__((visibility("default"))) int attensor_linear_attention(const attensor::Call* call, int is_double, int is_backward) {
+extern "C" __attribute__((visibility("default"))) int attensor_linear_attention(const attensor::Call* call,
+                                                                                int is_double, int is_backward) {
   return is_double ? attensor::run<double>(*call, is_backward) : attensor::run<float>(*call, is_backward);
 }

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
+#include <system_error>
 #include <thread>
 
 #ifdef __linux__
@@ -121,7 +122,11 @@ bool run_tasks(int64_t count, int threads, const Task& task) {
     }
   };
   std::vector<std::thread> others;
-  for (int64_t i = 1; i < std::min<int64_t>(threads, count); ++i) others.emplace_back(work);
+  try {
+    for (int64_t i = 1; i < std::min<int64_t>(threads, count); ++i) others.emplace_back(work);
+  } catch (const std::system_error&) {
+    // fewer threads take longer
+  }
   work();
   for (std::thread& thread : others) thread.join();
   return is_good;

@@ -42,6 +42,18 @@ inline void store(T* x, typename Simd<T>::Vector value) {
   *reinterpret_cast<typename Simd<T>::Loose*>(x) = value;
 }
 
+// sum over n of x_n y_n
+template <class T>
+inline T dot(const T* x, const T* y, int count) {
+  typename Simd<T>::Vector sums{};
+  int n = 0;
+  for (; n + Simd<T>::lanes <= count; n += Simd<T>::lanes) sums += load(x + n) * load(y + n);
+  T total = T(0);
+  for (; n < count; ++n) total += x[n] * y[n];
+  for (int lane = 0; lane < Simd<T>::lanes; ++lane) total += sums[lane];
+  return total;
+}
+
 inline int round_up(int n, int step) { return (n + step - 1) / step * step; }
 
 template <class T>
@@ -188,31 +200,22 @@ inline void product_block(const T* a, ptrdiff_t step, const T* b, ptrdiff_t b_st
     for (int n = 0; n < columns; ++n) store(out + i * out_stride + n * lanes, sums[i][n]);
 }
 
-template <class T, int columns, bool is_transposed>
-inline void product_rows(int rows, const T* a, ptrdiff_t step, const T* b, ptrdiff_t b_stride, int first, int last,
-                         T* out, ptrdiff_t out_stride, Old old, const T* from, ptrdiff_t from_stride,
-                         const T* factor) {
-  switch (rows) {
-#define ATTENSOR_CASE(n)                                                                                       \
-  case n:                                                                                                      \
-    if constexpr (n <= kRows)                                                                                  \
-      product_block<T, n, columns, is_transposed>(a, step, b, b_stride, first, last, out, out_stride, old, from,  \
-                                                  from_stride, factor);                                          \
-    return;
-    ATTENSOR_CASE(1) ATTENSOR_CASE(2) ATTENSOR_CASE(3) ATTENSOR_CASE(4) ATTENSOR_CASE(5) ATTENSOR_CASE(6)
-    ATTENSOR_CASE(7) ATTENSOR_CASE(8) ATTENSOR_CASE(9) ATTENSOR_CASE(10) ATTENSOR_CASE(11) ATTENSOR_CASE(12)
-#undef ATTENSOR_CASE
-  }
+// The block of as many rows as are wanted, at most `rows`.
+template <class T, int rows, int columns, bool is_transposed, class... Rest>
+inline void product_rows(int wanted, Rest... rest) {
+  if constexpr (rows > 1)
+    if (wanted < rows) return product_rows<T, rows - 1, columns, is_transposed>(wanted, rest...);
+  product_block<T, rows, columns, is_transposed>(rest...);
 }
 
 // Options of a product.
 template <class T>
 struct Onto {
   Old old = Old::kDrop;
-  const T* factor = nullptr;       // for kScale, one for each row
-  const Tile<T>* from = nullptr;   // where the old value stands; null: in the destination
-  Shape result = Shape::kFull;     // kLower: entries after the diagonal are left as they are, beyond the block of rows
-  Shape left = Shape::kFull;       // kLower: a(i, p) counts for p <= i only; transposed, a^T(p, i) for p >= i
+  const T* factor = nullptr;      // for kScale, one for each row
+  const Tile<T>* from = nullptr;  // where the old value stands; null: in the destination
+  Shape result = Shape::kFull;    // kLower: entries after the diagonal are left as they are, beyond the block of rows
+  Shape left = Shape::kFull;      // kLower: a(i, p) counts for p <= i only; transposed, a^T(p, i) for p >= i
 };
 
 template <class T, bool is_transposed>
@@ -232,11 +235,13 @@ void product_of(const T* a, ptrdiff_t step, const Tile<T>& b, const Tile<T>& out
       const T* block = is_transposed ? a + row : a + row * step;
       const T* factor = onto.factor ? onto.factor + row : nullptr;
       if (n - column > lanes)
-        product_rows<T, 2, is_transposed>(rows, block, step, b.data + column, b.stride, first, last, out.row(row) + column,
-                                          out.stride, onto.old, from.row(row) + column, from.stride, factor);
+        product_rows<T, kRows, 2, is_transposed>(rows, block, step, b.data + column, b.stride, first, last,
+                                                 out.row(row) + column, out.stride, onto.old, from.row(row) + column,
+                                                 from.stride, factor);
       else
-        product_rows<T, 1, is_transposed>(rows, block, step, b.data + column, b.stride, first, last, out.row(row) + column,
-                                          out.stride, onto.old, from.row(row) + column, from.stride, factor);
+        product_rows<T, kRows, 1, is_transposed>(rows, block, step, b.data + column, b.stride, first, last,
+                                                 out.row(row) + column, out.stride, onto.old, from.row(row) + column,
+                                                 from.stride, factor);
     }
   }
 }
@@ -253,7 +258,8 @@ void product(const Left<T>& a, const Tile<T>& b, const Tile<T>& out, int m, int 
 // Four vectors of four: r[i][j] becomes r[j][i].
 template <class Four>
 inline void turn(Four* r) {
-  const Four low = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5), high = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
+  const Four low = __builtin_shufflevector(r[0], r[1], 0, 4, 1, 5),
+             high = __builtin_shufflevector(r[0], r[1], 2, 6, 3, 7);
   const Four next_low = __builtin_shufflevector(r[2], r[3], 0, 4, 1, 5);
   const Four next_high = __builtin_shufflevector(r[2], r[3], 2, 6, 3, 7);
   r[0] = __builtin_shufflevector(low, next_low, 0, 1, 4, 5);
@@ -279,7 +285,8 @@ void transpose(const Tile<T>& x, const Tile<T>& out, int rows, int columns) {
       turn(upper);
       turn(lower);
       for (int b = 0; b < 4; ++b)
-        *reinterpret_cast<Eight*>(out.row(j + b) + i) = __builtin_shufflevector(upper[b], lower[b], 0, 1, 2, 3, 4, 5, 6, 7);
+        *reinterpret_cast<Eight*>(out.row(j + b) + i) =
+            __builtin_shufflevector(upper[b], lower[b], 0, 1, 2, 3, 4, 5, 6, 7);
     }
   for (int i = 0; i < rows; ++i)
     for (int j = i < whole_rows ? whole_columns : 0; j < columns; ++j) out.row(j)[i] = x.row(i)[j];
