@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,73 +50,35 @@ def linear_attention_backward(
     return Gradients(*run(*inputs, kept, grad_out, grad_final, scale, chunk_size, decay_gradient))
 
 
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    scale: float,
-    chunk_size: int,
-    keep_states: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
-    return kernels.forward(inputs, scale, chunk_size, keep_states=keep_states)
+# the schemas above name and type what these take
 
 
-def _forward_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    scale: float,
-    chunk_size: int,
-    keep_states: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
+def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *inputs, scale, chunk_size, keep_states = arguments
+    return kernels.forward(Inputs(*inputs), scale, chunk_size, keep_states=keep_states)
+
+
+def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, _, chunk_size, keep_states = arguments
+    inputs = Inputs(*tensors)
     final, kept = kernels.new_states(inputs, chunk_size, keep_states=keep_states)
-    return v.new_empty(*q.shape[:3], v.shape[3]), final, kept
+    return inputs.v.new_empty(*inputs.q.shape[:3], inputs.v.shape[3]), final, kept
 
 
-def _backward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    kept: Tensor,
-    grad_out: Tensor,
-    grad_final: Tensor,
-    scale: float,
-    chunk_size: int,
-    decay_gradient: bool,
-) -> Gradients:
-    inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
-    return kernels.backward(inputs, kept, grad_out, grad_final, scale, chunk_size, decay_gradient=decay_gradient)
+def _backward(*arguments: Any) -> Gradients:
+    *inputs, kept, grad_out, grad_final, scale, chunk_size, decay_gradient = arguments
+    return kernels.backward(
+        Inputs(*inputs), kept, grad_out, grad_final, scale, chunk_size, decay_gradient=decay_gradient
+    )
 
 
-def _backward_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-    kept: Tensor,
-    grad_out: Tensor,
-    grad_final: Tensor,
-    scale: float,
-    chunk_size: int,
-    decay_gradient: bool,
-) -> Gradients:
-    inputs = Inputs(q, k, v, log_decay, initial_state, cu_seqlens)
+def _backward_fake(*arguments: Any) -> Gradients:
+    *tensors, _, _, _, _, chunk_size, decay_gradient = arguments
+    inputs = Inputs(*tensors)
     grad_initial, _ = kernels.new_states(inputs, chunk_size, keep_states=False)
-    grad_decay = log_decay.new_empty(log_decay.shape) if decay_gradient and log_decay is not None else None
-    grad_q, grad_k, grad_v = (x.new_empty(x.shape) for x in (q, k, v))
+    grad_q, grad_k, grad_v = (x.new_empty(x.shape) for x in inputs[:3])
+    gates = inputs.log_decay
+    grad_decay = gates.new_empty(gates.shape) if decay_gradient and gates is not None else None
     return Gradients(grad_q, grad_k, grad_v, grad_decay, grad_initial)
 
 

@@ -7,6 +7,7 @@ Compilers have no code for complex numbers and would trace every group of transf
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,12 +26,8 @@ _LIBRARY.define(
     "-> (Tensor, Tensor, Tensor, Tensor)"
 )
 _CPP = f"{_TENSORS}, SymInt[] queries, SymInt[] keys, bool is_causal, int[] near"
-_LIBRARY.define(
-    f"cpp_kernel_sum({_CPP}) -> Tensor",
-)
-_LIBRARY.define(
-    f"cpp_kernel_sum_backward({_CPP}, Tensor grad) -> (Tensor, Tensor, Tensor, Tensor)",
-)
+_LIBRARY.define(f"cpp_kernel_sum({_CPP}) -> Tensor")
+_LIBRARY.define(f"cpp_kernel_sum_backward({_CPP}, Tensor grad) -> (Tensor, Tensor, Tensor, Tensor)")
 
 
 def fourier(x: Operands, geometry: Geometry) -> Tensor:
@@ -87,60 +84,28 @@ def _fake_backward(
     return tuple(t.new_empty(t.shape) for t in (q, k, v, coefficients))
 
 
-def _near_sum(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    queries: Sequence[int],
-    keys: Sequence[int],
-    is_causal: bool,
-    near: Sequence[int],
-) -> Tensor:
+# the schemas above name and type what these take
+
+
+def _near_sum(*arguments: Any) -> Tensor:
+    q, k, v, c, queries, keys, is_causal, near = arguments
+    return cpp.forward(Operands(q, k, v, c, None), Geometry(tuple(queries), tuple(keys), is_causal), cpp.Near(*near))
+
+
+def _near_sum_fake(*arguments: Any) -> Tensor:
+    q, _, v, *_ = arguments
+    found: Tensor = q.new_empty(*q.shape[:3], v.shape[3] + 1)
+    return found
+
+
+def _near_gradients(*arguments: Any) -> tuple[Tensor, ...]:
+    q, k, v, c, queries, keys, is_causal, near, grad = arguments
     geometry = Geometry(tuple(queries), tuple(keys), is_causal)
-    return cpp.forward(Operands(q, k, v, coefficients, None), geometry, cpp.Near(*near))
+    return cpp.backward(Operands(q, k, v, c, None), grad, geometry, cpp.Near(*near))
 
 
-def _near_sum_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    queries: Sequence[int],
-    keys: Sequence[int],
-    is_causal: bool,
-    near: Sequence[int],
-) -> Tensor:
-    return q.new_empty(*q.shape[:3], v.shape[3] + 1)
-
-
-def _near_gradients(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    queries: Sequence[int],
-    keys: Sequence[int],
-    is_causal: bool,
-    near: Sequence[int],
-    grad: Tensor,
-) -> tuple[Tensor, ...]:
-    geometry = Geometry(tuple(queries), tuple(keys), is_causal)
-    return cpp.backward(Operands(q, k, v, coefficients, None), grad, geometry, cpp.Near(*near))
-
-
-def _near_gradients_fake(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    coefficients: Tensor,
-    queries: Sequence[int],
-    keys: Sequence[int],
-    is_causal: bool,
-    near: Sequence[int],
-    grad: Tensor,
-) -> tuple[Tensor, ...]:
-    return tuple(t.new_empty(t.shape) for t in (q, k, v, coefficients))
+def _near_gradients_fake(*arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(t.new_empty(t.shape) for t in arguments[:4])
 
 
 _LIBRARY.impl("cpp_kernel_sum", _near_sum, "CPU")
