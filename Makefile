@@ -81,6 +81,7 @@ doctor: $(VENV)/.run
 bench: $(VENV)/.oracles
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench linear --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench neighborhood --save
+	OMP_NUM_THREADS=1 $(BIN)/attensor bench relative --save
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache .coverage*

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -22,3 +23,21 @@ settings.load_profile("attensor")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(params=["cpp", "torch"])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A back-end of `linear_attention` on a CPU; C++ as what is taken unasked, because other operators have none."""
+    # here, because the interpreter has to be set above
+    import attensor
+    from attensor.ops._dispatch import OPERATORS
+    from attensor.ops.cpp.compiler import compiler
+
+    if request.param == "cpp":
+        if compiler() is None:
+            pytest.skip("there is no C++ compiler")
+        assert OPERATORS["linear_attention"].best(torch.device("cpu")) == "cpp"
+        yield "cpp"
+    else:
+        with attensor.backend(request.param):
+            yield request.param

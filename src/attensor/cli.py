@@ -19,6 +19,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from attensor.bench.linear.options import BenchLinearOptions
+from attensor.bench.relative_kernel.options import BenchRelativeOptions
 from attensor.compare.config import CompareConfig, GenerateConfig
 from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError
 
@@ -104,6 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> Any:
     bench = tyro.extras.SubcommandApp()
     bench.command(name="linear")(BenchLinearOptions)
     bench.command(name="neighborhood")(BenchNeighborhoodCommand)
+    bench.command(name="relative")(BenchRelativeOptions)
     app = tyro.extras.SubcommandApp()
     app.command(name="list")(ListCommand)
     app.command(name="show")(ShowCommand)
@@ -172,6 +174,12 @@ def _bench_neighborhood(command: BenchNeighborhoodCommand) -> None:
     neighborhood.run(Console(), settings=settings, windows=command.windows, rounds=command.rounds, save=command.save)
 
 
+def _bench_relative(command: BenchRelativeOptions) -> None:
+    from attensor.bench.relative_kernel import run
+
+    run.run(Console(), command)
+
+
 def _doctor(command: DoctorCommand) -> None:
     from attensor import doctor
 
@@ -202,6 +210,7 @@ HANDLERS: dict[type, Callable[[Any], int | None]] = {
     GenerateConfig: _generate,
     BenchLinearOptions: _bench_linear,
     BenchNeighborhoodCommand: _bench_neighborhood,
+    BenchRelativeOptions: _bench_relative,
     DoctorCommand: _doctor,
     ReproduceCommand: _reproduce,
 }

@@ -20,6 +20,11 @@ from attensor.ops.cpp import build, compiler
 
 REAL = compiler.compiler()
 
+# the options hide what is not marked
+ANSWER = 'extern "C" __attribute__((visibility("default"))) int answer() '
+# unless it is hidden, the loader gives all libraries of a process the `kept` of the first one
+HEADER = "inline int value() {{ static int kept = {}; return kept; }}"
+
 # stands for the user's compiler: tells its version, or notes the compilation, does something and compiles
 SCRIPT = """#!/bin/sh
 if [ "$*" = --version ]; then echo {version}; exit; fi
@@ -45,8 +50,8 @@ class Workshop:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sources, self.cache, self.script, self.log = (folder / name for name in ("src", "cache", "c++", "log"))
         self.sources.mkdir()
-        self.write("a.cpp", '#include "a.h"\nextern "C" int answer() { return ANSWER; }')
-        self.write("a.h", "#define ANSWER 42")
+        self.write("a.cpp", '#include "a.h"\n' + ANSWER + "{ return value(); }")
+        self.write("a.h", HEADER.format(42))
         self.set_compiler()
         monkeypatch.setattr(build, "SOURCES", self.sources)
         monkeypatch.setenv("ATTENSOR_CACHE", str(self.cache))
@@ -115,8 +120,8 @@ def test_it_is_compiled_once_and_serves_later_processes(workshop, capfd):
 
 
 CHANGES = {
-    "a source": lambda workshop, patch: workshop.write("a.cpp", 'extern "C" int answer() { return 43; }'),
-    "a header": lambda workshop, patch: workshop.write("a.h", "#define ANSWER 43"),
+    "a source": lambda workshop, patch: workshop.write("a.cpp", ANSWER + "{ return 43; }"),
+    "a header": lambda workshop, patch: workshop.write("a.h", HEADER.format(43)),
     "one more source": lambda workshop, patch: workshop.write("b.cpp", ""),
     "the compiler": lambda workshop, patch: workshop.set_compiler(version="two"),
     "the processor": lambda workshop, patch: patch.setattr(build, "_processor", lambda: "another"),
@@ -133,7 +138,7 @@ def test_it_is_built_anew_after_a_change_of(change, workshop, monkeypatch):
 
 
 def test_a_source_that_does_not_compile_is_a_reason_and_is_tried_once(workshop):
-    workshop.write("a.cpp", 'template <class T> int f(T x) { return x.y; }\nextern "C" int answer() { return f(1); }')
+    workshop.write("a.cpp", "template <class T> int f(T x) { return x.y; }\n" + ANSWER + "{ return f(1); }")
     assert workshop.reason().startswith(f"c++ cannot compile the C++ kernels: {workshop.sources}/a.cpp:1:")
     assert "error: " in build.why_not()
     assert workshop.compilations() == 1

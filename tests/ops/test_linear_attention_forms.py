@@ -106,7 +106,7 @@ FORMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 # the position map above counts tokens from the start of the row, which packed sequences share
 CASES = [(n, p) for n, (options, _) in FORMS.items() for p in (False, True) if not (p and "position_map" in options)]
-BOTH_WAYS = pytest.mark.parametrize("backend", ["torch", "reference"])
+both_backends = pytest.mark.usefixtures("backend")
 
 
 def check(got: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
@@ -116,8 +116,11 @@ def check(got: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
         torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-@BOTH_WAYS
-@pytest.mark.parametrize("algorithm", ["la1", "la2"])
+@pytest.mark.parametrize(
+    ("algorithm", "backend"),
+    [("la1", "torch"), ("la1", "reference"), ("la2", "cpp"), ("la2", "torch"), ("la2", "reference")],
+    indirect=["backend"],
+)
 @pytest.mark.parametrize(("name", "packed"), CASES)
 def test_causal_forms(name: str, algorithm: str, packed: bool, backend: str) -> None:
     options, written_out = FORMS[name]
@@ -134,7 +137,7 @@ def test_causal_forms(name: str, algorithm: str, packed: bool, backend: str) -> 
     check(got, dense(*inputs, **written_out, packed=packed, scale=0.7), inputs)
 
 
-@BOTH_WAYS
+@pytest.mark.parametrize("backend", ["torch", "reference"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(("name", "packed"), [(n, p) for n, p in CASES if "log_decay" not in FORMS[n][0]])
 def test_bidirectional_forms(name: str, weighted: bool, packed: bool, backend: str) -> None:
@@ -152,6 +155,7 @@ def test_bidirectional_forms(name: str, weighted: bool, packed: bool, backend: s
     check(got, dense(*inputs, **written_out, weighted=weighted, is_causal=False, packed=packed, scale=0.7), inputs)
 
 
+@both_backends
 @pytest.mark.parametrize("options", [{}, {"is_causal": False}, {"algorithm": "la1", "log_decay": DECAY}], ids=str)
 @pytest.mark.parametrize("denominator", [None, Denominator()])
 @pytest.mark.parametrize("packed", [False, True])
@@ -179,6 +183,7 @@ def test_states_go_on_where_they_ended(options: dict[str, Any], denominator: Den
     assert last.shape == state.shape
 
 
+@both_backends
 def test_two_halves_are_the_whole() -> None:
     q, k, v = tensors()
     shared: dict[str, Any] = {"feature_map": "elu+1", "denominator": Denominator(), "log_decay": DECAY}
@@ -191,6 +196,7 @@ def test_two_halves_are_the_whole() -> None:
     torch.testing.assert_close(last, end, rtol=1e-12, atol=1e-12)
 
 
+@both_backends
 @pytest.mark.parametrize("decay", [-0.3, -40.0, float("-inf")])
 def test_left_product_and_chunks_agree_on_any_decay(decay: float) -> None:
     q, k, v = (x.detach() for x in tensors())
@@ -204,6 +210,7 @@ def test_left_product_and_chunks_agree_on_any_decay(decay: float) -> None:
     torch.testing.assert_close(left_state, right_state, rtol=1e-12, atol=1e-12)
 
 
+@both_backends
 def test_left_product_gives_slopes_a_gradient() -> None:
     q, k, v = tensors()
     grads = []
@@ -231,6 +238,7 @@ def test_transforms_and_compilation(options: dict[str, Any]) -> None:
     torch.testing.assert_close(compiled(q[0], k[0]), loss(q[0], k[0]))
 
 
+@both_backends
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_low_precision_features_are_summed_in_float32(dtype: torch.dtype) -> None:
     q, k, v = (x.detach().to(dtype) for x in tensors(tokens=1001))
@@ -241,6 +249,7 @@ def test_low_precision_features_are_summed_in_float32(dtype: torch.dtype) -> Non
     assert (out.double() - exact).norm() < 4e-3 * exact.norm()
 
 
+@both_backends
 def test_a_query_without_weights_gets_zeros() -> None:
     q, k, v = (x.detach() for x in tensors())
     out, _ = linear_attention(-q.abs(), k, v, feature_map="relu", denominator=Denominator())
@@ -270,6 +279,7 @@ def test_a_state_without_room_for_the_denominator_is_refused() -> None:
         linear_attention(*tensors(), denominator=Denominator(), initial_state=torch.zeros(BATCH, HEADS, KEY, VALUE))
 
 
+@both_backends
 def test_steps_with_features_and_a_denominator() -> None:
     q, k, v = (x.detach() for x in tensors(kv_heads=KV_HEADS))
     shared: dict[str, Any] = {"feature_map": "elu+1", "denominator": Denominator(), "log_decay": DECAY, "scale": 0.7}

@@ -12,7 +12,10 @@ from torch import Tensor
 from attensor.ops.linear_attention import linear_attention
 
 _SPEC = importlib.util.find_spec("fla")
-pytestmark = pytest.mark.skipif(_SPEC is None, reason='needs flash-linear-attention: pip install "attensor[oracles]"')
+pytestmark = [
+    pytest.mark.skipif(_SPEC is None, reason='needs flash-linear-attention: pip install "attensor[oracles]"'),
+    pytest.mark.usefixtures("backend"),
+]
 
 
 def naive(family: str) -> ModuleType:

@@ -17,6 +17,8 @@ _AUTHORS = importlib.util.find_spec("lightning_attn")
 _TRANSFORMERS = importlib.util.find_spec("transformers")
 CPU = torch.device("cpu")
 
+pytestmark = pytest.mark.usefixtures("backend")
+
 
 def authors() -> ModuleType:
     """lightning_attn/ops/torch/linear_attention.py alone: importing its package would need triton."""

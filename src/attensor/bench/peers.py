@@ -1,4 +1,4 @@
-"""Other people's neighbourhood attention, as a function with attensor's layout."""
+"""Other people's attention: what more than one benchmark needs of it, and how it is called."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-__all__ = ["natten_na2d"]
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+__all__ = ["FLEX_HAS_NO_BACKWARD", "causal_blocks", "natten_na2d"]
+
+FLEX_HAS_NO_BACKWARD = "FlexAttention has no backward pass on a CPU"
 
 
 def natten_na2d() -> Callable[..., Tensor] | None:
@@ -26,3 +32,21 @@ def natten_na2d() -> Callable[..., Tensor] | None:
             return out
 
     return na2d
+
+
+def causal_blocks(length: int, device: str = "cpu") -> BlockMask:
+    """FlexAttention's causal mask by blocks of 128, without the T x T mask that `create_block_mask` goes through."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    count = -(-length // 128)
+    block = torch.arange(count, dtype=torch.int32, device=device)
+    diagonal_first = ((block[:, None] + block) % count).to(torch.int32)[None, None].contiguous()
+    return BlockMask.from_kv_blocks(
+        torch.ones_like(block)[None, None],
+        diagonal_first,
+        block[None, None].contiguous(),  # whole blocks before the diagonal one
+        block.expand(count, count)[None, None].contiguous(),
+        BLOCK_SIZE=128,
+        mask_mod=lambda batch, head, i, j: i >= j,
+        seq_lengths=(length, length),
+    )

@@ -6,7 +6,6 @@ Peers that need a GPU are in `gpu_peers`.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +13,10 @@ from torch.nn import functional as F
 
 from attensor.bench.linear.problem import Contestant, Problem
 from attensor.bench.linear.registry import OPERATOR_VARIANTS, OURS, fla_naive, load, peer
+from attensor.bench.peers import FLEX_HAS_NO_BACKWARD, causal_blocks
 from attensor.nn import LightningAttention
 from attensor.ops import Denominator, linear_attention
 from attensor.ops.linear_attention.backends import Algorithm
-
-if TYPE_CHECKING:
-    from torch.nn.attention.flex_attention import BlockMask
 
 __all__ = ["MINIMAX", "minimax_layer", "sdpa"]
 
@@ -73,13 +70,13 @@ def _sdpa(problem: Problem) -> Contestant | str:
     packages=("torch",),
     is_softmax=True,
     compiles=True,
-    no_backward="FlexAttention has no backward pass on a CPU",
+    no_backward=FLEX_HAS_NO_BACKWARD,
 )
 def _flex(problem: Problem) -> Contestant | str:
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled = torch.compile(flex_attention, fullgraph=True)
-    mask = _causal_blocks(problem.length, problem.device)
+    mask = causal_blocks(problem.length, problem.device)
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
@@ -89,24 +86,6 @@ def _flex(problem: Problem) -> Contestant | str:
     # on a CPU it refuses whatever could be differentiated, even where nothing is
     inputs = (x.detach() for x in problem.qkv) if problem.device == "cpu" else problem.qkv
     return Contestant.of(problem, attend, *inputs)
-
-
-def _causal_blocks(length: int, device: str) -> BlockMask:
-    """A causal mask by blocks of 128, without the T x T mask that `create_block_mask` goes through."""
-    from torch.nn.attention.flex_attention import BlockMask
-
-    count = -(-length // 128)
-    block = torch.arange(count, dtype=torch.int32, device=device)
-    diagonal_first = ((block[:, None] + block) % count).to(torch.int32)[None, None].contiguous()
-    return BlockMask.from_kv_blocks(
-        torch.ones_like(block)[None, None],
-        diagonal_first,
-        block[None, None].contiguous(),  # whole blocks before the diagonal one
-        block.expand(count, count)[None, None].contiguous(),
-        BLOCK_SIZE=128,
-        mask_mod=lambda batch, head, i, j: i >= j,
-        seq_lengths=(length, length),
-    )
 
 
 @peer("fla-chunk-naive", variants=("none", "constant", "scalar"), work="chunked", packages=("fla-core",))

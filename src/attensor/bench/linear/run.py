@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.bench.linear.decode import LAYERS, Workload
 from attensor.bench.linear.measure import Check, Row, Tick, check_peers, choose_peers, measure
@@ -19,6 +17,7 @@ from attensor.bench.linear.options import BenchLinearOptions
 from attensor.bench.linear.registry import Peer
 from attensor.bench.linear.tables import check_table, decode_tables, measure_tables, summary_table
 from attensor.bench.machine import describe, torch_threads
+from attensor.bench.progress import Display
 from attensor.bench.table import Table, publish
 from attensor.errors import BackendError
 
@@ -70,7 +69,7 @@ def run(console: Console, options: BenchLinearOptions, *, folder: Path = Path("b
     peers = choose_peers(options.peers)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise BackendError("bench linear: PyTorch sees no GPU here; use --device cpu.")
-    with torch_threads(options.threads), _Display(console, _count_cells(options)) as display:
+    with torch_threads(options.threads), Display(console, _count_cells(options)) as display:
         machine = describe(*_packages(peers)) | _device_name(options)
         found = _measure(options, peers, display.tick)
     publish(
@@ -124,31 +123,3 @@ def _device_name(options: BenchLinearOptions) -> dict[str, str]:
 def _count_cells(options: BenchLinearOptions) -> int:
     sizes = sum(len(options.lengths_of(tokens)) for tokens in options.tokens)
     return sizes * len({"forward", "training"} & set(options.modes)) + ("decode" in options.modes)
-
-
-class _Display:
-    """A bar that moves between calls: drawn by no thread of its own, which would take time from what is measured."""
-
-    def __init__(self, console: Console, cells: int) -> None:
-        columns = (
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("{task.description}"),
-        )
-        self._progress = Progress(*columns, console=console, auto_refresh=False, transient=True)
-        self._task = self._progress.add_task("", total=cells)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def tick(self, running: str, share: float) -> None:
-        """Say what runs, and that a further share of a cell is done."""
-        self._progress.update(self._task, description=running, advance=share)
-        self._progress.refresh()

@@ -112,13 +112,9 @@ class MaskedDecay {
     }
   }
 
-  // Times the decays; zeros after the diagonal, as far as products read on.
+  // Times the decays.
   void weigh(const Tile<T>& scores, int m) const {
-    for (int i = 0; i < m; ++i) {
-      if (has_decay_) multiply(scores.row(i), mask_.row(i), i);
-      const int end = std::min(m, round_up(i + 1, kRows));
-      for (int j = i + 1; j < end; ++j) scores.row(i)[j] = T(0);
-    }
+    for (int i = 0; i < m && has_decay_; ++i) multiply(scores.row(i), mask_.row(i), i);
   }
 
   int channels_, tokens_ = -1;

@@ -32,7 +32,7 @@ struct Sequence {
 
   Sequence(const Call& call, int64_t number) : last(call.tokens) {
     if (call.cu_seqlens) {
-      row = number;
+      row = number % call.rows, batch = number / call.rows;
       first = std::clamp<int64_t>(call.cu_seqlens[row], 0, call.tokens);
       last = std::clamp<int64_t>(call.cu_seqlens[row + 1], first, call.tokens);
     } else {
@@ -309,7 +309,7 @@ constexpr int kTurn = 256;
 
 template <class Pass>
 bool run_pass(const Call& call, bool is_backward) {
-  const int64_t sequences = call.cu_seqlens ? call.rows : call.batch;
+  const int64_t sequences = call.batch * call.rows;
   // so many groups of heads that every thread has something to do
   const int64_t wanted = sequences ? (call.threads + sequences - 1) / sequences : 1;
   const int64_t groups = std::clamp<int64_t>(wanted, 1, std::max(call.heads, 1));

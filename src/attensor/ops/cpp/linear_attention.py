@@ -174,7 +174,9 @@ def backward(
     )
     if grad_decay is not None and log_decay is not None:
         if log_decay.ndim == 2:
-            grad_decay = _sum_heads(grad_decay.sum(0), log_decay, 1).sum_to_size(log_decay.shape)
+            # rounded once, after all sums
+            summed = grad_decay.sum(0).sum_to_size(log_decay.shape[0], work.heads)
+            grad_decay = _sum_heads(summed, log_decay, 1)
         else:
             grad_decay = _sum_heads(grad_decay, _as_tokens(log_decay), 2).view(log_decay.shape)
     grad_q, grad_k, grad_v = (_sum_heads(g, x, 2) for g, x in zip(grads, (q, k, v)))

@@ -153,8 +153,7 @@ class Prefetch {
 // What is done with the old value of a product's destination.
 enum class Old { kDrop, kKeep, kScale };
 
-// Which entries of a square factor or result count: all, or those up to the diagonal. Rows come in blocks of kRows, and
-// a block's entries are worked on up to the end of its last row, so that a factor has to hold zeros there.
+// Which entries of a square factor or result count: all, or those up to the diagonal.
 enum class Shape { kFull, kLower };
 
 template <class T>
@@ -173,9 +172,24 @@ Left<T> transposed(const Tile<T>& a) {
   return {a.data, 1, a.stride};
 }
 
+// The square on the diagonal of a lower triangular factor, one column of a (transposed: one row) after the other. What
+// lies beyond the diagonal is not multiplied, not even by zero: it may be what a token must not see, and not finite.
+template <class T, int rows, int columns, bool is_transposed, int p = 0>
+inline __attribute__((always_inline)) void add_corner(typename Simd<T>::Vector (&sums)[rows][columns], const T* a,
+                                                      ptrdiff_t step, const T* b, ptrdiff_t b_stride) {
+  if constexpr (p < rows) {
+    for (int i = is_transposed ? 0 : p; i < (is_transposed ? p + 1 : rows); ++i) {
+      const T left = is_transposed ? a[p * step + i] : a[i * step + p];
+      for (int n = 0; n < columns; ++n) sums[i][n] += left * load(b + p * b_stride + n * Simd<T>::lanes);
+    }
+    add_corner<T, rows, columns, is_transposed, p + 1>(sums, a, step, b, b_stride);
+  }
+}
+
 template <class T, int rows, int columns, bool is_transposed>
 inline void product_block(const T* a, ptrdiff_t step, const T* b, ptrdiff_t b_stride, int first, int last, T* out,
-                          ptrdiff_t out_stride, Old old, const T* from, ptrdiff_t from_stride, const T* factor) {
+                          ptrdiff_t out_stride, Old old, const T* from, ptrdiff_t from_stride, const T* factor,
+                          int corner) {
   typedef typename Simd<T>::Vector Vector;
   constexpr int lanes = Simd<T>::lanes;
   Vector sums[rows][columns];
@@ -188,6 +202,9 @@ inline void product_block(const T* a, ptrdiff_t step, const T* b, ptrdiff_t b_st
         if (old == Old::kScale) sums[i][n] *= factor[i];
       }
     }
+  if (corner >= 0)
+    add_corner<T, rows, columns, is_transposed>(sums, is_transposed ? a + corner * step : a + corner, step,
+                                                b + corner * b_stride, b_stride);
   for (int p = first; p < last; ++p) {
     Vector right[columns];
     for (int n = 0; n < columns; ++n) right[n] = load(b + p * b_stride + n * lanes);
@@ -230,18 +247,18 @@ void product_of(const T* a, ptrdiff_t step, const Tile<T>& b, const Tile<T>& out
       prefetch.one();
       if (onto.result == Shape::kLower && column >= row + rows) continue;
       const bool is_lower = onto.left == Shape::kLower;
-      const int first = is_lower && is_transposed ? row : 0;
-      const int last = is_lower && !is_transposed ? std::min(p, row + rows) : p;
+      const int first = is_lower && is_transposed ? row + rows : 0;
+      const int last = is_lower && !is_transposed ? row : p;
       const T* block = is_transposed ? a + row : a + row * step;
       const T* factor = onto.factor ? onto.factor + row : nullptr;
       if (n - column > lanes)
         product_rows<T, kRows, 2, is_transposed>(rows, block, step, b.data + column, b.stride, first, last,
                                                  out.row(row) + column, out.stride, onto.old, from.row(row) + column,
-                                                 from.stride, factor);
+                                                 from.stride, factor, is_lower ? row : -1);
       else
         product_rows<T, kRows, 1, is_transposed>(rows, block, step, b.data + column, b.stride, first, last,
                                                  out.row(row) + column, out.stride, onto.old, from.row(row) + column,
-                                                 from.stride, factor);
+                                                 from.stride, factor, is_lower ? row : -1);
     }
   }
 }
