@@ -24,12 +24,6 @@ struct Gradients {
   Tile<T> to_q, to_k;  // results: those of q and k
 };
 
-template <class T>
-inline T power(T log_decay, int age) {
-  // what no token has followed yet has not decayed, not even by -inf
-  return age > 0 ? std::exp(age * log_decay) : T(1);
-}
-
 // x_c *= y_c for the first n entries of padded rows, in whole vectors.
 template <class T>
 inline void multiply(T* x, const T* y, int n) {
@@ -55,7 +49,7 @@ class MaskedDecay {
   void set_constant(T log_decay, int chunk) {
     has_decay_ = true;
     tokens_ = -1;
-    for (int i = 0; i < chunk; ++i) since_start_[i] = power(log_decay, i + 1);
+    for (int i = 0; i < chunk; ++i) since_start_[i] = std::exp((i + 1) * log_decay);
     for (int i = 0; i < chunk; ++i) {
       mask_.row(i)[i] = T(1);
       for (int j = 0; j < i; ++j) mask_.row(i)[j] = since_start_[i - j - 1];
