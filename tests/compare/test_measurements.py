@@ -18,14 +18,6 @@ from tests.compare.mixers import Mean
 SPACES = [(16,), (32,), (64,), (128,)]
 
 
-class Slow(Mean):
-    """Takes a time that grows with the square of the length."""
-
-    def forward(self, hidden_states):
-        time.sleep((hidden_states.shape[1] / 300) ** 2)
-        return super().forward(hidden_states)
-
-
 class Counter(nn.Module):
     """A cache that only counts, of one byte a token."""
 
@@ -73,10 +65,17 @@ def test_cells_of_a_grid_are_counted():
     assert [row.length for row in rows] == [6, 24]
 
 
-def test_it_stops_before_a_length_that_takes_too_long():
-    rows, stopped = measured(Slow(5, 1), [(64,), (128,), (256,), (4096,)], seconds=8.0)
-    assert stopped.startswith("stopped at 256: 4096 would take about")
-    assert [row.length for row in rows] == [64, 128, 256]
+def test_it_stops_before_a_length_that_takes_too_long(monkeypatch):
+    rows = [cost.Cost(128, 0.1, 0.1, 1000), cost.Cost(256, 0.4, 0.4, 2000)]
+    monkeypatch.setattr(cost, "available_bytes", lambda device: None)
+    # four times the time for twice the length: 512 takes 1.6 s a call, twice forward and twice with the backward pass
+    assert cost._why_not(rows, (512,), time.monotonic() + 60, "cpu") is None
+    assert cost._why_not(rows, (512,), time.monotonic() + 6, "cpu").startswith(
+        "stopped at 256: 512 would take about 1.6 s"
+    )
+    rows, stopped = measured(Mean(5, 1), [(64,), (128,)], seconds=1e-9)
+    assert stopped.startswith("stopped at 64: 128 would take about")
+    assert [row.length for row in rows] == [64]
 
 
 def test_it_stops_before_memory_runs_out(monkeypatch):

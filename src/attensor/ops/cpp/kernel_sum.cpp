@@ -200,7 +200,7 @@ bool run(const KernelSum& sum, bool is_backward) {
 
 }  // namespace attensor
 
-// 1 when all went well; 0: out of memory or threads.
+// 1 when all went well; 0: out of memory.
 extern "C" __attribute__((visibility("default"))) int attensor_kernel_sum(const attensor::KernelSum* sum, int is_double,
                                                                           int is_backward) {
   return is_double ? attensor::run<double>(*sum, is_backward) : attensor::run<float>(*sum, is_backward);

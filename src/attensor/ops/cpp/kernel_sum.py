@@ -72,7 +72,7 @@ def _run(
         tensors: the others by the names of `KernelSum`.
         grad_coefficients: [B, H, *offsets], zeros; None: the forward pass.
     Raises:
-        MemoryError: C++ got no memory or no thread.
+        MemoryError: C++ got no memory.
     """
     views = {name: readable(t) for name, t in {"q": x.q, "k": x.k, "v": x.v, **tensors}.items()}
     coefficients = x.coefficients.contiguous()
@@ -99,4 +99,4 @@ def _run(
     )
     run = library().attensor_kernel_sum
     if not run(ctypes.byref(problem), int(x.q.dtype == torch.float64), int(grad_coefficients is not None)):
-        raise MemoryError("relative_kernel_attention: the cpp back-end got no memory or no thread.")
+        raise MemoryError("relative_kernel_attention: the cpp back-end got no memory.")

@@ -343,7 +343,7 @@ bool run(const Call& call, bool is_backward) {
 
 }  // namespace attensor
 
-// 1 when all went well; 0: out of memory or threads.
+// 1 when all went well; 0: out of memory.
 extern "C" __attribute__((visibility("default"))) int attensor_linear_attention(const attensor::Call* call,
                                                                                 int is_double, int is_backward) {
   return is_double ? attensor::run<double>(*call, is_backward) : attensor::run<float>(*call, is_backward);

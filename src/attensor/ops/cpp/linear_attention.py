@@ -53,20 +53,23 @@ class _Work:
     @property
     def segment(self) -> int:
         """Chunks between two states that are kept for the backward pass: so many that they are no larger than q."""
-        return max(1, self.inputs.v.shape[3] // self.chunk_size)
+        return max(1, -(-self.inputs.v.shape[3] // self.chunk_size))
 
     def new_states(self, rows: int) -> Tensor:
         """[rows, B, H, K, V]."""
         sizes = (rows, self.batch, self.heads, self.inputs.q.shape[3], self.inputs.v.shape[3])
-        return self.inputs.q.new_empty(sizes, dtype=self.dtype)
+        return self._new(sizes, self.dtype)
 
     def new_tokens(self, like: Tensor) -> Tensor:
         """[B, T, H, D] for `like` [B, T, Hx, D]; in the working precision where heads are to be summed."""
         is_kept = like.shape[2] == self.heads and like.dtype in STORAGE
         sizes = (self.batch, self.tokens, self.heads, like.shape[3])
-        # when packed, tokens may lie outside all sequences
-        make = like.new_empty if self.inputs.cu_seqlens is None else like.new_zeros
-        return make(sizes, dtype=like.dtype if is_kept else self.dtype)
+        return self._new(sizes, like.dtype if is_kept else self.dtype)
+
+    def _new(self, sizes: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        # when packed, tokens may lie outside all sequences, and there may be more kept states than are needed
+        make = self.inputs.q.new_empty if self.inputs.cu_seqlens is None else self.inputs.q.new_zeros
+        return make(sizes, dtype=dtype)
 
     def run(self, tokens: dict[str, Tensor | None], states: dict[str, Tensor], *, is_backward: bool) -> None:
         """Call C++.
@@ -76,7 +79,7 @@ class _Work:
             states: contiguous, by the names of `Call`, besides the initial state.
             is_backward: which pass.
         Raises:
-            MemoryError: C++ got no memory or no thread.
+            MemoryError: C++ got no memory.
         """
         q, k, v, log_decay, initial_state, cu_seqlens = self.inputs
         gates = None if log_decay is None else _as_tokens(log_decay).expand(self.batch, -1, -1, -1)
@@ -107,7 +110,7 @@ class _Work:
         )
         run = library().attensor_linear_attention
         if not run(ctypes.byref(call), int(self.dtype == torch.float64), int(is_backward)):
-            raise MemoryError("linear_attention: the cpp back-end got no memory or no thread.")
+            raise MemoryError("linear_attention: the cpp back-end got no memory.")
 
 
 def _as_tokens(log_decay: Tensor) -> Tensor:
