@@ -57,7 +57,8 @@ def test_layers_of_ours_continue_at_the_position() -> None:
     cache.update(work.states(layer.key_dim, layer.value_dim)[0], 7)
     decoder = decode._lightning_layers(work, 7)
     assert isinstance(decoder, Decoder)
-    torch.testing.assert_close(decoder.step(), layer(work.draw(1, 1, 32), cache=cache))
+    token = work.draw(1, 1, 32)
+    torch.testing.assert_close(decoder.step(), token + layer(token, cache=cache))
 
 
 def test_another_token_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:

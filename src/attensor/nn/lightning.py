@@ -60,9 +60,11 @@ def decay_slopes(
         return torch.exp2(-8 * exponents) * (1 - layer_index / (num_layers - 1 + 1e-5) + 1e-5)
     power = 1 << (num_heads.bit_length() - 1)
     exponents = torch.arange(1, power + 1, device=device, dtype=torch.float64) / power
-    between = torch.arange(1, 2 * (num_heads - power) + 1, 2, device=device, dtype=torch.float64) / (2 * power)
+    if power < num_heads:
+        between = torch.arange(1, 2 * (num_heads - power) + 1, 2, device=device, dtype=torch.float64) / (2 * power)
+        exponents = torch.cat([exponents, between])
     layer_factor = 1 - layer_index / max(num_layers - 1, 1) + 1e-5
-    return torch.exp2(-8 * torch.cat([exponents, between])) * layer_factor
+    return torch.exp2(-8 * exponents) * layer_factor
 
 
 class LightningAttention(LinearAttention):

@@ -33,7 +33,7 @@ class Decoder:
     """One contestant at one position.
 
     Attributes:
-        step: a token through `layers` layers; the last one's output.
+        step: a token through `layers` layers, each added to its input; the last sum. Operators: the last one's output.
         layers: so many.
         state_bytes: what all these layers keep.
     """
@@ -155,7 +155,7 @@ def _ours_layers(
     def step() -> Tensor:
         mixed = hidden
         for layer, cache in zip(layers, caches):
-            mixed = layer(mixed, cache=cache)
+            mixed = mixed + layer(mixed, cache=cache)
         return mixed
 
     return Decoder(step, len(layers), sum(cache.nbytes for cache in caches))
@@ -176,7 +176,7 @@ def _minimax_layers(work: Workload, position: int) -> Decoder | str:
     def step() -> Tensor:
         mixed = hidden
         for layer, cache in zip(layers, caches):
-            mixed = layer(mixed, None, None, past_key_values=cache)[0]
+            mixed = mixed + layer(mixed, None, None, past_key_values=cache)[0]
         return mixed
 
     return Decoder(step, len(layers), sum(state.to(work.dtype).nbytes for state in states))

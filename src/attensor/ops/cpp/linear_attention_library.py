@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from attensor.ops.cpp import linear_attention as kernels
+from attensor.ops.cpp.linear_attention_step import advance
 from attensor.ops.linear_attention.chunk import Gradients
 from attensor.ops.linear_attention.plan import Inputs
 
-__all__ = ["linear_attention", "linear_attention_backward"]
+__all__ = ["linear_attention", "linear_attention_backward", "linear_attention_step"]
 
 _LIBRARY = torch.library.Library("attensor", "FRAGMENT")
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? initial_state, Tensor? cu_seqlens"
@@ -22,6 +23,10 @@ _LIBRARY.define(
 _LIBRARY.define(
     f"cpp_linear_attention_backward({_INPUTS}, Tensor kept, Tensor grad_out, Tensor grad_final, float scale, "
     "int chunk_size, bool decay_gradient) -> (Tensor, Tensor, Tensor, Tensor?, Tensor)"
+)
+_LIBRARY.define(
+    "cpp_linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor state, Tensor? log_decay, float scale) "
+    "-> (Tensor, Tensor)"
 )
 
 
@@ -48,6 +53,14 @@ def linear_attention_backward(
     """See `attensor.ops.cpp.linear_attention.backward`."""
     run = torch.ops.attensor.cpp_linear_attention_backward
     return Gradients(*run(*inputs, kept, grad_out, grad_final, scale, chunk_size, decay_gradient))
+
+
+def linear_attention_step(
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """See `attensor.ops.cpp.linear_attention_step.advance`."""
+    found: tuple[Tensor, Tensor] = torch.ops.attensor.cpp_linear_attention_step(q, k, v, state, log_decay, scale)
+    return found
 
 
 # the schemas above name and type what these take
@@ -82,7 +95,31 @@ def _backward_fake(*arguments: Any) -> Gradients:
     return Gradients(grad_q, grad_k, grad_v, grad_decay, grad_initial)
 
 
+def _step_fake(q: Tensor, k: Tensor, v: Tensor, state: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
+    return v.new_empty(*q.shape[:2], v.shape[2]), state.new_empty(state.shape, dtype=dtype)
+
+
+def _step_vmap(
+    info: Any, in_dims: tuple[int | None, ...], *arguments: Any
+) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+    """The vmapped dimension merged into the batch."""
+    *tensors, scale = arguments
+    merged = []
+    for x, dim in zip(tensors, in_dims):
+        if x is not None:
+            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            x = x.flatten(0, 1)
+        merged.append(x)
+    found = torch.ops.attensor.cpp_linear_attention_step(*merged, scale)
+    size = info.batch_size
+    return tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in found), (0, 0)
+
+
 _LIBRARY.impl("cpp_linear_attention", _forward, "CPU")
 _LIBRARY.impl("cpp_linear_attention_backward", _backward, "CPU")
+_LIBRARY.impl("cpp_linear_attention_step", advance, "CPU")
 torch.library.register_fake("attensor::cpp_linear_attention", _forward_fake, lib=_LIBRARY)
 torch.library.register_fake("attensor::cpp_linear_attention_backward", _backward_fake, lib=_LIBRARY)
+torch.library.register_fake("attensor::cpp_linear_attention_step", _step_fake, lib=_LIBRARY)
+torch.library.register_vmap("attensor::cpp_linear_attention_step", _step_vmap, lib=_LIBRARY)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
 from attensor.ops._dispatch import Operator
 from attensor.ops._precision import full_precision
+from attensor.ops.cpp import linear_attention_library as cpp
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention.checks import check_step
 from attensor.ops.linear_attention.forms import Denominator, FeatureMap
@@ -43,7 +45,7 @@ def linear_attention_step(
         feature_map, denominator: as in `linear_attention`.
         state_slots: [B], integers: the place in the pool of each row's state, all different; a row with -1 is skipped
             and gives zeros. Not differentiable.
-        backend: `"torch"`, `"triton"`; None: the context's or the best available.
+        backend: `"torch"`, `"cpp"`, `"triton"`; None: the context's or the best available.
     Returns:
         out [B, H, V] in v's dtype, and the new state [B, H, K, V] in at least float32 (with state_slots the pool).
     Raises:
@@ -88,6 +90,29 @@ def torch_step(
     change = torch.where(used[:, None, None, None], new.to(state.dtype) - state[places], 0.0)
     state.index_add_(0, places, change)
     return torch.where(used[:, None, None], out, 0.0), state
+
+
+def _cpp_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    log_decay: Tensor | None,
+    scale: float,
+    state_slots: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    if state_slots is not None or _is_differentiated(q, k, v, state, log_decay):
+        return torch_step(q, k, v, state, log_decay, scale, state_slots)
+    decays = None if log_decay is None else _per_head(log_decay, q, k).squeeze(-1).expand(len(q), -1, -1)
+    return cpp.linear_attention_step(q, k, v, state, decays, scale)
+
+
+def _is_differentiated(*tensors: Tensor | None) -> bool:
+    """Whether any derivative may be asked for: C++ has none of a single token."""
+    given = [x for x in tensors if x is not None]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in given):
+        return True
+    return any(unpack_dual(x).tangent is not None for x in given)  # type: ignore[no-untyped-call]
 
 
 def _triton_step(
@@ -138,4 +163,6 @@ def _per_head(log_decay: Tensor, q: Tensor, k: Tensor) -> Tensor:
     return full if full.shape[1] == heads else full.repeat_interleave(heads // full.shape[1], 1)
 
 
-_OPERATOR = Operator("linear_attention_step", {"triton": _triton_step, "torch": torch_step, "reference": torch_step})
+_OPERATOR = Operator(
+    "linear_attention_step", {"triton": _triton_step, "cpp": _cpp_step, "torch": torch_step, "reference": torch_step}
+)

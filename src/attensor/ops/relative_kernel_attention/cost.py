@@ -12,7 +12,7 @@ __all__ = ["faster_algorithm", "keys_per_query"]
 
 # A floating-point operation of a Fourier transform takes as long as this many in the tiles of a back-end. Measured on a
 # CPU thread in float32, with everything around either: M = V = 32 and 64, n = 1k to 16k, causal and not.
-_TRANSFORM_COST = {"torch": 2.2, "cpp": 5.0}
+_TRANSFORM_COST = {"torch": 2.2, "cpp": 5.5}
 
 
 def faster_algorithm(geometry: Geometry, num_features: int, value_dim: int, backend: str = "torch") -> str:
