@@ -28,7 +28,7 @@ compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:Depre
 
 in_cpp = partial(linear_attention, backend="cpp")
 PACKED = torch.tensor([0, 0, 7, 12, 19])
-FULL = torch.tensor([0, 5, 14, 19])  # in chunks of 4 tokens, before every 4 of which a state is kept, it needs them all
+FULL = torch.tensor([0, 5, 14, 19])  # in chunks of 4 tokens, with a state kept before each, it needs them all
 
 
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -105,14 +105,14 @@ def test_repeating_a_call_gives_the_same_bits(decay: str) -> None:
 @needs_compiler
 @pytest.mark.parametrize("decay", DECAYS)
 def test_without_gradients_no_states_are_kept(decay: str) -> None:
-    tensors = make(decay, tokens=101, value_dim=10)
+    tensors = make(decay, tokens=101)
     outs, kept = [], []
     for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with context(), Calls() as calls:
             outs.append(in_cpp(**tensors, output_final_state=True, chunk_size=4))
         kept.append(calls.seen[0][2][2].shape[0])
-    # one state for every three chunks: twelve tokens' keys are no smaller than a state of ten values
-    assert kept == [101 // 12 + 1, 0, 0]
+    # one state for every 16 chunks, the most there are between two
+    assert kept == [101 // 64 + 1, 0, 0]
     for pair in outs[1:]:
         assert all(map(torch.equal, pair, outs[0]))
 
@@ -217,11 +217,11 @@ def test_what_is_registered_keeps_the_rules(decay: str, packed: bool, dtype: tor
     inputs = operands(decay, packed, dtype)
     forward = torch.ops.attensor.cpp_linear_attention.default
     backward = torch.ops.attensor.cpp_linear_attention_backward.default
-    for keep_states in (False, True):
-        torch.library.opcheck(forward, (*inputs, 0.7, 4, keep_states))
-    out, final, kept = forward(*inputs, 0.7, 4, True)
+    for segment in (0, 1, 3):
+        torch.library.opcheck(forward, (*inputs, 0.7, 4, segment))
+    out, final, kept = forward(*inputs, 0.7, 4, 3)
     for decay_gradient in (False, True):
-        torch.library.opcheck(backward, (*inputs, kept, weights(out), weights(final), 0.7, 4, decay_gradient))
+        torch.library.opcheck(backward, (*inputs, kept, weights(out), weights(final), 0.7, 4, 3, decay_gradient))
 
 
 def squares(*tensors: Tensor | None) -> Tensor:

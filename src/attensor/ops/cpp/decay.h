@@ -34,7 +34,7 @@ inline void multiply(T* x, const T* y, int n) {
 template <class T>
 class MaskedDecay {
  public:
-  static constexpr bool kWritesAnywhere = true;  // `backward` reaches `to_q` and `to_k` without a copy
+  static constexpr bool kIsSingle = true;  // and `backward` reaches `to_q` and `to_k` without a copy
 
   MaskedDecay(Arena& arena, int chunk, int channels)
       : channels_(channels),
@@ -43,6 +43,7 @@ class MaskedDecay {
         answers_{arena.tile<T>(chunk, chunk), arena.tile<T>(chunk, channels), arena.tile<T>(chunk, channels), nullptr},
         since_start_(arena.take<T>(chunk)),
         until_end_(arena.take<T>(chunk)),
+        pairs_(arena.take<T>(chunk)),
         total_(arena.take<T>(channels)) {}
 
   // One decay for all tokens.
@@ -86,6 +87,27 @@ class MaskedDecay {
     return answers;
   }
 
+  // Gradients of the log decays, before `backward`. The decay of token t acts on what came before the chunk (`kept`:
+  // its part of the gradient), on keys before t at the end, on what queries from t on read, and on pairs with t between
+  // them: sums of decayed terms alone, in which nothing large cancels.
+  void decay_gradients(const Answers<T>& answers, const Gradients<T>& grad, int m, T kept, T* out) const {
+    std::fill(pairs_, pairs_ + m, T(0));
+    for (int i = 0; i < m; ++i) {
+      T written = T(0);
+      for (int j = 0; j < i; ++j) {
+        const T pair = answers.scores.row(i)[j] * grad.scores.row(i)[j];
+        pairs_[j] -= pair;
+        written += pair;
+      }
+      pairs_[i] += written;
+      out[i] = kept;
+      kept += dot(answers.writing.row(i), grad.k.row(i), channels_);
+    }
+    T after = T(0);
+    for (int i = m - 1; i >= 0; --i)
+      out[i] += after += pairs_[i] + dot(answers.reading.row(i), grad.q.row(i), channels_);
+  }
+
   void backward(const Tile<T>& q, const Tile<T>& k, const Gradients<T>& grad, int m) {
     weigh(grad.scores, m);
     const Old old = has_decay_ ? Old::kScale : Old::kKeep;
@@ -115,7 +137,7 @@ class MaskedDecay {
   bool has_decay_ = false;
   Tile<T> mask_, keys_;
   Answers<T> answers_;
-  T *since_start_, *until_end_, *total_;
+  T *since_start_, *until_end_, *pairs_, *total_;
 };
 
 }  // namespace attensor

@@ -40,7 +40,7 @@ inline void exponentials(const double* x, double* out, int n) {
 template <class T>
 class ChannelDecay {
  public:
-  static constexpr bool kWritesAnywhere = false;
+  static constexpr bool kIsSingle = false;
   static constexpr int kBase = 16;
   static_assert(kBase % Simd<T>::lanes == 0, "a quarter of the scores is written in whole vectors");
 

@@ -9,6 +9,8 @@
 // The state before every `segment` chunks is kept by the forward pass, the others are computed anew.
 // Source: arXiv:2312.06635, section 4 and appendix C; arXiv:2401.04658, algorithms 1 and 2.
 
+#include <numeric>
+
 #include "halving.h"
 
 namespace attensor {
@@ -195,7 +197,8 @@ class Backward {
                arena.tile<T>(call.chunk, call.key_dim),
                {},
                {}},
-        at_end_(arena.tile<T>(1, call.key_dim)) {
+        at_end_(arena.tile<T>(1, call.key_dim)),
+        single_(arena.take<T>(call.chunk)) {
     for (int i = 0; i < call.segment; ++i) states_.push_back(arena.tile<T>(call.key_dim, call.value_dim));
   }
 
@@ -243,8 +246,9 @@ class Backward {
     product(plain(grad_out_), turned_, grads_.q, m, keys, values);
     transpose(head_.state, turned_, keys, values);
     product(plain(head_.v), turned_, grads_.k, m, keys, values);
-    if (call_.grad_decay.data) find_at_end(answers, state, m);
+    if (call_.grad_decay.data) find_decay_gradients(answers, state, m);
     finish_keys(at, m);
+    if (call_.grad_decay.data) write_decay(at, m);
 
     const Old old = answers.total ? Old::kScale : Old::kKeep;
     product(transposed(answers.reading), grad_out_, head_.state, keys, values, m,
@@ -255,42 +259,42 @@ class Backward {
   void finish_keys(int64_t at, int m) {
     const int64_t batch = head_.sequence.batch, head = head_.head;
     grads_.to_q = grads_.q, grads_.to_k = grads_.k;
-    if constexpr (Decay::kWritesAnywhere) {
+    if constexpr (Decay::kIsSingle) {
       grads_.to_q = place(call_.grad_q, batch, at, head, call_.key_dim, grads_.q);
       grads_.to_k = place(call_.grad_k, batch, at, head, call_.key_dim, grads_.k);
     }
     head_.decay.backward(head_.q, head_.k, grads_, m);
     if (grads_.to_q.data == grads_.q.data) write_rows(grads_.q, call_.grad_q, batch, at, head, m, call_.key_dim);
     if (grads_.to_k.data == grads_.k.data) write_rows(grads_.k, call_.grad_k, batch, at, head, m, call_.key_dim);
-    if (call_.grad_decay.data) write_decay(at, m);
   }
 
-  // Gradient of G_last, as far as it is not in q_i dq_i - k_i dk_i.
-  void find_at_end(const Answers<T>& answers, const Tile<T>& state, int m) {
+  // Single decays: their gradients. One for each channel: that of G_last, as far as it is not in q_i dq_i - k_i dk_i.
+  void find_decay_gradients(const Answers<T>& answers, const Tile<T>& state, int m) {
+    T* at_end = at_end_.row(0);
     for (int c = 0; c < call_.key_dim; ++c) {
-      const T sum = dot(state.row(c), head_.state.row(c), call_.value_dim);
-      at_end_.row(0)[c] = answers.total ? answers.total[c] * sum : sum;
+      at_end[c] = dot(state.row(c), head_.state.row(c), call_.value_dim);
+      if (answers.total) at_end[c] *= answers.total[c];
     }
-    for (int j = 0; j < m; ++j)
-      for (int c = 0; c < call_.key_dim; ++c) at_end_.row(0)[c] += answers.writing.row(j)[c] * grads_.k.row(j)[c];
+    if constexpr (Decay::kIsSingle) {
+      head_.decay.decay_gradients(answers, grads_, m, std::accumulate(at_end, at_end + call_.key_dim, T(0)), single_);
+    } else {
+      for (int j = 0; j < m; ++j)
+        for (int c = 0; c < call_.key_dim; ++c) at_end[c] += answers.writing.row(j)[c] * grads_.k.row(j)[c];
+    }
   }
 
-  // Gradients of the log decays of m tokens: sums of those of G over the tokens that follow.
   void write_decay(int64_t at, int m) {
-    const bool is_channel = call_.kind == kChannel;
-    T* __restrict__ sum = at_end_.row(0), after = T(0);  // of single tokens: the sum over channels of what follows
-    for (int c = 0; c < call_.key_dim && !is_channel; ++c) after += sum[c];
-    for (int i = m - 1; i >= 0; --i) {
-      const T *q = head_.q.row(i), *of_q = grads_.to_q.row(i), *k = head_.k.row(i), *of_k = grads_.to_k.row(i);
-      if (is_channel) {
+    if constexpr (Decay::kIsSingle) {
+      constant_ += std::accumulate(single_, single_ + m, 0.0);
+      for (int i = 0; i < m; ++i) head_.gate.row(i)[0] = single_[i];
+    } else {
+      T* __restrict__ sum = at_end_.row(0);  // of the gradients of G over the tokens that follow
+      for (int i = m - 1; i >= 0; --i) {
+        const T *q = head_.q.row(i), *of_q = grads_.to_q.row(i), *k = head_.k.row(i), *of_k = grads_.to_k.row(i);
         for (int c = 0; c < call_.key_dim; ++c) head_.gate.row(i)[c] = sum[c] += q[c] * of_q[c] - k[c] * of_k[c];
-      } else {
-        after += dot(q, of_q, call_.key_dim) - dot(k, of_k, call_.key_dim);
-        head_.gate.row(i)[0] = after;
-        constant_ += after;
       }
     }
-    const int columns = is_channel ? call_.key_dim : 1;
+    const int columns = Decay::kIsSingle ? 1 : call_.key_dim;
     if (call_.kind >= kToken)
       write_rows(head_.gate, call_.grad_decay, head_.sequence.batch, at, head_.head, m, columns);
   }
@@ -300,6 +304,7 @@ class Backward {
   Tile<T> grad_out_, grad_v_, values_, turned_;
   Gradients<T> grads_;
   Tile<T> at_end_;
+  T* single_;
   std::vector<Tile<T>> states_;
   double constant_ = 0;
 };

@@ -15,11 +15,14 @@ from attensor.ops.cpp.tensors import STORAGE, TensorView, readable
 from attensor.ops.linear_attention.chunk import Gradients
 from attensor.ops.linear_attention.plan import Inputs
 
-__all__ = ["backward", "forward", "new_states"]
+__all__ = ["backward", "forward", "new_states", "segment_size"]
 
 _TENSORS = "q k v out log_decay grad_out grad_q grad_k grad_v grad_decay"
 _POINTERS = "initial_state final_state checkpoints grad_initial grad_final cu_seqlens"
 _SIZES = "heads key_heads decay_heads key_dim value_dim chunk segment kind threads"
+
+# room in a core's cache for the states within a segment, which are at most so many
+_CACHE_BYTES, _MOST_CHUNKS = 2**17, 16
 
 
 class _Call(ctypes.Structure):
@@ -41,19 +44,15 @@ class _Work:
         inputs: the tensors of the call.
         scale: multiplies the output.
         chunk_size: C.
+        segment: chunks between two kept states.
     """
 
-    def __init__(self, inputs: Inputs, scale: float, chunk_size: int) -> None:
+    def __init__(self, inputs: Inputs, scale: float, chunk_size: int, segment: int) -> None:
         self.inputs = inputs
         self.dtype = torch.promote_types(torch.promote_types(inputs.q.dtype, inputs.v.dtype), torch.float32)
         self.rows = 1 if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
         self.batch, self.tokens, self.heads, _ = inputs.q.shape
-        self.scale, self.chunk_size = scale, chunk_size
-
-    @property
-    def segment(self) -> int:
-        """Chunks between two states that are kept for the backward pass: so many that they are no larger than q."""
-        return max(1, -(-self.inputs.v.shape[3] // self.chunk_size))
+        self.scale, self.chunk_size, self.segment = scale, chunk_size, segment
 
     def new_states(self, rows: int) -> Tensor:
         """[rows, B, H, K, V]."""
@@ -103,7 +102,7 @@ class _Work:
             key_dim=q.shape[3],
             value_dim=v.shape[3],
             chunk=self.chunk_size,
-            segment=self.segment,
+            segment=max(1, self.segment),
             kind=0 if log_decay is None else log_decay.ndim - 1,
             threads=torch.get_num_threads(),
             scale=self.scale,
@@ -128,19 +127,30 @@ def _sum_heads(x: Tensor, like: Tensor, dim: int) -> Tensor:
     return x.to(like.dtype)
 
 
-def new_states(inputs: Inputs, chunk_size: int, *, keep_states: bool) -> tuple[Tensor, Tensor]:
-    """Final states [R, B, H, K, V] and kept ones [S or 0, B, H, K, V], to be filled."""
-    work = _Work(inputs, 1.0, chunk_size)
+def segment_size(inputs: Inputs, chunk_size: int) -> int:
+    """Chunks between two states that are kept for the backward pass.
+
+    At least so many that the kept states are no larger than q; more while those in between, which are computed anew,
+    fit into a cache: memory that is written once and read once costs more than the products.
+    """
+    key_dim, value_dim = inputs.q.shape[3], inputs.v.shape[3]
+    fitting = _CACHE_BYTES // max(1, key_dim * value_dim * inputs.q.element_size())
+    return max(1, -(-value_dim // chunk_size), min(fitting, _MOST_CHUNKS))
+
+
+def new_states(inputs: Inputs, chunk_size: int, segment: int) -> tuple[Tensor, Tensor]:
+    """Final states [R, B, H, K, V] and kept ones [S, B, H, K, V], none if segment is 0; to be filled."""
+    work = _Work(inputs, 1.0, chunk_size, segment)
     # enough for sequences of any lengths, because sum(ceil(length / span)) <= T // span + R
-    kept = work.tokens // (chunk_size * work.segment) + work.rows if keep_states else 0
+    kept = work.tokens // (chunk_size * segment) + work.rows if segment else 0
     return work.new_states(work.rows), work.new_states(kept)
 
 
-def forward(inputs: Inputs, scale: float, chunk_size: int, *, keep_states: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """As `chunk_forward`: out [B, T, H, V], final states [R, B, H, K, V], kept states [S or 0, B, H, K, V]."""
-    work = _Work(inputs, scale, chunk_size)
+def forward(inputs: Inputs, scale: float, chunk_size: int, segment: int) -> tuple[Tensor, Tensor, Tensor]:
+    """As `chunk_forward`: out [B, T, H, V], final states [R, B, H, K, V], kept states as in `new_states`."""
+    work = _Work(inputs, scale, chunk_size, segment)
     out = work.new_tokens(inputs.v)
-    final, kept = new_states(inputs, chunk_size, keep_states=keep_states)
+    final, kept = new_states(inputs, chunk_size, segment)
     work.run({"out": out}, {"final_state": final, "checkpoints": kept}, is_backward=False)
     return out.to(inputs.v.dtype), final, kept
 
@@ -152,11 +162,12 @@ def backward(
     grad_final: Tensor,
     scale: float,
     chunk_size: int,
+    segment: int,
     *,
     decay_gradient: bool,
 ) -> Gradients:
-    """As `chunk_backward`."""
-    work = _Work(inputs, scale, chunk_size)
+    """As `chunk_backward`; segment is that of the forward pass."""
+    work = _Work(inputs, scale, chunk_size, segment)
     q, k, v, log_decay, *_ = inputs
     grads = [work.new_tokens(x) for x in (q, k, v)]
     grad_initial, grad_decay = work.new_states(work.rows), None

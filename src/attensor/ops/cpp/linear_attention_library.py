@@ -18,11 +18,11 @@ __all__ = ["linear_attention", "linear_attention_backward", "linear_attention_st
 _LIBRARY = torch.library.Library("attensor", "FRAGMENT")
 _INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? initial_state, Tensor? cu_seqlens"
 _LIBRARY.define(
-    f"cpp_linear_attention({_INPUTS}, float scale, int chunk_size, bool keep_states) -> (Tensor, Tensor, Tensor)"
+    f"cpp_linear_attention({_INPUTS}, float scale, int chunk_size, int segment) -> (Tensor, Tensor, Tensor)"
 )
 _LIBRARY.define(
     f"cpp_linear_attention_backward({_INPUTS}, Tensor kept, Tensor grad_out, Tensor grad_final, float scale, "
-    "int chunk_size, bool decay_gradient) -> (Tensor, Tensor, Tensor, Tensor?, Tensor)"
+    "int chunk_size, int segment, bool decay_gradient) -> (Tensor, Tensor, Tensor, Tensor?, Tensor)"
 )
 _LIBRARY.define(
     "cpp_linear_attention_step(Tensor q, Tensor k, Tensor v, Tensor state, Tensor? log_decay, float scale) "
@@ -34,9 +34,8 @@ def linear_attention(
     inputs: Inputs, scale: float, chunk_size: int, *, keep_states: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `attensor.ops.cpp.linear_attention.forward`."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.attensor.cpp_linear_attention(
-        *inputs, scale, chunk_size, keep_states
-    )
+    segment = kernels.segment_size(inputs, chunk_size) if keep_states else 0
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.attensor.cpp_linear_attention(*inputs, scale, chunk_size, segment)
     return found
 
 
@@ -52,7 +51,8 @@ def linear_attention_backward(
 ) -> Gradients:
     """See `attensor.ops.cpp.linear_attention.backward`."""
     run = torch.ops.attensor.cpp_linear_attention_backward
-    return Gradients(*run(*inputs, kept, grad_out, grad_final, scale, chunk_size, decay_gradient))
+    segment = kernels.segment_size(inputs, chunk_size)
+    return Gradients(*run(*inputs, kept, grad_out, grad_final, scale, chunk_size, segment, decay_gradient))
 
 
 def linear_attention_step(
@@ -63,32 +63,33 @@ def linear_attention_step(
     return found
 
 
-# the schemas above name and type what these take
+# The schemas above name and type what these take. How many states are kept is an argument, because compilers keep the
+# sizes of results on disk, for later versions too.
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *inputs, scale, chunk_size, keep_states = arguments
-    return kernels.forward(Inputs(*inputs), scale, chunk_size, keep_states=keep_states)
+    *inputs, scale, chunk_size, segment = arguments
+    return kernels.forward(Inputs(*inputs), scale, chunk_size, segment)
 
 
 def _forward_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-    *tensors, _, chunk_size, keep_states = arguments
+    *tensors, _, chunk_size, segment = arguments
     inputs = Inputs(*tensors)
-    final, kept = kernels.new_states(inputs, chunk_size, keep_states=keep_states)
+    final, kept = kernels.new_states(inputs, chunk_size, segment)
     return inputs.v.new_empty(*inputs.q.shape[:3], inputs.v.shape[3]), final, kept
 
 
 def _backward(*arguments: Any) -> Gradients:
-    *inputs, kept, grad_out, grad_final, scale, chunk_size, decay_gradient = arguments
+    *inputs, kept, grad_out, grad_final, scale, chunk_size, segment, decay_gradient = arguments
     return kernels.backward(
-        Inputs(*inputs), kept, grad_out, grad_final, scale, chunk_size, decay_gradient=decay_gradient
+        Inputs(*inputs), kept, grad_out, grad_final, scale, chunk_size, segment, decay_gradient=decay_gradient
     )
 
 
 def _backward_fake(*arguments: Any) -> Gradients:
-    *tensors, _, _, _, _, chunk_size, decay_gradient = arguments
+    *tensors, _, _, _, _, chunk_size, _, decay_gradient = arguments
     inputs = Inputs(*tensors)
-    grad_initial, _ = kernels.new_states(inputs, chunk_size, keep_states=False)
+    grad_initial, _ = kernels.new_states(inputs, chunk_size, 0)
     grad_q, grad_k, grad_v = (x.new_empty(x.shape) for x in inputs[:3])
     gates = inputs.log_decay
     grad_decay = gates.new_empty(gates.shape) if decay_gradient and gates is not None else None

@@ -53,13 +53,20 @@ class ChunkedRecurrence(torch.autograd.Function):
         """Keep the inputs and the states before segments."""
         *tensors, ctx.scale, ctx.chunk_size, ctx.engine, _ = inputs
         ctx.mark_non_differentiable(output[2])
+        # else autograd makes zeros for what has no gradient, the states among it: as much memory as a result
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors, output[2])
 
     @staticmethod
-    def backward(ctx: Any, grad_out: Tensor, grad_final: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_out: Tensor | None, grad_final: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         """See `chunk_backward`."""
         saved = ctx.saved_tensors  # once: checkpointing computes them anew at each reading
-        initial_state = saved[4]
+        q, _k, v, _gates, initial_state, cu_seqlens, kept = saved
+        if grad_out is None:
+            grad_out = v.new_zeros(*q.shape[:3], v.shape[3])
+        if grad_final is None:
+            rows = 1 if cu_seqlens is None else cu_seqlens.shape[0] - 1
+            grad_final = kept.new_zeros(rows, *kept.shape[1:])
         options = (ctx.scale, ctx.chunk_size, ctx.engine, ctx.needs_input_grad[3])
         grads = _Backward.apply(*saved, grad_out, grad_final, options)  # type: ignore[no-untyped-call]
         grad_decay = grads[4] if len(grads) > 4 else None
