@@ -118,7 +118,7 @@ def recall_rows(step: int, seed: int, num_pairs: int, *, tokens: int = RECALL_TO
 
 def _run(config: RecipeConfig) -> Verdict:
     seeds = range(2 if config.quick else 3)
-    text_steps, recall_steps = (80, 60) if config.quick else (500, 400)
+    text_steps, recall_steps = (80, 60) if config.quick else (500, 900)
     cells = [{"gate": gate, "seed": seed, "steps": text_steps} for seed in seeds for gate in reversed(GATES)]
     texts = run_cells(config, train_text, cells)
     by_gate = {g: [r for c, r in zip(cells, texts, strict=True) if c["gate"] == g] for g in GATES}
