@@ -34,7 +34,8 @@ class Table:
         """The table for a terminal."""
         table = RichTable(title=self.title, title_justify="left", caption=self.note, caption_justify="left")
         for i, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if i else "left")
+            # figures without a name are worth less than narrow columns
+            table.add_column(column, justify="right" if i else "left", no_wrap=not i)
         for row in self.rows:
             table.add_row(*row)
         return table

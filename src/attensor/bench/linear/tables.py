@@ -24,6 +24,11 @@ HOW_TO_READ = (
     "backward pass counts twice the forward pass; what is recomputed does not count. 'of q, k, v' is the peak over the "
     "size of these three inputs; it holds outputs and gradients too."
 )
+HOW_TO_DECODE = (
+    "Milliseconds a token. Operators have K 128 and V 256, lightning layers K 256 and V 256. Recurrent states hold "
+    "random numbers; softmax attention's keys and values are kept for as many layers as fit in 1 GiB and its time is "
+    f"scaled to all layers. State: at position {POSITIONS[-1]}."
+)
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -74,34 +79,27 @@ def summary_table(rows: Sequence[Row]) -> Table:
 
 
 def decode_tables(rows: Sequence[DecodeRow]) -> Iterator[Table]:
-    """One table with a row a contestant, when anything was measured."""
-    if not rows:
-        return
+    """One table a task, with a row a contestant; what they have in common is said below the last one."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    for task in tasks:
+        yield _decode_table([row for row in rows if row.task == task], HOW_TO_DECODE if task == tasks[-1] else "")
+
+
+def _decode_table(rows: Sequence[DecodeRow], note: str) -> Table:
     first, last = POSITIONS[0], POSITIONS[-1]
     table = Table(
-        f"decode, B1, {rows[0].layers} layers of width 1024 with 4 heads",
-        (
-            "contestant",
-            "task",
-            f"ms/token at {first}",
-            f"at {last}",
-            "growth",
-            "against ours",
-            "state MiB",
-            "largest error",
-        ),
-        note="Operators have K 128 and V 256, lightning layers K 256 and V 256. Recurrent states hold random numbers; "
-        "softmax attention's keys and values are kept for as many layers as fit in 1 GiB and its time is scaled to "
-        f"all layers. State: at position {last}. " + _left_out((row.peer, row.task, row.skipped) for row in rows),
+        f"decode, B1, {rows[0].layers} layers of width 1024 with 4 heads: {rows[0].task}",
+        ("contestant", f"ms at {first}", f"at {last}", "growth", "against ours", "state MiB", "largest error"),
+        note=" ".join(filter(None, (_left_out((row.peer, "", row.skipped) for row in rows), note))),
     )
     for row in rows:
         if row.seconds:
             error = NOTHING if row.max_error is None else f"{row.max_error:.0e}"
-            times = (f"{1e3 * row.seconds[position]:.2f}" for position in (first, last))
+            times = (f"{1e3 * row.seconds[position]:.1f}" for position in (first, last))
             growth, ratio = f"{row.growth:.2f}", NOTHING if row.against_ours is None else f"{row.against_ours:.2f}x"
             state = f"{row.state_bytes[last] / 2**20:.1f}"
-            table.rows.append((row.peer, row.task, *times, growth, ratio, state, error))
-    yield table
+            table.rows.append((row.peer, *times, growth, ratio, state, error))
+    return table
 
 
 def _one_table(rows: Sequence[Row], options: BenchLinearOptions) -> Table:
@@ -151,9 +149,11 @@ def _left_out(entries: Iterable[tuple[str, str, str]]) -> str:
     """What was not timed, where and why, for the note of a table.
 
     Args:
-        entries: peer, where, and the reason, which is empty for what was timed.
+        entries: peer, where (may be empty), and the reason, which is empty for what was timed.
     """
-    skipped = [f"{peer} ({where}): {reason}" for peer, where, reason in entries if reason]
+    skipped = [
+        f"{peer} ({where}): {reason}" if where else f"{peer}: {reason}" for peer, where, reason in entries if reason
+    ]
     return f"Left out: {'; '.join(skipped)}." if skipped else ""
 
 

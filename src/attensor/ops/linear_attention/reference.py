@@ -52,7 +52,7 @@ def _recurrence(
     state = state.to(dtype)
     queries, keys, values = q.to(dtype).unsqueeze(-1), k.to(dtype).unsqueeze(-1), v.to(dtype).unsqueeze(-2)
     decay = None if log_decay is None else log_decay.to(dtype).exp().unsqueeze(-1)
-    outs = [v.new_zeros(batch, 0, heads, v.shape[-1])]
+    outs = [v[:, :0]]
     for t in range(tokens):
         if decay is not None:
             state = decay[:, t] * state
