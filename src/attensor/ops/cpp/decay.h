@@ -104,8 +104,10 @@ class MaskedDecay {
       kept += dot(answers.writing.row(i), grad.k.row(i), channels_);
     }
     T after = T(0);
-    for (int i = m - 1; i >= 0; --i)
-      out[i] += after += pairs_[i] + dot(answers.reading.row(i), grad.q.row(i), channels_);
+    for (int i = m - 1; i >= 0; --i) {
+      after += pairs_[i] + dot(answers.reading.row(i), grad.q.row(i), channels_);
+      out[i] += after;
+    }
   }
 
   void backward(const Tile<T>& q, const Tile<T>& k, const Gradients<T>& grad, int m) {

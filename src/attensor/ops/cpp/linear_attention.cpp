@@ -285,8 +285,10 @@ class Backward {
 
   void write_decay(int64_t at, int m) {
     if constexpr (Decay::kIsSingle) {
-      constant_ += std::accumulate(single_, single_ + m, 0.0);
-      for (int i = 0; i < m; ++i) head_.gate.row(i)[0] = single_[i];
+      for (int i = 0; i < m; ++i) {
+        constant_ += single_[i];
+        head_.gate.row(i)[0] = single_[i];
+      }
     } else {
       T* __restrict__ sum = at_end_.row(0);  // of the gradients of G over the tokens that follow
       for (int i = m - 1; i >= 0; --i) {
