@@ -230,12 +230,14 @@ def test_nothing_given_is_written_to(decay: str, dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("decay", ["constant", "channel"])
 def test_memory_is_little_more_than_the_results(decay: str) -> None:
-    """Measured: 1.4 and 1.7 times the size of q, k, v, of which results are 1.3 and 1.7 (torch: 3.2 and 5.2)."""
+    """Measured: 1.4 and 1.8 times the size of q, k, v, of which results are 1.3 and 1.7 (torch: 1.8 and 2.5)."""
     sizes = {"heads": 2, "key_heads": 2, "decay_heads": 2, "key_dim": 64, "value_dim": 64}
-    tensors = make(decay, batch=1, tokens=4096, dtype=FLOAT, **sizes)
-    inputs, grad = [x for x in tensors.values() if x is not None], torch.ones(1, 4096, 2, 64)
+    tensors = make(decay, batch=1, tokens=16384, dtype=FLOAT, **sizes)
+    inputs, grad = [x for x in tensors.values() if x is not None], torch.ones(1, 16384, 2, 64)
     peaks = [measure_peak_bytes(lambda: torch.autograd.grad(in_cpp(**tensors)[0], inputs, grad)) for _ in range(2)]
-    assert peaks[1] < 2 * sum(tensors[name].nbytes for name in "qkv")  # the first call may load the library
+    sizes_of = {name: x.nbytes for name, x in tensors.items() if x is not None}
+    # the output and the gradients, and as much as q; the first call may load the library
+    assert peaks[1] < sizes_of["v"] + sum(sizes_of.values()) + sizes_of["q"]
 
 
 # numbers
