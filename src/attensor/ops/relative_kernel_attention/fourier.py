@@ -7,8 +7,8 @@ Backward, with g = dL/dy and T' the transposed product:
     dphi_q^(r) = sum_v g T(phi_k^(r) v)    dphi_k^(r) = sum_v v T'(phi_q^(r) g)    dv = sum_r phi_k^(r) T'(phi_q^(r) g)
     dc = the correlation of phi_q^(r) g with phi_k^(r) v, summed over r and v while still transformed
 
-All M V products would take M times the memory of the input: groups of features, and of heads when they are short, are
-transformed, used and dropped. Tokens are the last, contiguous axis.
+All M V products would take M times the memory of the input: groups of features, and of heads when they are short, or
+of values when they are long, are transformed, used and dropped. Tokens are the last, contiguous axis.
 Sizes: N = B H rows, G features in a group, L length of a transform.
 """
 
@@ -28,6 +28,7 @@ __all__ = ["fourier_backward", "fourier_forward"]
 
 _CPU_ELEMENTS = 2**19  # numbers in one group of transforms, about
 _GPU_ELEMENTS = 2**26
+_LEAST_COLUMNS = 16  # transforms at once, however long: each call plans them anew
 
 
 class _Transform(NamedTuple):
@@ -43,20 +44,20 @@ class _Transform(NamedTuple):
         of_head = spectrum(x.coefficients, geometry.keys, sizes)
         return cls(geometry, sizes, of_head.repeat(x.q.shape[0], *[1] * len(sizes)))
 
-    def groups(self, x: Operands) -> Iterator[tuple[slice, slice]]:
-        """Rows and features that are transformed at once: all features of several rows, or some of one row."""
+    def groups(self, x: Operands) -> Iterator[tuple[slice, slice, slice]]:
+        """Rows, features and values that are transformed at once: all of several rows, down to some values of one."""
         batch, heads, _, features = x.q.shape
         budget = _CPU_ELEMENTS if x.q.device.type == "cpu" else _GPU_ELEMENTS
-        at_once = max(1, budget // (math.prod(self.sizes) * x.v.shape[-1]))
-        rows, step = max(1, at_once // max(1, features)), min(at_once, features)
-        for row in range(0, batch * heads, rows):
-            for first in range(0, features, step):
-                yield slice(row, min(row + rows, batch * heads)), slice(first, min(first + step, features))
+        columns = max(_LEAST_COLUMNS, budget // math.prod(self.sizes))
+        for values in _slices(x.v.shape[-1], columns):
+            columns_left = columns // max(1, values.stop - values.start)
+            for some in _slices(features, columns_left):
+                for rows in _slices(batch * heads, columns_left // max(1, some.stop - some.start)):
+                    yield rows, some, values
 
     def new_buffer(self, x: Operands) -> Tensor:
         """Zeros for the largest group: `outer` writes the corner of each product, the rest stays zero."""
-        rows, features = next(self.groups(x))
-        columns = (rows.stop - rows.start) * (features.stop - features.start) * x.v.shape[-1]
+        columns = math.prod(part.stop - part.start for part in next(self.groups(x)))
         return x.q.new_zeros(columns, *self.sizes)
 
     def outer(self, a: Tensor, b: Tensor, buffer: Tensor) -> Tensor:
@@ -82,10 +83,10 @@ def fourier_forward(x: Operands, geometry: Geometry) -> Tensor:
     q, k, v = _tokens_last(x, geometry)
     out = q.new_zeros(v.shape[0], v.shape[1], *geometry.queries)
     buffer = transform.new_buffer(x) if out.numel() else out
-    for rows, features in transform.groups(x):
-        weighted = transform.outer(k[rows, features], v[rows], buffer)
+    for rows, features, values in transform.groups(x):
+        weighted = transform.outer(k[rows, features], v[rows, values], buffer)
         sums = transform.back(weighted.mul_(transform.spectrum[rows, None, None]), geometry.queries)
-        _add_products(out[rows], q[rows, features], sums)
+        _add_products(out[rows, values], q[rows, features], sums)
     return _tokens_first(out, x.q)
 
 
@@ -97,20 +98,27 @@ def fourier_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Ten
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     correlation = torch.zeros_like(transform.spectrum)
     key_buffer, query_buffer = (transform.new_buffer(x) if g.numel() else g for _ in range(2))
-    for rows, features in transform.groups(x):
+    for rows, features, values in transform.groups(x):
         factor = transform.spectrum[rows, None, None]
-        of_keys = transform.outer(k[rows, features], v[rows], key_buffer)
+        of_keys = transform.outer(k[rows, features], v[rows, values], key_buffer)
         sums = transform.back(of_keys * factor, geometry.queries)
-        grad_q[rows, features] = sums.mul_(g[rows, None]).sum(2)
-        of_queries = transform.outer(q[rows, features], g[rows], query_buffer)
+        grad_q[rows, features] += sums.mul_(g[rows, None, values]).sum(2)
+        of_queries = transform.outer(q[rows, features], g[rows, values], query_buffer)
         correlation[rows] += of_keys.conj_physical_().mul_(of_queries).flatten(1, 2).sum(1)
         sums = transform.back(of_queries.mul_(factor.conj()), geometry.keys)
-        _add_products(grad_v[rows], k[rows, features], sums)
-        grad_k[rows, features] = sums.mul_(v[rows, None]).sum(2)
+        _add_products(grad_v[rows, values], k[rows, features], sums)
+        grad_k[rows, features] += sums.mul_(v[rows, None, values]).sum(2)
     heads = correlation.view(x.q.shape[0], x.q.shape[1], *correlation.shape[1:]).sum(0)
     grad_coefficients = correlate(heads, geometry.keys, geometry.queries, transform.sizes)
     grad_q, grad_k, grad_v = (_tokens_first(t, like) for t, like in zip((grad_q, grad_k, grad_v), x[:3]))
     return grad_q, grad_k, grad_v, grad_coefficients
+
+
+def _slices(count: int, step: int) -> Iterator[slice]:
+    """Of `step` places, at least one, up to `count`."""
+    step = max(step, 1)
+    for first in range(0, count, step):
+        yield slice(first, min(first + step, count))
 
 
 def _tokens_last(x: Operands, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor]:
