@@ -93,11 +93,20 @@ def test_segments_and_turns_equal_the_recurrence(
     assert_same(results(in_cpp, tensors, chunk_size=chunk_size), expected)
 
 
-def test_kept_states_are_no_larger_than_q_and_fit_a_cache_until_they_are_used() -> None:
-    for sizes, chunk_size, segment in [((64, 64), 32, 8), ((64, 65), 64, 7), ((256, 512), 64, 8), ((4, 4), 4, 16)]:
-        tensors = make("none", tokens=1, key_dim=sizes[0], value_dim=sizes[1], dtype=FLOAT)
-        inputs = Inputs(*(tensors[name] for name in "qkv"), None, None, None)
-        assert kernels.segment_size(inputs, chunk_size) == segment
+@pytest.mark.parametrize("dtype", [BFLOAT, FLOAT, DOUBLE], ids=str)
+@pytest.mark.parametrize("key_dim", [1, 32, 64, 256])
+@pytest.mark.parametrize("value_dim", [1, 64, 65, 512])
+@pytest.mark.parametrize("chunk_size", [4, 32, 64])
+def test_kept_states_are_no_larger_than_q(dtype: torch.dtype, key_dim: int, value_dim: int, chunk_size: int) -> None:
+    tokens = 64 * 512
+    q, v = (torch.empty(1, tokens, 1, size, dtype=dtype, device="meta") for size in (key_dim, value_dim))
+    inputs = Inputs(q, q, v, None, None, None)
+    segment = kernels.segment_size(inputs, chunk_size)
+    _, kept = kernels.new_states(inputs, chunk_size, segment)
+    assert kept[1:].numel() <= q.numel()  # one more than whole segments
+    # those in between fit a cache, unless there have to be so many
+    needed = segment * chunk_size < value_dim + chunk_size
+    assert needed or segment * kept[0].nbytes <= 2**17
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -327,7 +336,7 @@ def test_extreme_constant_decays() -> None:
 
 
 @pytest.mark.parametrize("decay", ["constant", "scalar"])
-@pytest.mark.parametrize(("dtype", "digits"), [(DOUBLE, 1e-12), (FLOAT, 1e-4)], ids=str)
+@pytest.mark.parametrize(("dtype", "digits"), [(DOUBLE, 1e-12), (FLOAT, 1e-5)], ids=str)
 @pytest.mark.parametrize("gate", [-30.0, -5.0, -0.01])
 def test_gradients_of_strong_decays_keep_their_digits(
     decay: str, dtype: torch.dtype, digits: float, gate: float

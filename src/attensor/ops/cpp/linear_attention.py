@@ -49,7 +49,7 @@ class _Work:
 
     def __init__(self, inputs: Inputs, scale: float, chunk_size: int, segment: int) -> None:
         self.inputs = inputs
-        self.dtype = torch.promote_types(torch.promote_types(inputs.q.dtype, inputs.v.dtype), torch.float32)
+        self.dtype = _working_dtype(inputs)
         self.rows = 1 if inputs.cu_seqlens is None else inputs.cu_seqlens.shape[0] - 1
         self.batch, self.tokens, self.heads, _ = inputs.q.shape
         self.scale, self.chunk_size, self.segment = scale, chunk_size, segment
@@ -112,6 +112,10 @@ class _Work:
             raise MemoryError("linear_attention: the cpp back-end got no memory.")
 
 
+def _working_dtype(inputs: Inputs) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(inputs.q.dtype, inputs.v.dtype), torch.float32)
+
+
 def _as_tokens(log_decay: Tensor) -> Tensor:
     """[B or 1, Hd], [B, T, Hd] or [B, T, Hd, K] as [B or 1, T or 1, Hd, K or 1]."""
     if log_decay.ndim == 2:
@@ -130,11 +134,11 @@ def _sum_heads(x: Tensor, like: Tensor, dim: int) -> Tensor:
 def segment_size(inputs: Inputs, chunk_size: int) -> int:
     """Chunks between two states that are kept for the backward pass.
 
-    At least so many that the kept states are no larger than q; more while those in between, which are computed anew,
-    fit into a cache: memory that is written once and read once costs more than the products.
+    At least so many that the kept states have no more numbers than q; more while those in between, which are computed
+    anew, fit into a cache: memory that is written once and read once costs more than the products.
     """
     key_dim, value_dim = inputs.q.shape[3], inputs.v.shape[3]
-    fitting = _CACHE_BYTES // max(1, key_dim * value_dim * inputs.q.element_size())
+    fitting = _CACHE_BYTES // max(1, key_dim * value_dim * _working_dtype(inputs).itemsize)
     return max(1, -(-value_dim // chunk_size), min(fitting, _MOST_CHUNKS))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from attensor.ops.cpp import linear_attention as kernels
 from attensor.ops.cpp.linear_attention_step import advance
 from attensor.ops.linear_attention.chunk import Gradients
+from attensor.ops.linear_attention.fold import fold_batch
 from attensor.ops.linear_attention.plan import Inputs
 
 __all__ = ["linear_attention", "linear_attention_backward", "linear_attention_step"]
@@ -103,18 +104,9 @@ def _step_fake(q: Tensor, k: Tensor, v: Tensor, state: Tensor, *_: Any) -> tuple
 
 def _step_vmap(
     info: Any, in_dims: tuple[int | None, ...], *arguments: Any
-) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
-    """The vmapped dimension merged into the batch."""
-    *tensors, scale = arguments
-    merged = []
-    for x, dim in zip(tensors, in_dims):
-        if x is not None:
-            x = x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
-            x = x.flatten(0, 1)
-        merged.append(x)
-    found = torch.ops.attensor.cpp_linear_attention_step(*merged, scale)
-    size = info.batch_size
-    return tuple(x.unflatten(0, (size, x.shape[0] // size)) for x in found), (0, 0)
+) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    run = torch.ops.attensor.cpp_linear_attention_step
+    return fold_batch(run, info.batch_size, in_dims, arguments, (0, 0, 0, 0, 0), (0, 0))
 
 
 _LIBRARY.impl("cpp_linear_attention", _forward, "CPU")

@@ -6,7 +6,7 @@ as more batch, so the code below them never meets batched tensors and may work i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor
 from attensor.ops._precision import full_precision
 from attensor.ops.cpp import linear_attention_library as cpp
 from attensor.ops.linear_attention.chunk import chunk_backward, chunk_forward
+from attensor.ops.linear_attention.fold import fold_batch
 from attensor.ops.linear_attention.plan import Inputs
 
-__all__ = ["ChunkedRecurrence", "Engine", "fold_batch"]
+__all__ = ["ChunkedRecurrence", "Engine"]
 
 Engine = Literal["torch", "cpp"]
 
@@ -122,32 +123,3 @@ class _Backward(torch.autograd.Function):
         return fold_batch(
             _Backward.apply, info.batch_size, in_dims, arguments, (*_INPUT_BATCH, 1, 0, 1), (0, 0, 0, 1, 0)
         )
-
-
-def fold_batch(
-    apply: Callable[..., tuple[Tensor, ...]],
-    size: int,
-    in_dims: Sequence[Any],
-    arguments: Sequence[Any],
-    batch_dims: Sequence[int | None],
-    out_batch_dims: Sequence[int],
-) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    """Call `apply` with dimension `in_dims[i]` of each tensor merged into its batch dimension `batch_dims[i]`."""
-    merged = list(arguments)
-    batch = arguments[0].movedim(in_dims[0] or 0, 0).shape[0 if in_dims[0] is None else 1]
-    for index, batch_dim in enumerate(batch_dims):
-        if isinstance(merged[index], Tensor):
-            merged[index] = _merge(merged[index], in_dims[index], (size, batch), batch_dim)
-    results = apply(*merged)
-    dims = tuple(out_batch_dims[: len(results)])
-    return tuple(r.view(*r.shape[:d], size, r.shape[d] // size, *r.shape[d + 1 :]) for r, d in zip(results, dims)), dims
-
-
-def _merge(x: Tensor, in_dim: int | None, sizes: tuple[int, int], batch_dim: int | None) -> Tensor:
-    if batch_dim is None:
-        if in_dim is not None:
-            raise NotImplementedError("linear_attention: no vmap over cu_seqlens; put all sequences into one packing.")
-        return x
-    x = x.unsqueeze(batch_dim) if in_dim is None else x.movedim(in_dim, batch_dim)
-    # a constant decay comes as a batch of 1; the engine sums its gradient back to that
-    return x.expand(*x.shape[:batch_dim], *sizes, *x.shape[batch_dim + 2 :]).flatten(batch_dim, batch_dim + 1)

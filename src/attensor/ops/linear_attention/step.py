@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
@@ -66,43 +68,42 @@ def linear_attention_step(
         values = F.pad(values, (0, 1), value=1.0)
     check_step(q, k, values, state, state_slots)
     run = _OPERATOR.choose(backend, q.device)
-    out, state = run(q, k, values, state, log_decay, scale if denominator is None else 1.0, state_slots)
+    out, state = run(Step(q, k, values, state, log_decay, scale if denominator is None else 1.0, state_slots))
     if denominator is not None:
         out = scale * out[..., :-1] / denominator.of(out[..., -1:])
     return out.to(v.dtype), state
 
 
-def torch_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor,
-    log_decay: Tensor | None,
-    scale: float,
-    state_slots: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if state_slots is None:
-        return _advance(q, k, v, state, log_decay, scale)
-    used = state_slots >= 0
-    places = state_slots.clamp_min(0).long()
-    out, new = _advance(q, k, v, state[places], log_decay, scale)
+class Step(NamedTuple):
+    """The public function's arguments after its checks."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    state: Tensor
+    log_decay: Tensor | None
+    scale: float
+    state_slots: Tensor | None
+
+
+def torch_step(x: Step) -> tuple[Tensor, Tensor]:
+    """Products of whole batches; with slots states are gathered and changes are scattered."""
+    if x.state_slots is None:
+        return _advance(x)
+    used = x.state_slots >= 0
+    places = x.state_slots.clamp_min(0).long()
+    old = x.state[places]
+    out, new = _advance(x._replace(state=old))
     # a skipped row writes nothing: its change is zero, added to slot 0
-    change = torch.where(used[:, None, None, None], new.to(state.dtype) - state[places], 0.0)
-    state.index_add_(0, places, change)
-    return torch.where(used[:, None, None], out, 0.0), state
+    change = torch.where(used[:, None, None, None], new.to(old.dtype) - old, 0.0)
+    x.state.index_add_(0, places, change)
+    return torch.where(used[:, None, None], out, 0.0), x.state
 
 
-def _cpp_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor,
-    log_decay: Tensor | None,
-    scale: float,
-    state_slots: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if state_slots is not None or _is_differentiated(q, k, v, state, log_decay):
-        return torch_step(q, k, v, state, log_decay, scale, state_slots)
+def _cpp_step(x: Step) -> tuple[Tensor, Tensor]:
+    if x.state_slots is not None or _is_differentiated(*x[:5]):
+        return torch_step(x)
+    q, k, v, state, log_decay, scale, _ = x
     decays = None if log_decay is None else _per_head(log_decay, q, k).squeeze(-1).expand(len(q), -1, -1)
     return cpp.linear_attention_step(q, k, v, state, decays, scale)
 
@@ -115,24 +116,15 @@ def _is_differentiated(*tensors: Tensor | None) -> bool:
     return any(unpack_dual(x).tangent is not None for x in given)  # type: ignore[no-untyped-call]
 
 
-def _triton_step(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor,
-    log_decay: Tensor | None,
-    scale: float,
-    state_slots: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _triton_step(x: Step) -> tuple[Tensor, Tensor]:
     # imported here: triton is an optional library
     from attensor.ops.triton.linear_attention import step
 
-    return step(q, k, v, state, log_decay=log_decay, scale=scale, state_slots=state_slots)
+    return step(*x[:4], log_decay=x.log_decay, scale=x.scale, state_slots=x.state_slots)
 
 
-def _advance(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor]:
+def _advance(x: Step) -> tuple[Tensor, Tensor]:
+    q, k, v, state, log_decay, scale, _ = x
     dtype = torch.promote_types(torch.promote_types(q.dtype, v.dtype), torch.float32)
     old = state.to(dtype)
     if log_decay is not None:

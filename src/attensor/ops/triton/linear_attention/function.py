@@ -11,8 +11,8 @@ from torch import Tensor
 
 from attensor.ops.linear_attention.backends import Call, torch_backend
 from attensor.ops.linear_attention.checks import check_decay
-from attensor.ops.linear_attention.function import fold_batch
-from attensor.ops.linear_attention.step import torch_step
+from attensor.ops.linear_attention.fold import fold_batch
+from attensor.ops.linear_attention.step import Step, torch_step
 from attensor.ops.triton.linear_attention import library
 from attensor.ops.triton.linear_attention.passes import SCHEDULES
 
@@ -89,7 +89,7 @@ def step(
         out [B, H, V] in v's dtype, and the new state in float32, differentiable; with state_slots the pool itself.
     """
     if _is_double(q, k, v, state):
-        return torch_step(q, k, v, state, log_decay, scale, state_slots)
+        return torch_step(Step(q, k, v, state, log_decay, scale, state_slots))
     q, k, v = (x.unsqueeze(1) for x in (q, k, v))
     if log_decay is not None and log_decay.ndim > 1:
         log_decay = log_decay.unsqueeze(1)
