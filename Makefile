@@ -66,7 +66,7 @@ check: $(VENV)/.dev lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror src/attensor/ops/cpp/*.h src/attensor/ops/cpp/*.cpp
+	$(BIN)/clang-format --dry-run --Werror src/attensor/ops/_native/*.h src/attensor/ops/*/cpp/*.h src/attensor/ops/*/cpp/*.cpp
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

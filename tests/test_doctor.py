@@ -13,7 +13,7 @@ from rich.console import Console
 
 from attensor import doctor
 from attensor.ops import _dispatch
-from attensor.ops.cpp import build
+from attensor.ops._native import build
 
 
 def test_each_operator_takes_what_dispatch_would_take() -> None:

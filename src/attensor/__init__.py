@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from attensor import models as models
     from attensor import nn as nn
     from attensor import ops as ops
-    from attensor.ops._dispatch import backend as backend
+    from attensor.ops._operator import backend as backend
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "backend", "catalogue", "models", "nn", "ops"]
@@ -21,7 +21,7 @@ __all__ = ["__version__", "backend", "catalogue", "models", "nn", "ops"]
 
 def __getattr__(name: str) -> Any:
     if name == "backend":
-        return importlib.import_module("attensor.ops._dispatch").backend
+        return importlib.import_module("attensor.ops._operator").backend
     if name in __all__:
         return importlib.import_module(f"attensor.{name}")
     raise AttributeError(f"module 'attensor' has no attribute {name!r}")

@@ -15,15 +15,25 @@ from rich.table import Column, Table
 
 import attensor
 from attensor.bench.machine import processor, version_of
-from attensor.ops import _dispatch
-from attensor.ops.cpp.build import library, why_not
-from attensor.ops.cpp.compiler import compiler, version
+from attensor.ops import _operator
+from attensor.ops._native import build as kernels
+from attensor.ops._native.compiler import compiler, version
 
 __all__ = ["choices", "extras", "facts", "run"]
 
 
-def run(console: Console) -> None:
-    """Print the three tables."""
+def run(console: Console, *, build: bool = False) -> None:
+    """Print the three tables.
+
+    Args:
+        console: where.
+        build: compile the C++ kernels first, unless they are there.
+    Raises:
+        BackendError: they cannot be built.
+    """
+    if build:
+        with console.status("compiling the C++ kernels ..."):
+            kernels.build()
     console.print(_table(("", "here"), facts()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     console.print(_table(("operator", f"takes on {device.type}", "because"), choices(device)))
@@ -52,8 +62,8 @@ def choices(device: torch.device) -> list[tuple[str, str, str]]:
     import attensor.ops  # noqa: F401  fills the table of operators
 
     rows = []
-    for name, operator in sorted(_dispatch.OPERATORS.items()):
-        refusals = {candidate: operator.why_not(candidate, device) for candidate in _dispatch.BACKENDS}
+    for name, operator in sorted(_operator.OPERATORS.items()):
+        refusals = {candidate: operator.why_not(candidate, device) for candidate in _operator.BACKENDS}
         taken = operator.best(device) or "none"
         others = (f"{c}: {why or 'can run, is slower'}" for c, why in refusals.items() if c != taken)
         rows.append((name, taken, "; ".join(others)))
@@ -90,8 +100,8 @@ def _compiler() -> str:
 
 
 def _kernels() -> str:
-    why = why_not()
-    return f"none: {why}" if why else library()._name
+    why = kernels.why_not(demanded=True)
+    return f"none: {why}" if why else kernels.library()._name
 
 
 def _cuda() -> str:

@@ -12,7 +12,7 @@ from tests.ops.test_linear_attention import DECAYS, make
 from torch import Tensor
 
 from attensor.ops import linear_attention_reference, linear_attention_step
-from attensor.ops.cpp.compiler import compiler
+from attensor.ops._native.compiler import compiler
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 # torch.compile itself instantiates an autograd.Function while it traces one

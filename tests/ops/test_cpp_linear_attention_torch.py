@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 import attensor
 from attensor.errors import BackendError
-from attensor.ops._dispatch import OPERATORS
-from attensor.ops.cpp import build
-from attensor.ops.cpp.compiler import compiler
+from attensor.ops._operator import OPERATORS
+from attensor.ops._native import build
+from attensor.ops._native.compiler import compiler
 from attensor.ops.linear_attention import linear_attention
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")

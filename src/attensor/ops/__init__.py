@@ -3,9 +3,10 @@
 Every operator has a reference of the same signature, the shortest code that is obviously the equation.
 """
 
-from attensor.ops._dispatch import OPERATORS as OPERATORS
-from attensor.ops._dispatch import Operator as Operator
-from attensor.ops._dispatch import backend as backend
+from attensor.ops._native.form import kernels_form as kernels_form
+from attensor.ops._operator import OPERATORS as OPERATORS
+from attensor.ops._operator import Operator as Operator
+from attensor.ops._operator import backend as backend
 from attensor.ops.block_attention import block_attention as block_attention
 from attensor.ops.block_attention import block_attention_reference as block_attention_reference
 from attensor.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS

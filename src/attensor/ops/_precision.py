@@ -1,4 +1,4 @@
-"""Where autocast must not reach."""
+"""Working precision, and where autocast must not reach."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["full_precision"]
+__all__ = ["full_precision", "working_dtype"]
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
@@ -17,3 +17,11 @@ def full_precision(like: Tensor) -> AbstractContextManager[Any]:
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return nullcontext()
+
+
+def working_dtype(*tensors: Tensor) -> torch.dtype:
+    """What sums, statistics and states of these tensors are kept in: float32, or float64 if one of them is."""
+    dtype = torch.float32
+    for x in tensors:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return dtype

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from attensor.ops._precision import full_precision
-from attensor.ops.cpp import linear_attention_library as cpp
 from attensor.ops.linear_attention.chunk import chunk_backward, chunk_forward
+from attensor.ops.linear_attention.cpp import library as cpp
 from attensor.ops.linear_attention.fold import fold_batch
 from attensor.ops.linear_attention.plan import Inputs
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from attensor.errors import ShapeError
 from attensor.ops._dispatch import Operator
 from attensor.ops._precision import full_precision
-from attensor.ops.cpp import linear_attention_library as cpp
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention.checks import check_step
+from attensor.ops.linear_attention.cpp import library as cpp
 from attensor.ops.linear_attention.forms import Denominator, FeatureMap
 
 __all__ = ["linear_attention_step"]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.ops.cpp import kernel_sum as cpp
+from attensor.ops.relative_kernel_attention.cpp import kernel_sum as cpp
 from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
@@ -44,7 +44,7 @@ def fourier_gradients(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Te
 
 
 def near_sum(x: Operands, geometry: Geometry, near: cpp.Near) -> Tensor:
-    """See `attensor.ops.cpp.kernel_sum.forward`."""
+    """See `attensor.ops.relative_kernel_attention.cpp.kernel_sum.forward`."""
     y: Tensor = torch.ops.attensor.cpp_kernel_sum(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, near)
     return y
 
@@ -52,7 +52,7 @@ def near_sum(x: Operands, geometry: Geometry, near: cpp.Near) -> Tensor:
 def near_gradients(
     x: Operands, grad: Tensor, geometry: Geometry, near: cpp.Near
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """See `attensor.ops.cpp.kernel_sum.backward`."""
+    """See `attensor.ops.relative_kernel_attention.cpp.kernel_sum.backward`."""
     run = torch.ops.attensor.cpp_kernel_sum_backward
     grad_q, grad_k, grad_v, grad_c = run(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, near, grad)
     return grad_q, grad_k, grad_v, grad_c

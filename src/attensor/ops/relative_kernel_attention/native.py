@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attensor.ops.cpp.kernel_sum import Near
+from attensor.ops.relative_kernel_attention.cpp.kernel_sum import Near
 from attensor.ops.relative_kernel_attention.far import Far, add_far, add_far_gradients
 from attensor.ops.relative_kernel_attention.library import near_gradients, near_sum
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands

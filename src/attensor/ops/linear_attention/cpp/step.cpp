@@ -4,7 +4,7 @@
 
 namespace attensor {
 
-// Mirrored by linear_attention_step.py. Tensors are [B, 1, H, D], states contiguous [B, H, K, V].
+// Mirrored by step.py. Tensors are [B, 1, H, D], states contiguous [B, H, K, V].
 struct Step {
   Tensor q, k, v, log_decay, out;
   const void* old_state;
@@ -50,10 +50,11 @@ void advance(const Step& step, int64_t number) {
 
 }  // namespace attensor
 
+ATTENSOR_LAYOUT(linear_attention_step, attensor::Step, q, k, v, log_decay, out, old_state, state, batch, heads,
+                key_heads, key_dim, value_dim, decays, threads, scale)
+
 // 1 when all went well; 0: out of memory.
-extern "C" __attribute__((visibility("default"))) int attensor_linear_attention_step(const attensor::Step* step,
-                                                                                     int is_double) {
-  return attensor::run_tasks(step->batch * step->heads, step->threads, [&](int64_t number) {
-    is_double ? attensor::advance<double>(*step, number) : attensor::advance<float>(*step, number);
-  });
+ATTENSOR_EXPORT int ATTENSOR_NAME(linear_attention_step)(const attensor::Step* step) {
+  return attensor::run_tasks(step->batch * step->heads, step->threads,
+                             [&](int64_t number) { attensor::advance<ATTENSOR_REAL>(*step, number); });
 }

@@ -350,8 +350,12 @@ bool run(const Call& call, bool is_backward) {
 
 }  // namespace attensor
 
+ATTENSOR_LAYOUT(linear_attention, attensor::Call, q, k, v, out, log_decay, grad_out, grad_q, grad_k, grad_v, grad_decay,
+                initial_state, final_state, checkpoints, grad_initial, grad_final, cu_seqlens, batch, tokens, rows,
+                checkpoint_bytes, heads, key_heads, decay_heads, key_dim, value_dim, chunk, segment, kind, threads,
+                scale)
+
 // 1 when all went well; 0: out of memory.
-extern "C" __attribute__((visibility("default"))) int attensor_linear_attention(const attensor::Call* call,
-                                                                                int is_double, int is_backward) {
-  return is_double ? attensor::run<double>(*call, is_backward) : attensor::run<float>(*call, is_backward);
+ATTENSOR_EXPORT int ATTENSOR_NAME(linear_attention)(const attensor::Call* call, int is_backward) {
+  return attensor::run<ATTENSOR_REAL>(*call, is_backward);
 }

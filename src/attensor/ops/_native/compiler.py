@@ -1,4 +1,4 @@
-"""The user's own C++ compiler: which one, its version, and one command from sources to a shared library."""
+"""The user's own C++ compiler: which one, its version, and from sources to a shared library."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import textwrap
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from attensor.errors import BackendError
@@ -17,8 +18,7 @@ __all__ = ["OPTIONS", "compile_library", "compiler", "version"]
 _NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 # hidden, because the loader would make two versions of the library share functions and their variables
 OPTIONS = tuple(
-    f"-std=c++20 -O3 {_NATIVE} -ffp-contract=fast -fno-math-errno -Wno-psabi "
-    "-fvisibility=hidden -fPIC -shared -pthread".split()
+    f"-std=c++20 -O3 {_NATIVE} -ffp-contract=fast -fno-math-errno -Wno-psabi -fvisibility=hidden -fPIC -pthread".split()
 )
 
 
@@ -40,18 +40,36 @@ def version(command: list[str]) -> str:
         return str(error)
 
 
-def compile_library(command: list[str], sources: Sequence[Path], target: Path) -> None:
-    """Compile and link in one command.
+def compile_library(command: list[str], sources: Sequence[Path], headers: Path, target: Path) -> None:
+    """Compile every source once for float and once for double, as many at a time as there are cores, and link.
 
     Args:
         command: the compiler, as `compiler` gives it.
-        sources: the files to compile.
-        target: the library to write; its folder also takes the compiler's own temporary files.
+        sources: the files to compile; they use `ATTENSOR_REAL`.
+        headers: folder of what they include besides their own.
+        target: the library to write; its folder also takes objects and the compiler's temporary files.
     Raises:
         BackendError: the compiler fails; the message quotes its first error.
         OSError: the compiler cannot be started.
     """
-    done = _run([*command, *OPTIONS, "-o", str(target), *map(str, sources)], {"TMPDIR": str(target.parent)})
+
+    def compiled(unit: tuple[int, Path, str]) -> str:
+        number, source, real = unit
+        made = target.with_name(f"{number}.o")
+        _checked(
+            [*command, *OPTIONS, f"-DATTENSOR_REAL={real}", "-I", headers, "-c", source, "-o", made], target.parent
+        )
+        return str(made)
+
+    pairs = [(source, real) for source in sources for real in ("float", "double")]
+    units = [(number, *pair) for number, pair in enumerate(pairs)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, units))
+    _checked([*command, *OPTIONS, "-shared", "-o", target, *objects], target.parent)
+
+
+def _checked(command: Sequence[str | Path], temporary: Path) -> None:
+    done = _run([*map(str, command)], {"TMPDIR": str(temporary)})
     if done.returncode == 0:
         return
     lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]

@@ -7,8 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from attensor.ops.cpp.build import library
-from attensor.ops.cpp.tensors import TensorView, readable
+from attensor.ops._native.tensors import TensorView, kernel, readable
 
 __all__ = ["advance"]
 
@@ -17,7 +16,7 @@ _BYTES_PER_THREAD = 2**22
 
 
 class _Step(ctypes.Structure):
-    """`Step` of linear_attention_step.cpp."""
+    """`Step` of step.cpp."""
 
     _fields_ = (
         *((name, TensorView) for name in ("q", "k", "v", "log_decay", "out")),
@@ -61,6 +60,6 @@ def advance(
         threads=min(torch.get_num_threads(), 1 + new.nbytes // _BYTES_PER_THREAD),
         scale=scale,
     )
-    if not library().attensor_linear_attention_step(ctypes.byref(step), int(dtype == torch.float64)):
+    if not kernel("linear_attention_step", _Step, dtype)(ctypes.byref(step)):
         raise MemoryError("linear_attention_step: the cpp back-end got no memory.")
     return out.to(v.dtype), new

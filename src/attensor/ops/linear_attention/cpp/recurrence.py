@@ -10,8 +10,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from attensor.ops.cpp.build import library
-from attensor.ops.cpp.tensors import STORAGE, TensorView, readable
+from attensor.ops._native.tensors import STORAGE, TensorView, kernel, readable
 from attensor.ops.linear_attention.chunk import Gradients
 from attensor.ops.linear_attention.plan import Inputs
 
@@ -26,7 +25,7 @@ _CACHE_BYTES, _MOST_CHUNKS = 2**17, 16
 
 
 class _Call(ctypes.Structure):
-    """`Call` of linear_attention.cpp."""
+    """`Call` of recurrence.cpp."""
 
     _fields_ = (
         *((name, TensorView) for name in _TENSORS.split()),
@@ -107,8 +106,7 @@ class _Work:
             threads=torch.get_num_threads(),
             scale=self.scale,
         )
-        run = library().attensor_linear_attention
-        if not run(ctypes.byref(call), int(self.dtype == torch.float64), int(is_backward)):
+        if not kernel("linear_attention", _Call, self.dtype)(ctypes.byref(call), int(is_backward)):
             raise MemoryError("linear_attention: the cpp back-end got no memory.")
 
 

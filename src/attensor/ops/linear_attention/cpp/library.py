@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.ops.cpp import linear_attention as kernels
-from attensor.ops.cpp.linear_attention_step import advance
 from attensor.ops.linear_attention.chunk import Gradients
+from attensor.ops.linear_attention.cpp import recurrence as kernels
+from attensor.ops.linear_attention.cpp.step import advance
 from attensor.ops.linear_attention.fold import fold_batch
 from attensor.ops.linear_attention.plan import Inputs
 
@@ -34,7 +34,7 @@ _LIBRARY.define(
 def linear_attention(
     inputs: Inputs, scale: float, chunk_size: int, *, keep_states: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """See `attensor.ops.cpp.linear_attention.forward`."""
+    """See `attensor.ops.linear_attention.cpp.recurrence.forward`."""
     segment = kernels.segment_size(inputs, chunk_size) if keep_states else 0
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.attensor.cpp_linear_attention(*inputs, scale, chunk_size, segment)
     return found
@@ -50,7 +50,7 @@ def linear_attention_backward(
     *,
     decay_gradient: bool,
 ) -> Gradients:
-    """See `attensor.ops.cpp.linear_attention.backward`."""
+    """See `attensor.ops.linear_attention.cpp.recurrence.backward`."""
     run = torch.ops.attensor.cpp_linear_attention_backward
     segment = kernels.segment_size(inputs, chunk_size)
     return Gradients(*run(*inputs, kept, grad_out, grad_final, scale, chunk_size, segment, decay_gradient))
@@ -59,7 +59,7 @@ def linear_attention_backward(
 def linear_attention_step(
     q: Tensor, k: Tensor, v: Tensor, state: Tensor, log_decay: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """See `attensor.ops.cpp.linear_attention_step.advance`."""
+    """See `attensor.ops.linear_attention.cpp.step.advance`."""
     found: tuple[Tensor, Tensor] = torch.ops.attensor.cpp_linear_attention_step(q, k, v, state, log_decay, scale)
     return found
 

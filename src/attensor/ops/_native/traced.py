@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import torch
 
-from attensor.ops.cpp import build
+from attensor.ops._native import build
 
 __all__ = ["why_not"]
 
 
-def why_not() -> str | None:
+def why_not(demanded: bool) -> str | None:
     """What `build.why_not` says, asked once while a graph is traced."""
-    return build.why_not()
+    return build.why_not(demanded)
 
 
 # called, not written as a decorator, which has no types and would take them away

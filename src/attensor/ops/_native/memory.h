@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #endif
 
+#include "layout.h"
 #include "tile.h"
 
 namespace attensor {

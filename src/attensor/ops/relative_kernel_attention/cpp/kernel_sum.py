@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attensor.ops.cpp.build import library
-from attensor.ops.cpp.tensors import TensorView, readable
+from attensor.ops._native.tensors import TensorView, kernel, readable
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
 __all__ = ["Near", "backward", "forward"]
@@ -97,6 +96,5 @@ def _run(
         is_causal=geometry.is_causal,
         threads=torch.get_num_threads(),
     )
-    run = library().attensor_kernel_sum
-    if not run(ctypes.byref(problem), int(x.q.dtype == torch.float64), int(grad_coefficients is not None)):
+    if not kernel("kernel_sum", _KernelSum, x.q.dtype)(ctypes.byref(problem), int(grad_coefficients is not None)):
         raise MemoryError("relative_kernel_attention: the cpp back-end got no memory.")

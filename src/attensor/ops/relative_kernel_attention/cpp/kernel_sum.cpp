@@ -200,8 +200,11 @@ bool run(const KernelSum& sum, bool is_backward) {
 
 }  // namespace attensor
 
+ATTENSOR_LAYOUT(kernel_sum, attensor::KernelSum, q, k, v, out, grad_out, grad_q, grad_k, grad_v, coefficients,
+                grad_coefficients, batch, queries, keys, query_rows, query_width, key_width, offsets, shift, query_tile,
+                key_tile, first, last, heads, features, values, is_causal, threads)
+
 // 1 when all went well; 0: out of memory.
-extern "C" __attribute__((visibility("default"))) int attensor_kernel_sum(const attensor::KernelSum* sum, int is_double,
-                                                                          int is_backward) {
-  return is_double ? attensor::run<double>(*sum, is_backward) : attensor::run<float>(*sum, is_backward);
+ATTENSOR_EXPORT int ATTENSOR_NAME(kernel_sum)(const attensor::KernelSum* sum, int is_backward) {
+  return attensor::run<ATTENSOR_REAL>(*sum, is_backward);
 }

@@ -1,0 +1,307 @@
+"""Functions with kernels of their own, for autograd, `torch.func`, `torch.compile`, fake tensors and FLOP counts.
+
+`register` makes a kernel an operator of torch's library. `differentiable` makes one function out of a forward pass, its
+gradients and its definition: first derivatives are the kernels', all further ones (second order, forward mode) are
+those of the definition, and `torch.vmap` folds into the batch.
+"""
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import register_flop_formula
+
+__all__ = ["differentiable", "fold_batch", "register"]
+
+_LIBRARY = torch.library.Library("attensor", "FRAGMENT")
+
+Tensors = tuple[Tensor | None, ...]
+Forward = Callable[[Tensors, Any, bool], Sequence[Tensor]]
+Backward = Callable[[Tensors, tuple[Tensor, ...], tuple[Tensor | None, ...], Any, tuple[bool, ...]], Tensors]
+Definition = Callable[[Tensors, Any], Sequence[Tensor]]
+
+
+def register(
+    schema: str,
+    run: Callable[..., Any],
+    fake: Callable[..., Any],
+    *,
+    flops: Callable[..., int],
+    devices: Sequence[str] = ("CPU",),
+) -> Callable[..., Any]:
+    """Make a kernel `torch.ops.attensor.<name>` and return a function that calls it.
+
+    Args:
+        schema: `"name(Tensor q, ...) -> Tensor"`, as torch's library reads it.
+        run: the kernel; results must not share memory with arguments, and have the strides of those of `fake`.
+        fake: the same arguments to empty results.
+        flops: the arguments' shapes (other arguments as they are) to useful floating-point operations, for
+            `FlopCounterMode`.
+        devices: dispatch keys that it runs on.
+    Returns:
+        the function. It calls the kernel without torch's dispatcher where nothing but the kernel could hear of it.
+    """
+    name = schema.partition("(")[0]
+    _LIBRARY.define(schema)
+    for device in devices:
+        _LIBRARY.impl(name, run, device)
+    torch.library.register_fake(f"attensor::{name}", fake, lib=_LIBRARY)
+    operator = getattr(torch.ops.attensor, name)
+    register_flop_formula(operator)(lambda *shapes, out_shape=None: flops(*shapes))
+
+    def call(*arguments: Any) -> Any:
+        return run(*arguments) if is_direct(arguments) else operator(*arguments)
+
+    return call
+
+
+def is_direct(arguments: Sequence[Any]) -> bool:
+    """Whether a call goes to plain tensors, unobserved: no compiler, no transform, no mode, no subclass."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return all(type(x) in _PLAIN for x in arguments if isinstance(x, Tensor))
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def differentiable(
+    forward: Forward,
+    backward: Backward,
+    definition: Definition,
+    *,
+    batch_dims: Sequence[int | None],
+    out_dims: Sequence[int],
+    kept_dims: Sequence[int] = (),
+) -> Callable[[Tensors, Any], tuple[Tensor, ...]]:
+    """One function of tensors and options with derivatives of every order, forward mode, `vmap` and compilation.
+
+    Args:
+        forward: (tensors, options, keep) -> outputs, then what is kept for `backward`: empty tensors unless `keep`.
+        backward: (tensors, kept, gradients of the outputs, options, needs) -> a gradient for each tensor, None where
+            `needs` is False. Gradients that nobody has come as None.
+        definition: (tensors, options) -> outputs, in operations of torch that have all derivatives.
+        batch_dims: where the batch stands in each tensor; None: it has none, and cannot be vmapped.
+        out_dims: where it stands in each output.
+        kept_dims: where it stands in each kept tensor.
+    Returns:
+        (tensors, options) -> outputs. Tensors may be None or hold integers; options are hashable.
+    """
+    count, outputs = len(batch_dims), len(out_dims)
+    defined = _Definition(definition, count)
+    eager = _functions(forward, backward, defined, batch_dims, out_dims, kept_dims)
+    traced = _traced_function(forward, backward, count, outputs)
+
+    def call(tensors: Tensors, options: Any) -> tuple[Tensor, ...]:
+        needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+        if torch.compiler.is_compiling():
+            return traced.apply(*tensors, options, needs_gradient)[:outputs]  # type: ignore[no-any-return]
+        if needs_gradient or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+            return eager.apply(*tensors, options, torch.is_grad_enabled())[:outputs]  # type: ignore[no-any-return]
+        return tuple(forward(tensors, options, False)[:outputs])
+
+    return call
+
+
+class _Definition:
+    """The definition as a function of its floating tensors alone, and its derivatives by `torch.func`."""
+
+    def __init__(self, run: Definition, count: int) -> None:
+        self.run, self.count = run, count
+
+    def of_floats(self, tensors: Tensors, options: Any) -> tuple[Callable[..., tuple[Tensor, ...]], list[int]]:
+        """The function, and the places of its arguments among `tensors`."""
+        places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
+
+        def function(*floats: Tensor) -> tuple[Tensor, ...]:
+            every = list(tensors)
+            for place, x in zip(places, floats):
+                every[place] = x
+            return tuple(self.run(tuple(every), options))
+
+        return function, places
+
+    def gradients(self, tensors: Tensors, grads: Sequence[Tensor], options: Any, needs: Sequence[bool]) -> Tensors:
+        """The gradients of the tensors that `needs` names, as a differentiable function of tensors and grads."""
+        function, places = self.of_floats(tensors, options)
+        outs, pull, *_ = torch.func.vjp(function, *(tensors[i] for i in places))
+        found = pull(tuple(g.to(out.dtype) for g, out in zip(grads, outs)))
+        return tuple(g for place, g in zip(places, found) if needs[place])
+
+
+def _tangent(function: Callable[..., Any], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Any:
+    """The tangent of function(*primals): the gradient of a gradient, because forward mode does not nest."""
+    outs, pull, *_ = torch.func.vjp(function, *primals)
+    filled = [torch.zeros_like(x) if t is None else t for x, t in zip(primals, tangents)]
+    return torch.func.vjp(lambda *u: pull(tuple(u)), *map(torch.zeros_like, outs))[1](tuple(filled))
+
+
+def _functions(
+    forward: Forward,
+    backward: Backward,
+    definition: _Definition,
+    batch_dims: Sequence[int | None],
+    out_dims: Sequence[int],
+    kept_dims: Sequence[int],
+) -> type[torch.autograd.Function]:
+    count, outputs, kept = len(batch_dims), len(out_dims), len(kept_dims)
+
+    class Gradients(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments: Any) -> tuple[Tensor, ...]:
+            *tensors, options, needs = arguments
+            given, held, grads = _cut(tensors, count, kept)
+            found = backward(given, held, grads, options, needs)
+            return tuple(g for g, needed in zip(found, needs) if needed and g is not None)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            *tensors, ctx.options, ctx.needs = inputs
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
+
+        @staticmethod
+        def again(ctx: Any) -> tuple[Callable[..., Tensors], list[Tensor], list[int]]:
+            """These gradients by the definition, their arguments and where those stand."""
+            given, _, grads = _cut(ctx.saved_tensors, count, kept)
+            wanted = [(i, x) for i, x in enumerate(given) if x is not None and x.is_floating_point()]
+            size = len(wanted)
+            zeros: Sequence[Tensor] = ()
+            if any(g is None for g in grads):
+                zeros = [torch.zeros_like(x) for x in definition.run(given, ctx.options)]
+            coming = [(count + kept + i, zeros[i] if g is None else g) for i, g in enumerate(grads)]
+
+            def gradients(*arguments: Tensor) -> Tensors:
+                every = list(given)
+                for (place, _), x in zip(wanted, arguments):
+                    every[place] = x
+                return definition.gradients(tuple(every), arguments[size:], ctx.options, ctx.needs)
+
+            both = [*wanted, *coming]
+            return gradients, [x for _, x in both], [place for place, _ in both]
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+            function, arguments, places = Gradients.again(ctx)
+            outs, pull, *_ = torch.func.vjp(function, *arguments)
+            filled = [torch.zeros_like(x) if g is None else g for x, g in zip(outs, grads)]
+            found = dict(zip(places, pull(tuple(filled))))
+            return (*(None if x is None else found.get(i) for i, x in enumerate(ctx.saved_tensors)), None, None)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+            function, arguments, places = Gradients.again(ctx)
+            return _tangent(function, arguments, [tangents[place] for place in places])
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
+            needed = [dim for dim, needed in zip(batch_dims, arguments[-1]) if needed]
+            every = (*batch_dims, *kept_dims, *out_dims)
+            return fold_batch(Gradients.apply, info.batch_size, in_dims, arguments, every, needed)
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments: Any) -> tuple[Tensor, ...]:
+            *tensors, options, keep = arguments
+            return tuple(forward(tuple(tensors), options, keep))
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            _save(ctx, inputs, output, outputs)
+            ctx.save_for_forward(*inputs[:count])
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors  # once: checkpointing computes them anew at each reading
+            needs = tuple(ctx.needs_input_grad[:count])
+            if all(g is None for g in grads[:outputs]):
+                return (None,) * (count + 2)
+            found = iter(Gradients.apply(*saved, *grads[:outputs], ctx.options, needs))
+            return (*(next(found) if needed else None for needed in needs), None, None)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+            function, places = definition.of_floats(ctx.saved_tensors, ctx.options)
+            found = _tangent(function, [ctx.saved_tensors[i] for i in places], [tangents[i] for i in places])
+            return (*found, *[None] * kept)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
+            return fold_batch(Function.apply, info.batch_size, in_dims, arguments, batch_dims, (*out_dims, *kept_dims))
+
+    return Function
+
+
+def _traced_function(forward: Forward, backward: Backward, count: int, outputs: int) -> type[torch.autograd.Function]:
+    """For compilers, which take neither forward mode nor functions within functions; they differentiate once."""
+
+    class Traced(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments: Any) -> tuple[Tensor, ...]:
+            *tensors, options, keep = arguments
+            return tuple(forward(tuple(tensors), options, keep))
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            _save(ctx, inputs, output, outputs)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            saved = ctx.saved_tensors
+            needs = tuple(ctx.needs_input_grad[:count])
+            found = backward(tuple(saved[:count]), tuple(saved[count:]), grads[:outputs], ctx.options, needs)
+            return (*found, None, None)
+
+    return Traced
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], outputs: int) -> None:
+    *tensors, ctx.options, _ = inputs
+    ctx.mark_non_differentiable(*output[outputs:])
+    # else autograd makes zeros for what has no gradient: as much memory as a result
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output[outputs:])
+
+
+def _cut(
+    tensors: Sequence[Any], count: int, kept: int
+) -> tuple[Tensors, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    return tuple(tensors[:count]), tuple(tensors[count : count + kept]), tuple(tensors[count + kept :])
+
+
+def fold_batch(
+    apply: Callable[..., tuple[Tensor, ...]],
+    size: int,
+    in_dims: Sequence[Any],
+    arguments: Sequence[Any],
+    batch_dims: Sequence[int | None],
+    out_batch_dims: Sequence[int | None],
+) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
+    """Call `apply` with dimension `in_dims[i]` of each tensor merged into its batch dimension `batch_dims[i]`."""
+    merged = list(arguments)
+    batch = arguments[0].movedim(in_dims[0] or 0, 0).shape[0 if in_dims[0] is None else 1]
+    for index, batch_dim in enumerate(batch_dims):
+        if isinstance(merged[index], Tensor):
+            merged[index] = _merge(merged[index], in_dims[index], (size, batch), batch_dim)
+    results = apply(*merged)
+    dims = tuple(out_batch_dims[: len(results)])
+    # whatever comes out has a batch, or it could not have been vmapped
+    split = ((r, d or 0) for r, d in zip(results, dims))
+    return tuple(r.unflatten(d, (size, r.shape[d] // size)) for r, d in split), dims
+
+
+def _merge(x: Tensor, in_dim: int | None, sizes: tuple[int, int], batch_dim: int | None) -> Tensor:
+    if batch_dim is None:
+        if in_dim is not None:
+            raise NotImplementedError("no vmap over the lengths of packed sequences; put all into one packing.")
+        return x
+    x = x.unsqueeze(batch_dim) if in_dim is None else x.movedim(in_dim, batch_dim)
+    # what is the same for the whole batch comes as a batch of 1; its gradient is summed back to that
+    return x.expand(*x.shape[:batch_dim], *sizes, *x.shape[batch_dim + 2 :]).flatten(batch_dim, batch_dim + 1)

@@ -1,0 +1,63 @@
+"""Functions of the C++ library, and tensors as they take them."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from attensor.errors import BackendError
+from attensor.ops._native.build import library
+
+__all__ = ["STORAGE", "TensorView", "kernel", "readable"]
+
+# dtypes that C++ reads and writes, by the numbers of `Storage` in memory.h
+STORAGE = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2}
+
+
+class TensorView(ctypes.Structure):
+    """`Tensor` of memory.h: a pointer and strides; who makes one keeps the tensor alive."""
+
+    _fields_ = (
+        ("data", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("token", ctypes.c_int64),
+        ("head", ctypes.c_int64),
+        ("storage", ctypes.c_int32),
+    )
+
+    @classmethod
+    def of(cls, x: Tensor) -> Self:
+        """Of x [B, T, H, ..] as `readable` gives it."""
+        return cls(x.data_ptr(), *x.stride()[:3], STORAGE[x.dtype])
+
+
+def readable(x: Tensor) -> Tensor:
+    """x in a dtype that C++ reads and with a contiguous last dimension; itself if it is so already."""
+    if x.dtype not in STORAGE:
+        x = x.float()
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+@functools.cache
+def kernel(name: str, structure: type[ctypes.Structure], dtype: torch.dtype) -> Callable[..., int]:
+    """The C++ function `name` for one working precision; its first argument is `byref` of a `structure`.
+
+    Raises:
+        BackendError: there is no library, or its compiler laid the structure out differently from Python.
+    """
+    real = "double" if dtype == torch.float64 else "float"
+    found: Any = getattr(library(), f"attensor_{name}_{real}")
+    layout: Any = getattr(library(), f"attensor_{name}_layout_{real}")
+    fields = [field for field, *_ in structure._fields_]
+    layout.restype = ctypes.POINTER(ctypes.c_int64)
+    theirs = layout()[: 1 + len(fields)]
+    ours = [ctypes.sizeof(structure), *(getattr(structure, field).offset for field in fields)]
+    if theirs != ours:
+        where = next(part for part, a, b in zip(("its size", *fields), theirs, ours, strict=True) if a != b)
+        raise BackendError(f"cpp back-end: {name}: C++ and Python disagree on {structure.__name__} from {where} on.")
+    return found  # type: ignore[no-any-return]
