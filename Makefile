@@ -14,14 +14,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet -c constraints.txt
 SPEC := torch==$(TORCH)$(TORCH_BUILD)
 # One thread a worker: two workers with two threads each would fight over two cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+# Each begins with one half of the list and steals what the other has left: a module's set-up is done once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test check lint docs doctor bench clean
+.PHONY: help setup compare test browser check lint docs doctor bench house clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
-	@echo "also: make setup | lint | docs | doctor | bench | clean"
+	@echo "also: make setup | lint | docs | doctor | bench | house | clean"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "attensor needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
@@ -57,8 +58,18 @@ setup: $(VENV)/.dev
 compare: $(VENV)/.run
 	$(BIN)/attensor compare $(ARGS)
 
-test: $(VENV)/.oracles
+test: $(VENV)/.oracles browser
 	$(PYTEST) --cov --cov-report=term:skip-covered
+
+# The tests of the pages drive a browser: Debian's, because Playwright's own would be a second copy. Where it cannot be
+# had these tests are skipped, and the last lines of `make test` say so.
+browser:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get && ! command -v chromium; then \
+		echo "Installing Chromium, for the tests of the pages ..." >&2; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		timeout --foreground 60 apt-get update -qq; \
+		timeout --foreground 600 apt-get install -y -qq --no-install-recommends chromium || echo "... not to be had: these tests are skipped" >&2; \
+	fi >/dev/null
 
 check: $(VENV)/.dev lint
 	$(PYTEST) -m "not slow"
@@ -66,7 +77,7 @@ check: $(VENV)/.dev lint
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror src/attensor/ops/_native/*.h src/attensor/ops/*/cpp/*.h src/attensor/ops/*/cpp/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $(shell find src -name "*.h" -o -name "*.cpp")
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
@@ -82,6 +93,9 @@ bench: $(VENV)/.oracles
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench linear --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench neighborhood --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench relative --save
+
+house: $(VENV)/.dev
+	@OMP_NUM_THREADS=1 $(BIN)/python tools/house.py
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache .coverage*

@@ -1,9 +1,14 @@
-"""What holds for every test: one thread, the same random numbers, nothing left over from the test before."""
+"""One thread and the same random numbers for every test; a browser, a signal and processes for those that need them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +25,58 @@ settings.register_profile("attensor", deadline=None, derandomize=True, database=
 settings.load_profile("attensor")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        # other tests run the same lines, and inductor takes half as long again while they are counted
+        if item.name.startswith("test_compiles_with_inductor"):
+            item.add_marker("no_cover")
+
+
+NO_CHROMIUM = "there is no Chromium; get it by `apt-get install chromium` (`make test` does, as root on Debian)"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    yield  # the closing lines come last
+    left_out = sum(NO_CHROMIUM in str(report.longrepr) for report in terminalreporter.stats.get("skipped", ()))
+    if left_out:
+        terminalreporter.write_line(f"{left_out} tests of pages in a browser were left out: {NO_CHROMIUM}", yellow=True)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a browser; without one the test is skipped."""
+    return shutil.which("chromium") or pytest.skip(NO_CHROMIUM)
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C as in a terminal, here and in what is started: a job begun by nohup or `&` passes on to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """`subprocess.Popen` for text and in a process group of its own, which ends with the test, failed or not."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(command: list[str], **options: Any) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen(command, text=True, start_new_session=True, **options))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with process:  # waits, and closes its pipes
+            pass
 
 
 @pytest.fixture(params=["cpp", "torch"])

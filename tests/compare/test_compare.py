@@ -131,13 +131,14 @@ def test_what_cannot_be_generated_is_explained(finished, change, message):
         list(generate_text(GenerateConfig(**config)))
 
 
-def test_interrupted_and_resumed(tmp_path):
+@pytest.mark.usefixtures("interruptible")
+def test_interrupted_and_resumed(tmp_path, start):
     """The first Ctrl-C saves, writes what is there, and names the command that continues."""
     code = (
         "import sys\nfrom attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
         f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='softmax,linear', steps=2000)!r}))"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("out/*/softmax/*.state.safetensors")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -75,6 +75,7 @@ def test_a_death_is_explained_and_costs_its_row_alone(run, plan, monkeypatch, co
     assert rows["gla"]["reason"] == reasons["gla"]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_the_first_interruption_stops_the_rest(run, plan, monkeypatch):
     interruption = Interruption()
     code = """import os, signal, sys, time
@@ -89,6 +90,7 @@ sys.exit("nobody stopped this worker")"""
     assert "linear" not in {name for name, _ in heard}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_later_interruption_ends_at_once():
     interruption = Interruption()
     with interruption.listening():
@@ -99,6 +101,19 @@ def test_a_later_interruption_ends_at_once():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_job_that_ignores_ctrl_c_goes_on_ignoring_it_and_stops_for_sigterm():
+    """As after nohup, where whoever started the job meant it to live on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interruption = Interruption()
+    with interruption.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def raised(error):

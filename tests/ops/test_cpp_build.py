@@ -274,6 +274,15 @@ def operator():
     del OPERATORS["example"]
 
 
+@pytest.fixture
+def processor_known():
+    """Inductor asks the compiler once in a process what the processor can do: not one that fails, for later tests."""
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
+
+    pick_vec_isa()
+
+
+@pytest.mark.usefixtures("processor_known")
 @pytest.mark.parametrize(("before", "taken", "reason"), [("", 3.0, None), ("exit 3", 2.0, "exit status 3")])
 def test_torch_compile_takes_what_an_eager_call_takes(before, taken, reason, workshop, operator):
     workshop.set_compiler(before=before)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +74,14 @@ def test_measurements_run_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_what_is_finished(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_leaves_what_is_finished(tmp_path: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
     program = (
         "from pathlib import Path; from tests.recipes.cells import count_up_to\n"
         "from attensor.recipes import RecipeConfig, run_cells\n"
         f"run_cells(RecipeConfig(Path({str(tmp_path)!r})), count_up_to, [dict(limit=n) for n in (1, 2, 3)], at_once=1)"
     )
-    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = start([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob("cells/count_up_to-*.json"))) < 2:
         assert time.monotonic() < deadline, "the first two cells did not finish"

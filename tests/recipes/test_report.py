@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +90,11 @@ def test_a_page_without_charts_needs_no_plotting_library(tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_a_browser_draws_every_chart_asks_nobody_and_needs_no_sideways_scrolling(
-    width: int, scheme: str, tmp_path: Path
+    width: int, scheme: str, tmp_path: Path, chromium: str
 ) -> None:
     from playwright.sync_api import sync_playwright
 
     write_report(found(), tmp_path / "report.html")
-    chromium = shutil.which("chromium") or pytest.fail("needs Debian's Chromium: apt-get install chromium")
     requests: list[str] = []
     complaints: list[str] = []
     with sync_playwright() as playwright:

@@ -28,7 +28,10 @@ _SAME_REQUEST_SECONDS = 0.5
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM inside the block: the first asks for a stop, the second ends at once."""
+    """Ctrl-C and SIGTERM inside the block: the first asks for a stop, the second ends at once.
+
+    A signal that is ignored already stays so: under nohup, or after `&` in a script, Ctrl-C means another job.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -38,7 +41,8 @@ class Interruption:
     @contextmanager
     def listening(self) -> Iterator[Interruption]:
         """Handle the signals until the block ends."""
-        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) is not signal.SIG_IGN]
+        before = {s: signal.signal(s, self._on_signal) for s in heard}
         try:
             yield self
         finally:

@@ -1,7 +1,7 @@
 """Packed sequences: several in one row of tokens, bounded by `cu_seqlens`; written once for operators and layers.
 
-Sizes: T tokens of the row, N sequences. Sequence n holds tokens cu_seqlens[n] up to cu_seqlens[n + 1]. No length is read
-back to the host.
+Sizes: T tokens of the row, N sequences. Sequence n holds tokens cu_seqlens[n] up to cu_seqlens[n + 1]. No length is
+read back to the host.
 """
 
 from __future__ import annotations
