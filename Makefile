@@ -18,7 +18,7 @@ SPEC := torch==$(TORCH)$(TORCH_BUILD)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test browser check lint docs doctor bench house clean
+.PHONY: help setup kernels compare test browser check lint docs doctor bench house clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
@@ -53,12 +53,16 @@ $(VENV)/.docs: $(VENV)/.run
 	$(INSTALL) -e '.[docs]'
 	@touch $@
 
-setup: $(VENV)/.dev
+setup: $(VENV)/.dev kernels
 
-compare: $(VENV)/.run
+# An operator keeps the form it began with, so the C++ one is to be there before anything runs.
+kernels: $(VENV)/.run
+	@$(BIN)/python -m attensor.ops._native || echo "Without C++ kernels the torch forms serve."
+
+compare: $(VENV)/.run kernels
 	$(BIN)/attensor compare $(ARGS)
 
-test: $(VENV)/.oracles browser
+test: $(VENV)/.oracles kernels browser
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 # The tests of the pages drive a browser: Debian's, because Playwright's own would be a second copy. Where it cannot be
@@ -71,7 +75,7 @@ browser:
 		timeout --foreground 600 apt-get install -y -qq --no-install-recommends chromium || echo "... not to be had: these tests are skipped" >&2; \
 	fi >/dev/null
 
-check: $(VENV)/.dev lint
+check: $(VENV)/.dev lint kernels
 	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/.dev
@@ -89,12 +93,12 @@ docs: $(VENV)/.docs
 doctor: $(VENV)/.run
 	@$(BIN)/attensor doctor
 
-bench: $(VENV)/.oracles
+bench: $(VENV)/.oracles kernels
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench linear --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench neighborhood --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench relative --save
 
-house: $(VENV)/.dev
+house: $(VENV)/.dev kernels
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/house.py
 
 clean:
