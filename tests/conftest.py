@@ -84,8 +84,8 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """A back-end of `linear_attention` on a CPU; C++ as what is taken unasked, because other operators have none."""
     # here, because the interpreter has to be set above
     import attensor
-    from attensor.ops._operator import OPERATORS
     from attensor.ops._native.compiler import compiler
+    from attensor.ops._operator import OPERATORS
 
     if request.param == "cpp":
         if compiler() is None:
