@@ -12,18 +12,18 @@ import torch
 from rich.console import Console
 
 from attensor import doctor
-from attensor.ops import _dispatch
+from attensor.ops import _operator
 from attensor.ops._native import build
 
 
-def test_each_operator_takes_what_dispatch_would_take() -> None:
+def test_each_operator_takes_what_the_operator_would_take() -> None:
     device = torch.device("cpu")
     rows = doctor.choices(device)
     assert {name for name, _, _ in rows} >= {"linear_attention", "softmax_attention", "neighborhood_attention"}
     for name, taken, because in rows:
-        operator = _dispatch.OPERATORS[name]
-        assert operator.implementations[taken] is operator.choose(None, device)
-        for other in set(_dispatch.BACKENDS) - {taken}:
+        operator = _operator.OPERATORS[name]
+        assert taken == operator.best(device)
+        for other in set(_operator.BACKENDS) - {taken}:
             assert f"{other}: " in because
 
 
@@ -78,15 +78,17 @@ def test_a_long_path_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_kernels_are_where_they_lie_or_why_there_are_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = Path(dict(doctor.facts())["C++ kernels"])
     if doctor.compiler() is None:
         pytest.skip("there is no C++ compiler")
-    monkeypatch.setenv("ATTENSOR_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "a.cpp").touch()
-    monkeypatch.setattr(build, "SOURCES", tmp_path)
-    path = Path(dict(doctor.facts())["C++ kernels"])
     assert path.is_file()
-    assert path.parent == tmp_path / "cache"
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "a.cpp").write_text("no C++")
-    monkeypatch.setattr(build, "SOURCES", tmp_path / "broken")
-    assert re.match("none: .* cannot compile the C.. kernels: .*error: ", dict(doctor.facts())["C++ kernels"])
+    monkeypatch.setattr(build, "why_not", lambda demanded: "not built yet")
+    assert dict(doctor.facts())["C++ kernels"] == "none: not built yet"
+
+
+def test_doctor_builds_when_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr(build, "build", lambda: built.append(1))
+    for wanted in (False, True):
+        doctor.run(Console(quiet=True), build=wanted)
+    assert built == [1]

@@ -16,9 +16,9 @@ from tests.ops.test_linear_attention import DECAYS, assert_same, make, results, 
 from torch import Tensor
 
 from attensor.bench import measure_peak_bytes
-from attensor.ops.linear_attention.cpp import recurrence as kernels
 from attensor.ops._native.compiler import compiler
 from attensor.ops.linear_attention import linear_attention, linear_attention_reference
+from attensor.ops.linear_attention.cpp import recurrence as kernels
 from attensor.ops.linear_attention.plan import Inputs
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")

@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 
 import attensor
 from attensor.errors import BackendError
-from attensor.ops._operator import OPERATORS
 from attensor.ops._native import build
 from attensor.ops._native.compiler import compiler
+from attensor.ops._operator import OPERATORS
 from attensor.ops.linear_attention import linear_attention
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
@@ -255,7 +255,8 @@ def test_other_lengths_are_not_compiled_anew(decay: str) -> None:
 @pytest.fixture
 def no_compiler(monkeypatch: pytest.MonkeyPatch) -> str:
     reason = "no C++ compiler: install g++ or set CXX"
-    monkeypatch.setattr(build, "_attempt", lambda sources: reason)
+    for name in ("_begin", "_look"):
+        monkeypatch.setattr(build, name, lambda: reason)
     return reason
 
 
@@ -272,7 +273,7 @@ def test_asking_for_cpp_without_a_compiler_says_why_not(no_compiler: str) -> Non
     expected = f"'cpp' cannot run on cpu .*cpp: {re.escape(no_compiler)}; torch: available"
     with pytest.raises(BackendError, match=expected):
         in_cpp(**make("none"))
-    with attensor.backend("cpp"), pytest.raises(BackendError, match=expected):
+    with attensor.backend("cpp"):  # a preference
         linear_attention(**make("none"))
 
 

@@ -5,6 +5,7 @@ Every operator has a reference of the same signature, the shortest code that is 
 
 from attensor.ops._native.form import kernels_form as kernels_form
 from attensor.ops._operator import OPERATORS as OPERATORS
+from attensor.ops._operator import Implementation as Implementation
 from attensor.ops._operator import Operator as Operator
 from attensor.ops._operator import backend as backend
 from attensor.ops.block_attention import block_attention as block_attention

@@ -89,7 +89,7 @@ def start() -> None:
     root = str(Path(__file__).parents[3])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     with suppress(OSError):
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "attensor.ops._native"],
             env=os.environ | {"PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
@@ -97,6 +97,7 @@ def start() -> None:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        process.returncode = 0  # nobody waits for it, and nobody shall be warned of that
 
 
 @functools.cache  # what a process begins with, it keeps
@@ -165,8 +166,10 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
 
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        lock.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def _files(pattern: str) -> list[Path]:

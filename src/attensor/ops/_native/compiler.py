@@ -35,7 +35,8 @@ def compiler() -> list[str] | None:
 def version(command: list[str]) -> str:
     """What `command --version` prints, or why it cannot be started."""
     try:
-        return _run([*command, "--version"], {}).stdout
+        with _start([*command, "--version"], {}) as process:
+            return process.communicate()[0]
     except OSError as error:
         return str(error)
 
@@ -53,41 +54,47 @@ def compile_library(command: list[str], sources: Sequence[Path], headers: Path, 
         OSError: the compiler cannot be started.
     """
 
-    def compiled(unit: tuple[int, Path, str]) -> str:
-        number, source, real = unit
-        made = target.with_name(f"{number}.o")
-        _checked(
-            [*command, *OPTIONS, f"-DATTENSOR_REAL={real}", "-I", headers, "-c", source, "-o", made], target.parent
-        )
-        return str(made)
-
     pairs = [(source, real) for source in sources for real in ("float", "double")]
-    units = [(number, *pair) for number, pair in enumerate(pairs)]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compiled, units))
-    _checked([*command, *OPTIONS, "-shared", "-o", target, *objects], target.parent)
+    objects = [target.with_name(f"{number}.o") for number in range(len(pairs))]
+    commands = [
+        [*command, *OPTIONS, f"-DATTENSOR_REAL={real}", "-I", str(headers), "-c", str(source), "-o", str(made)]
+        for (source, real), made in zip(pairs, objects, strict=True)
+    ]
+    running: list[subprocess.Popen[str]] = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        list(pool.map(lambda unit: _checked(unit, target.parent, running), commands))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in running:  # an interruption does not wait for compilers
+            process.kill()
+        raise
+    finally:
+        pool.shutdown()
+    _checked([*command, *OPTIONS, "-shared", "-o", str(target), *map(str, objects)], target.parent, running)
 
 
-def _checked(command: Sequence[str | Path], temporary: Path) -> None:
-    done = _run([*map(str, command)], {"TMPDIR": str(temporary)})
-    if done.returncode == 0:
+def _checked(command: Sequence[str], temporary: Path, running: list[subprocess.Popen[str]]) -> None:
+    with _start(command, {"TMPDIR": str(temporary)}) as process:
+        running.append(process)
+        _, complaints = process.communicate()
+    if process.returncode == 0:
         return
-    lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+    lines = complaints.strip().splitlines() or [f"exit status {process.returncode}"]
     # not the lines `in function ...` before the first error, nor the linker's last that only says that it failed
     errors = (line for line in lines if "error: " in line and not line.startswith("collect2"))
     complaint = textwrap.shorten(next(errors, lines[0]), 300)
     raise BackendError(f"{Path(command[0]).name} cannot compile the C++ kernels: {complaint}")
 
 
-def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _start(command: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     # messages in English: they are searched, and part of a key
-    environment = os.environ | {"LC_ALL": "C"} | environment
-    return subprocess.run(
+    return subprocess.Popen(
         command,
-        env=environment,
+        env=os.environ | {"LC_ALL": "C"} | environment,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        check=False,
     )
