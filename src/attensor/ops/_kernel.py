@@ -9,6 +9,7 @@ those of the definition, and `torch.vmap` folds into the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -80,6 +81,7 @@ def differentiable(
     batch_dims: Sequence[int | None],
     out_dims: Sequence[int],
     kept_dims: Sequence[int] = (),
+    keep_outputs: bool = False,
 ) -> Callable[[Tensors, Any], tuple[Tensor, ...]]:
     """One function of tensors and options with derivatives of every order, forward mode, `vmap` and compilation.
 
@@ -91,13 +93,12 @@ def differentiable(
         batch_dims: where the batch stands in each tensor; None: it has none, and cannot be vmapped.
         out_dims: where it stands in each output.
         kept_dims: where it stands in each kept tensor.
+        keep_outputs: `backward` finds the outputs behind the kept tensors.
     Returns:
         (tensors, options) -> outputs. Tensors may be None or hold integers; options are hashable.
     """
-    count, outputs = len(batch_dims), len(out_dims)
-    defined = _Definition(definition, count)
-    eager = _functions(forward, backward, defined, batch_dims, out_dims, kept_dims)
-    traced = _traced_function(forward, backward, count, outputs)
+    parts = _Parts(forward, backward, definition, tuple(batch_dims), tuple(out_dims), tuple(kept_dims), keep_outputs)
+    eager, traced, outputs = _eager_function(parts), _traced_function(parts), len(out_dims)
 
     def call(tensors: Tensors, options: Any) -> tuple[Tensor, ...]:
         needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
@@ -110,30 +111,61 @@ def differentiable(
     return call
 
 
-class _Definition:
-    """The definition as a function of its floating tensors alone, and its derivatives by `torch.func`."""
+@dataclass(frozen=True)
+class _Parts:
+    """What `differentiable` was given, and derivatives of the definition by `torch.func`."""
 
-    def __init__(self, run: Definition, count: int) -> None:
-        self.run, self.count = run, count
+    forward: Forward
+    backward: Backward
+    definition: Definition
+    batch_dims: tuple[int | None, ...]
+    out_dims: tuple[int, ...]
+    kept_dims: tuple[int, ...]
+    keep_outputs: bool
+
+    @property
+    def saved_dims(self) -> tuple[int | None, ...]:
+        """Where the batch stands in each saved tensor."""
+        return (*self.batch_dims, *self.kept_dims, *self.out_dims * self.keep_outputs)
+
+    def cut(self, saved: Sequence[Any]) -> tuple[Tensors, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+        """Tensors, kept ones and gradients of outputs."""
+        first, last = len(self.batch_dims), len(self.saved_dims)
+        return tuple(saved[:first]), tuple(saved[first:last]), tuple(saved[last:])
 
     def of_floats(self, tensors: Tensors, options: Any) -> tuple[Callable[..., tuple[Tensor, ...]], list[int]]:
-        """The function, and the places of its arguments among `tensors`."""
+        """The definition as a function of the floating tensors alone, and their places among `tensors`."""
         places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
 
         def function(*floats: Tensor) -> tuple[Tensor, ...]:
             every = list(tensors)
             for place, x in zip(places, floats):
                 every[place] = x
-            return tuple(self.run(tuple(every), options))
+            return tuple(self.definition(tuple(every), options))
 
         return function, places
 
-    def gradients(self, tensors: Tensors, grads: Sequence[Tensor], options: Any, needs: Sequence[bool]) -> Tensors:
-        """The gradients of the tensors that `needs` names, as a differentiable function of tensors and grads."""
-        function, places = self.of_floats(tensors, options)
-        outs, pull, *_ = torch.func.vjp(function, *(tensors[i] for i in places))
-        found = pull(tuple(g.to(out.dtype) for g, out in zip(grads, outs)))
-        return tuple(g for place, g in zip(places, found) if needs[place])
+    def of_gradients(
+        self, saved: Sequence[Any], options: Any, needs: Sequence[bool]
+    ) -> tuple[Callable[..., Tensors], list[Tensor], list[int]]:
+        """The needed gradients as a function, by the definition; its arguments, and their places among `saved`."""
+        tensors, _, grads = self.cut(saved)
+        places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
+        count = len(places)
+        zeros = self.definition(tensors, options) if any(g is None for g in grads) else ()
+        coming = [torch.zeros_like(zeros[i]) if g is None else g for i, g in enumerate(grads)]
+
+        def gradients(*arguments: Tensor) -> Tensors:
+            every = list(tensors)
+            for place, x in zip(places, arguments):
+                every[place] = x
+            function, _ = self.of_floats(tuple(every), options)
+            outs, pull, *_ = torch.func.vjp(function, *arguments[:count])
+            found = pull(tuple(g.to(out.dtype) for g, out in zip(arguments[count:], outs)))
+            return tuple(g for place, g in zip(places, found) if needs[place])
+
+        of_outputs = [len(self.saved_dims) + i for i in range(len(grads))]
+        return gradients, [*(saved[i] for i in places), *coming], [*places, *of_outputs]
 
 
 def _tangent(function: Callable[..., Any], primals: Sequence[Tensor], tangents: Sequence[Tensor | None]) -> Any:
@@ -143,137 +175,112 @@ def _tangent(function: Callable[..., Any], primals: Sequence[Tensor], tangents: 
     return torch.func.vjp(lambda *u: pull(tuple(u)), *map(torch.zeros_like, outs))[1](tuple(filled))
 
 
-def _functions(
-    forward: Forward,
-    backward: Backward,
-    definition: _Definition,
-    batch_dims: Sequence[int | None],
-    out_dims: Sequence[int],
-    kept_dims: Sequence[int],
-) -> type[torch.autograd.Function]:
-    count, outputs, kept = len(batch_dims), len(out_dims), len(kept_dims)
-
+def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
     class Gradients(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
-            *tensors, options, needs = arguments
-            given, held, grads = _cut(tensors, count, kept)
-            found = backward(given, held, grads, options, needs)
+            *saved, options, needs = arguments
+            found = parts.backward(*parts.cut(saved), options, needs)
             return tuple(g for g, needed in zip(found, needs) if needed and g is not None)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            *tensors, ctx.options, ctx.needs = inputs
-            ctx.save_for_backward(*tensors)
-            ctx.save_for_forward(*tensors)
-
-        @staticmethod
-        def again(ctx: Any) -> tuple[Callable[..., Tensors], list[Tensor], list[int]]:
-            """These gradients by the definition, their arguments and where those stand."""
-            given, _, grads = _cut(ctx.saved_tensors, count, kept)
-            wanted = [(i, x) for i, x in enumerate(given) if x is not None and x.is_floating_point()]
-            size = len(wanted)
-            zeros: Sequence[Tensor] = ()
-            if any(g is None for g in grads):
-                zeros = [torch.zeros_like(x) for x in definition.run(given, ctx.options)]
-            coming = [(count + kept + i, zeros[i] if g is None else g) for i, g in enumerate(grads)]
-
-            def gradients(*arguments: Tensor) -> Tensors:
-                every = list(given)
-                for (place, _), x in zip(wanted, arguments):
-                    every[place] = x
-                return definition.gradients(tuple(every), arguments[size:], ctx.options, ctx.needs)
-
-            both = [*wanted, *coming]
-            return gradients, [x for _, x in both], [place for place, _ in both]
+            *saved, ctx.options, ctx.needs = inputs
+            ctx.save_for_backward(*saved)
+            ctx.save_for_forward(*saved)
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-            function, arguments, places = Gradients.again(ctx)
+            saved = ctx.saved_tensors
+            function, arguments, places = parts.of_gradients(saved, ctx.options, ctx.needs)
             outs, pull, *_ = torch.func.vjp(function, *arguments)
             filled = [torch.zeros_like(x) if g is None else g for x, g in zip(outs, grads)]
             found = dict(zip(places, pull(tuple(filled))))
-            return (*(None if x is None else found.get(i) for i, x in enumerate(ctx.saved_tensors)), None, None)
+            return (*(None if x is None else found.get(i) for i, x in enumerate(saved)), None, None)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-            function, arguments, places = Gradients.again(ctx)
+            function, arguments, places = parts.of_gradients(ctx.saved_tensors, ctx.options, ctx.needs)
             return _tangent(function, arguments, [tangents[place] for place in places])
 
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
-            needed = [dim for dim, needed in zip(batch_dims, arguments[-1]) if needed]
-            every = (*batch_dims, *kept_dims, *out_dims)
+            needed = [dim for dim, needed in zip(parts.batch_dims, arguments[-1]) if needed]
+            every = (*parts.saved_dims, *parts.out_dims)
             return fold_batch(Gradients.apply, info.batch_size, in_dims, arguments, every, needed)
+
+    return Gradients
+
+
+def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
+    gradients, keep_outputs = _gradients_function(parts), parts.keep_outputs
+    count, outputs = len(parts.batch_dims), len(parts.out_dims)
 
     class Function(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             *tensors, options, keep = arguments
-            return tuple(forward(tuple(tensors), options, keep))
+            return tuple(parts.forward(tuple(tensors), options, keep))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            _save(ctx, inputs, output, outputs)
+            _save(ctx, inputs, output, outputs, keep_outputs)
             ctx.save_for_forward(*inputs[:count])
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            saved = ctx.saved_tensors  # once: checkpointing computes them anew at each reading
             needs = tuple(ctx.needs_input_grad[:count])
             if all(g is None for g in grads[:outputs]):
                 return (None,) * (count + 2)
-            found = iter(Gradients.apply(*saved, *grads[:outputs], ctx.options, needs))
+            found = iter(gradients.apply(*ctx.saved_tensors, *grads[:outputs], ctx.options, needs))
             return (*(next(found) if needed else None for needed in needs), None, None)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
-            function, places = definition.of_floats(ctx.saved_tensors, ctx.options)
-            found = _tangent(function, [ctx.saved_tensors[i] for i in places], [tangents[i] for i in places])
-            return (*found, *[None] * kept)
+            tensors = ctx.saved_tensors[:count]
+            function, places = parts.of_floats(tensors, ctx.options)
+            found = _tangent(function, [tensors[i] for i in places], [tangents[i] for i in places])
+            return (*found, *[None] * len(parts.kept_dims))
 
         @staticmethod
         def vmap(info: Any, in_dims: Sequence[Any], *arguments: Any) -> Any:
-            return fold_batch(Function.apply, info.batch_size, in_dims, arguments, batch_dims, (*out_dims, *kept_dims))
+            dims = (*parts.out_dims, *parts.kept_dims)
+            return fold_batch(Function.apply, info.batch_size, in_dims, arguments, parts.batch_dims, dims)
 
     return Function
 
 
-def _traced_function(forward: Forward, backward: Backward, count: int, outputs: int) -> type[torch.autograd.Function]:
+def _traced_function(parts: _Parts) -> type[torch.autograd.Function]:
     """For compilers, which take neither forward mode nor functions within functions; they differentiate once."""
+    count, outputs, keep_outputs = len(parts.batch_dims), len(parts.out_dims), parts.keep_outputs
+    forward_pass, backward_pass = parts.forward, parts.backward  # a compiler follows functions, not fields
 
     class Traced(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             *tensors, options, keep = arguments
-            return tuple(forward(tuple(tensors), options, keep))
+            return tuple(forward_pass(tuple(tensors), options, keep))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-            _save(ctx, inputs, output, outputs)
+            _save(ctx, inputs, output, outputs, keep_outputs)
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
             saved = ctx.saved_tensors
             needs = tuple(ctx.needs_input_grad[:count])
-            found = backward(tuple(saved[:count]), tuple(saved[count:]), grads[:outputs], ctx.options, needs)
+            found = backward_pass(tuple(saved[:count]), tuple(saved[count:]), grads[:outputs], ctx.options, needs)
             return (*found, None, None)
 
     return Traced
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], outputs: int) -> None:
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...], outputs: int, keep_outputs: bool) -> None:
     *tensors, ctx.options, _ = inputs
     ctx.mark_non_differentiable(*output[outputs:])
     # else autograd makes zeros for what has no gradient: as much memory as a result
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *output[outputs:])
-
-
-def _cut(
-    tensors: Sequence[Any], count: int, kept: int
-) -> tuple[Tensors, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
-    return tuple(tensors[:count]), tuple(tensors[count : count + kept]), tuple(tensors[count + kept :])
+    ctx.save_for_backward(*tensors, *output[outputs:], *(output[:outputs] if keep_outputs else ()))
 
 
 def fold_batch(
