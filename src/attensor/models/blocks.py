@@ -75,7 +75,7 @@ class DropPath(nn.Module):
         """[B, ...] to the same."""
         if not self.training or self.rate == 0.0:
             return branch
-        kept = branch.new_empty(len(branch), *(1,) * (branch.dim() - 1)).bernoulli_(1.0 - self.rate)
+        kept = branch.new_empty(branch.shape[0], *(1,) * (branch.dim() - 1)).bernoulli_(1.0 - self.rate)
         return branch * (kept / (1.0 - self.rate))
 
     def extra_repr(self) -> str:
