@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from attensor.models import register_with_timm
 from attensor.models.vision import VisionTransformer, ViTConfig
 from tests.oracles.timm import load_timm, randomise
 
@@ -77,3 +80,21 @@ def test_mean_of_the_patches_and_layer_scale() -> None:
     x = images(224, 224)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-10)
     assert ours.no_weight_decay() == {"pos_embed"}
+
+
+def test_timm_builds_our_models_by_name(tmp_path: Path) -> None:
+    """With its own checkpoint, as features, with another classifier; the second registration changes nothing."""
+    assert "attensor_vit_tiny_patch16_224" in register_with_timm()
+    assert register_with_timm() == register_with_timm()
+    theirs = randomise(timm.create_model("vit_tiny_patch16_224").eval())
+    save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
+    name, path, x = "attensor_vit_tiny_patch16_224", str(tmp_path / "weights.safetensors"), images(224, 224).float()
+    for options in ({"checkpoint_path": path}, {"pretrained": True, "pretrained_cfg_overlay": {"file": path}}):
+        ours = timm.create_model(name, **options).eval()
+        assert isinstance(ours, VisionTransformer)
+        torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-5)
+    maps = timm.create_model(name, features_only=True, out_indices=(0, 3))(x)
+    assert [tuple(one.shape) for one in maps] == [(2, 192, 14, 14)] * 2
+    assert timm.create_model(name, num_classes=7)(x).shape == (2, 7)
+    with pytest.raises(ValueError, match="no weights are hosted"):
+        timm.create_model(name, pretrained=True)

@@ -73,9 +73,10 @@ class ViTConfig:
 class TokenAttention(GridMixer):
     """Softmax attention among all tokens, with joint projections: keys `qkv`, `proj`. Cost O(T^2 C)."""
 
+    ranks = (3,)
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """[B, *space, H, D] three times to the same."""
-        q, k, v = (x.flatten(1, -3) for x in (q, k, v))
+        """[B, T, H, D] three times to the same."""
         return softmax_attention(q, k, v)
 
 
