@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attensor import models
+from attensor.errors import MissingExtraError
 from attensor.models.convert import Rule, convert, load_weights, read_weights
 from attensor.models.vision import FeatureExtractor, VisionTransformer
 
@@ -123,6 +124,12 @@ def test_rules_rename_cut_and_refuse() -> None:
     assert converted["norm.weight"] is gain
     with pytest.raises(ValueError, match=r"from_old: 1 of 1 names are not of this layout, the first is 'layer7\.qkv'"):
         convert("from_old", {"layer7.qkv": rows}, rules)
+
+
+def test_timm_is_asked_for_only_to_register(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm.models", None)
+    with pytest.raises(MissingExtraError, match="register_with_timm needs timm: pip install timm"):
+        models.register_with_timm()
 
 
 def test_names_cost_no_import_of_timm() -> None:

@@ -37,8 +37,8 @@ def create(
 
     Args:
         name: one of `model_names()`.
-        pretrained: a safetensors file (or a folder with `model.safetensors`) in our layout or in a published one that
-            the model converts; random weights if None.
+        pretrained: a safetensors file, or a folder with `model.safetensors`, in our layout or one that the model
+            converts; random weights if None.
         num_classes: logits, the preset's if None; weights of a classifier of another size are then left out, so that
             it starts anew. 0 gives the pooled features.
         img_size: side, or height and width, in pixels for which the model is built; the preset's if None.
@@ -47,17 +47,13 @@ def create(
         device: of the parameters.
         dtype: of the parameters; weights are converted.
     Raises:
-        ValueError: an unknown name, an option that this model does not have, or weights that do not fit (all missing
-            and unexpected tensors and other shapes are counted, the first of them named).
+        ValueError: an unknown name, an option that this model does not have, or weights that do not fit (counted, and
+            the first of them named).
         FileNotFoundError: there are no weights at `pretrained`.
     """
     model_class, config = _find(name)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    for option, value in (("num_classes", num_classes), ("image_size", size)):
-        if value is not None:
-            if option not in {field.name for field in dataclasses.fields(config)}:
-                raise ValueError(f"models.create: {name} has no {option}; leave it out.")
-            config = dataclasses.replace(config, **{option: value})
+    config = _changed(name, config, num_classes=num_classes, image_size=size)
     with torch.device(torch.get_default_device() if device is None else device):
         model: nn.Module = model_class(config)
     model = model if dtype is None else model.to(dtype)
@@ -140,6 +136,14 @@ def _find(name: str) -> tuple[Any, Any]:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"models.create: no model is called {name!r}; there are {', '.join(sorted(known))}.{hint}")
+
+
+def _changed(name: str, config: Any, **changes: Any) -> Any:
+    changes = {option: value for option, value in changes.items() if value is not None}
+    absent = changes.keys() - {field.name for field in dataclasses.fields(config)}
+    if absent:
+        raise ValueError(f"models.create: {name} has no {', '.join(sorted(absent))}; leave it out.")
+    return dataclasses.replace(config, **changes)
 
 
 def _load(model: nn.Module, path: str | Path, *, fresh_classifier: bool) -> None:

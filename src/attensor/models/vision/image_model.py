@@ -89,7 +89,7 @@ class ImageModel(nn.Module):
 
         Args:
             images: [B, in_channels, height, width].
-            indices: which of `feature_info`: a list (negative counts from the end), the last so many, or all.
+            indices: which of `feature_info`: a list (negative counts from the end), the last so many, or all if None.
             norm: apply the last norm where it fits.
             stop_early: with `intermediates_only`, do not run what comes after the last wanted map.
             output_fmt: "NCHW" or "NHWC".
@@ -111,11 +111,9 @@ class ImageModel(nn.Module):
                 break
             hidden_states = run(part, hidden_states, self.grad_checkpointing)
             seen[index] = hidden_states
-        maps = []
-        for index in wanted:
-            chosen = self.normed(seen[index], is_last=index == last) if norm else seen[index]
-            chosen = self.as_map(chosen, images)
-            maps.append(chosen if output_fmt == "NCHW" else chosen.movedim(1, -1))
+        chosen = [self.normed(seen[i], is_last=i == last) if norm else seen[i] for i in wanted]
+        maps = [self.as_map(one, images) for one in chosen]
+        maps = maps if output_fmt == "NCHW" else [one.movedim(1, -1) for one in maps]
         return maps if intermediates_only else (self.as_features(self.normed(hidden_states, is_last=True)), maps)
 
     def prune_intermediate_layers(
