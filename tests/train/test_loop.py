@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from attensor.train import Diverged, Stopped, TrainConfig, train
 from attensor.train.optimizer import adamw
@@ -107,7 +108,7 @@ def test_a_loss_that_is_not_finite_is_named():
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     with pytest.raises(Stopped):
         run(tmp_path / "state.safetensors", stop_after=2)
-    with pytest.raises(ValueError, match=r"no tensor 'weight'.*another model"):
+    with pytest.raises(ValueError, match=r"no tensor 'weight' of the model; it belongs to another"):
         train(
             nn.Linear(FEATURES, 1), batch, loss, TrainConfig(STEPS, 1e-2), evaluate=evaluate,
             checkpoint=tmp_path / "state.safetensors",
@@ -117,3 +118,143 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 def test_vectors_are_not_decayed():
     decay = {p.ndim: g["weight_decay"] for g in adamw(Net(), 1e-3).param_groups for p in g["params"]}
     assert decay == {1: 0.0, 2: 0.1}
+
+
+def adam_for_groups(model, rate):
+    """Adam with AMSGrad and one group a layer, the first at a tenth of the rate."""
+    groups = [{"params": list(model.first.parameters()), "lr": rate / 10}]
+    groups.append({"params": [*model.norm.parameters(), *model.last.parameters()]})
+    return torch.optim.Adam(groups, lr=rate, amsgrad=True)
+
+
+class Stepped(torch.optim.SGD):
+    """Momentum, and a number that is no tensor in the state of each parameter."""
+
+    def __init__(self, model, rate):
+        super().__init__(model.parameters(), lr=rate, momentum=0.9)
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p]["count"] = self.state[p].get("count", 0) + 1
+                p.grad.mul_(1 / self.state[p]["count"])
+        return super().step(closure)
+
+
+def forget(step, optimizer):
+    """Resets the optimizer at step 9, and changes an option for good at step 4."""
+    if step == 9:
+        optimizer.state.clear()
+    if step == 4:
+        optimizer.param_groups[0]["weight_decay"] = 0.3
+
+
+def run_with_everything(path=None, *, optimizer, stop_after=None):
+    torch.manual_seed(3)
+    model = Net()
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
+    config = TrainConfig(STEPS, 1e-2, evaluations=4, checkpoint_seconds=1e9, clip_value=0.02, accumulate=3)
+    progress = train(
+        model, batch, loss, config, evaluate=evaluate, checkpoint=path, optimizer=optimizer, before_step=forget,
+        average=average, on_step=lambda p: p.step != stop_after,
+    )  # fmt: skip
+    return progress, model, average
+
+
+@pytest.mark.parametrize("optimizer", [adam_for_groups, Stepped, adamw])
+def test_a_stopped_run_with_every_option_goes_on_bit_for_bit(tmp_path, optimizer):
+    whole, *expected = run_with_everything(optimizer=optimizer)
+    for stop in (2, 6, 9, 10):
+        with pytest.raises(Stopped):
+            run_with_everything(tmp_path / "state.safetensors", optimizer=optimizer, stop_after=stop)
+    torch.rand(17)
+    progress, *models = run_with_everything(tmp_path / "state.safetensors", optimizer=optimizer)
+    assert [(p.step, p.score) for p in progress.curve] == [(p.step, p.score) for p in whole.curve]
+    for model, other in zip(models, expected, strict=True):
+        for (name, a), b in zip(model.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+
+
+class Weights(nn.Module):
+    """Three numbers whose gradient is the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64))
+
+
+def trajectory(steps=5, *, optimizer=lambda model, rate: torch.optim.SGD(model.parameters(), lr=rate), **options):
+    """Weights after SGD along given gradients: batch n has gradient (n + 1) * (1, -2, 30)."""
+    model, seen, average = Weights(), [], options.pop("average", None)
+    config = TrainConfig(steps, 0.1, warmup_fraction=0.0, final_factor=1.0, evaluations=1, **options)
+    average = average(model) if average else None
+    direction = torch.tensor([1.0, -2.0, 30.0], dtype=torch.float64)
+
+    def judge(judged):
+        seen.append(judged.w.detach().clone())
+        return 0.0
+
+    train(
+        model, lambda n: (n + 1) * direction, lambda m, gradient: (m.w * gradient).sum(), config,
+        evaluate=judge, optimizer=optimizer, average=average,
+    )  # fmt: skip
+    return model.w.detach(), seen[0]
+
+
+def test_batches_are_accumulated_to_their_mean():
+    start, direction = Weights().w.detach(), torch.tensor([1.0, -2.0, 30.0], dtype=torch.float64)
+    weights, _ = trajectory(clip_norm=None, accumulate=4)
+    torch.testing.assert_close(weights, start - 0.1 * sum(range(1, 21)) / 4 * direction, rtol=1e-12, atol=0)
+
+
+def test_entries_are_cut_before_the_norm():
+    start = Weights().w.detach()
+    weights, _ = trajectory(clip_norm=None, clip_value=2.5)
+    cut = sum(torch.tensor([n, -2 * n, 30 * n], dtype=torch.float64).clamp(-2.5, 2.5) for n in range(1, 6))
+    torch.testing.assert_close(weights, start - 0.1 * cut, rtol=1e-12, atol=0)
+    weights, _ = trajectory(clip_norm=0.5, clip_value=2.5)
+    units = [torch.tensor([n, -2 * n, 30 * n], dtype=torch.float64).clamp(-2.5, 2.5) for n in range(1, 6)]
+    torch.testing.assert_close(weights, start - 0.1 * sum(0.5 * u / u.norm() for u in units), rtol=1e-6, atol=0)
+
+
+def test_the_average_is_what_is_evaluated():
+    weights, judged = trajectory(clip_norm=None, average=AveragedModel)
+    path, w = [], Weights().w.detach()
+    for n in range(1, 6):
+        w = w - 0.1 * n * torch.tensor([1.0, -2.0, 30.0], dtype=torch.float64)
+        path.append(w)
+    torch.testing.assert_close(weights, path[-1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(judged, torch.stack(path).mean(0), rtol=1e-12, atol=0)
+
+
+def test_the_schedule_multiplies_the_rate_of_each_group():
+    rates = []
+    config = TrainConfig(10, 1e-2, warmup_fraction=0.5, evaluations=1)
+    learners = []
+
+    def recorded(model, rate):
+        learners.append(adam_for_groups(model, rate))
+        return learners[0]
+
+    train(
+        Net(), batch, loss, config, evaluate=evaluate, optimizer=recorded,
+        on_step=lambda p: rates.append([group["lr"] for group in learners[0].param_groups]) or True,
+    )  # fmt: skip
+    assert rates[0] == pytest.approx([0.0002, 0.002])
+    assert rates[4] == pytest.approx([0.001, 0.01])
+    assert rates[9] == pytest.approx([0.0001, 0.001])
+
+
+def test_a_run_goes_on_only_with_its_own_kind_of_optimizer(tmp_path):
+    with pytest.raises(Stopped):
+        run_with_everything(tmp_path / "state.safetensors", optimizer=Stepped, stop_after=2)
+    with pytest.raises(ValueError, match="saved optimizer has 1 groups of parameters, this one 2"):
+        run_with_everything(tmp_path / "state.safetensors", optimizer=adamw)
+
+
+def test_what_a_model_excepts_is_not_decayed():
+    model = Net()
+    model.no_weight_decay = lambda: {"last.weight"}
+    decayed = [p for g in adamw(model, 1e-3).param_groups for p in g["params"] if g["weight_decay"]]
+    assert len(decayed) == 1
+    assert decayed[0] is model.first.weight

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.data.cluttered import ClutteredDigits
-from attensor.models.vision.encoder import MLP
+from attensor.models.blocks import MLP
 from attensor.nn import LocalConcentration
 from attensor.recipes._recipe import Interval
 from attensor.train import TrainConfig, train

@@ -1,6 +1,6 @@
-"""The training loop: AdamW, warm-up and cosine, clipped gradients; stops and resumes without changing a bit.
+"""The training loop: warm-up and cosine, clipped gradients; stops and resumes without changing a bit.
 
-    batch(step) -> loss -> backward -> clip -> step, and at some steps: evaluate, checkpoint.
+    batch(step) -> loss -> backward -> clip -> step -> average, and at some steps: evaluate, checkpoint.
 
 The batch is a function of the step, so that a resumed run needs no state of the data.
 """
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
 from attensor.train.optimizer import adamw
@@ -45,8 +46,9 @@ class TrainConfig:
         learning_rate: peak.
         warmup_fraction: share of the steps in which the rate rises.
         final_factor: share of the peak that is left at the end.
-        weight_decay: on matrices only.
-        clip_norm: gradients are scaled down to this global norm.
+        clip_norm: gradients are scaled down to this global norm; None leaves them.
+        clip_value: before that, each entry of a gradient is cut to at most this size; None leaves them.
+        accumulate: batches whose mean gradient makes one step; batch numbers are then `step * accumulate + i`.
         autocast: run forward passes in this type (bfloat16), or None.
         evaluations: points of the curve, the last one after the last step.
         checkpoint_seconds: least time between checkpoints; more when saving is slow, so that it costs 2 % at most.
@@ -56,8 +58,9 @@ class TrainConfig:
     learning_rate: float
     warmup_fraction: float = 0.1
     final_factor: float = 0.1
-    weight_decay: float = 0.1
-    clip_norm: float = 1.0
+    clip_norm: float | None = 1.0
+    clip_value: float | None = None
+    accumulate: int = 1
     autocast: torch.dtype | None = None
     evaluations: int = 10
     checkpoint_seconds: float = 2.0
@@ -88,17 +91,23 @@ def train(
     *,
     evaluate: Callable[[nn.Module], float],
     checkpoint: Path | None = None,
+    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = adamw,
+    before_step: Callable[[int, torch.optim.Optimizer], None] = lambda step, optimizer: None,
+    average: AveragedModel | None = None,
     on_step: Callable[[Progress], bool] = lambda progress: True,
 ) -> Progress:
     """Train `model` in place; continue from `checkpoint` when the file exists.
 
     Args:
         model: on its device, initialised.
-        batch: step -> whatever `loss` takes; a pure function.
+        batch: number -> whatever `loss` takes; a pure function.
         loss: (model, batch) -> scalar to minimise.
         config: steps, learning rate and the rest.
         evaluate: model -> score; called in eval mode without gradients.
         checkpoint: file for the state; None keeps none.
+        optimizer: (model, peak rate) -> optimizer; the schedule multiplies the rate of each of its groups.
+        before_step: (step, optimizer), called before each step, for instance to reset the optimizer's state.
+        average: of `model`, updated after each step, evaluated in its place and kept in checkpoints.
         on_step: called after each step; returning False saves and stops.
     Returns:
         Progress after the last step, with `config.evaluations` points (fewer when there are fewer steps).
@@ -106,16 +115,23 @@ def train(
         Diverged: the loss is no longer finite.
         Stopped: `on_step` returned False.
     """
-    optimizer = adamw(model, config.learning_rate, weight_decay=config.weight_decay)
+    learner = optimizer(model, config.learning_rate)
+    peaks = [group["lr"] for group in learner.param_groups]
     progress = Progress()
     if checkpoint is not None and checkpoint.exists():
-        progress = _restored(load_checkpoint(checkpoint, model, optimizer))
+        progress = _restored(load_checkpoint(checkpoint, model, learner, average=average))
     points = evaluation_steps(config.steps, config.evaluations)
     save_at = time.monotonic() + config.checkpoint_seconds
     model.train()
     while progress.step < config.steps:
         started = time.perf_counter()
-        value = _step(model, batch(progress.step), loss, optimizer, config, progress.step)
+        before_step(progress.step, learner)
+        factor = _factor(config, progress.step)
+        for group, peak in zip(learner.param_groups, peaks, strict=True):
+            group["lr"] = peak * factor
+        value = _step(model, batch, loss, learner, config, progress.step)
+        if average is not None:
+            average.update_parameters(model)
         progress.step += 1
         at_point = progress.step in points
         if at_point and not math.isfinite(value.item()):
@@ -124,11 +140,12 @@ def train(
             )
         progress.seconds += time.perf_counter() - started
         if at_point:
-            progress.curve.append(Point(progress.step, progress.seconds, _evaluated(model, evaluate, config)))
+            judged = model if average is None else average.module
+            progress.curve.append(Point(progress.step, progress.seconds, _evaluated(judged, evaluate, config)))
         goes_on = on_step(progress)
         if checkpoint is not None and (time.monotonic() >= save_at or not goes_on):
             started = time.monotonic()
-            save_checkpoint(checkpoint, model, optimizer, asdict(progress))
+            save_checkpoint(checkpoint, model, learner, asdict(progress), average=average)
             took = time.monotonic() - started
             save_at = started + took + max(config.checkpoint_seconds, took / _SAVING_SHARE)
         if not goes_on:
@@ -141,26 +158,33 @@ def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:
     return frozenset(max(1, round(steps * (i + 1) / evaluations)) for i in range(evaluations)) if steps else frozenset()
 
 
+def _factor(config: TrainConfig, step: int) -> float:
+    return learning_rate_factor(
+        step, config.steps, warmup_steps=int(config.warmup_fraction * config.steps), final_factor=config.final_factor
+    )
+
+
 def _step(
     model: nn.Module,
-    batch: Any,
+    batch: Callable[[int], Any],
     loss: Callable[[nn.Module, Any], Tensor],
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
     step: int,
 ) -> Tensor:
-    factor = learning_rate_factor(
-        step, config.steps, warmup_steps=int(config.warmup_fraction * config.steps), final_factor=config.final_factor
-    )
-    for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * factor
     optimizer.zero_grad(set_to_none=True)
-    with _precision(model, config):
-        value = loss(model, batch)
-    value.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+    values = []
+    for number in range(step * config.accumulate, (step + 1) * config.accumulate):
+        with _precision(model, config):
+            value = loss(model, batch(number)) / config.accumulate
+        value.backward()  # type: ignore[no-untyped-call]
+        values.append(value.detach())
+    if config.clip_value is not None:
+        nn.utils.clip_grad_value_(model.parameters(), config.clip_value)
+    if config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     optimizer.step()
-    return value.detach()
+    return torch.stack(values).sum()
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""AdamW with decay on matrices only."""
+"""AdamW with decay on matrices only, and not on what a model excepts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ def adamw(
     """AdamW (arXiv:1711.05101) over `model`: norms, biases, gains and other vectors are not decayed.
 
     Args:
-        model: its trainable parameters of two or more axes are decayed.
+        model: its trainable parameters of two or more axes are decayed, but those that `model.no_weight_decay()`, if
+            it has that, names.
         learning_rate: peak rate; the schedule multiplies it.
         weight_decay: per step, times the learning rate.
         betas: averages of the gradient and of its square.
     """
-    parameters = list(named_trainable(model).values())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
+    excepted: set[str] = getattr(model, "no_weight_decay", set)()
+    parameters = named_trainable(model)
+    decayed = [p for name, p in parameters.items() if p.ndim >= 2 and name not in excepted]
+    others = [p for name, p in parameters.items() if p.ndim < 2 or name in excepted]
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     # fused: one call instead of a dozen small ones a parameter, and it needs no temporary memory
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)

@@ -13,12 +13,13 @@ memory with the old ones where only names change.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from attensor.models.convert import Rule, convert, kept_options, require_option
 
 __all__ = [
     "gla_config_from_first_code",
@@ -28,14 +29,6 @@ __all__ = [
     "transnormer_config_from_official",
     "transnormer_from_official",
 ]
-
-
-class _Rule(NamedTuple):
-    """Old names (a pattern for the whole name), their new names, and how one tensor becomes those."""
-
-    old: str
-    new: tuple[str, ...]
-    cut: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,)
 
 
 def transnormer_from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -48,7 +41,7 @@ def transnormer_from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Ten
     Raises:
         ValueError: a name of another layout (biases, for instance).
     """
-    return _convert("transnormer_from_official", state_dict, _TRANSNORMER)
+    return convert("transnormer_from_official", state_dict, _TRANSNORMER)
 
 
 def gla_from_fla(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -59,7 +52,7 @@ def gla_from_fla(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name of another layout (short convolutions, for instance).
     """
-    return _convert("gla_from_fla", state_dict, _FLA)
+    return convert("gla_from_fla", state_dict, _FLA)
 
 
 def gla_from_first_code(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -73,7 +66,7 @@ def gla_from_first_code(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name of another layout.
     """
-    return _convert("gla_from_first_code", state_dict, _FIRST_CODE)
+    return convert("gla_from_first_code", state_dict, _FIRST_CODE)
 
 
 def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,14 +76,14 @@ def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any
         ValueError: a part that the published models do not use: another norm, activation or inner width, biases.
     """
     name, width = "transnormer_config_from_official", config["decoder_embed_dim"]
-    _require(name, config, "norm_type", "simplermsnorm")
-    _require(name, config, "linear_act_fun", "silu")
-    _require(name, config, "hidden_dim", width)
-    _require(name, config, "bias", False)
+    require_option(name, config, "norm_type", "simplermsnorm")
+    require_option(name, config, "linear_act_fun", "silu")
+    require_option(name, config, "hidden_dim", width)
+    require_option(name, config, "bias", False)
     inside = config.get("glu_dim", -1)
     lrpe = config.get("linear_use_lrpe_list") or [0] * config["decoder_layers"]
     return {
-        **_kept(config, _TOKENS),
+        **kept_options(config, _TOKENS),
         "hidden_size": width,
         "intermediate_size": width if inside == -1 else inside,
         "num_hidden_layers": config["decoder_layers"],
@@ -109,10 +102,10 @@ def gla_config_from_fla(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     name, width = "gla_config_from_fla", config["hidden_size"]
     for option, only in _FLA_OPTIONS.items():
-        _require(name, config, option, only)
+        require_option(name, config, option, only)
     inside = config.get("intermediate_size") or _swiglu_width(width, config.get("hidden_ratio") or 4)
     return {
-        **_kept(config, (*_TOKENS, "num_hidden_layers", "norm_eps", "initializer_range", "clamp_min")),
+        **kept_options(config, (*_TOKENS, "num_hidden_layers", "norm_eps", "initializer_range", "clamp_min")),
         "hidden_size": width,
         "intermediate_size": inside,
         "num_attention_heads": config["num_heads"],
@@ -127,10 +120,10 @@ def gla_config_from_first_code(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: gates on values, or none on keys.
     """
     name = "gla_config_from_first_code"
-    _require(name, config, "use_gk", True)
-    _require(name, config, "use_gv", False)
+    require_option(name, config, "use_gk", True)
+    require_option(name, config, "use_gv", False)
     return {
-        **_kept(config, _TOKENS),
+        **kept_options(config, _TOKENS),
         "hidden_size": config["d_model"],
         "intermediate_size": _swiglu_width(config["d_model"], 4),
         "num_hidden_layers": config["n_layer"],
@@ -161,28 +154,28 @@ _LAYER = r"model\.layers\.(\d+)\."
 _NEW = r"model.layers.\1."
 
 _TRANSNORMER = (
-    _Rule(r"((?:model\.embed_tokens|lm_head)\.weight)", (r"\1",)),
-    _Rule(
+    Rule(r"((?:model\.embed_tokens|lm_head)\.weight)", (r"\1",)),
+    Rule(
         _LAYER + r"token_mixer\.qkvu_proj\.weight",
         tuple(f"{_NEW}attn.{part}_proj.weight" for part in "qkvg"),
         lambda rows: rows.chunk(4),
     ),
-    _Rule(_LAYER + r"token_mixer\.out_proj\.weight", (_NEW + "attn.o_proj.weight",)),
-    _Rule(_LAYER + r"token_mixer\.lrpe\.theta", (_NEW + "attn.theta",)),
+    Rule(_LAYER + r"token_mixer\.out_proj\.weight", (_NEW + "attn.o_proj.weight",)),
+    Rule(_LAYER + r"token_mixer\.lrpe\.theta", (_NEW + "attn.theta",)),
     *(
-        _Rule(_LAYER + rf"channel_mixer\.{old}\.weight", (f"{_NEW}mlp.{new}_proj.weight",))
+        Rule(_LAYER + rf"channel_mixer\.{old}\.weight", (f"{_NEW}mlp.{new}_proj.weight",))
         for old, new in (("l1", "gate"), ("l2", "up"), ("l3", "down"))
     ),
 )
 
 _FLA = (
-    _Rule(r"model\.embeddings\.weight", ("model.embed_tokens.weight",)),
-    _Rule(r"((?:model\.norm|lm_head)\.weight)", (r"\1",)),
-    _Rule(_LAYER + r"attn_norm\.weight", (_NEW + "input_layernorm.weight",)),
-    _Rule(_LAYER + r"mlp_norm\.weight", (_NEW + "post_attention_layernorm.weight",)),
-    _Rule(_LAYER + r"attn\.g_norm(?:_swish_gate)?\.weight", (_NEW + "attn.g_norm.weight",)),
-    _Rule(_LAYER + r"(attn\.(?:[qkvgo]_proj|gk_proj\.[01])\.weight|attn\.gk_proj\.1\.bias)", (_NEW + r"\2",)),
-    _Rule(_LAYER + r"(mlp\.(?:gate|up|down)_proj\.weight)", (_NEW + r"\2",)),
+    Rule(r"model\.embeddings\.weight", ("model.embed_tokens.weight",)),
+    Rule(r"((?:model\.norm|lm_head)\.weight)", (r"\1",)),
+    Rule(_LAYER + r"attn_norm\.weight", (_NEW + "input_layernorm.weight",)),
+    Rule(_LAYER + r"mlp_norm\.weight", (_NEW + "post_attention_layernorm.weight",)),
+    Rule(_LAYER + r"attn\.g_norm(?:_swish_gate)?\.weight", (_NEW + "attn.g_norm.weight",)),
+    Rule(_LAYER + r"(attn\.(?:[qkvgo]_proj|gk_proj\.[01])\.weight|attn\.gk_proj\.1\.bias)", (_NEW + r"\2",)),
+    Rule(_LAYER + r"(mlp\.(?:gate|up|down)_proj\.weight)", (_NEW + r"\2",)),
 )
 
 _OLD_LAYER = r"transformer\.h\.(\d+)\."
@@ -194,47 +187,20 @@ def _scaled_keys(weight: Tensor) -> tuple[Tensor]:
 
 
 _FIRST_CODE = (
-    _Rule(r"transformer\.wte\.weight", ("model.embed_tokens.weight",)),
-    _Rule(r"transformer\.ln_f\.weight", ("model.norm.weight",)),
-    _Rule(r"lm_head\.weight", ("lm_head.weight",)),
-    _Rule(_OLD_LAYER + r"ln_1\.weight", (_NEW + "input_layernorm.weight",)),
-    _Rule(_OLD_LAYER + r"ln_2\.weight", (_NEW + "post_attention_layernorm.weight",)),
-    _Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), _scaled_keys),
-    _Rule(_OLD_LAYER + r"(attn\.(?:[qvg]_proj\.weight|g_proj\.bias))", (_NEW + r"\2",)),
-    _Rule(_OLD_LAYER + r"attn\.out_proj\.weight", (_NEW + "attn.o_proj.weight",)),
-    _Rule(_OLD_LAYER + r"attn\.k_gate\.([01]\.weight|1\.bias)", (_NEW + r"attn.gk_proj.\2",)),
+    Rule(r"transformer\.wte\.weight", ("model.embed_tokens.weight",)),
+    Rule(r"transformer\.ln_f\.weight", ("model.norm.weight",)),
+    Rule(r"lm_head\.weight", ("lm_head.weight",)),
+    Rule(_OLD_LAYER + r"ln_1\.weight", (_NEW + "input_layernorm.weight",)),
+    Rule(_OLD_LAYER + r"ln_2\.weight", (_NEW + "post_attention_layernorm.weight",)),
+    Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), _scaled_keys),
+    Rule(_OLD_LAYER + r"(attn\.(?:[qvg]_proj\.weight|g_proj\.bias))", (_NEW + r"\2",)),
+    Rule(_OLD_LAYER + r"attn\.out_proj\.weight", (_NEW + "attn.o_proj.weight",)),
+    Rule(_OLD_LAYER + r"attn\.k_gate\.([01]\.weight|1\.bias)", (_NEW + r"attn.gk_proj.\2",)),
     *(
-        _Rule(_OLD_LAYER + rf"{old}\.weight", (f"{_NEW}mlp.{new}_proj.weight",))
+        Rule(_OLD_LAYER + rf"{old}\.weight", (f"{_NEW}mlp.{new}_proj.weight",))
         for old, new in (("w1", "gate"), ("w2", "down"), ("w3", "up"))
     ),
 )
-
-
-def _convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[_Rule]) -> dict[str, Tensor]:
-    converted: dict[str, Tensor] = {}
-    unknown = []
-    for old, tensor in state_dict.items():
-        for rule in rules:
-            if match := re.fullmatch(rule.old, old):
-                converted.update(zip((match.expand(new) for new in rule.new), rule.cut(tensor), strict=True))
-                break
-        else:
-            unknown.append(old)
-    if unknown:
-        raise ValueError(
-            f"{name}: {len(unknown)} of {len(state_dict)} names are not of this layout, the first is {unknown[0]!r}; "
-            "is it a checkpoint of another family or of an unpublished variant?"
-        )
-    return converted
-
-
-def _require(name: str, config: Mapping[str, Any], option: str, only: Any) -> None:
-    if config.get(option, only) != only:
-        raise ValueError(f"{name}: {option} must be {only!r}, the published models' choice, got {config[option]!r}.")
-
-
-def _kept(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: config[name] for name in names if name in config}
 
 
 def _swiglu_width(hidden_size: int, ratio: int) -> int:

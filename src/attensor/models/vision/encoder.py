@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attensor.errors import ShapeError
+from attensor.models.blocks import MLP, ResidualBlock
 
-__all__ = ["Encoder", "EncoderConfig"]
+__all__ = ["Encoder", "EncoderConfig", "PatchEmbedding"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ class EncoderConfig:
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts an image into patches and projects each to one cell."""
+    """Cuts an image into patches and projects each to one cell; what is left over at the borders is not seen."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, in_channels: int, hidden_size: int, patch_size: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(config.in_channels, config.hidden_size, config.patch_size, stride=config.patch_size)
+        self.proj = nn.Conv2d(in_channels, hidden_size, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, colours, height, width] to [B, rows, columns, C]."""
@@ -74,39 +75,8 @@ class PatchEmbedding(nn.Module):
         return cells.movedim(1, -1)
 
 
-class MLP(nn.Module):
-    """`fc2(gelu(fc1(x)))`."""
-
-    def __init__(self, hidden_size: int, mlp_hidden_size: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(hidden_size, mlp_hidden_size)
-        self.fc2 = nn.Linear(mlp_hidden_size, hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., C] to [..., C]."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(hidden_states)))
-        return out
-
-
-class EncoderBlock(nn.Module):
-    """Pre-norm residual block of a mixer and an MLP."""
-
-    def __init__(self, config: EncoderConfig, mixer: nn.Module) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.attn = mixer
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = MLP(config.hidden_size, config.mlp_hidden_size)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[B, rows, columns, C] to the same."""
-        hidden_states = hidden_states + self.attn(self.norm1(hidden_states))
-        out: Tensor = hidden_states + self.mlp(self.norm2(hidden_states))
-        return out
-
-
 class Encoder(nn.Module):
-    """Patch embedding with learned positions, a stack of `EncoderBlock`s, norm, mean over the grid, classifier.
+    """Patch embedding with learned positions, a stack of `ResidualBlock`s, norm, mean over the grid, classifier.
 
     Can be built on the meta device (`with torch.device("meta")`) to count parameters.
 
@@ -120,10 +90,14 @@ class Encoder(nn.Module):
     def __init__(self, config: EncoderConfig, mixer: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.config = config
-        self.patch_embed = PatchEmbedding(config)
+        self.patch_embed = PatchEmbedding(config.in_channels, config.hidden_size, config.patch_size)
         self.pos_embed = nn.Parameter(torch.empty(1, *config.grid_size, config.hidden_size))
-        self.blocks = nn.ModuleList(EncoderBlock(config, mixer(i)) for i in range(config.num_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.norm_eps)
+        norm = partial(nn.LayerNorm, config.hidden_size, eps=config.norm_eps)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(mixer(i), MLP(config.hidden_size, config.mlp_hidden_size), norm=norm)
+            for i in range(config.num_layers)
+        )
+        self.norm = norm()
         self.head = nn.Linear(config.hidden_size, config.num_classes)
         self.reset_parameters()
 

@@ -1,0 +1,113 @@
+"""Checkpoints of other projects: names by rules, tensors cut where they must be; weights read and checked by name.
+
+A family lists its rules and calls `convert`: a pure function on state dicts. No model code of the other project runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+__all__ = ["Rule", "convert", "kept_options", "load_weights", "read_weights", "require_option"]
+
+
+class Rule(NamedTuple):
+    """Old names (a pattern for the whole name), their new names, and how one tensor becomes those."""
+
+    old: str
+    new: tuple[str, ...]
+    cut: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,)
+
+
+def convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
+    """Every tensor under its new names, by the first rule that fits the old one; memory is shared where nothing is cut.
+
+    Args:
+        name: the converter, for the message.
+        state_dict: of the other project.
+        rules: one for each kind of name.
+    Raises:
+        ValueError: no rule fits a name.
+    """
+    converted: dict[str, Tensor] = {}
+    unknown = []
+    for old, tensor in state_dict.items():
+        for rule in rules:
+            if match := re.fullmatch(rule.old, old):
+                converted.update(zip((match.expand(new) for new in rule.new), rule.cut(tensor), strict=True))
+                break
+        else:
+            unknown.append(old)
+    if unknown:
+        raise ValueError(
+            f"{name}: {len(unknown)} of {len(state_dict)} names are not of this layout, the first is {unknown[0]!r}; "
+            "is it a checkpoint of another family or of an unpublished variant?"
+        )
+    return converted
+
+
+def require_option(name: str, config: Mapping[str, Any], option: str, only: Any) -> None:
+    """Refuse a configuration with another value of an option than the published models have.
+
+    Raises:
+        ValueError: another value; an absent option is fine.
+    """
+    if config.get(option, only) != only:
+        raise ValueError(f"{name}: {option} must be {only!r}, the published models' choice, got {config[option]!r}.")
+
+
+def kept_options(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The options that both sides call the same, where the configuration has them."""
+    return {name: config[name] for name in names if name in config}
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, or of `model.safetensors` in a folder, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a file of another format.
+    """
+    file = Path(path)
+    file = file / "model.safetensors" if file.is_dir() else file
+    if not file.exists():
+        raise FileNotFoundError(f"{file}: there is no such file; give a safetensors file or a folder that has one.")
+    try:
+        return load_file(file)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is not a safetensors file ({error}); write one with safetensors.torch.save_file."
+        ) from error
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Copy `weights` into `model` if all names and shapes agree; otherwise nothing is changed.
+
+    Args:
+        model: takes its values in place.
+        weights: by the names of its state_dict.
+        source: where they come from, for the message.
+    Raises:
+        ValueError: names the missing and unexpected tensors and those of another shape.
+    """
+    own = model.state_dict()
+    shapes = {name: (list(weights[name].shape), list(own[name].shape)) for name in own if name in weights}
+    faults = {
+        "missing": [name for name in own if name not in weights],
+        "unexpected": [name for name in weights if name not in own],
+        "of another shape": [f"{name} {old} instead of {new}" for name, (old, new) in shapes.items() if old != new],
+    }
+    found = [f"{len(names)} {kind} ({_some(names)})" for kind, names in faults.items() if names]
+    if found:
+        raise ValueError(f"{source} does not fit this {type(model).__name__}: {'; '.join(found)}.")
+    model.load_state_dict(dict(weights))
+
+
+def _some(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", .." if len(names) > most else "")

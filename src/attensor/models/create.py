@@ -1,0 +1,158 @@
+"""`models.create(name, ...)`: a published model by its name, with local weights if there are any."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from attensor.catalogue import cards, load
+from attensor.errors import MissingExtraError
+from attensor.models.convert import load_weights, read_weights
+from attensor.models.vision.image_model import FeatureExtractor, ImageModel
+
+__all__ = ["create", "model_names", "register_with_timm"]
+
+
+def create(
+    name: str,
+    *,
+    pretrained: str | Path | None = None,
+    num_classes: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """A model of the catalogue, in evaluation or training mode as it is built.
+
+    Args:
+        name: one of `model_names()`.
+        pretrained: a safetensors file, or a folder with `model.safetensors`, in our layout or one that the model
+            converts; random weights if None.
+        num_classes: logits, the preset's if None; weights of a classifier of another size are then left out, so that
+            it starts anew. 0 gives the pooled features.
+        img_size: side, or height and width, in pixels for which the model is built; the preset's if None.
+        features_only: return a `FeatureExtractor`: images to a list of maps.
+        out_indices: which maps, as in `forward_intermediates`; all if None.
+        device: of the parameters.
+        dtype: of the parameters; weights are converted.
+    Raises:
+        ValueError: an unknown name, an option that this model does not have, or weights that do not fit (counted, and
+            the first of them named).
+        FileNotFoundError: there are no weights at `pretrained`.
+    """
+    model_class, config = _find(name)
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    config = _changed(name, config, num_classes=num_classes, image_size=size)
+    with torch.device(torch.get_default_device() if device is None else device):
+        model: nn.Module = model_class(config)
+    model = model if dtype is None else model.to(dtype)
+    if pretrained is not None:
+        _load(model, pretrained, fresh_classifier=num_classes is not None)
+    if not features_only:
+        if out_indices is not None:
+            raise ValueError("models.create: out_indices are of the maps that features_only=True returns; set it.")
+        return model
+    if not isinstance(model, ImageModel):
+        raise ValueError(f"models.create: features_only is for image models, {name} is a {type(model).__name__}.")
+    return FeatureExtractor(model, out_indices)
+
+
+def model_names() -> list[str]:
+    """Names that `create` knows, from the cards alone: no model is imported."""
+    return sorted(_presets())
+
+
+def register_with_timm() -> list[str]:
+    """Make every image model known to timm as `attensor_<name>`; returns those names.
+
+    Afterwards `timm.create_model("attensor_vit_tiny_patch16_224", num_classes=10, checkpoint_path=...)` works, with
+    `features_only` too. Local weights of a published layout: `pretrained_cfg_overlay={"file": path}, pretrained=True`.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    try:
+        register = importlib.import_module("timm.models").register_model
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("register_with_timm needs timm: pip install timm", name="timm") from error
+    # timm adds the names to the module that a model comes from, and warns of a name that it has already
+    home = sys.modules.setdefault(_TIMM_HOME, ModuleType(_TIMM_HOME))
+    entries = [_entry(name) for name in model_names() if issubclass(_find(name)[0], ImageModel)]
+    for entry in entries:
+        if not hasattr(home, entry.__name__):
+            setattr(home, entry.__name__, register(entry))
+    return [entry.__name__ for entry in entries]
+
+
+_TIMM_HOME = "attensor.models.timm_registry"
+
+
+def _entry(name: str) -> FunctionType:
+    """What timm calls to build `name`: no weights are hosted, a file of the user's is read."""
+
+    def build(
+        pretrained: bool = False,
+        *,
+        pretrained_cfg: Any = None,
+        pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+        cache_dir: Any = None,
+        **options: Any,
+    ) -> nn.Module:
+        file = (pretrained_cfg_overlay or {}).get("file")
+        if pretrained and file is None:
+            raise ValueError(f'{name}: no weights are hosted; pass pretrained_cfg_overlay={{"file": "x.safetensors"}}.')
+        return create(name, pretrained=file if pretrained else None, **options)
+
+    build.__name__, build.__module__ = f"attensor_{name}", _TIMM_HOME
+    return cast("FunctionType", build)
+
+
+def _presets() -> dict[str, tuple[str, ...]]:
+    """Name of a model -> import paths of the classes of its card, one of which has it among its `presets`."""
+    found = {name: getattr(card, "models", ()) for card in cards().values() for name in getattr(card, "presets", {})}
+    return {**dict.fromkeys(_VIT, ("attensor.models.vision.vit:VisionTransformer",)), **found}
+
+
+_VIT = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")  # of a card, once cards have models
+
+
+def _find(name: str) -> tuple[Any, Any]:
+    known = _presets()
+    for path in known.get(name, ()):
+        model_class = load(path)
+        if name in model_class.presets:
+            return model_class, model_class.presets[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"models.create: no model is called {name!r}; there are {', '.join(sorted(known))}.{hint}")
+
+
+def _changed(name: str, config: Any, **changes: Any) -> Any:
+    changes = {option: value for option, value in changes.items() if value is not None}
+    absent = changes.keys() - {field.name for field in dataclasses.fields(config)}
+    if absent:
+        raise ValueError(f"models.create: {name} has no {', '.join(sorted(absent))}; leave it out.")
+    return dataclasses.replace(config, **changes)
+
+
+def _load(model: nn.Module, path: str | Path, *, fresh_classifier: bool) -> None:
+    weights = read_weights(path)
+    if isinstance(model, ImageModel):
+        weights = model.convert_state_dict(weights)
+        own = model.state_dict()
+        for name in (f"{model.classifier}.weight", f"{model.classifier}.bias"):
+            if fresh_classifier and name in weights and (name not in own or weights[name].shape != own[name].shape):
+                weights.pop(name)
+                weights.update({name: own[name]} if name in own else {})
+    load_weights(model, weights, source=f"models.create: {path}")
