@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.local_concentration import LocalConcentration
+from attensor.nn.mixer import Heads
 from attensor.ops import Denominator, linear_attention
 
 __all__ = ["GlobalLinearAttention"]
@@ -74,10 +75,10 @@ class GlobalLinearAttention(GridMixer):
             self.norm3.reset_parameters()
             self.local_mp.reset_parameters()
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention itself: [B, *space, H, D] three times to the same."""
-        space = q.shape[1:-2]
-        q, k, v = (x.flatten(1, -3) for x in (q, k, v))
+    def attend(self, heads: Heads) -> Tensor:
+        """Every cell over all cells: [B, *space, H, D]."""
+        space = heads.q.shape[1:-2]
+        q, k, v = (x.flatten(1, -3) for x in heads[:3])
         out, _ = linear_attention(
             q,
             k,

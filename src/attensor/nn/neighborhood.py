@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attensor.nn._tiles import keys_per_query
 from attensor.nn.grid_attention import GridMixer
+from attensor.nn.mixer import Heads
 from attensor.ops import neighborhood_attention
 
 __all__ = ["NeighborhoodAttention"]
@@ -50,8 +51,9 @@ class NeighborhoodAttention(GridMixer):
                 raise ValueError(f"NeighborhoodAttention: {name} must be at least 1 along every axis, got {value}.")
         self.window_size, self.dilation, self.stride, self.is_causal = window_size, dilation, stride, is_causal
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, heads: Heads) -> Tensor:
         """Neighbourhood attention with what fits the grid."""
+        q, k, v, *_ = heads
         windows, dilations, strides = self._fit(q.shape[1:-2])
         out: Tensor = neighborhood_attention(
             q, k, v, window_size=windows, dilation=dilations, stride=strides, is_causal=self.is_causal

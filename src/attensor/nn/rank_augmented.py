@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import check_hidden_states, head_dim
+from attensor.nn._shapes import head_dim
 from attensor.nn.grid_rotary import grid_rotary_embedding
+from attensor.nn.mixer import Heads, Mixer
 from attensor.ops import Denominator, linear_attention
 
 __all__ = ["RankAugmentedLinearAttention"]
@@ -24,7 +25,7 @@ __all__ = ["RankAugmentedLinearAttention"]
 _EPS = 1e-6  # of the authors' code, on the mean over the cells
 
 
-class RankAugmentedLinearAttention(nn.Module):
+class RankAugmentedLinearAttention(Mixer):
     """Every cell of an image sees all cells at linear cost, with two additions that lift the rank of the output.
 
     Cost O(cells * C^2 / heads) for the attention. No causal form: the weights of the keys depend on every query.
@@ -45,6 +46,8 @@ class RankAugmentedLinearAttention(nn.Module):
         ValueError: heads do not divide the channels, or heads that cannot be turned.
     Source: arXiv:2411.07635, section 3.
     """
+
+    ranks = (4,)
 
     def __init__(
         self,
@@ -78,35 +81,26 @@ class RankAugmentedLinearAttention(nn.Module):
             if convolution is not None:
                 convolution.reset_parameters()
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Mix the cells of the grid.
-
-        Args:
-            hidden_states: [B, height, width, C].
-        Returns:
-            [B, height, width, C].
-        Raises:
-            ShapeError: another rank or width.
-        """
-        check_hidden_states(self, hidden_states, self.hidden_size, (4,))
-        q, k, v, gate = self.project(hidden_states)
-        mixed = self.attend(q, k, v).flatten(-2)
-        if self.lepe is not None:
-            mixed = mixed + self.lepe(v.flatten(-2).movedim(-1, 1)).movedim(1, -1)
-        if gate is not None:
-            mixed = mixed * gate
-        out: Tensor = self.proj(mixed.movedim(-1, 1)).movedim(1, -1)
-        return out
-
-    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values [B, height, width, H, D], and the gate [B, height, width, C] or None."""
+    def project(self, hidden_states: Tensor) -> Heads:
+        """[B, height, width, C] to queries, keys and values [B, height, width, H, D], and the gate [.., C] or None."""
         projected = self.qkvo(hidden_states.movedim(-1, 1)).movedim(1, -1)
         q, k, v, *gate = projected.split(self.hidden_size, dim=-1)
         q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)) for x in (q, k, v))
-        return q, k, v, gate[0] if gate else None
+        return Heads(q, k, v, gate=gate[0] if gate else None)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention itself, before convolution and gate: [B, height, width, H, D] three times to the same."""
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Convolution of the values, gate and output projection: [B, height, width, H, D] to [B, height, width, C]."""
+        mixed = out.flatten(-2)
+        if self.lepe is not None:
+            mixed = mixed + self.lepe(heads.v.flatten(-2).movedim(-1, 1)).movedim(1, -1)
+        if heads.gate is not None:
+            mixed = mixed * heads.gate
+        merged: Tensor = self.proj(mixed.movedim(-1, 1)).movedim(1, -1)
+        return merged
+
+    def attend(self, heads: Heads) -> Tensor:
+        """The attention itself, before convolution and gate: [B, height, width, H, D]."""
+        q, k, v, *_ = heads
         space = (q.shape[1], q.shape[2])
         q, k, v = (x.flatten(1, 2) for x in (q, k, v))
         out, _ = linear_attention(

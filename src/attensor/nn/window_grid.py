@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attensor.nn.grid_attention import GridMixer
+from attensor.nn.mixer import Heads
 from attensor.nn.relative_bias import RelativePositionBias
 from attensor.ops import block_attention
 
@@ -55,8 +56,9 @@ class WindowGridAttention(GridMixer):
         super().reset_parameters()
         self.rel_pos.reset_parameters()
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, heads: Heads) -> Tensor:
         """Attention within the blocks of this layer's pattern."""
+        q, k, v, *_ = heads
         sides = self._fit(q.shape[1:-2])
         return block_attention(q, k, v, pattern=self.pattern, block_size=sides, attn_mask=self.rel_pos(*sides))
 

@@ -108,8 +108,8 @@ class _Weights(LinearPreTrainedModel):
     def _init_weights(self, module: Any) -> None:
         super()._init_weights(module)
         # called for what no checkpoint has filled: angles would else be memory of any content
-        if isinstance(module, TransNormerAttention) and module.rotary:
-            module.reset_angles()
+        if isinstance(module, TransNormerAttention):
+            module.reset_own_parameters()
 
 
 class TransNormerModel(_Weights, LinearModel):
