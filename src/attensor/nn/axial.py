@@ -30,6 +30,8 @@ class AxialAttention(GridMixer):
 
     ranks = (4, 5)
 
+    shown = (*GridMixer.shown, "is_causal", "layer_index")
+
     def __init__(
         self,
         hidden_size: int,
@@ -51,10 +53,6 @@ class AxialAttention(GridMixer):
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
         return {**super().cost_sizes(space), "X": space[self._axis(len(space))]}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, is_causal={self.is_causal}, layer_index={self.layer_index}"
 
     def _axis(self, axes: int) -> int:
         return axes - 1 - self.layer_index % axes

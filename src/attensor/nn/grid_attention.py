@@ -41,11 +41,6 @@ class GridMixer(Mixer):
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, device=device, dtype=dtype)
         self.proj = nn.Linear(hidden_size, hidden_size, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw the projections anew, as `nn.Linear` does."""
-        self.qkv.reset_parameters()
-        self.proj.reset_parameters()
-
     def project(self, hidden_states: Tensor) -> Heads:
         """[B, *space, C] to queries, keys and values [B, *space, H, D]."""
         return Heads(*self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim)).unbind(-3))
@@ -54,11 +49,3 @@ class GridMixer(Mixer):
         """Output projection: [B, *space, H, D] to [B, *space, C]."""
         mixed: Tensor = self.proj(out.flatten(-2))
         return mixed
-
-    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """Values of the symbols of the card's formulas for an input of that size."""
-        return {"T": torch.Size(space).numel(), "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"hidden_size={self.hidden_size}, num_heads={self.num_heads}"

@@ -64,6 +64,15 @@ class LinearAttention(SequenceMixer):
     Source: arXiv:2006.16236, section 3.3 (identity features, norm instead of the denominator: arXiv:2210.10340).
     """
 
+    shown: tuple[str, ...] = (
+        "hidden_size",
+        "num_heads",
+        "num_kv_heads",
+        "key_dim",
+        "value_dim",
+        "norm",
+        "output_gate",
+    )
     scale: float | None = None  # of the scores; K ** -0.5 if None
     algorithm: Algorithm = "la2"  # of the whole pass; decoding in pieces always carries the state
 
@@ -101,14 +110,6 @@ class LinearAttention(SequenceMixer):
         if output_gate is not None:
             self.g_proj = nn.Linear(hidden_size, value_size, bias=gate_bias, device=device, dtype=dtype)
         self.o_proj = nn.Linear(value_size, hidden_size, bias=False, device=device, dtype=dtype)
-
-    def reset_parameters(self) -> None:
-        """Draw the projections anew, as `nn.Linear` does, and set norms to one."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.RMSNorm):
-                module.reset_parameters()
-        if isinstance(self.feature_map, LearnedFeatures | RandomFeatures):
-            self.feature_map.reset_parameters()
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is done to projected queries, keys and values, [B, T, channels], before all else: nothing."""
@@ -196,13 +197,6 @@ class LinearAttention(SequenceMixer):
         if self.feature_map is not None:
             nothing = resolve_feature_map(self.feature_map)(nothing)
         return nothing.shape[-1], self.value_dim + (self.denominator is not None)
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, "
-            f"key_dim={self.key_dim}, value_dim={self.value_dim}, norm={self.norm!r}, output_gate={self.output_gate!r}"
-        )
 
     def _new_norm(
         self, norm: Norm, *, device: torch.device | str | None, dtype: torch.dtype | None

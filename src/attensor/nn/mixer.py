@@ -45,12 +45,16 @@ class Mixer(nn.Module):
     Attributes:
         hidden_size: channels C.
         num_heads: query heads H.
+        head_dim: width of a head, where keys and values have the same.
         ranks: allowed numbers of dimensions of the input, batch and channels included.
+        shown: names of the options that `print(layer)` shows.
     """
 
     hidden_size: int
     num_heads: int
+    head_dim: int
     ranks: tuple[int, ...] = (3,)
+    shown: tuple[str, ...] = ("hidden_size", "num_heads")
 
     @abstractmethod
     def project(self, hidden_states: Tensor) -> Heads:
@@ -81,8 +85,31 @@ class Mixer(nn.Module):
         heads = self.project(hidden_states)
         return self.merge(self.attend(heads), heads)
 
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as when the layer was made."""
+        for child in self.children():
+            _reset(child)
+        self.reset_own_parameters()
+
     def reset_own_parameters(self) -> None:
         """Draw what is in no sub-module anew (loaders fill sub-modules by themselves): nothing."""
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size."""
+        return {"T": torch.Size(space).numel(), "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.shown)
+
+
+def _reset(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()
+    else:
+        for child in module.children():
+            _reset(child)
 
 
 class SequenceMixer(Mixer):

@@ -33,6 +33,8 @@ class NeighborhoodAttention(GridMixer):
     Source: arXiv:2204.07143; dilation arXiv:2209.15001; stride arXiv:2504.16922.
     """
 
+    shown = (*GridMixer.shown, "window_size", "dilation", "stride", "is_causal")
+
     def __init__(
         self,
         hidden_size: int,
@@ -65,13 +67,6 @@ class NeighborhoodAttention(GridMixer):
         windows, dilations, strides = self._fit(space)
         keys = keys_per_query(space, windows, dilation=dilations, stride=strides, is_causal=self.is_causal)
         return {**super().cost_sizes(space), "W": math.prod(windows), "M": keys}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"{super().extra_repr()}, window_size={self.window_size}, dilation={self.dilation}, stride={self.stride}, "
-            f"is_causal={self.is_causal}"
-        )
 
     def _fit(self, space: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         axes = len(space)

@@ -49,6 +49,8 @@ class RankAugmentedLinearAttention(Mixer):
 
     ranks = (4,)
 
+    shown = (*Mixer.shown, "kv_weighting", "output_gate", "rotary")
+
     def __init__(
         self,
         hidden_size: int,
@@ -74,12 +76,6 @@ class RankAugmentedLinearAttention(Mixer):
         self.qkvo = nn.Conv2d(hidden_size, projected, 1, device=device, dtype=dtype)
         self.lepe = _convolution_of_each_channel(hidden_size, device=device, dtype=dtype) if lepe else None
         self.proj = nn.Conv2d(hidden_size, hidden_size, 1, device=device, dtype=dtype)
-
-    def reset_parameters(self) -> None:
-        """Draw the convolutions anew, as `nn.Conv2d` does."""
-        for convolution in (self.qkvo, self.lepe, self.proj):
-            if convolution is not None:
-                convolution.reset_parameters()
 
     def project(self, hidden_states: Tensor) -> Heads:
         """[B, height, width, C] to queries, keys and values [B, height, width, H, D], and the gate [.., C] or None."""
@@ -115,17 +111,6 @@ class RankAugmentedLinearAttention(Mixer):
             kv_weighting="global-query" if self.kv_weighting else None,
         )
         return torch.unflatten(out, 1, space)
-
-    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """Values of the symbols of the card's formulas for an input of that size."""
-        return {"T": torch.Size(space).numel(), "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, kv_weighting={self.kv_weighting}, "
-            f"output_gate={self.output_gate}, rotary={self.rotary}"
-        )
 
 
 def _convolution_of_each_channel(

@@ -40,6 +40,8 @@ class RelativeKernelAttention(SequenceMixer):
     Source: arXiv:2106.12566, section 3.
     """
 
+    shown = (*SequenceMixer.shown, "num_features", "max_distance", "space_dims", "is_causal", "normalize")
+
     def __init__(
         self,
         hidden_size: int,
@@ -78,12 +80,6 @@ class RelativeKernelAttention(SequenceMixer):
         self.register_buffer(
             "projection", torch.empty(num_heads, num_features, self.head_dim, device=device, dtype=dtype)
         )
-        self.reset_own_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw projections and random features anew; all biases 0."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
-            projection.reset_parameters()
         self.reset_own_parameters()
 
     def reset_own_parameters(self) -> None:
@@ -146,11 +142,3 @@ class RelativeKernelAttention(SequenceMixer):
                 reach=self.max_distance - 1 if self.space_dims == 1 else None,
             ),
         }
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_features={self.num_features}, "
-            f"max_distance={self.max_distance}, space_dims={self.space_dims}, is_causal={self.is_causal}, "
-            f"normalize={self.normalize}"
-        )

@@ -32,6 +32,8 @@ class SlidingWindowAttention(SoftmaxAttention):
     Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
     """
 
+    shown = (*SoftmaxAttention.shown, "window_size")
+
     def __init__(
         self,
         hidden_size: int,
@@ -55,10 +57,6 @@ class SlidingWindowAttention(SoftmaxAttention):
         sizes = super().cost_sizes(space)
         window = min(self.window_size, sizes["T"])
         return {**sizes, "W": window, "M": keys_per_query((sizes["T"],), window, is_causal=True)}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, window_size={self.window_size}"
 
     def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Attention within the window, over the tokens and what the cache holds, padding left out: [B, T, H, K]."""

@@ -34,6 +34,7 @@ class SoftmaxAttention(SequenceMixer):
     """
 
     ranks = (3, 4, 5)
+    shown: tuple[str, ...] = ("hidden_size", "num_heads", "num_kv_heads", "is_causal", "rotary_base")
 
     def __init__(
         self,
@@ -63,11 +64,6 @@ class SoftmaxAttention(SequenceMixer):
         self.k_proj = nn.Linear(hidden_size, kv_size, bias=False, device=device, dtype=dtype)
         self.v_proj = nn.Linear(hidden_size, kv_size, bias=False, device=device, dtype=dtype)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype)
-
-    def reset_parameters(self) -> None:
-        """Draw the four projections anew, as `nn.Linear` does."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
-            projection.reset_parameters()
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """[B, *space, C] to queries [B, T, H, K], keys and values of the key/value heads."""
@@ -112,18 +108,6 @@ class SoftmaxAttention(SequenceMixer):
             max_length=max_length,
             device=device,
             dtype=dtype,
-        )
-
-    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """Values of the symbols of the card's formulas for an input of that size."""
-        tokens = torch.Size(space).numel()
-        return {"T": tokens, "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, "
-            f"is_causal={self.is_causal}, rotary_base={self.rotary_base}"
         )
 
     def _cached_window(self) -> int | None:

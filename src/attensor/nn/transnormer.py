@@ -39,6 +39,8 @@ class TransNormerAttention(LightningAttention):
     _norm = "simple-rms"
     _gate = "linear"
 
+    shown = (*LightningAttention.shown, "uses_positions")
+
     def __init__(
         self,
         hidden_size: int,
@@ -65,11 +67,6 @@ class TransNormerAttention(LightningAttention):
             self.theta = nn.Parameter(torch.empty(num_heads, 1, self.key_dim, device=device, dtype=dtype))
             self.reset_own_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw the projections anew and set the angles to 10000^(-2 j / C), j counting channels over all heads."""
-        super().reset_parameters()
-        self.reset_own_parameters()
-
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """SiLU of queries and keys; values stay as they are."""
         return F.silu(q), F.silu(k), v
@@ -80,10 +77,6 @@ class TransNormerAttention(LightningAttention):
         angles = positions.to(dtype)[..., None, None] * self.theta.to(dtype).squeeze(1)  # [T, H, K] or [B, T, H, K]
         x_exact = x.to(dtype)
         return torch.cat([x_exact * angles.cos(), x_exact * angles.sin()], -1).to(x.dtype)
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, lrpe={self.uses_positions}"
 
     def reset_own_parameters(self) -> None:
         """Set the angles of LRPE to 10000^(-2 j / C), j counting channels over all heads."""

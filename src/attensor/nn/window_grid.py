@@ -34,6 +34,8 @@ class WindowGridAttention(GridMixer):
 
     ranks = (4,)
 
+    shown = (*GridMixer.shown, "pattern", "block_size")
+
     def __init__(
         self,
         hidden_size: int,
@@ -51,11 +53,6 @@ class WindowGridAttention(GridMixer):
         self.pattern = "grid" if layer_index % 2 else "window"
         self.rel_pos = RelativePositionBias(num_heads, block_size, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw the projections and the bias table anew."""
-        super().reset_parameters()
-        self.rel_pos.reset_parameters()
-
     def attend(self, heads: Heads) -> Tensor:
         """Attention within the blocks of this layer's pattern."""
         q, k, v, *_ = heads
@@ -68,10 +65,6 @@ class WindowGridAttention(GridMixer):
         window = math.prod(self._fit(space))
         padded = math.prod(-(-cells // side) * side for cells, side in zip(space, self._fit(space)))
         return {**sizes, "W": window, "M": round(window * padded / sizes["T"])}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, pattern={self.pattern!r}, block_size={self.block_size}"
 
     def _fit(self, space: tuple[int, ...]) -> tuple[int, int]:
         height, width = (min(self.block_size, cells) for cells in space)
