@@ -54,7 +54,7 @@ def test_layers_of_ours_continue_at_the_position() -> None:
     work = Workload("cpu", 1)
     (layer,) = work.lightning
     cache = layer.new_cache(1)
-    cache.update(work.states(layer.key_dim, layer.value_dim)[0], 7)
+    cache.update(7, state=work.states(layer.key_dim, layer.value_dim)[0])
     decoder = decode._lightning_layers(work, 7)
     assert isinstance(decoder, Decoder)
     token = work.draw(1, 1, 32)

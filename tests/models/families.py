@@ -1,4 +1,4 @@
-"""Tiny language models in transformers' conventions, one for each family and variant."""
+"""Tiny language models in transformers' conventions: every family, every causal card of the catalogue, hybrids."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attensor.catalogue import Domain, cards
+from attensor.models.language import import_families
+from attensor.models.language._hf import CausalLM
 from attensor.models.language.gla import GLAConfig, GLAForCausalLM
+from attensor.models.language.stack import StackConfig, StackForCausalLM
 from attensor.models.language.transnormer import TransNormerConfig, TransNormerForCausalLM
+
+import_families()
 
 VOCAB = 13
 SIZES = {
@@ -20,15 +26,42 @@ SIZES = {
     "pad_token_id": 0,
     "initializer_range": 0.3,  # logits far apart: greedy choices do not hang on rounding
 }
+CAUSAL = [name for name, card in cards().items() if card.is_causal and Domain.SEQUENCE in card.domain]
+_FIRST_CODE = {
+    "norm": "layer",
+    "gate_bias": True,
+    "num_key_value_heads": 1,
+    "clamp_min": -0.04,
+    "tie_word_embeddings": True,
+}
+_HYBRID = {
+    "layers": ["gla", "softmax", "sliding-window"],
+    "num_hidden_layers": 4,
+    "mixer_options": {"sliding-window": {"window_size": 3}, "3": {"num_kv_heads": 1}},
+}
+
+
+def _stack(card: str) -> tuple[type, type, dict[str, Any]]:
+    options = {**cards()[card].example_options, **({"window_size": 4} if card == "sliding-window" else {})}
+    return StackConfig, StackForCausalLM, {"layers": [card], "mixer_options": {card: options}}
+
+
+FAMILIES: dict[str, Any] = {
+    family.config_class.model_type.removeprefix("attensor_"): (family.config_class, family, family.config_class.tiny)
+    for family in CausalLM.__subclasses__()
+    if family.__module__.startswith("attensor.")
+}
 VARIANTS: dict[str, Any] = {
-    "gla": (GLAConfig, GLAForCausalLM, {}),
-    "gla-first-code": (
-        GLAConfig,
-        GLAForCausalLM,
-        {"norm": "layer", "gate_bias": True, "num_key_value_heads": 1, "clamp_min": -0.04, "tie_word_embeddings": True},
-    ),
-    "transnormer": (TransNormerConfig, TransNormerForCausalLM, {}),
+    **FAMILIES,
+    "gla-first-code": (GLAConfig, GLAForCausalLM, _FIRST_CODE),
     "transnormer-lrpe-everywhere": (TransNormerConfig, TransNormerForCausalLM, {"lrpe_layers": [0, 1]}),
+    **{f"card-{name}": _stack(name) for name in CAUSAL},
+    "hybrid": (StackConfig, StackForCausalLM, _HYBRID),
+    "linear-normalised": (
+        StackConfig,
+        StackForCausalLM,
+        {"layers": ["linear"], "mixer_options": {"linear": {"feature_map": "elu+1", "normalize": True}}},
+    ),
 }
 
 
@@ -43,7 +76,7 @@ def build(variant: str, *, seed: int = 0, dtype: torch.dtype = torch.float64, **
     model = VARIANTS[variant][1](config(variant, **overrides)).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
+            if parameter.dim() == 1 or name.endswith("relative_bias"):
                 parameter.add_(torch.randn_like(parameter) / 3)
             elif name.endswith("theta"):
                 parameter.add_(torch.rand_like(parameter) / 3)

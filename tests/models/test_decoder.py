@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from attensor.catalogue import Domain, build_mixer, cards, load
 from attensor.errors import ShapeError
 from attensor.models.language import Decoder, DecoderConfig
+from attensor.models.language.decoder import post_norm
 from attensor.nn import GatedLinearAttention
 
 VOCAB = 11
@@ -76,6 +77,30 @@ def test_any_split_gives_the_whole(name: str) -> None:
     split = torch.cat([decoder(piece, caches=caches) for piece in rows.split([4, 1, 1, 3], 1)], 1)
     torch.testing.assert_close(split, decoder(rows), rtol=1e-10, atol=1e-10)
     assert {cache.length for cache in caches} == {9}
+
+
+@EVERY
+def test_left_padding_in_caches_changes_nothing(name: str) -> None:
+    decoder, rows = build(name), tokens(3, 9)
+    mask = torch.tensor([[0] * 5 + [1] * 4, [1] * 9, [0] + [1] * 8])
+    caches, start, got = decoder.new_caches(3), 0, []
+    for end in (3, 4, 8, 9):
+        got.append(decoder(rows[:, start:end], caches=caches, attention_mask=mask[:, :end]))
+        start = end
+    alone = torch.cat([decoder(row[kept.bool()][None])[0] for row, kept in zip(rows, mask)])
+    torch.testing.assert_close(torch.cat(got, 1)[mask.bool()], alone, rtol=1e-10, atol=1e-10)
+
+
+def test_a_block_may_norm_after_its_parts() -> None:
+    decoder, rows = build("gla"), tokens(2, 5)
+    (layer, *_) = decoder.layers
+    layer.block = post_norm
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    middle = layer.input_layernorm(x + layer.attn(x))
+    assert torch.equal(layer(x), layer.post_attention_layernorm(middle + layer.mlp(middle)))
+    config = DecoderConfig(VOCAB, 12, num_layers=1, num_heads=3, mlp_hidden_size=20)
+    assert Decoder(config, lambda i: GatedLinearAttention(12, 3), block=post_norm).layers[0].block is post_norm
+    assert decoder(rows).isfinite().all()
 
 
 @EVERY
@@ -158,8 +183,8 @@ def test_bad_input_is_refused() -> None:
     decoder, rows = build("softmax"), tokens(2, 5)
     with pytest.raises(ShapeError, match=r"tokens must be \[B, T\], got \[5\]"):
         decoder(rows[0])
-    with pytest.raises(ValueError, match="exclude each other"):
-        decoder(rows, caches=decoder.new_caches(2), attention_mask=torch.ones(2, 5))
+    with pytest.raises(ValueError, match="cu_seqlens excludes attention_mask and a cache"):
+        decoder(rows[:1], caches=decoder.new_caches(1), cu_seqlens=torch.tensor([0, 5]))
     with pytest.raises(ShapeError, match="one for each of 2 layers, got 1"):
         decoder(rows, caches=decoder.new_caches(2)[:1])
     with pytest.raises(ShapeError, match=r"attention_mask must be \[2, 5\], got \[5, 2\]"):

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
+from attensor import cli
 from attensor.models.language import Decoder, generate
+from attensor.models.language.generate import continue_text
+from tests.models import families
 from tests.models.test_decoder import EVERY, VOCAB, build, tokens
 
 
@@ -83,3 +90,56 @@ def test_impossible_options_are_refused(options: dict[str, float], message: str)
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(ValueError, match=r"at least one token, got \[2, 0\]"):
         next(generate(build("gla"), tokens(2, 0), 1))
+
+
+def saved(folder: Path, vocab_size: int, **overrides: object) -> families.StackForCausalLM:
+    model = families.build("hybrid", dtype=torch.float32, vocab_size=vocab_size, pad_token_id=None, **overrides)
+    model.save_pretrained(folder)
+    return model
+
+
+GREEDY = {"temperature": 0.0, "top_k": None, "seed": 0}
+
+
+def test_text_of_a_saved_model_of_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bytes of the model's own greedy choice; a character of several bytes comes whole."""
+    model, prompt = saved(tmp_path, 256), "größer"
+    with torch.no_grad():
+        model.lm_head.weight[0x80:0xC0] *= 3  # continuation bytes, so that characters end early
+        model.lm_head.weight[:0x80] *= 2
+    model.save_pretrained(tmp_path)
+    rows = torch.tensor([list(prompt.encode())])
+    expected = model.generate(rows, max_new_tokens=30, do_sample=False, eos_token_id=None)[0, rows.shape[1] :]
+    text = list(continue_text(tmp_path, prompt, 30, **GREEDY))
+    assert "".join(text) == bytes(expected.tolist()).decode("utf-8", "replace")
+    assert len(text) > 3
+    assert cli.main(["generate", "--model", str(tmp_path), "--prompt", prompt, "--tokens", "30"]) == 0
+    assert capsys.readouterr().out.startswith(prompt)
+
+
+def test_text_of_a_saved_model_with_its_tokenizer(tmp_path: Path) -> None:
+    alphabet = {symbol: i for i, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
+    made = Tokenizer(models.BPE({"<pad>": 0, "<s>": 1, "</s>": 2, **alphabet}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="</s>")
+    tokenizer.save_pretrained(tmp_path)
+    model = saved(tmp_path, 259)
+    rows = torch.tensor([tokenizer.encode("abc")])
+    expected = model.generate(rows, max_new_tokens=12, do_sample=False, eos_token_id=None)[0, 3:]
+    assert "".join(continue_text(tmp_path, "abc", 12, **GREEDY)) == tokenizer.decode(expected)
+    ends = expected[4].item()
+    before = expected[: expected.tolist().index(ends)]
+    saved(tmp_path, 259, eos_token_id=ends)
+    assert "".join(continue_text(tmp_path, "abc", 12, **GREEDY)) == tokenizer.decode(before)
+
+
+def test_folders_that_hold_no_text_model_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config.json in it"):
+        next(continue_text(tmp_path, "", 1, **GREEDY))
+    saved(tmp_path, 13)
+    with pytest.raises(ValueError, match=r"has no tokenizer, and the model's 13 tokens are not the 256 bytes"):
+        next(continue_text(tmp_path, "", 1, **GREEDY))
+    for arguments in ([], ["--run", "x"], ["--model", "x", "--run", "y", "--mechanism", "gla"]):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["generate", *arguments])

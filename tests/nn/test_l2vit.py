@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.catalogue import Domain, mechanism
-from attensor.nn import GlobalLinearAttention, LocalConcentration
+from attensor.nn import GlobalLinearAttention, Heads, LocalConcentration
 from tests.conformance import test_laws as laws
 from tests.conformance.cases import Case, weights
 
@@ -83,7 +83,7 @@ def test_equals_all_pairs_written_out(scale: float, minimum: float, raised: str)
 def test_outputs_scale_with_the_third_power_where_they_are_not_normalised(minimum: float, degree: int) -> None:
     layer, _ = build(denominator_minimum=minimum)
     q, k, v = torch.randn(3, B, HEIGHT, WIDTH, H, D, dtype=torch.float64)
-    torch.testing.assert_close(layer.attend(2 * q, 2 * k, 2 * v), 2**degree * layer.attend(q, k, v))
+    torch.testing.assert_close(layer.attend(Heads(2 * q, 2 * k, 2 * v)), 2**degree * layer.attend(Heads(q, k, v)))
 
 
 def test_cells_on_any_number_of_axes_are_one_set() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attensor.nn import RankAugmentedLinearAttention, grid_rotary_embedding
+from attensor.nn import Heads, RankAugmentedLinearAttention, grid_rotary_embedding
 from tests.conformance.cases import weights
 
 B, HEIGHT, WIDTH, H, D = 2, 3, 5, 3, 8
@@ -70,9 +70,9 @@ def test_without_rotation_outputs_are_averages_of_the_values() -> None:
     """Convex but for eps: 1 - weights' sum is 1e-6 over the mean weight."""
     layer, _ = build(rotary=False)
     q, k, v = torch.randn(3, B, HEIGHT, WIDTH, H, D, dtype=torch.float64)
-    out = layer.attend(q, k, torch.ones_like(v))
+    out = layer.attend(Heads(q, k, torch.ones_like(v)))
     torch.testing.assert_close(out, torch.ones_like(out), rtol=1e-5, atol=0)
-    out = layer.attend(q, k, v)
+    out = layer.attend(Heads(q, k, v))
     assert (out <= v.amax((1, 2), keepdim=True)).all()
     assert (out >= v.amin((1, 2), keepdim=True) * (1 + 1e-5)).all()
 

@@ -15,9 +15,12 @@ from attensor.nn import (
     GatedLinearAttention,
     LightningAttention,
     LinearAttention,
+    RelativeKernelAttention,
+    Retention,
     ScalarGatedLinearAttention,
     SlidingWindowAttention,
     SoftmaxAttention,
+    TokenCache,
 )
 
 C, H = 24, 4
@@ -29,12 +32,15 @@ VARIANTS: dict[str, Callable[..., torch.nn.Module]] = {
     "window 5": partial(SlidingWindowAttention, window_size=5),
     "window 1": partial(SlidingWindowAttention, window_size=1, num_kv_heads=2),
     "window beyond": partial(SlidingWindowAttention, window_size=50, rotary_base=None),
+    "relative kernel": partial(RelativeKernelAttention, num_features=5, max_distance=4),
     "linear": LinearAttention,
+    "linear normalised": partial(LinearAttention, feature_map="elu+1", normalize=True),
     "linear wide": partial(
         LinearAttention, num_kv_heads=2, key_size=8, value_size=36, norm="layer", output_gate="swish"
     ),
     "lightning last": partial(LightningAttention, layer_index=2, num_layers=3),
     "lightning linear": partial(LightningAttention, slopes="linear", layer_index=1, num_layers=3),
+    "retention": Retention,
     "scalar grouped": partial(ScalarGatedLinearAttention, num_kv_heads=2),
     "gla": GatedLinearAttention,
     "gla grouped": partial(GatedLinearAttention, num_kv_heads=2, norm="layer", gate_bias=True, clamp_min=-0.04),
@@ -76,6 +82,43 @@ def test_any_split_gives_the_whole(variant: str, pieces: tuple[int, ...], record
 
 
 @EVERY
+@pytest.mark.parametrize("pieces", [(12,), (1,) * 12, (2, 1, 5, 4)], ids=str)
+def test_padding_at_the_beginning_of_rows_is_seen_by_nobody(variant: str, pieces: tuple[int, ...]) -> None:
+    """Outputs and gradients of the real tokens are those of the rows alone, whatever stands at padding."""
+    layer, x, counts = build(variant), rows(3, 12), [0, 7, 3]
+    x[1, :7], x[2, :3] = 50.0, -50.0
+    x.requires_grad_()
+    cache = layer.new_cache(3)
+    cache.first = torch.tensor(counts)
+    padded = torch.cat([layer(piece, cache=cache) for piece in x.split(pieces, 1)], 1)
+    got = torch.cat([row[count:] for row, count in zip(padded, counts)])
+    alone = torch.cat([layer(row[None, count:])[0] for row, count in zip(x, counts)])
+    torch.testing.assert_close(got, alone, rtol=1e-10, atol=1e-10)
+    weight = torch.linspace(-1, 1, got.numel(), dtype=x.dtype).view_as(got)
+    split, whole = (torch.autograd.grad((out * weight).sum(), [x, *layer.parameters()]) for out in (got, alone))
+    for a, b in zip(split, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
+
+
+@EVERY
+def test_the_three_steps_are_the_layer(variant: str) -> None:
+    """What acts between attention and output projection acts on the heads: without one, its share is gone."""
+    layer, x = build(variant), rows(2, 9)
+    attended = []
+    attend = layer.attend
+    layer.attend = lambda heads, **options: (
+        attended.append(attend(heads, **options)) or attended[0] * (torch.arange(H)[:, None] != 2)
+    )
+    without = layer(x)
+    assert attended[0].shape[:3] == (2, 9, H)
+    layer.attend = lambda heads, **options: attended[0]
+    heads = layer.project(x, torch.arange(9) if layer.uses_positions else None)
+    whole = layer.merge(attended[0], heads)
+    assert torch.equal(layer(x), whole)
+    assert not torch.allclose(without, whole)
+
+
+@EVERY
 def test_gradients_pass_through_a_cache(variant: str) -> None:
     layer, x = build(variant), rows(2, 9).requires_grad_()
     weight = torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)
@@ -109,7 +152,7 @@ def test_the_card_knows_the_state(variant: str) -> None:
     (card,) = [c for c in attensor.catalogue.cards().values() if c.layer.endswith(f":{type(layer).__name__}")]
     cache = layer.new_cache(3)
     layer(rows(3, 13).float(), cache=cache)
-    grouped = cache.nbytes if not hasattr(cache, "window") else cache.nbytes * H // layer.num_kv_heads
+    grouped = cache.nbytes * H // getattr(layer, "num_kv_heads", H) if isinstance(cache, TokenCache) else cache.nbytes
     assert card.cost("state_bytes", B=3, **layer.cost_sizes((13,))) == grouped
 
 

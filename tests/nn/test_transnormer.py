@@ -20,7 +20,7 @@ def written_out(layer: TransNormerAttention, x: Tensor, slopes: list[float]) -> 
     heads = []
     for h, slope in enumerate(slopes):
         channels = slice(h * C // H, (h + 1) * C // H)
-        if layer.rotary:
+        if layer.uses_positions:
             turned = torch.cos(layer.theta[h] * apart[..., None])
             weights = torch.einsum("bic,bjc,ijc->bij", q[..., channels], k[..., channels], turned)
         else:
@@ -36,7 +36,7 @@ def written_out(layer: TransNormerAttention, x: Tensor, slopes: list[float]) -> 
 def test_is_the_paper_s_layer(layer_index: int, factor: float, use_lrpe: bool | None) -> None:
     torch.manual_seed(0)
     layer = TransNormerAttention(C, H, layer_index=layer_index, num_layers=3, use_lrpe=use_lrpe, dtype=torch.float64)
-    assert layer.rotary == (layer_index == 0 or use_lrpe is True)
+    assert layer.uses_positions == (layer_index == 0 or use_lrpe is True)
     x = torch.randn(2, T, C, dtype=torch.float64)
     # three heads: those of two, 2^-4 and 2^-8, and the first one of four, 2^-2
     expected = written_out(layer, x, [factor * 2**-4, factor * 2**-8, factor * 2**-2])

@@ -98,4 +98,4 @@ def test_the_layer_of_minimax(heads: int, layer_index: int) -> None:
         for piece in x[:, :26].split([21, *[1] * 5], dim=1):
             expected, state = theirs(piece, empty, None, past_key_values=past)
             torch.testing.assert_close(ours(piece, cache=cache), expected, rtol=1e-6, atol=1e-7)
-            torch.testing.assert_close(cache.state, state, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(cache.states["state"], state, rtol=1e-6, atol=1e-7)

@@ -28,9 +28,10 @@ def test_effective_rank_counts_equal_singular_values(rank: int) -> None:
 def test_what_the_ranks_are_taken_of() -> None:
     """The matrix before the last projection, and the sum of weighted keys times values, written out."""
     layer, x = rala._mixer(rala.BOTH), torch.randn(2, 3, 5, _digits.HIDDEN_SIZE)
-    q, k, v, gate = layer.project(x)
-    expected = (layer.attend(q, k, v).flatten(-2) * gate).flatten(1, 2)
+    heads = layer.project(x)
+    expected = (layer.attend(heads).flatten(-2) * heads.gate).flatten(1, 2)
     torch.testing.assert_close(rala._before_projection(layer, x), expected)
+    q, k, v, *_ = heads
     queries, keys = (F.elu(y.flatten(1, 2)) + 1 for y in (q, k))
     scores = torch.einsum("bhd,bjhd->bjh", queries.mean(1), keys) / layer.head_dim**0.5
     weights = 15 * scores.softmax(1)

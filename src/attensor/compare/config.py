@@ -72,24 +72,35 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class GenerateConfig:
-    """Write text with a model that `attensor compare` trained."""
+    """Write text with a model that `attensor compare` trained, or with one in transformers' format."""
 
-    run: str
-    """Folder of the run, runs/<time>."""
-    mechanism: str
+    run: str | None = None
+    """Folder of the run, runs/<time>; together with --mechanism."""
+    mechanism: str | None = None
     """Name of the mechanism, as in the run's table."""
+    model: str | None = None
+    """Folder of a model in transformers' format, instead of --run. Without a tokenizer in it, tokens are bytes."""
     prompt: str = "\n"
     """Text to continue."""
     tokens: int = 200
-    """Bytes to write."""
+    """Tokens to write; those of a run are bytes."""
     temperature: float = 0.8
-    """Below 1 sharpens the distribution, 0 always takes the most likely byte."""
+    """Below 1 sharpens the distribution, 0 always takes the most likely token."""
     top_k: int | None = None
-    """Choose among this many most likely bytes only."""
+    """Choose among this many most likely tokens only."""
     seed: int = 0
     """Seed of the choices."""
     seed_index: int = 0
     """Which of the mechanism's trained runs to use."""
+
+    def __post_init__(self) -> None:
+        """Refuse anything but one model.
+
+        Raises:
+            ValueError: neither or both of --run and --model, or --mechanism without --run or the other way round.
+        """
+        if (self.run is None) == (self.model is None) or (self.run is None) != (self.mechanism is None):
+            raise ValueError("give --run and --mechanism, or --model, but not both.")
 
 
 def parse_budget(text: str) -> float:

@@ -16,15 +16,27 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     """Continue `config.prompt`; pieces of text as they are decided, bytes that are not UTF-8 as U+FFFD.
 
     Args:
-        config: run, mechanism, prompt and how to choose.
+        config: which model, prompt and how to choose.
     Yields:
         Text, one or a few characters at a time; the prompt is not repeated.
     Raises:
         ValueError: no such run or mechanism, a run on images, or a model that is not trained yet.
     """
-    run = Path(config.run)
+    if config.model is not None:
+        from attensor.models.language.generate import continue_text
+
+        yield from continue_text(
+            config.model,
+            config.prompt,
+            config.tokens,
+            temperature=config.temperature,
+            top_k=config.top_k,
+            seed=config.seed,
+        )
+        return
+    run, mechanism = Path(config.run or ""), config.mechanism or ""
     plan = Plan.load(run)
-    checkpoint = _checkpoint(run, plan, config)
+    checkpoint = _checkpoint(run, plan, mechanism, config.seed_index)
 
     import torch
     from safetensors.torch import load_model
@@ -34,7 +46,7 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     from attensor.models.language import generate
     from attensor.train.files import read_json
 
-    subject = plan.subject(config.mechanism)
+    subject = plan.subject(mechanism)
     mixer = mixer_factory(subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
     width = read_json(run / subject.name / "balance.json")["mlp_hidden_size"]
     model = decoder(plan, mixer, width)
@@ -55,15 +67,15 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     yield utf8.decode(b"", final=True)
 
 
-def _checkpoint(run: Path, plan: Plan, config: GenerateConfig) -> Path:
+def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
     if plan.kind != "text":
         raise ValueError(f"--run {run}: was trained on images, which cannot be continued as text.")
     names = [subject.name for subject in plan.subjects]
-    if config.mechanism not in names:
-        raise ValueError(f"--mechanism {config.mechanism}: the run {run} has {', '.join(names)}.")
-    if not 0 <= config.seed_index < len(plan.seeds):
-        raise ValueError(f"--seed-index {config.seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
-    checkpoint = run / config.mechanism / f"seed-{plan.seeds[config.seed_index]}.safetensors"
+    if mechanism not in names:
+        raise ValueError(f"--mechanism {mechanism}: the run {run} has {', '.join(names)}.")
+    if not 0 <= seed_index < len(plan.seeds):
+        raise ValueError(f"--seed-index {seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
+    checkpoint = run / mechanism / f"seed-{plan.seeds[seed_index]}.safetensors"
     if not checkpoint.exists():
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"

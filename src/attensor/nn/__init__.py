@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from attensor import catalogue
 from attensor.nn.cache import Cache as Cache
-from attensor.nn.cache import KeyValueCache as KeyValueCache
+from attensor.nn.cache import JointCache as JointCache
 from attensor.nn.cache import StateCache as StateCache
+from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
 from attensor.nn.grid_rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.local_concentration import LocalConcentration as LocalConcentration
+from attensor.nn.mixer import Heads as Heads
+from attensor.nn.mixer import Mixer as Mixer
+from attensor.nn.mixer import SequenceMixer as SequenceMixer
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
 from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
@@ -24,12 +28,16 @@ from attensor.nn.rotary import token_positions as token_positions
 
 __all__ = [
     "Cache",
-    "KeyValueCache",
+    "Heads",
+    "JointCache",
     "LearnedFeatures",
     "LocalConcentration",
+    "Mixer",
     "RandomFeatures",
     "RelativePositionBias",
+    "SequenceMixer",
     "StateCache",
+    "TokenCache",
     "grid_rotary_embedding",
     "pad",
     "rotary_embedding",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attensor.nn.grid_attention import GridMixer
+from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
 
 __all__ = ["AxialAttention"]
@@ -29,6 +30,8 @@ class AxialAttention(GridMixer):
 
     ranks = (4, 5)
 
+    shown = (*GridMixer.shown, "is_causal", "layer_index")
+
     def __init__(
         self,
         hidden_size: int,
@@ -42,17 +45,14 @@ class AxialAttention(GridMixer):
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
         self.is_causal, self.layer_index = is_causal, layer_index
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, heads: Heads) -> Tensor:
         """Attention along this layer's axis."""
+        q, k, v, *_ = heads
         return block_attention(q, k, v, pattern="axial", axis=self._axis(q.dim() - 3), is_causal=self.is_causal)
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
         return {**super().cost_sizes(space), "X": space[self._axis(len(space))]}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, is_causal={self.is_causal}, layer_index={self.layer_index}"
 
     def _axis(self, axes: int) -> int:
         return axes - 1 - self.layer_index % axes

@@ -1,10 +1,11 @@
-"""What a layer keeps of the past while it decodes: keys and values, or a recurrent state.
+"""What a layer keeps of the past while it decodes: tensors of every token, recurrent states, or both.
 
     cache = layer.new_cache(batch_size, max_length)
     layer(prompt, cache=cache)            # prefill, in any number of pieces
     layer(next_token, cache=cache)        # then token by token
 
-A cache is changed by the forward that it is handed to. Where gradients are recorded, it holds the graph.
+Rows of a batch may begin with padding: `cache.first = count` before the padded tokens come. A cache is changed by the
+forward that it is handed to. Where gradients are recorded, it holds the graph.
 """
 
 from __future__ import annotations
@@ -16,51 +17,84 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.nn._buffer import TokenBuffer
 
-__all__ = ["Cache", "KeyValueCache", "StateCache"]
+__all__ = ["Cache", "JointCache", "StateCache", "TokenCache"]
+
+_PLACE = ("length", "first")
 
 
 class Cache(ABC):
-    """The past of `batch_size` sequences that have the same length.
+    """The past of `batch_size` sequences that have the same length, padding at their beginning included.
 
     Attributes:
         length: tokens seen so far.
+        can_crop: whether `crop` may go back to any earlier length.
     """
 
     length: int = 0
-    _free_dimensions = 1  # leading dimensions that may differ when contents are loaded: the batch
+    can_crop: bool = True
+    _first: Tensor | None = None  # [B]; None as long as no row begins with padding
+    _last_padded: int = 0  # the largest of `first`, known without asking the device
+
+    @property
+    def first(self) -> Tensor:
+        """[B], int64: how many tokens of padding each row begins with, so that this is its first real token's place."""
+        if self._first is None:
+            return torch.zeros(self.batch_size, dtype=torch.int64, device=next(iter(self._tensors().values())).device)
+        return self._first
+
+    @first.setter
+    def first(self, first: Tensor) -> None:
+        if first.shape != (self.batch_size,):
+            raise ShapeError(f"{type(self).__name__}.first: must be [{self.batch_size}], got {list(first.shape)}.")
+        self._last_padded = int(first.max()) if first.numel() else 0
+        device = next(iter(self._tensors().values())).device
+        self._first = first.to(device=device, dtype=torch.int64) if self._last_padded else None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows."""
+        return next(iter(self._tensors().values())).shape[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes of what the next token needs (room reserved for later tokens is not counted)."""
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
+    def real(self, start: int, end: int) -> Tensor | None:
+        """Which tokens from place `start` to `end` are not padding: [B, end - start], bool; None if all are."""
+        if self._first is None or start >= self._last_padded:
+            return None
+        return torch.arange(start, end, device=self._first.device) >= self._first[:, None]
+
     def state_dict(self) -> dict[str, Tensor]:
-        """The contents as contiguous tensors, `length` included, ready for safetensors."""
+        """The contents as contiguous tensors, `length` and `first` included, ready for safetensors."""
         # copies: the cache goes on writing into its own memory
         held = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in self._tensors().items()}
-        return {"length": torch.tensor(self.length), **held}
+        return {"length": torch.tensor(self.length), "first": self.first.clone(), **held}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Take over contents exported by `state_dict` of a cache of the same layer; the batch size may differ.
 
         Raises:
-            ShapeError: names or sizes are not those of this cache.
+            ShapeError: names or sizes are not those of this cache, or the tensors disagree with each other.
         """
         expected = self._tensors()
-        names = {"length", *expected}
+        names = {*_PLACE, *expected}
         if set(state_dict) != names:
             raise ShapeError(f"{type(self).__name__}: state_dict must hold {sorted(names)}, got {sorted(state_dict)}.")
-        held = {name: tensor.clone() for name, tensor in state_dict.items() if name != "length"}
+        length, held = int(state_dict["length"]), {name: state_dict[name].clone() for name in expected}
         for name, tensor in held.items():
-            own = expected[name].shape[self._free_dimensions :]
-            if tensor.dim() != expected[name].dim() or tensor.shape[self._free_dimensions :] != own:
+            fixed = [len(state_dict["first"]), *self._sizes(name, length)]
+            if list(tensor.shape) != fixed:
                 raise ShapeError(
-                    f"{type(self).__name__}: {name} must end in {list(own)}, got {list(tensor.shape)}; "
+                    f"{type(self).__name__}: {name} must be {fixed} after {length} tokens, got {list(tensor.shape)}; "
                     "was it exported by another layer?"
                 )
         self._replace(held)
-        self.length = int(state_dict["length"])
+        self._set_length(length)
+        self.first = state_dict["first"]
 
     def reorder(self, index: Tensor) -> None:
         """Row i becomes what row `index[i]` was; rows may repeat or vanish (beam search).
@@ -68,203 +102,257 @@ class Cache(ABC):
         Args:
             index: [new batch size], integers.
         """
+        first = None if self.real(0, 1) is None else self.first
         self._replace({n: t.index_select(0, index.to(t.device)) for n, t in self._tensors().items()})
+        if first is not None:
+            self.first = first[index.to(first.device)]
 
-    @abstractmethod
     def crop(self, length: int) -> None:
         """Forget everything after the first `length` tokens.
 
         Raises:
-            ValueError: the contents no longer allow it.
+            ValueError: longer than the contents, or the contents no longer allow it; nothing is forgotten then.
         """
+        self.check_crop(length)
+        self._crop(length)
+        self._set_length(length)
+        if self.real(0, 1) is not None:
+            self.first = self.first.clamp(max=length)
+
+    def check_crop(self, length: int) -> None:
+        """Refuse what `crop` refuses, and change nothing.
+
+        Raises:
+            ValueError: see `crop`.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"{type(self).__name__}.crop: length must be in [0, {self.length}], got {length}.")
+
+    def _set_length(self, length: int) -> None:
+        self.length = length
 
     @abstractmethod
     def _tensors(self) -> dict[str, Tensor]:
         """What is held, by name; the batch is the first dimension."""
 
     @abstractmethod
+    def _sizes(self, name: str, length: int) -> list[int]:
+        """Sizes that a tensor has after so many tokens, without the batch."""
+
+    @abstractmethod
     def _replace(self, held: Mapping[str, Tensor]) -> None:
         """Hold these tensors instead."""
 
-    def _check_crop(self, length: int) -> None:
-        if not 0 <= length <= self.length:
-            raise ValueError(f"{type(self).__name__}.crop: length must be in [0, {self.length}], got {length}.")
+    @abstractmethod
+    def _crop(self, length: int) -> None:
+        """Forget; `check_crop` has allowed it."""
 
 
-class KeyValueCache(Cache):
-    """Keys and values of all tokens, or of the last `window` tokens.
-
-    Appending costs O(new tokens) on average: room is reserved at once (`max_length`) or by doubling.
+class TokenCache(Cache):
+    """Named tensors with an entry for every token, such as keys and values, or for the last tokens of a window.
 
     Args:
         batch_size: rows.
-        num_heads: key/value heads H.
-        key_dim: width K of a key head.
-        value_dim: width V of a value head; `key_dim` if None.
+        sizes: name -> sizes of one token's entry, such as (heads, width).
+        windows: tokens to keep, of all tensors or by name; every token where None or not named.
         max_length: tokens to reserve room for at once; a longer sequence makes the cache grow.
-        window: keep only that many tokens, so that the state stays bounded; all if None.
         device: where the contents live.
         dtype: what they are stored in; `append` returns them in the dtype of what it is given.
     """
 
-    _free_dimensions = 2  # batch and tokens
-
     def __init__(
         self,
         batch_size: int,
-        num_heads: int,
-        key_dim: int,
+        sizes: Mapping[str, tuple[int, ...]],
         *,
-        value_dim: int | None = None,
+        windows: int | Mapping[str, int | None] | None = None,
         max_length: int | None = None,
-        window: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        self.window = window
-        room = max_length or 0
-        if window is not None:
-            room = min(room, 2 * window)
-        value_dim = key_dim if value_dim is None else value_dim
-        self._keys = torch.empty(batch_size, room, num_heads, key_dim, device=device, dtype=dtype)  # [B, room, H, K]
-        self._values = torch.empty(batch_size, room, num_heads, value_dim, device=device, dtype=dtype)
-        self._start = self._end = 0
+        kept = windows if isinstance(windows, Mapping) else dict.fromkeys(sizes, windows)
+        self._buffers = {
+            name: TokenBuffer(torch.empty(batch_size, 0, *size, device=device, dtype=dtype), kept.get(name), max_length)
+            for name, size in sizes.items()
+        }
+        self.can_crop = all(buffer.window is None for buffer in self._buffers.values())
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the keys and values of new tokens.
+    def append(self, **new: Tensor) -> dict[str, Tensor]:
+        """Add the entries of new tokens to every tensor.
 
         Args:
-            k: [B, T, H, K].
-            v: [B, T, H, V].
+            new: [B, T, *sizes] by name.
         Returns:
-            All keys and values that the new tokens may need, the new ones last: [B, held before + T, H, K] and V;
-            with a window at most `window - 1` of those before.
+            By name all entries that the new tokens may need, the new ones last: [B, held before + T, *sizes]; with a
+            window at most `window - 1` of those before.
         Raises:
-            ShapeError: another batch size, number of heads or head width than the cache's.
+            ShapeError: a name is missing or unknown, or the batch, the number of tokens or an entry's sizes are wrong.
         """
-        for name, new, old in (("k", k, self._keys), ("v", v, self._values)):
-            if new.shape[0] != old.shape[0] or new.shape[2:] != old.shape[2:]:
+        if set(new) != set(self._buffers):
+            raise ShapeError(f"TokenCache.append: tensors must be {sorted(self._buffers)}, got {sorted(new)}.")
+        tokens = next(iter(new.values())).shape[1]
+        for name, tensor in new.items():
+            sizes = list(self._buffers[name].storage.shape)
+            if list(tensor.shape) != [sizes[0], tokens, *sizes[2:]]:
                 raise ShapeError(
-                    f"KeyValueCache.append: {name} must be [{old.shape[0]}, T, {old.shape[2]}, {old.shape[3]}], "
-                    f"got {list(new.shape)}; make a cache with new_cache(batch_size={new.shape[0]})."
+                    f"TokenCache.append: {name} must be {[sizes[0], tokens, *sizes[2:]]}, got {list(tensor.shape)}; "
+                    f"all tensors have the same tokens; new_cache(batch_size={tensor.shape[0]}) makes another batch."
                 )
-        if self.window is not None:
-            self._start = max(self._start, self._end - self.window + 1)
-        if torch.is_grad_enabled():
-            self._concatenate(k, v)
-        else:
-            self._write(k, v)
-        self.length += k.shape[1]
-        keys, values = self._held()
-        if self.window is not None:
-            self._start = max(self._start, self._end - self.window)
-            if self._keys.shape[1] > 2 * self.window:
-                self._make_room(2 * self.window)
-        return keys.to(k.dtype), values.to(v.dtype)
+        self.length += tokens
+        return {name: self._buffers[name].append(tensor) for name, tensor in new.items()}
 
-    def crop(self, length: int) -> None:
-        """Forget all but the first `length` tokens; with a window only while the tokens before are still held.
+    def check_crop(self, length: int) -> None:
+        """Refuse what `crop` refuses: with a window, what it has dropped.
 
         Raises:
-            ValueError: longer than the contents, or the window has dropped tokens that would be needed.
+            ValueError: see `crop`.
         """
-        self._check_crop(length)
-        dropped = self.length - (self._end - self._start)
-        if dropped and length not in (0, self.length):
-            raise ValueError(
-                f"KeyValueCache.crop: only the last {self.window} of {self.length} tokens are held, so that length "
-                f"{length} cannot be restored; crop to 0 or keep a state_dict() of the earlier moment."
-            )
-        self._end = self._start + max(length - dropped, 0)
-        self.length = length
+        super().check_crop(length)
+        for name, buffer in self._buffers.items():
+            held = buffer.held.shape[1]
+            if held < self.length and length not in (0, self.length):
+                raise ValueError(
+                    f"TokenCache.crop: only the last {held} of {self.length} tokens of {name} are held, so that length "
+                    f"{length} cannot be restored; crop to 0 or keep a state_dict() of the earlier moment."
+                )
+
+    def _crop(self, length: int) -> None:
+        for buffer in self._buffers.values():
+            buffer.keep(length - self.length + buffer.held.shape[1])
 
     def _tensors(self) -> dict[str, Tensor]:
-        keys, values = self._held()
-        return {"keys": keys, "values": values}
+        return {name: buffer.held for name, buffer in self._buffers.items()}
+
+    def _sizes(self, name: str, length: int) -> list[int]:
+        buffer = self._buffers[name]
+        return [length if buffer.window is None else min(length, buffer.window), *buffer.storage.shape[2:]]
 
     def _replace(self, held: Mapping[str, Tensor]) -> None:
-        keys, values = held["keys"], held["values"]
-        self._keys = keys.to(self._keys.device, self._keys.dtype)
-        self._values = values.to(self._values.device, self._values.dtype)
-        self._start, self._end = 0, keys.shape[1]
-
-    def _held(self) -> tuple[Tensor, Tensor]:
-        return self._keys[:, self._start : self._end], self._values[:, self._start : self._end]
-
-    def _concatenate(self, k: Tensor, v: Tensor) -> None:
-        # writing in place would destroy what backward needs
-        keys, values = self._held()
-        self._keys, self._values = torch.cat([keys, k.to(keys.dtype)], 1), torch.cat([values, v.to(values.dtype)], 1)
-        self._start, self._end = 0, self._keys.shape[1]
-
-    def _write(self, k: Tensor, v: Tensor) -> None:
-        tokens, room = k.shape[1], self._keys.shape[1]
-        if self._end + tokens > room:
-            held = self._end - self._start
-            self._make_room(max(room if self.window is not None else 2 * room, 2 * held, held + tokens))
-        self._keys[:, self._end : self._end + tokens] = k
-        self._values[:, self._end : self._end + tokens] = v
-        self._end += tokens
-
-    def _make_room(self, room: int) -> None:
-        keys, values = self._held()
-        batch, held = keys.shape[:2]
-        self._keys = torch.cat([keys, keys.new_empty(batch, room - held, *keys.shape[2:])], 1)
-        self._values = torch.cat([values, values.new_empty(batch, room - held, *values.shape[2:])], 1)
-        self._start, self._end = 0, held
+        for name, tensor in held.items():
+            self._buffers[name].replace(tensor)
 
 
 class StateCache(Cache):
-    """A recurrent state of constant size.
+    """Named recurrent states of constant size.
 
     Args:
         batch_size: rows.
-        num_heads: heads H.
-        key_dim: K.
-        value_dim: V.
-        device: where the state lives.
+        sizes: name -> sizes of one row's state, such as (heads, key width, value width).
+        device: where the states live.
         dtype: float32 if lower, as states accumulate.
 
     Attributes:
-        state: [B, H, K, V], zeros at the start.
+        states: [B, *sizes] by name, zeros at the start.
     """
+
+    can_crop = False
 
     def __init__(
         self,
         batch_size: int,
-        num_heads: int,
-        key_dim: int,
-        value_dim: int,
+        sizes: Mapping[str, tuple[int, ...]],
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         dtype = torch.promote_types(dtype or torch.float32, torch.float32)
-        self.state = torch.zeros(batch_size, num_heads, key_dim, value_dim, device=device, dtype=dtype)
+        self.states = {name: torch.zeros(batch_size, *size, device=device, dtype=dtype) for name, size in sizes.items()}
 
-    def update(self, state: Tensor, tokens: int) -> None:
-        """Take the state after `tokens` more tokens."""
-        self.state = state
+    def update(self, tokens: int, **states: Tensor) -> None:
+        """Take the states, by name, after `tokens` more tokens."""
+        self.states.update(states)
         self.length += tokens
 
-    def crop(self, length: int) -> None:
-        """Forget everything (`length` 0) or nothing (`length` equal to the cache's own).
+    def check_crop(self, length: int) -> None:
+        """Refuse all but everything (`length` 0) and nothing (`length` equal to the cache's own).
 
         Raises:
             ValueError: any other length: a recurrent state cannot be unwound.
         """
-        self._check_crop(length)
+        super().check_crop(length)
         if length not in (0, self.length):
             raise ValueError(
                 f"StateCache.crop: a recurrent state of {self.length} tokens cannot be unwound to {length}; "
                 "crop to 0 and run the tokens again, or keep a state_dict() of the earlier moment."
             )
+
+    def _crop(self, length: int) -> None:
         if length == 0:
-            self.state = torch.zeros_like(self.state)
-        self.length = length
+            self.states = {name: torch.zeros_like(state) for name, state in self.states.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {"state": self.state}
+        return dict(self.states)
+
+    def _sizes(self, name: str, length: int) -> list[int]:
+        return list(self.states[name].shape[1:])
 
     def _replace(self, held: Mapping[str, Tensor]) -> None:
-        self.state = held["state"].to(self.state.device, self.state.dtype)
+        self.states = {name: held[name].to(old.device, old.dtype) for name, old in self.states.items()}
+
+
+class JointCache(Cache):
+    """Several caches of one layer, which see the same tokens.
+
+    Args:
+        parts: by name; they are changed through this cache or by what the layer hands them to.
+    """
+
+    def __init__(self, **parts: Cache) -> None:
+        self.parts = parts
+        self.can_crop = all(part.can_crop for part in parts.values())
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Tokens seen so far.
+
+        Raises:
+            ShapeError: the parts have not seen the same number.
+        """
+        lengths = {name: part.length for name, part in self.parts.items()}
+        if len(set(lengths.values())) != 1:
+            raise ShapeError(
+                f"JointCache: parts must have seen the same tokens, got {lengths}; add them to every part."
+            )
+        return next(iter(lengths.values()))
+
+    @property
+    def first(self) -> Tensor:
+        """[B], int64: how many tokens of padding each row begins with."""
+        return next(iter(self.parts.values())).first
+
+    @first.setter
+    def first(self, first: Tensor) -> None:
+        for part in self.parts.values():
+            part.first = first
+
+    def real(self, start: int, end: int) -> Tensor | None:
+        """Which tokens from place `start` to `end` are not padding, see `Cache.real`."""
+        return next(iter(self.parts.values())).real(start, end)
+
+    def check_crop(self, length: int) -> None:
+        """Refuse what any part refuses.
+
+        Raises:
+            ValueError: see `Cache.crop`.
+        """
+        for part in self.parts.values():
+            part.check_crop(length)
+
+    def _crop(self, length: int) -> None:
+        for part in self.parts.values():
+            part.crop(length)
+
+    def _set_length(self, length: int) -> None:
+        for part in self.parts.values():
+            part._set_length(length)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f"{name}.{n}": t for name, part in self.parts.items() for n, t in part._tensors().items()}
+
+    def _sizes(self, name: str, length: int) -> list[int]:
+        part, _, tensor = name.partition(".")
+        return self.parts[part]._sizes(tensor, length)
+
+    def _replace(self, held: Mapping[str, Tensor]) -> None:
+        for name, part in self.parts.items():
+            part._replace({tensor: held[f"{name}.{tensor}"] for tensor in part._tensors()})

@@ -49,6 +49,8 @@ class RandomFeatures(nn.Module):
             _, features, key_dim = self.projection.shape
             self.projection.copy_(random_projection(1, features, key_dim))
 
+    reset_own_parameters = reset_parameters
+
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H, K] to [B, T, H, M] in at least float32."""
         return PositiveRandomFeatures(self.projection, normalize=self.normalize)(x)
@@ -84,6 +86,8 @@ class LearnedFeatures(nn.Module):
     def reset_parameters(self) -> None:
         """Back to the identity."""
         nn.init.eye_(self.proj.weight)
+
+    reset_own_parameters = reset_parameters
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H, K] to [B, T, H, 2 M] in at least float32."""

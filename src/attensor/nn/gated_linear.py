@@ -75,6 +75,8 @@ class GatedLinearAttention(LinearAttention):
     Source: arXiv:2312.06635, section 4.4; state_dict keys of flash-linear-attention.
     """
 
+    shown = (*LinearAttention.shown, "clamp_min")
+
     def __init__(
         self,
         hidden_size: int,
@@ -109,7 +111,3 @@ class GatedLinearAttention(LinearAttention):
         gate = self.gk_proj(hidden_states).unflatten(-1, (self.num_kv_heads, self.key_dim))
         log_decay = F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / GATE_NORMALIZER
         return log_decay if self.clamp_min is None else log_decay.clamp_min(self.clamp_min)
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, clamp_min={self.clamp_min}"

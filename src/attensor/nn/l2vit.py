@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.local_concentration import LocalConcentration
+from attensor.nn.mixer import Heads
 from attensor.ops import Denominator, linear_attention
 
 __all__ = ["GlobalLinearAttention"]
@@ -41,6 +42,8 @@ class GlobalLinearAttention(GridMixer):
     Source: arXiv:2501.16182, section 3.
     """
 
+    shown = (*GridMixer.shown, "denominator_minimum")
+
     def __init__(
         self,
         hidden_size: int,
@@ -64,20 +67,16 @@ class GlobalLinearAttention(GridMixer):
             self.ranks = (4,)
             self.norm3 = nn.LayerNorm(hidden_size, device=device, dtype=dtype)
             self.local_mp = LocalConcentration(hidden_size, device=device, dtype=dtype)
+        self.reset_own_parameters()
+
+    def reset_own_parameters(self) -> None:
+        """Temperatures start at D^-1/2."""
         nn.init.constant_(self.temperature, self.head_dim**-0.5)
 
-    def reset_parameters(self) -> None:
-        """Draw projections and convolutions anew; temperatures start at D^-1/2."""
-        super().reset_parameters()
-        nn.init.constant_(self.temperature, self.head_dim**-0.5)
-        if self.local_mp is not None:
-            self.norm3.reset_parameters()
-            self.local_mp.reset_parameters()
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention itself: [B, *space, H, D] three times to the same."""
-        space = q.shape[1:-2]
-        q, k, v = (x.flatten(1, -3) for x in (q, k, v))
+    def attend(self, heads: Heads) -> Tensor:
+        """Every cell over all cells: [B, *space, H, D]."""
+        space = heads.q.shape[1:-2]
+        q, k, v = (x.flatten(1, -3) for x in heads[:3])
         out, _ = linear_attention(
             q,
             k,
@@ -104,7 +103,3 @@ class GlobalLinearAttention(GridMixer):
             return mixed
         concentrated: Tensor = self.local_mp(self.norm3(hidden_states + mixed))
         return mixed + concentrated
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, denominator_minimum={self.denominator_minimum:g}"

@@ -90,6 +90,8 @@ class LightningAttention(LinearAttention):
     _norm: Norm = "rms-all-heads"
     _gate: Gate = "sigmoid"
 
+    shown = (*LinearAttention.shown, "slopes", "layer_index", "num_layers")
+
     def __init__(
         self,
         hidden_size: int,
@@ -120,7 +122,3 @@ class LightningAttention(LinearAttention):
             device=hidden_states.device,
         )
         return -slopes.to(torch.promote_types(hidden_states.dtype, torch.float32))
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, slopes={self.slopes!r}, layer={self.layer_index} of {self.num_layers}"

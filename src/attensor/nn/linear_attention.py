@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.nn._shapes import check_hidden_states, head_dim, kv_heads, refuse_cache_with_packing
+from attensor.nn._shapes import head_dim, kv_heads
 from attensor.nn.cache import StateCache
 from attensor.nn.features import LearnedFeatures, RandomFeatures
-from attensor.nn.rotary import rotary_embedding, token_positions
+from attensor.nn.mixer import Heads, SequenceMixer
+from attensor.nn.padding import pad, unpad
+from attensor.nn.rotary import rotary_embedding
 from attensor.ops import Denominator, linear_attention, linear_attention_step
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention.backends import Algorithm
@@ -32,14 +34,14 @@ _NORMS = ("rms", "layer", "rms-all-heads", "simple-rms")
 _ALL_HEADS = ("rms-all-heads", "simple-rms")
 
 
-class LinearAttention(nn.Module):
+class LinearAttention(SequenceMixer):
     """Attention without softmax: a matrix state of constant size sums up the past (no decay in this class).
 
     Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head. Unless `normalize` is set there is no
     denominator: the norm after it takes that role. Keys of the state_dict: `{q,k,v,o}_proj.weight`, `g_norm.weight`,
     `g_proj` where there is a gate, `feature_map` where features are random or learned.
 
-    A subclass overrides `log_decay` (and `activate`, `scale`, `rotary`) and is done.
+    A subclass overrides `log_decay` (and `activate`, `scale`, `uses_positions`) and is done.
 
     Args:
         hidden_size: channels C of input and output.
@@ -62,8 +64,16 @@ class LinearAttention(nn.Module):
     Source: arXiv:2006.16236, section 3.3 (identity features, norm instead of the denominator: arXiv:2210.10340).
     """
 
+    shown: tuple[str, ...] = (
+        "hidden_size",
+        "num_heads",
+        "num_kv_heads",
+        "key_dim",
+        "value_dim",
+        "norm",
+        "output_gate",
+    )
     scale: float | None = None  # of the scores; K ** -0.5 if None
-    rotary: bool = False  # turn queries and keys by their positions
     algorithm: Algorithm = "la2"  # of the whole pass; decoding in pieces always carries the state
 
     def __init__(
@@ -101,20 +111,12 @@ class LinearAttention(nn.Module):
             self.g_proj = nn.Linear(hidden_size, value_size, bias=gate_bias, device=device, dtype=dtype)
         self.o_proj = nn.Linear(value_size, hidden_size, bias=False, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw the projections anew, as `nn.Linear` does, and set norms to one."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.RMSNorm):
-                module.reset_parameters()
-        if isinstance(self.feature_map, LearnedFeatures | RandomFeatures):
-            self.feature_map.reset_parameters()
-
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is done to projected queries, keys and values, [B, T, channels], before all else: nothing."""
         return q, k, v
 
     def embed_positions(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Queries or keys [B, T, H, K] with the positions [T] of their tokens in them, where `rotary` is set."""
+        """Queries or keys [B, T, H, K] turned by positions [T] or [B, T], where `uses_positions` is set."""
         return rotary_embedding(x, positions)
 
     def log_decay(self, hidden_states: Tensor) -> Tensor | None:
@@ -127,70 +129,54 @@ class LinearAttention(nn.Module):
         """
         return None
 
-    def forward(
-        self, hidden_states: Tensor, *, cache: StateCache | None = None, cu_seqlens: Tensor | None = None
-    ) -> Tensor:
-        """Mix the tokens.
-
-        Args:
-            hidden_states: [B, T, C].
-            cache: state of the same sequences; the tokens are added to it.
-            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
-        Returns:
-            [B, T, C].
-        Raises:
-            ShapeError: another rank or width.
-            ValueError: cache and cu_seqlens together.
-        """
-        check_hidden_states(self, hidden_states, self.hidden_size, (3,))
-        refuse_cache_with_packing(self, cache, cu_seqlens)
-        q, k, v = self._project(hidden_states)
-        if self.rotary:
-            offset = 0 if cache is None else cache.length
-            positions = token_positions(q.shape[1], offset=offset, cu_seqlens=cu_seqlens, device=q.device)
+    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+        """[B, T, C] to queries [B, T, H, K], keys and values of the key/value heads, decay and gate."""
+        q, k, v = self.activate(self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
+        q = torch.unflatten(q, -1, (self.num_heads, self.key_dim))
+        k = torch.unflatten(k, -1, (self.num_kv_heads, self.key_dim))
+        v = torch.unflatten(v, -1, (self.num_kv_heads, self.value_dim))
+        if positions is not None:
             q, k = self.embed_positions(q, positions), self.embed_positions(k, positions)
-        decay = self.log_decay(hidden_states)
+        gate = None if self.output_gate is None else self.g_proj(hidden_states)
+        return Heads(q, k, v, self.log_decay(hidden_states), gate)
+
+    def attend(self, heads: Heads, *, cache: StateCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """The recurrence; padding at the beginning of rows neither writes nor ages a state: [B, T, H, V]."""
         if cache is None:
-            out, _ = linear_attention(
-                q,
-                k,
-                v,
-                log_decay=decay,
-                scale=self.scale,
-                feature_map=self.feature_map,
-                denominator=self.denominator,
-                cu_seqlens=cu_seqlens,
-                algorithm=self.algorithm,
-            )
+            return self._run(heads, None, cu_seqlens)[0]
+        batch, tokens = heads.q.shape[:2]
+        real, state = cache.real(cache.length, cache.length + tokens), cache.states["state"]
+        if real is not None:
+            _, cu_seqlens, index = unpad(heads.q, real)
+            q, k, v = (x.flatten(0, 1)[index][None] for x in heads[:3])
+            decay = heads.log_decay
+            if decay is not None and decay.dim() > 1:
+                decay = decay.flatten(0, 1)[index][None]
+            out, state = self._run(Heads(q, k, v, decay), state, cu_seqlens)
+            out = pad(out, index, batch, tokens)
+        elif tokens == 1:
+            out, state = self._step(heads, state)
         else:
-            out = self._continue(q, k, v, decay, cache)
-        mixed: Tensor = self.o_proj(self._norm_and_gate(out, hidden_states))
+            out, state = self._run(heads, state, None)
+        cache.update(tokens, state=state)
+        return out
+
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Norm, gate and output projection: [B, T, H, V] to [B, T, C]."""
+        # autocast leaves norms alone: without this, half-precision states would meet float32 weights
+        out = out.to(self.o_proj.weight.dtype)
+        normed: Tensor = self.g_norm(out.flatten(-2) if self.norm in _ALL_HEADS else out)
+        normed = normed if self.norm in _ALL_HEADS else normed.flatten(-2)  # [B, T, H V]
+        if self.output_gate is not None and heads.gate is not None:
+            normed = normed * _GATES[self.output_gate](heads.gate)
+        mixed: Tensor = self.o_proj(normed)
         return mixed
 
-    def new_cache(
-        self,
-        batch_size: int,
-        max_length: int | None = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype
     ) -> StateCache:
-        """A state of zeros for `batch_size` sequences.
-
-        Args:
-            batch_size: rows.
-            max_length: ignored; the state has one size.
-            device: the parameters' if None.
-            dtype: the parameters' if None; at least float32.
-        """
-        weight = self.k_proj.weight
-        return StateCache(
-            batch_size,
-            self.num_heads,
-            *self.state_sizes,
-            device=weight.device if device is None else device,
-            dtype=weight.dtype if dtype is None else dtype,
-        )
+        sizes = {"state": (self.num_heads, *self.state_sizes)}
+        return StateCache(batch_size, sizes, device=device, dtype=dtype)
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
@@ -203,7 +189,7 @@ class LinearAttention(nn.Module):
     def state_sizes(self) -> tuple[int, int]:
         """Rows and columns of a head's state: features of a key, channels of a value (and one for the denominator)."""
         nothing = self.k_proj.weight.new_empty(0, 1, 1, self.key_dim)
-        if self.rotary:
+        if self.uses_positions:
             nothing = self.embed_positions(
                 nothing.expand(0, 1, self.num_heads, self.key_dim),
                 torch.zeros(1, dtype=torch.long, device=nothing.device),
@@ -211,13 +197,6 @@ class LinearAttention(nn.Module):
         if self.feature_map is not None:
             nothing = resolve_feature_map(self.feature_map)(nothing)
         return nothing.shape[-1], self.value_dim + (self.denominator is not None)
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, "
-            f"key_dim={self.key_dim}, value_dim={self.value_dim}, norm={self.norm!r}, output_gate={self.output_gate!r}"
-        )
 
     def _new_norm(
         self, norm: Norm, *, device: torch.device | str | None, dtype: torch.dtype | None
@@ -234,52 +213,37 @@ class LinearAttention(nn.Module):
             return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=affine, device=device, dtype=dtype)
         return nn.RMSNorm(self.value_dim, eps=1e-5, device=device, dtype=dtype)
 
-    def _project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.activate(self.q_proj(hidden_states), self.k_proj(hidden_states), self.v_proj(hidden_states))
-        return (
-            torch.unflatten(q, -1, (self.num_heads, self.key_dim)),  # [B, T, H, K]
-            torch.unflatten(k, -1, (self.num_kv_heads, self.key_dim)),
-            torch.unflatten(v, -1, (self.num_kv_heads, self.value_dim)),
+    def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Whole rows, from a state (the last state is then of use) or without a past."""
+        out, last = linear_attention(
+            heads.q,
+            heads.k,
+            heads.v,
+            log_decay=heads.log_decay,
+            scale=self.scale,
+            feature_map=self.feature_map,
+            denominator=self.denominator,
+            initial_state=state,
+            output_final_state=state is not None,
+            cu_seqlens=cu_seqlens,
+            algorithm=self.algorithm if state is None else "la2",
         )
+        return out, cast("Tensor", last)
 
-    def _continue(self, q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, cache: StateCache) -> Tensor:
-        if q.shape[1] == 1:
-            now = decay[:, 0] if decay is not None and decay.dim() > 1 else decay
-            out, state = linear_attention_step(
-                q[:, 0],
-                k[:, 0],
-                v[:, 0],
-                cache.state,
-                log_decay=now,
-                scale=self.scale,
-                feature_map=self.feature_map,
-                denominator=self.denominator,
-            )
-            out = out[:, None]
-        else:
-            out, last = linear_attention(
-                q,
-                k,
-                v,
-                log_decay=decay,
-                scale=self.scale,
-                feature_map=self.feature_map,
-                denominator=self.denominator,
-                initial_state=cache.state,
-                output_final_state=True,
-            )
-            state = cast("Tensor", last)
-        cache.update(state, q.shape[1])
-        return out
-
-    def _norm_and_gate(self, out: Tensor, hidden_states: Tensor) -> Tensor:
-        # autocast leaves norms alone: without this, half-precision states would meet float32 weights
-        out = out.to(self.o_proj.weight.dtype)
-        normed: Tensor = self.g_norm(out.flatten(-2) if self.norm in _ALL_HEADS else out)
-        normed = normed if self.norm in _ALL_HEADS else normed.flatten(-2)  # [B, T, H V]
-        if self.output_gate is None:
-            return normed
-        return normed * _GATES[self.output_gate](self.g_proj(hidden_states))
+    def _step(self, heads: Heads, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One token of each row."""
+        decay = heads.log_decay
+        out, state = linear_attention_step(
+            heads.q[:, 0],
+            heads.k[:, 0],
+            heads.v[:, 0],
+            state,
+            log_decay=decay[:, 0] if decay is not None and decay.dim() > 1 else decay,
+            scale=self.scale,
+            feature_map=self.feature_map,
+            denominator=self.denominator,
+        )
+        return out[:, None], state
 
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attensor.nn._tiles import keys_per_query
 from attensor.nn.grid_attention import GridMixer
+from attensor.nn.mixer import Heads
 from attensor.ops import neighborhood_attention
 
 __all__ = ["NeighborhoodAttention"]
@@ -32,6 +33,8 @@ class NeighborhoodAttention(GridMixer):
     Source: arXiv:2204.07143; dilation arXiv:2209.15001; stride arXiv:2504.16922.
     """
 
+    shown = (*GridMixer.shown, "window_size", "dilation", "stride", "is_causal")
+
     def __init__(
         self,
         hidden_size: int,
@@ -50,8 +53,9 @@ class NeighborhoodAttention(GridMixer):
                 raise ValueError(f"NeighborhoodAttention: {name} must be at least 1 along every axis, got {value}.")
         self.window_size, self.dilation, self.stride, self.is_causal = window_size, dilation, stride, is_causal
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, heads: Heads) -> Tensor:
         """Neighbourhood attention with what fits the grid."""
+        q, k, v, *_ = heads
         windows, dilations, strides = self._fit(q.shape[1:-2])
         out: Tensor = neighborhood_attention(
             q, k, v, window_size=windows, dilation=dilations, stride=strides, is_causal=self.is_causal
@@ -63,13 +67,6 @@ class NeighborhoodAttention(GridMixer):
         windows, dilations, strides = self._fit(space)
         keys = keys_per_query(space, windows, dilation=dilations, stride=strides, is_causal=self.is_causal)
         return {**super().cost_sizes(space), "W": math.prod(windows), "M": keys}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"{super().extra_repr()}, window_size={self.window_size}, dilation={self.dilation}, stride={self.stride}, "
-            f"is_causal={self.is_causal}"
-        )
 
     def _fit(self, space: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         axes = len(space)

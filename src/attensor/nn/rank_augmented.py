@@ -15,8 +15,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import check_hidden_states, head_dim
+from attensor.nn._shapes import head_dim
 from attensor.nn.grid_rotary import grid_rotary_embedding
+from attensor.nn.mixer import Heads, Mixer
 from attensor.ops import Denominator, linear_attention
 
 __all__ = ["RankAugmentedLinearAttention"]
@@ -24,7 +25,7 @@ __all__ = ["RankAugmentedLinearAttention"]
 _EPS = 1e-6  # of the authors' code, on the mean over the cells
 
 
-class RankAugmentedLinearAttention(nn.Module):
+class RankAugmentedLinearAttention(Mixer):
     """Every cell of an image sees all cells at linear cost, with two additions that lift the rank of the output.
 
     Cost O(cells * C^2 / heads) for the attention. No causal form: the weights of the keys depend on every query.
@@ -45,6 +46,10 @@ class RankAugmentedLinearAttention(nn.Module):
         ValueError: heads do not divide the channels, or heads that cannot be turned.
     Source: arXiv:2411.07635, section 3.
     """
+
+    ranks = (4,)
+
+    shown = (*Mixer.shown, "kv_weighting", "output_gate", "rotary")
 
     def __init__(
         self,
@@ -72,41 +77,26 @@ class RankAugmentedLinearAttention(nn.Module):
         self.lepe = _convolution_of_each_channel(hidden_size, device=device, dtype=dtype) if lepe else None
         self.proj = nn.Conv2d(hidden_size, hidden_size, 1, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw the convolutions anew, as `nn.Conv2d` does."""
-        for convolution in (self.qkvo, self.lepe, self.proj):
-            if convolution is not None:
-                convolution.reset_parameters()
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Mix the cells of the grid.
-
-        Args:
-            hidden_states: [B, height, width, C].
-        Returns:
-            [B, height, width, C].
-        Raises:
-            ShapeError: another rank or width.
-        """
-        check_hidden_states(self, hidden_states, self.hidden_size, (4,))
-        q, k, v, gate = self.project(hidden_states)
-        mixed = self.attend(q, k, v).flatten(-2)
-        if self.lepe is not None:
-            mixed = mixed + self.lepe(v.flatten(-2).movedim(-1, 1)).movedim(1, -1)
-        if gate is not None:
-            mixed = mixed * gate
-        out: Tensor = self.proj(mixed.movedim(-1, 1)).movedim(1, -1)
-        return out
-
-    def project(self, hidden_states: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Queries, keys and values [B, height, width, H, D], and the gate [B, height, width, C] or None."""
+    def project(self, hidden_states: Tensor) -> Heads:
+        """[B, height, width, C] to queries, keys and values [B, height, width, H, D], and the gate [.., C] or None."""
         projected = self.qkvo(hidden_states.movedim(-1, 1)).movedim(1, -1)
         q, k, v, *gate = projected.split(self.hidden_size, dim=-1)
         q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)) for x in (q, k, v))
-        return q, k, v, gate[0] if gate else None
+        return Heads(q, k, v, gate=gate[0] if gate else None)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """The attention itself, before convolution and gate: [B, height, width, H, D] three times to the same."""
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Convolution of the values, gate and output projection: [B, height, width, H, D] to [B, height, width, C]."""
+        mixed = out.flatten(-2)
+        if self.lepe is not None:
+            mixed = mixed + self.lepe(heads.v.flatten(-2).movedim(-1, 1)).movedim(1, -1)
+        if heads.gate is not None:
+            mixed = mixed * heads.gate
+        merged: Tensor = self.proj(mixed.movedim(-1, 1)).movedim(1, -1)
+        return merged
+
+    def attend(self, heads: Heads) -> Tensor:
+        """The attention itself, before convolution and gate: [B, height, width, H, D]."""
+        q, k, v, *_ = heads
         space = (q.shape[1], q.shape[2])
         q, k, v = (x.flatten(1, 2) for x in (q, k, v))
         out, _ = linear_attention(
@@ -121,17 +111,6 @@ class RankAugmentedLinearAttention(nn.Module):
             kv_weighting="global-query" if self.kv_weighting else None,
         )
         return torch.unflatten(out, 1, space)
-
-    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """Values of the symbols of the card's formulas for an input of that size."""
-        return {"T": torch.Size(space).numel(), "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, kv_weighting={self.kv_weighting}, "
-            f"output_gate={self.output_gate}, rotary={self.rotary}"
-        )
 
 
 def _convolution_of_each_channel(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import check_hidden_states, head_dim, refuse_cache_with_packing
-from attensor.nn.cache import KeyValueCache
+from attensor.nn._shapes import head_dim
+from attensor.nn.cache import TokenCache
+from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention
 from attensor.ops.feature_maps import random_projection
 from attensor.ops.relative_kernel_attention.cost import keys_per_query
@@ -14,7 +15,7 @@ from attensor.ops.relative_kernel_attention.cost import keys_per_query
 __all__ = ["RelativeKernelAttention"]
 
 
-class RelativeKernelAttention(nn.Module):
+class RelativeKernelAttention(SequenceMixer):
     """Attention by positive random features of unit queries and keys, sharpened by a learned bias of every offset.
 
     Cost O(T log T C num_features) or O(T^2 (C + num_features)), whichever is less; decoding keeps the features of all
@@ -38,6 +39,8 @@ class RelativeKernelAttention(nn.Module):
         ValueError: heads do not divide the channels, a causal grid, a size below 1.
     Source: arXiv:2106.12566, section 3.
     """
+
+    shown = (*SequenceMixer.shown, "num_features", "max_distance", "space_dims", "is_causal", "normalize")
 
     def __init__(
         self,
@@ -67,6 +70,7 @@ class RelativeKernelAttention(nn.Module):
             )
         self.num_features, self.max_distance = num_features, max_distance
         self.space_dims, self.is_causal, self.normalize = space_dims, is_causal, normalize
+        self.ranks = (space_dims + 2,)
         self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
             nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype) for _ in range(4)
         )
@@ -76,80 +80,50 @@ class RelativeKernelAttention(nn.Module):
         self.register_buffer(
             "projection", torch.empty(num_heads, num_features, self.head_dim, device=device, dtype=dtype)
         )
-        self._reset_positions_and_features()
+        self.reset_own_parameters()
 
-    def reset_parameters(self) -> None:
-        """Draw projections and random features anew; all biases 0."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
-            projection.reset_parameters()
-        self._reset_positions_and_features()
-
-    def _reset_positions_and_features(self) -> None:
+    def reset_own_parameters(self) -> None:
+        """Draw the random features anew; all biases 0."""
         with torch.no_grad():
             self.relative_bias.zero_()
             self.projection.copy_(random_projection(*self.projection.shape))
 
-    def forward(
-        self, hidden_states: Tensor, *, cache: KeyValueCache | None = None, cu_seqlens: Tensor | None = None
-    ) -> Tensor:
-        """Mix the tokens.
-
-        Args:
-            hidden_states: [B, T, C], or [B, height, width, C] with `space_dims=2`.
-            cache: past of the same sequences; the tokens are appended to it.
-            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
-        Returns:
-            As `hidden_states`.
-        Raises:
-            ShapeError: another rank or width.
-            ValueError: cache and cu_seqlens together.
-        """
-        check_hidden_states(self, hidden_states, self.hidden_size, (self.space_dims + 2,))
-        refuse_cache_with_packing(self, cache, cu_seqlens)
+    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+        """[B, *space, C] to features of queries and keys [B, *space, H, M] in at least float32, and values."""
         q, k, v = (
             project(hidden_states).unflatten(-1, (self.num_heads, self.head_dim))
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         features = PositiveRandomFeatures(self.projection, normalize=self.normalize)
-        phi_q, phi_k, values = features.queries(q), features(k), v.to(torch.promote_types(v.dtype, torch.float32))
+        return Heads(features.queries(q), features(k), v)
+
+    def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Kernel attention over the tokens and what the cache holds: [B, *space, H, C / H]."""
+        keys, values = heads.k, heads.v.to(torch.promote_types(heads.v.dtype, torch.float32))
         if cache is not None:
-            phi_k, values = cache.append(phi_k, values)
-        out = relative_kernel_attention(
-            phi_q, phi_k, values, relative_bias=self.relative_bias, is_causal=self.is_causal, cu_seqlens=cu_seqlens
+            real = cache.real(cache.length, cache.length + keys.shape[1])
+            if real is not None:
+                keys = keys * real[..., None, None]  # a key without features has no weight
+            keys, values = cache.append(keys=keys, values=values).values()
+        out: Tensor = relative_kernel_attention(
+            heads.q, keys, values, relative_bias=self.relative_bias, is_causal=self.is_causal, cu_seqlens=cu_seqlens
         )
-        mixed: Tensor = self.o_proj(out.to(v.dtype).flatten(-2))
+        return out.to(heads.v.dtype)
+
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Output projection: [B, *space, H, C / H] to [B, *space, C]."""
+        mixed: Tensor = self.o_proj(out.flatten(-2))
         return mixed
 
-    def new_cache(
-        self,
-        batch_size: int,
-        max_length: int | None = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> KeyValueCache:
-        """An empty cache for `batch_size` sequences: features of the keys, and values, in at least float32.
-
-        Args:
-            batch_size: rows.
-            max_length: tokens to reserve room for.
-            device: the parameters' if None.
-            dtype: the parameters' if None.
-        Raises:
-            ValueError: the layer is not causal, so that every token changes all earlier outputs.
-        """
-        if not self.is_causal:
-            raise ValueError(
-                f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
-            )
-        return KeyValueCache(
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype
+    ) -> TokenCache:
+        return TokenCache(
             batch_size,
-            self.num_heads,
-            self.num_features,
-            value_dim=self.head_dim,
+            {"keys": (self.num_heads, self.num_features), "values": (self.num_heads, self.head_dim)},
             max_length=max_length,
-            device=self.k_proj.weight.device if device is None else device,
-            dtype=torch.promote_types(self.k_proj.weight.dtype if dtype is None else dtype, torch.float32),
+            device=device,
+            dtype=torch.promote_types(dtype, torch.float32),
         )
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
@@ -168,11 +142,3 @@ class RelativeKernelAttention(nn.Module):
                 reach=self.max_distance - 1 if self.space_dims == 1 else None,
             ),
         }
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_features={self.num_features}, "
-            f"max_distance={self.max_distance}, space_dims={self.space_dims}, is_causal={self.is_causal}, "
-            f"normalize={self.normalize}"
-        )

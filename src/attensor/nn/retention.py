@@ -24,7 +24,7 @@ class Retention(LinearAttention):
     Source: arXiv:2307.08621, equations 5 to 8 (rotation without xPos's scaling, as in the authors' code).
     """
 
-    rotary = True
+    uses_positions = True
 
     def __init__(
         self,

@@ -16,20 +16,29 @@ from torch import Tensor
 __all__ = ["rotary_embedding", "token_positions"]
 
 
-def token_positions(tokens: int, *, offset: int = 0, cu_seqlens: Tensor | None = None, device: torch.device) -> Tensor:
+def token_positions(
+    tokens: int,
+    *,
+    offset: int = 0,
+    first: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    device: torch.device,
+) -> Tensor:
     """Positions of consecutive tokens; each packed sequence starts again at 0.
 
     Args:
         tokens: how many.
-        offset: position of the first one (what a cache already holds).
+        offset: place of the first one (what a cache already holds).
+        first: [B], place of each row's first real token, whose position is 0; 0 for all rows if None.
         cu_seqlens: [N + 1], where packed sequences start and end.
         device: of the result.
     Returns:
-        [tokens], int64.
+        [tokens], int64; with `first` [B, tokens], and 0 at the padding before it.
     """
     positions = torch.arange(tokens, device=device)
     if cu_seqlens is None:
-        return positions + offset
+        positions = positions + offset
+        return positions if first is None else (positions - first.to(device)[:, None]).clamp(min=0)
     starts = cu_seqlens.to(device=device, dtype=torch.int64)
     return positions - starts[torch.searchsorted(starts, positions, right=True) - 1]
 
@@ -39,7 +48,7 @@ def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) ->
 
     Args:
         x: [B, T, H, D], D even.
-        positions: [T], integers.
+        positions: [T] or [B, T], integers.
         base: the slowest pair turns once in about `2 pi base` tokens.
     Returns:
         [B, T, H, D] in x's dtype; angles are computed in at least float32.
@@ -47,7 +56,7 @@ def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) ->
     dtype = torch.promote_types(x.dtype, torch.float32)
     half = x.shape[-1] // 2
     frequencies = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
-    angles = (positions.to(dtype)[:, None] * frequencies)[:, None]  # [T, 1, D/2]
+    angles = (positions.to(dtype)[..., None] * frequencies)[..., None, :]  # [T, 1, D/2] or [B, T, 1, D/2]
     cos, sin = angles.cos(), angles.sin()
     first, second = x.to(dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from attensor.nn._tiles import keys_per_query
-from attensor.nn.cache import KeyValueCache
+from attensor.nn.cache import TokenCache
+from attensor.nn.mixer import Heads
+from attensor.nn.padding import pad, unpad
 from attensor.nn.softmax_attention import SoftmaxAttention
 from attensor.ops import neighborhood_attention, softmax_attention
 
@@ -29,6 +31,8 @@ class SlidingWindowAttention(SoftmaxAttention):
         dtype: of the parameters.
     Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
     """
+
+    shown = (*SoftmaxAttention.shown, "window_size")
 
     def __init__(
         self,
@@ -54,21 +58,24 @@ class SlidingWindowAttention(SoftmaxAttention):
         window = min(self.window_size, sizes["T"])
         return {**sizes, "W": window, "M": keys_per_query((sizes["T"],), window, is_causal=True)}
 
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, window_size={self.window_size}"
-
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, cache: KeyValueCache | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
+    def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Attention within the window, over the tokens and what the cache holds, padding left out: [B, T, H, K]."""
+        q, k, v = heads.q, heads.k, heads.v
         if cache is None:
             return self._slide(q, k, v, cu_seqlens)
-        keys, values = cache.append(k, v)
+        k, v = cache.append(keys=k, values=v).values()
+        real = cache.real(cache.length - k.shape[1], cache.length)
         if q.shape[1] == 1:
-            return softmax_attention(q, keys, values)
-        before = keys.shape[1] - q.shape[1]
+            return softmax_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
+        before = k.shape[1] - q.shape[1]
         # the cached tokens ask nothing: their queries are zeros and their outputs are dropped
-        return self._slide(torch.cat([q.new_zeros(q.shape[0], before, *q.shape[2:]), q], 1), keys, values)[:, before:]
+        q = torch.cat([q.new_zeros(q.shape[0], before, *q.shape[2:]), q], 1)
+        if real is None:
+            return self._slide(q, k, v)[:, before:]
+        packed, boundaries, index = unpad(q, real)
+        k, v = (x.flatten(0, 1)[index][None] for x in (k, v))
+        out = self._slide(packed, k, v, boundaries)
+        return pad(out, index, *real.shape)[:, before:]
 
     def _slide(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         if not q.shape[1]:

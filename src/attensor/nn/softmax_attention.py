@@ -5,15 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import check_hidden_states, head_dim, kv_heads, refuse_cache_with_packing
-from attensor.nn.cache import KeyValueCache
-from attensor.nn.rotary import rotary_embedding, token_positions
+from attensor.nn._shapes import head_dim, kv_heads
+from attensor.nn.cache import TokenCache
+from attensor.nn.mixer import Heads, SequenceMixer
+from attensor.nn.rotary import rotary_embedding
 from attensor.ops import softmax_attention
 
 __all__ = ["SoftmaxAttention"]
 
 
-class SoftmaxAttention(nn.Module):
+class SoftmaxAttention(SequenceMixer):
     """Every token attends to every token (before it, when causal).
 
     Cost O(T^2 C); decoding keeps all keys and values. Keys of the state_dict: `{q,k,v,o}_proj.weight`.
@@ -31,6 +32,9 @@ class SoftmaxAttention(nn.Module):
         ValueError: heads do not divide the channels, or rotary positions with an odd head width.
     Source: arXiv:1706.03762, section 3.2.2; rotary positions arXiv:2104.09864.
     """
+
+    ranks = (3, 4, 5)
+    shown: tuple[str, ...] = ("hidden_size", "num_heads", "num_kv_heads", "is_causal", "rotary_base")
 
     def __init__(
         self,
@@ -54,102 +58,57 @@ class SoftmaxAttention(nn.Module):
                 f"num_heads {num_heads} = {self.head_dim}; change them or set rotary_base=None."
             )
         self.is_causal, self.rotary_base, self.dropout_p = is_causal, rotary_base, dropout_p
+        self.uses_positions = rotary_base is not None
         kv_size = self.num_kv_heads * self.head_dim
         self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype)
         self.k_proj = nn.Linear(hidden_size, kv_size, bias=False, device=device, dtype=dtype)
         self.v_proj = nn.Linear(hidden_size, kv_size, bias=False, device=device, dtype=dtype)
         self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw the four projections anew, as `nn.Linear` does."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj, self.o_proj):
-            projection.reset_parameters()
-
-    def forward(
-        self, hidden_states: Tensor, *, cache: KeyValueCache | None = None, cu_seqlens: Tensor | None = None
-    ) -> Tensor:
-        """Mix the tokens.
-
-        Args:
-            hidden_states: [B, *space, C]; up to three axes of space are read as one row of T tokens.
-            cache: past of the same sequences; the tokens are appended to it.
-            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
-        Returns:
-            [B, *space, C].
-        Raises:
-            ShapeError: another rank or width.
-            ValueError: cache and cu_seqlens together.
-        """
-        check_hidden_states(self, hidden_states, self.hidden_size, (3, 4, 5))
-        refuse_cache_with_packing(self, cache, cu_seqlens)
+    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+        """[B, *space, C] to queries [B, T, H, K], keys and values of the key/value heads."""
         tokens = hidden_states.flatten(1, -2)
-        q, k, v = self._project(tokens, offset=cache.length if cache is not None else 0, cu_seqlens=cu_seqlens)
-        out = self._attend(q, k, v, cache=cache, cu_seqlens=cu_seqlens)
-        mixed: Tensor = self.o_proj(out.flatten(-2))
-        return mixed.view(hidden_states.shape)
-
-    def new_cache(
-        self,
-        batch_size: int,
-        max_length: int | None = None,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> KeyValueCache:
-        """An empty cache for `batch_size` sequences.
-
-        Args:
-            batch_size: rows.
-            max_length: tokens to reserve room for.
-            device: the parameters' if None.
-            dtype: the parameters' if None.
-        Raises:
-            ValueError: the layer is not causal, so that every token changes all earlier outputs.
-        """
-        if not self.is_causal:
-            raise ValueError(
-                f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
-            )
-        return KeyValueCache(
-            batch_size,
-            self.num_kv_heads,
-            self.head_dim,
-            max_length=max_length,
-            window=self._cached_window(),
-            device=self.k_proj.weight.device if device is None else device,
-            dtype=self.k_proj.weight.dtype if dtype is None else dtype,
-        )
-
-    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """Values of the symbols of the card's formulas for an input of that size."""
-        tokens = torch.Size(space).numel()
-        return {"T": tokens, "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return (
-            f"hidden_size={self.hidden_size}, num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, "
-            f"is_causal={self.is_causal}, rotary_base={self.rotary_base}"
-        )
-
-    def _project(self, tokens: Tensor, *, offset: int, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         q = self.q_proj(tokens).unflatten(-1, (self.num_heads, self.head_dim))  # [B, T, H, K]
         k = self.k_proj(tokens).unflatten(-1, (self.num_kv_heads, self.head_dim))
         v = self.v_proj(tokens).unflatten(-1, (self.num_kv_heads, self.head_dim))
-        if self.rotary_base is not None:
-            positions = token_positions(tokens.shape[1], offset=offset, cu_seqlens=cu_seqlens, device=tokens.device)
+        if self.rotary_base is not None and positions is not None:
             q = rotary_embedding(q, positions, base=self.rotary_base)
             k = rotary_embedding(k, positions, base=self.rotary_base)
-        return q, k, v
+        return Heads(q, k, v)
 
-    def _attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, cache: KeyValueCache | None, cu_seqlens: Tensor | None
-    ) -> Tensor:
+    def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Softmax attention over the tokens and what the cache holds, padding left out: [B, T, H, K]."""
+        k, v, real = heads.k, heads.v, None
         if cache is not None:
-            k, v = cache.append(k, v)
-        dropout_p = self.dropout_p if self.training else 0.0
-        out: Tensor = softmax_attention(q, k, v, is_causal=self.is_causal, dropout_p=dropout_p, cu_seqlens=cu_seqlens)
+            k, v = cache.append(keys=k, values=v).values()
+            real = cache.real(cache.length - k.shape[1], cache.length)
+        out: Tensor = softmax_attention(
+            heads.q,
+            k,
+            v,
+            is_causal=self.is_causal,
+            attn_mask=None if real is None else real[:, None, None],
+            dropout_p=self.dropout_p if self.training else 0.0,
+            cu_seqlens=cu_seqlens,
+        )
         return out
+
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Output projection: [B, T, H, K] to [B, T, C]."""
+        mixed: Tensor = self.o_proj(out.flatten(-2))
+        return mixed
+
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype
+    ) -> TokenCache:
+        return TokenCache(
+            batch_size,
+            dict.fromkeys(("keys", "values"), (self.num_kv_heads, self.head_dim)),
+            windows=self._cached_window(),
+            max_length=max_length,
+            device=device,
+            dtype=dtype,
+        )
 
     def _cached_window(self) -> int | None:
         return None

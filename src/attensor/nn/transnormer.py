@@ -39,6 +39,8 @@ class TransNormerAttention(LightningAttention):
     _norm = "simple-rms"
     _gate = "linear"
 
+    shown = (*LightningAttention.shown, "uses_positions")
+
     def __init__(
         self,
         hidden_size: int,
@@ -60,16 +62,10 @@ class TransNormerAttention(LightningAttention):
             device=device,
             dtype=dtype,
         )
-        self.rotary = layer_index == 0 if use_lrpe is None else use_lrpe
-        if self.rotary:
+        self.uses_positions = layer_index == 0 if use_lrpe is None else use_lrpe
+        if self.uses_positions:
             self.theta = nn.Parameter(torch.empty(num_heads, 1, self.key_dim, device=device, dtype=dtype))
-            self.reset_angles()
-
-    def reset_parameters(self) -> None:
-        """Draw the projections anew and set the angles to 10000^(-2 j / C), j counting channels over all heads."""
-        super().reset_parameters()
-        if self.rotary:
-            self.reset_angles()
+            self.reset_own_parameters()
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """SiLU of queries and keys; values stay as they are."""
@@ -78,16 +74,14 @@ class TransNormerAttention(LightningAttention):
     def embed_positions(self, x: Tensor, positions: Tensor) -> Tensor:
         """LRPE: x [B, T, H, K] to [B, T, H, 2 K], with angles in at least float32."""
         dtype = torch.promote_types(x.dtype, torch.float32)
-        angles = positions.to(dtype)[:, None, None] * self.theta.to(dtype).squeeze(1)  # [T, H, K]
+        angles = positions.to(dtype)[..., None, None] * self.theta.to(dtype).squeeze(1)  # [T, H, K] or [B, T, H, K]
         x_exact = x.to(dtype)
         return torch.cat([x_exact * angles.cos(), x_exact * angles.sin()], -1).to(x.dtype)
 
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, lrpe={self.rotary}"
-
-    def reset_angles(self) -> None:
+    def reset_own_parameters(self) -> None:
         """Set the angles of LRPE to 10000^(-2 j / C), j counting channels over all heads."""
+        if not self.uses_positions:
+            return
         channels = torch.arange(self.num_heads * self.key_dim, device=self.theta.device, dtype=torch.float64)
         with torch.no_grad():
             self.theta.copy_((10_000.0 ** (-2 * channels / self.hidden_size)).view_as(self.theta))

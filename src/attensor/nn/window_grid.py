@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attensor.nn.grid_attention import GridMixer
+from attensor.nn.mixer import Heads
 from attensor.nn.relative_bias import RelativePositionBias
 from attensor.ops import block_attention
 
@@ -33,6 +34,8 @@ class WindowGridAttention(GridMixer):
 
     ranks = (4,)
 
+    shown = (*GridMixer.shown, "pattern", "block_size")
+
     def __init__(
         self,
         hidden_size: int,
@@ -50,13 +53,9 @@ class WindowGridAttention(GridMixer):
         self.pattern = "grid" if layer_index % 2 else "window"
         self.rel_pos = RelativePositionBias(num_heads, block_size, device=device, dtype=dtype)
 
-    def reset_parameters(self) -> None:
-        """Draw the projections and the bias table anew."""
-        super().reset_parameters()
-        self.rel_pos.reset_parameters()
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, heads: Heads) -> Tensor:
         """Attention within the blocks of this layer's pattern."""
+        q, k, v, *_ = heads
         sides = self._fit(q.shape[1:-2])
         return block_attention(q, k, v, pattern=self.pattern, block_size=sides, attn_mask=self.rel_pos(*sides))
 
@@ -66,10 +65,6 @@ class WindowGridAttention(GridMixer):
         window = math.prod(self._fit(space))
         padded = math.prod(-(-cells // side) * side for cells, side in zip(space, self._fit(space)))
         return {**sizes, "W": window, "M": round(window * padded / sizes["T"])}
-
-    def extra_repr(self) -> str:
-        """Options, for `print(layer)`."""
-        return f"{super().extra_repr()}, pattern={self.pattern!r}, block_size={self.block_size}"
 
     def _fit(self, space: tuple[int, ...]) -> tuple[int, int]:
         height, width = (min(self.block_size, cells) for cells in space)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.models.language import Decoder, DecoderConfig
-from attensor.nn import RelativeKernelAttention, SoftmaxAttention
+from attensor.nn import Heads, RelativeKernelAttention, SoftmaxAttention
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention, softmax_attention
 from attensor.ops.feature_maps import random_projection
 from attensor.recipes._language import fit, mean_curve
@@ -64,13 +64,11 @@ class BiasedSoftmax(SoftmaxAttention):
         super().__init__(HIDDEN_SIZE, NUM_HEADS, rotary_base=None)
         self.relative_bias = nn.Parameter(torch.zeros(NUM_HEADS, TEXT_LENGTH))
 
-    def forward(self, hidden_states: Tensor, **_: Any) -> Tensor:
-        """[B, T, C] to [B, T, C]."""
-        q, k, v = self._project(hidden_states, offset=0, cu_seqlens=None)
-        position = torch.arange(hidden_states.shape[1])
+    def attend(self, heads: Heads, **_: Any) -> Tensor:
+        """Softmax attention with the bias of every offset: [B, T, H, K]."""
+        position = torch.arange(heads.q.shape[1])
         bias = self.relative_bias[:, (position[:, None] - position).clamp(0, TEXT_LENGTH - 1)]
-        out: Tensor = self.o_proj(softmax_attention(q, k, v, is_causal=True, attn_mask=bias).flatten(-2))
-        return out
+        return softmax_attention(heads.q, heads.k, heads.v, is_causal=True, attn_mask=bias)
 
 
 def _with_bias() -> nn.Module:

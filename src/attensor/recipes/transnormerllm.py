@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from attensor.bench.timing import paired
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.models.language import Decoder, DecoderConfig
-from attensor.models.language._blocks import SimpleGatedMLP
+from attensor.models.language.decoder import GatedMLP
 from attensor.nn import SoftmaxAttention, TransNormerAttention
 from attensor.recipes._language import fit, mean_curve
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
@@ -85,11 +85,11 @@ def _transnormer(layer: Callable[[int], nn.Module], norm: Callable[[], nn.Module
     """The decoder's body with TransNormerLLM's embedding, norms and MLP in the places of its own."""
     model = Decoder(DecoderConfig(256, HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS, MLP_HIDDEN_SIZE), layer)
     model.embed_tokens = ScaledEmbedding(256, HIDDEN_SIZE, num_positions)
-    model.norm = norm()  # type: ignore[assignment]
+    model.norm = norm()
     for block in model.layers:
         block.input_layernorm, block.post_attention_layernorm = norm(), norm()
         block.attn.g_norm = norm()  # type: ignore[union-attr]
-        block.mlp = SimpleGatedMLP(HIDDEN_SIZE, MLP_HIDDEN_SIZE)
+        block.mlp = GatedMLP(HIDDEN_SIZE, MLP_HIDDEN_SIZE, activation=None)
     return model
 
 

@@ -150,7 +150,7 @@ def _ours_layers(
     hidden = work.draw(1, 1, HIDDEN_SIZE)
     caches = [layer.new_cache(1) for layer in layers]
     for cache, state in zip(caches, work.states(layers[0].key_dim, layers[0].value_dim)):
-        cache.update(state, position)
+        cache.update(position, state=state)
 
     def step() -> Tensor:
         mixed = hidden

@@ -1,7 +1,7 @@
-"""Causal language models of linear attention in transformers' conventions: one body for every family.
+"""The body of `decoder.py` in transformers' conventions: one thin adapter for every family.
 
-A family states its configuration and, as a `Family`, how a mixer, an MLP and a norm are made from it; embedding,
-blocks, padding, decode states, loss and generation are the same for all and are here.
+A family states its configuration and, as a `Family`, what its blocks are made of; embedding, blocks, padding and
+packing are the body's, decode caches the mixers'. Here are loss, generation, files and names.
 
 Sizes: B sequences, T tokens, C channels, V vocabulary. Keys of the state_dict: `model.embed_tokens`,
 `model.layers.{i}.{input_layernorm, attn, post_attention_layernorm, mlp}`, `model.norm`, `lm_head`.
@@ -9,14 +9,12 @@ Sizes: B sequences, T tokens, C channels, V vocabulary. Keys of the state_dict: 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
-from attensor.models.language._hf_cache import MixerCacheLayer, cache_layers, new_cache
-from attensor.models.language._padding import arrange
+from attensor.models.language._hf_cache import cache_layers, new_cache
 from attensor.models.language._transformers import (
     AutoConfig,
     AutoModel,
@@ -30,20 +28,15 @@ from attensor.models.language._transformers import (
     PreTrainedModel,
     can_return_tuple,
 )
+from attensor.models.language.decoder import Body, DecoderLayer, Family
 
-__all__ = [
-    "DecoderLayer",
-    "Family",
-    "LinearCausalLM",
-    "LinearConfig",
-    "LinearModel",
-    "LinearPreTrainedModel",
-    "register",
-]
+__all__ = ["CausalConfig", "CausalLM", "CausalLayer", "CausalModel", "CausalPreTrainedModel", "Family", "register"]
 
 
-class LinearConfig(PreTrainedConfig):
-    """Sizes that every family has. `num_heads`, `num_kv_heads` and `num_layers` are other names of the three below.
+class CausalConfig(PreTrainedConfig):
+    """Sizes that every family has.
+
+    `num_heads`, `num_kv_heads` and `num_layers` are other names of three of these, `mlp_hidden_size` of one.
 
     Attributes:
         vocab_size: tokens that exist, V.
@@ -62,8 +55,10 @@ class LinearConfig(PreTrainedConfig):
         "num_heads": "num_attention_heads",
         "num_kv_heads": "num_key_value_heads",
         "num_layers": "num_hidden_layers",
+        "mlp_hidden_size": "intermediate_size",
     }
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    tiny: ClassVar[dict[str, Any]] = {}  # what a model for tests needs besides small sizes
 
     vocab_size: int = 32000
     hidden_size: int = 1024
@@ -98,72 +93,41 @@ class LinearConfig(PreTrainedConfig):
         return 1.0
 
 
-class Family(NamedTuple):
-    """How the parts of a block are made from a configuration.
+class CausalLayer(GradientCheckpointingLayer, DecoderLayer):
+    """A block of the body that can be checkpointed and opens its cache when the first tokens come."""
 
-    Attributes:
-        mixer: configuration, layer index -> a causal layer of `attensor.nn` whose keys and values have no bias.
-        mlp: configuration -> module on [..., C].
-        norm: configuration -> norm over C.
-    """
-
-    mixer: Callable[[Any, int], nn.Module]
-    mlp: Callable[[Any], nn.Module]
-    norm: Callable[[Any], nn.Module]
+    def forward(self, hidden_states: Tensor, **past: Any) -> Tensor:
+        """[B, T, C] to [B, T, C]; `cache` is a `MixerCacheLayer`."""
+        if "cache" in past:
+            past["cache"] = past["cache"].open(self.attn, hidden_states)
+        return DecoderLayer.forward(self, hidden_states, **past)
 
 
-class DecoderLayer(GradientCheckpointingLayer):
-    """Pre-norm residual block: `x = x + mixer(norm(x))`, `x = x + mlp(norm(x))`."""
-
-    def __init__(self, config: LinearConfig, family: Family, layer_index: int) -> None:
-        super().__init__()
-        self.input_layernorm = family.norm(config)
-        self.attn = family.mixer(config, layer_index)
-        self.post_attention_layernorm = family.norm(config)
-        self.mlp = family.mlp(config)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        real: Tensor | None = None,
-        past: MixerCacheLayer | None = None,
-        cu_seqlens: Tensor | None = None,
-    ) -> Tensor:
-        """[B, T, C] to [B, T, C].
-
-        Args:
-            hidden_states: [B, T, C].
-            real: [B, T, 1], zero at padding, which then stays out of the mixer's state.
-            past: the state that the tokens continue.
-            cu_seqlens: [N + 1], boundaries of packed sequences.
-        """
-        normed = self.input_layernorm(hidden_states)
-        normed = normed if real is None else normed * real
-        # only what is given: a mixer need not know both
-        given: dict[str, Any] = {} if past is None else {"cache": past.open(self.attn, normed)}
-        given |= {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
-        hidden_states = hidden_states + self.attn(normed, **given)
-        out: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return out
-
-
-class LinearPreTrainedModel(PreTrainedModel):
+class CausalPreTrainedModel(PreTrainedModel):
     """What transformers asks of a model before it has weights."""
 
-    config: LinearConfig
-    config_class = LinearConfig
+    config: CausalConfig
+    config_class = CausalConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
-    _no_split_modules = ["DecoderLayer"]  # noqa: RUF012 (transformers' own declaration)
+    _no_split_modules = ["CausalLayer"]  # noqa: RUF012 (transformers' own declaration)
     _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _is_stateful = True  # a state cannot be rolled back: no assisted generation
+
+    @torch.no_grad()
+    def _init_weights(self, module: Any) -> None:
+        super()._init_weights(module)
+        # what is in no linear, embedding or norm: angles, biases of offsets, random features
+        reset = getattr(module, "reset_own_parameters", None)
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if reset is not None and not (own and all(getattr(t, "_is_hf_initialized", False) for t in own)):
+            reset()
 
     def new_cache(self) -> Cache:
         """Empty decode states, for `past_key_values`; their batch size is that of the first tokens."""
         return new_cache(self.config.num_hidden_layers)
 
 
-class LinearModel(LinearPreTrainedModel):
+class CausalModel(CausalPreTrainedModel, Body):
     """Embedding, blocks and final norm.
 
     Args:
@@ -172,12 +136,9 @@ class LinearModel(LinearPreTrainedModel):
 
     family: ClassVar[Family]
 
-    def __init__(self, config: LinearConfig) -> None:
+    def __init__(self, config: CausalConfig) -> None:
         super().__init__(config)
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, config.pad_token_id)
-        blocks = (DecoderLayer(config, self.family, index) for index in range(config.num_hidden_layers))
-        self.layers = nn.ModuleList(blocks)
-        self.norm = self.family.norm(config)
+        self.assemble(config, self.family, layer=CausalLayer, pad_token_id=config.pad_token_id)
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -202,8 +163,9 @@ class LinearModel(LinearPreTrainedModel):
             inputs_embeds: [B, T, C], rows of the embedding table, instead of `input_ids`.
             use_cache: return decode states; None: as configured, but not in training.
             output_hidden_states: return the input of every block and the last output too.
-            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
-            kwargs: ignored (`position_ids` and the like: positions follow from the mask).
+            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1); no cache is kept then.
+            kwargs: `cu_seq_lens_q`, transformers' name of `cu_seqlens`; others are ignored (`position_ids` and the
+                like: positions follow from the mask).
         Raises:
             ValueError: not exactly one of input_ids and inputs_embeds; a cache under gradient checkpointing; see also
                 `_padding.arrange`.
@@ -211,26 +173,24 @@ class LinearModel(LinearPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"{type(self).__name__}: give exactly one of input_ids and inputs_embeds.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        hidden_states = hidden_states * self.config.embedding_scale
-        cache = self._cache(past_key_values, use_cache)
-        hidden_states, layout = arrange(
-            hidden_states, attention_mask, cu_seqlens, None if cache is None else cache.get_seq_length()
-        )
-        pasts = [None] * len(self.layers) if cache is None else cache_layers(cache, len(self.layers))
+        cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
+        cache = self._cache(past_key_values, use_cache, is_packed=cu_seqlens is not None)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        seen = []
-        for layer, past in zip(self.layers, pasts):
-            if wanted:
-                seen.append(layout.restore(hidden_states))
-            hidden_states = layer(hidden_states, layout.real, past, layout.cu_seqlens)
-        hidden_states = layout.restore(self.norm(hidden_states))
+        seen: list[Tensor] = []
+        hidden_states = self.run(
+            hidden_states * self.config.embedding_scale,
+            caches=None if cache is None else cache_layers(cache, len(self.layers)),
+            attention_mask=attention_mask,
+            cu_seqlens=cu_seqlens,
+            seen=seen if wanted else None,
+        )
         return BaseModelOutputWithPast(
             last_hidden_state=hidden_states,
             past_key_values=cache,
             hidden_states=(*seen, hidden_states) if wanted else None,
         )
 
-    def _cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
+    def _cache(self, past_key_values: Cache | None, use_cache: bool | None, *, is_packed: bool) -> Cache | None:
         checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         if past_key_values is not None:
             if checkpointing:
@@ -240,26 +200,26 @@ class LinearModel(LinearPreTrainedModel):
                 )
             return past_key_values
         if use_cache is None:
-            use_cache = self.config.use_cache and not self.training
+            use_cache = self.config.use_cache and not self.training and not is_packed
         return self.new_cache() if use_cache and not checkpointing else None
 
 
-class LinearCausalLM(LinearPreTrainedModel, GenerationMixin):
-    """A `LinearModel` with an output projection, a loss and `generate`.
+class CausalLM(CausalPreTrainedModel, GenerationMixin):
+    """A `CausalModel` with an output projection, a loss and `generate`.
 
     Args:
         config: sizes. A subclass sets `body`, the class of the model below.
     """
 
-    body: ClassVar[type[LinearModel]]
+    body: ClassVar[type[CausalModel]]
     _tied_weights_keys: ClassVar[dict[str, str]] = {  # type: ignore[misc]
         "lm_head.weight": "model.embed_tokens.weight"
     }
 
-    def __init__(self, config: LinearConfig) -> None:
+    def __init__(self, config: CausalConfig) -> None:
         super().__init__(config)
         self.model = self.body(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=self.body.family.head_bias)
         self.post_init()
 
     @can_return_tuple
@@ -278,13 +238,13 @@ class LinearCausalLM(LinearPreTrainedModel, GenerationMixin):
 
         Args:
             input_ids: [B, T].
-            attention_mask: see `LinearModel.forward`.
-            past_key_values: see `LinearModel.forward`.
-            inputs_embeds: see `LinearModel.forward`.
+            attention_mask: see `CausalModel.forward`.
+            past_key_values: see `CausalModel.forward`.
+            inputs_embeds: see `CausalModel.forward`.
             labels: [B, T], the tokens themselves (they are shifted here); -100 is left out of the mean.
-            use_cache: see `LinearModel.forward`.
+            use_cache: see `CausalModel.forward`.
             logits_to_keep: logits of that many last tokens only (0: all), or of the places in this tensor.
-            kwargs: further arguments of `LinearModel.forward`; `num_items_in_batch` for the loss.
+            kwargs: further arguments of `CausalModel.forward`; `num_items_in_batch` for the loss.
         Returns:
             loss, logits [B, tokens kept, V], past_key_values, hidden_states.
         """
@@ -306,6 +266,11 @@ class LinearCausalLM(LinearPreTrainedModel, GenerationMixin):
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
+    @property
+    def _is_stateful(self) -> bool:  # type: ignore[override]
+        """Whether a layer cannot take tokens back; then there is no assisted generation."""
+        return not all(layer.attn.new_cache(1, device="meta").can_crop for layer in self.model.layers)
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # the cache is ours, see below
@@ -318,7 +283,7 @@ class LinearCausalLM(LinearPreTrainedModel, GenerationMixin):
             model_kwargs.setdefault("past_key_values", self.new_cache())
 
 
-def register(config: type[LinearConfig], model: type[LinearModel], causal_lm: type[LinearCausalLM]) -> None:
+def register(config: type[CausalConfig], model: type[CausalModel], causal_lm: type[CausalLM]) -> None:
     """Let transformers' Auto classes find a family; again is harmless."""
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)

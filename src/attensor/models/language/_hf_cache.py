@@ -1,7 +1,6 @@
-"""Decode caches of `attensor.nn` inside transformers' `Cache`: one recurrent state for each layer, no other memory.
+"""Decode caches of `attensor.nn` inside transformers' `Cache`, one for each layer.
 
-transformers asks a cache for its length, and beam search reorders it; what is held stays attensor's own
-(`StateCache`: a matrix for each head, constant in size).
+transformers asks a cache for its length, and generation reorders and crops it; what is held stays the mixer's own.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from torch import Tensor
 from attensor.models.language._transformers import Cache, CacheLayerMixin
 from attensor.nn import Cache as MixerCache
 
-__all__ = ["MixerCacheLayer", "cache_layers", "new_cache"]
+__all__ = ["MixerCacheLayer", "ModelCache", "cache_layers", "new_cache"]
 
 
 class MixerCacheLayer(CacheLayerMixin):
@@ -30,6 +29,7 @@ class MixerCacheLayer(CacheLayerMixin):
     def __init__(self) -> None:
         super().__init__()
         self.held: MixerCache | None = None
+        self._first: Tensor | None = None  # for the cache to come
 
     def open(self, mixer: Any, hidden_states: Tensor) -> MixerCache:
         """The cache that `mixer` continues; an empty one of its own making at first.
@@ -43,11 +43,35 @@ class MixerCacheLayer(CacheLayerMixin):
                 hidden_states.shape[0], device=hidden_states.device, dtype=hidden_states.dtype
             )
             self.held, self.is_initialized = held, True
+            if self._first is not None:
+                held.first = self._first
         return self.held
 
-    def get_seq_length(self) -> int:
-        """Tokens seen, padding on the left included."""
+    @property
+    def length(self) -> int:
+        """Tokens seen, padding at the beginning included."""
         return 0 if self.held is None else self.held.length
+
+    @property
+    def first(self) -> Tensor:
+        """[B], tokens of padding that each row begins with; an empty tensor before the first tokens."""
+        return torch.zeros(0, dtype=torch.int64) if self.held is None else self.held.first
+
+    @first.setter
+    def first(self, first: Tensor) -> None:
+        if self.held is None:
+            self._first = first
+        else:
+            self.held.first = first
+
+    @property
+    def is_croppable(self) -> bool:  # type: ignore[override]
+        """Whether any number of tokens may be removed again."""
+        return self.held is None or self.held.can_crop
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, padding at the beginning included."""
+        return self.length
 
     def get_max_length(self) -> int:
         """-1: any number of tokens fits."""
@@ -65,7 +89,7 @@ class MixerCacheLayer(CacheLayerMixin):
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row `repeats` times, one after the other."""
         if self.held is not None:
-            self.reorder_cache(torch.arange(self._batch_size()).repeat_interleave(repeats))
+            self.reorder_cache(torch.arange(self.held.batch_size).repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows only (integers, or a bool for each row)."""
@@ -73,42 +97,60 @@ class MixerCacheLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.held, self.is_initialized = None, False
+        self.held, self._first, self.is_initialized = None, None, False
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Refuse to unwind a recurrent state; removing nothing is allowed.
+        """Forget the last `-tokens_to_remove` tokens (transformers counts them below zero).
 
         Raises:
-            ValueError: anything else than 0 tokens.
+            ValueError: the held cache refuses, as a recurrent state does; or a number above 0.
         """
-        if tokens_to_remove:
-            raise ValueError(
-                f"MixerCacheLayer.crop: a recurrent state cannot be unwound by {abs(tokens_to_remove)} tokens; start "
-                "with a new cache and run the tokens again, or copy the cache before the tokens to be removed."
-            )
+        if self.held is not None and tokens_to_remove:
+            self.held.crop(self.remaining(tokens_to_remove))
+
+    def remaining(self, tokens_to_remove: int) -> int:
+        """Length after `crop`.
+
+        Raises:
+            ValueError: a number above 0.
+        """
+        if tokens_to_remove > 0:
+            raise ValueError(f"MixerCacheLayer.crop: tokens_to_remove must be 0 or below, got {tokens_to_remove}.")
+        return self.length + tokens_to_remove
 
     def offload(self) -> None:
-        """Do nothing: a state has one size, and it is small."""
+        """Do nothing: what is held stays where the mixer put it."""
 
     def prefetch(self) -> None:
         """Do nothing, see `offload`."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> NoReturn:
-        """Refuse: there are no keys and values to hold; layers use `open`."""
-        raise NotImplementedError("MixerCacheLayer: a recurrent layer has no keys and values to hold; use open(mixer).")
+        """Refuse: what is held is the mixer's own; layers use `open`."""
+        raise NotImplementedError("MixerCacheLayer: what is held is the mixer's own; use open(mixer, hidden_states).")
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refuse: there are no keys and values to hold; layers use `open`."""
+        """Refuse, see `lazy_initialization`."""
         self.lazy_initialization(key_states, value_states)
 
-    def _batch_size(self) -> int:
-        held = {} if self.held is None else self.held.state_dict()
-        return next(tensor.shape[0] for name, tensor in held.items() if name != "length")
+
+class ModelCache(Cache):
+    """The caches of all layers, cropped together or not at all."""
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens in every layer.
+
+        Raises:
+            ValueError: a layer refuses; then none has forgotten anything.
+        """
+        for layer in self.layers:
+            if isinstance(layer, MixerCacheLayer) and layer.held is not None:
+                layer.held.check_crop(layer.remaining(tokens_to_remove))
+        super().crop(tokens_to_remove)
 
 
-def new_cache(num_layers: int) -> Cache:
+def new_cache(num_layers: int) -> ModelCache:
     """An empty cache for a model of that many layers."""
-    return Cache(layers=[MixerCacheLayer() for _ in range(num_layers)])
+    return ModelCache(layers=[MixerCacheLayer() for _ in range(num_layers)])
 
 
 def cache_layers(cache: Cache, num_layers: int) -> list[MixerCacheLayer]:

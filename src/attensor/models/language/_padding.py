@@ -1,13 +1,13 @@
-"""What padding of a batch means for layers with a recurrent state: such tokens must neither write nor age it.
+"""What padding of a batch means for its layers: nobody sees such tokens, and they neither write nor age a state.
 
-Without a cache the real tokens are packed into one row. With a cache they are moved to the end of their rows: before
-them the state is zero, and a token whose input is zero leaves it so (keys and values have no bias), so that all rows
-have the same length and one cache serves them.
+Without a cache the real tokens are packed into one row. With a cache they are moved to the end of their rows, so that
+all rows have the same length, and the cache knows how many tokens of padding each row begins with (`Cache.first`).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,22 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.nn import pad, unpad
 
-__all__ = ["Layout", "arrange"]
+__all__ = ["Layout", "Past", "arrange"]
+
+
+class Past(Protocol):
+    """What is asked of a layer's cache here."""
+
+    @property
+    def length(self) -> int:
+        """Tokens seen."""
+
+    @property
+    def first(self) -> Tensor:
+        """[B], tokens of padding that each row begins with."""
+
+    @first.setter
+    def first(self, first: Tensor) -> None: ...
 
 
 class Layout(NamedTuple):
@@ -26,7 +41,7 @@ class Layout(NamedTuple):
         cu_seqlens: [N + 1], packed sequences; None otherwise.
         sources: [real tokens], where each packed token came from; None if nothing was packed here.
         order: [B, T], which token stands at each place of a row that was aligned right; None otherwise.
-        real: [B, T, 1], zero at padding, in the order of the layers; None if there is none.
+        real: [B, T, 1], true at real tokens, in the order of the layers; None if all are.
     """
 
     shape: tuple[int, int]
@@ -41,20 +56,20 @@ class Layout(NamedTuple):
             return pad(hidden_states, self.sources, *self.shape)
         if self.order is None or self.real is None:
             return hidden_states
-        kept = hidden_states * self.real
+        kept = torch.where(self.real, hidden_states, 0)
         return torch.empty_like(kept).scatter(1, self.order[..., None].expand_as(kept), kept)
 
 
 def arrange(
-    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, past_length: int | None
+    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, pasts: Sequence[Past] | None
 ) -> tuple[Tensor, Layout]:
-    """Bring a batch into the order in which the layers shall see it.
+    """Bring a batch into the order in which the layers shall see it, and tell their caches of padding.
 
     Args:
         hidden_states: [B, T, C], of the new tokens.
         attention_mask: [B, T] or [B, tokens before + T], true or 1 for real tokens; None if all are.
         cu_seqlens: [N + 1], if the batch is one row of packed sequences.
-        past_length: tokens before these in the cache; None without a cache.
+        pasts: the caches that the tokens continue, one for each layer; None without.
     Returns:
         hidden_states as the layers want them, and the layout that leads back.
     Raises:
@@ -63,23 +78,22 @@ def arrange(
     """
     shape = hidden_states.shape[0], hidden_states.shape[1]
     if cu_seqlens is not None:
-        if attention_mask is not None or past_length is not None:
+        if attention_mask is not None or pasts is not None:
             raise ValueError("cu_seqlens excludes attention_mask and a cache (use_cache); give one description.")
         return hidden_states, Layout(shape, cu_seqlens=cu_seqlens)
     if attention_mask is None:
         return hidden_states, Layout(shape)
-    mask = _new_part(attention_mask, shape, past_length or 0)
+    mask = _new_part(attention_mask, shape, pasts[0].length if pasts else 0)
     if mask.all():
         return hidden_states, Layout(shape)
-    if past_length is None:
+    if not pasts:
         packed, cu_seqlens, sources = unpad(hidden_states, mask)
         return packed, Layout(shape, cu_seqlens=cu_seqlens, sources=sources)
-    if past_length:
-        _refuse_padding_after_tokens(attention_mask, shape[1])
+    _begin_later(pasts, mask)
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # padding first, else as it was
+    real = mask.gather(1, order)[..., None]
     aligned = hidden_states.gather(1, order[..., None].expand_as(hidden_states))
-    real = mask.gather(1, order)[..., None].to(hidden_states.dtype)
-    return aligned, Layout(shape, order=order, real=real)
+    return torch.where(real, aligned, 0), Layout(shape, order=order, real=real)
 
 
 def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) -> Tensor:
@@ -91,15 +105,18 @@ def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) 
     return attention_mask[:, attention_mask.shape[1] - tokens :].bool()
 
 
-def _refuse_padding_after_tokens(attention_mask: Tensor, tokens: int) -> None:
-    real = attention_mask.bool()
-    before = real[:, :-tokens]
-    # a mask of the new tokens alone says nothing of those before
-    held = before.any(1, keepdim=True) if before.shape[1] else torch.ones_like(real[:, :1])
-    padding_after = (held & ~real[:, -tokens:]).any(1)
-    if padding_after.any():
-        rows = padding_after.nonzero().squeeze(1).tolist()
+def _begin_later(pasts: Sequence[Past], mask: Tensor) -> None:
+    """Rows that hold no real token yet begin after the padding of the new tokens; others may not be padded."""
+    before, padding = pasts[0].length, (~mask).sum(1)
+    first = pasts[0].first.to(mask.device) if before else torch.zeros_like(padding)
+    has_begun = first < before
+    padded_after = has_begun & (padding > 0)
+    if padded_after.any():
+        rows = padded_after.nonzero().squeeze(1).tolist()
         raise ValueError(
-            f"attention_mask has padding after real tokens in rows {rows}, which continue a cache; a recurrent state "
-            "cannot skip it. Run those rows alone, or run the whole sequences without a cache."
+            f"attention_mask has padding after real tokens in rows {rows}, which continue a cache; it holds one run of "
+            "tokens a row. Run those rows alone, or run the whole sequences without a cache."
         )
+    first = torch.where(has_begun, first, before + padding)
+    for past in pasts:
+        past.first = first

@@ -11,6 +11,7 @@ try:
     from transformers import AutoConfig as AutoConfig
     from transformers import AutoModel as AutoModel
     from transformers import AutoModelForCausalLM as AutoModelForCausalLM
+    from transformers import AutoTokenizer as AutoTokenizer
     from transformers import GenerationMixin as GenerationMixin
     from transformers import PreTrainedConfig as PreTrainedConfig
     from transformers import PreTrainedModel as PreTrainedModel

@@ -1,6 +1,6 @@
-"""A causal language model around any mixer: tokens in, logits of the next token out.
+"""Causal language models around any mixer: the one body, and the plain model over it.
 
-    x = x + mixer(norm(x));   x = x + mlp(norm(x))        RMSNorm, SwiGLU, no biases
+    x = x + mixer(norm(x));   x = x + mlp(norm(x))        RMSNorm, SwiGLU, no biases, where a family says nothing else
 
 Sizes: B sequences, T tokens, C channels. Names are those of Llama's checkpoints, the mixer being `attn`.
 """
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.nn import Cache, pad, unpad
+from attensor.models.language._padding import Past, arrange
+from attensor.nn import Cache
 
-__all__ = ["Decoder", "DecoderConfig"]
+__all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
 
 
 @dataclass(frozen=True)
@@ -44,39 +45,133 @@ class DecoderConfig:
 
 
 class GatedMLP(nn.Module):
-    """`down(silu(gate(x)) * up(x))`, arXiv:2002.05202 (SwiGLU)."""
+    """`down(activation(gate(x)) * up(x))`: SwiGLU (arXiv:2002.05202), or without activation SGLU (arXiv:2307.14995)."""
 
-    def __init__(self, hidden_size: int, mlp_hidden_size: int) -> None:
+    def __init__(
+        self, hidden_size: int, mlp_hidden_size: int, activation: Callable[[Tensor], Tensor] | None = F.silu
+    ) -> None:
         super().__init__()
+        self.activation = activation
         self.gate_proj = nn.Linear(hidden_size, mlp_hidden_size, bias=False)
         self.up_proj = nn.Linear(hidden_size, mlp_hidden_size, bias=False)
         self.down_proj = nn.Linear(mlp_hidden_size, hidden_size, bias=False)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., C] to [..., C]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+        gate = self.gate_proj(hidden_states)
+        gate = gate if self.activation is None else self.activation(gate)
+        out: Tensor = self.down_proj(gate * self.up_proj(hidden_states))
         return out
+
+
+def gated_mlp(config: Any) -> nn.Module:
+    """SwiGLU of a configuration's sizes."""
+    return GatedMLP(config.hidden_size, config.mlp_hidden_size)
+
+
+def rms_norm(config: Any) -> nn.Module:
+    """RMSNorm of a configuration's sizes."""
+    return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+
+
+def pre_norm(layer: DecoderLayer, hidden_states: Tensor, **past: Any) -> Tensor:
+    """`x = x + mixer(norm(x))`, `x = x + mlp(norm(x))`."""
+    hidden_states = hidden_states + layer.attn(layer.input_layernorm(hidden_states), **past)
+    out: Tensor = hidden_states + layer.mlp(layer.post_attention_layernorm(hidden_states))
+    return out
+
+
+def post_norm(layer: DecoderLayer, hidden_states: Tensor, **past: Any) -> Tensor:
+    """`x = norm(x + mixer(x))`, `x = norm(x + mlp(x))`."""
+    hidden_states = layer.input_layernorm(hidden_states + layer.attn(hidden_states, **past))
+    out: Tensor = layer.post_attention_layernorm(hidden_states + layer.mlp(hidden_states))
+    return out
+
+
+class Family(NamedTuple):
+    """How the parts of a model are made from a configuration.
+
+    Attributes:
+        mixer: configuration, layer index -> a causal layer of `attensor.nn`, or any module [B, T, C] to the same.
+        mlp: configuration -> module on [..., C].
+        norm: configuration -> norm over C.
+        block: the order of a layer's parts, `pre_norm`, `post_norm` or a function of the same arguments.
+        head_bias: the output projection has a bias.
+    """
+
+    mixer: Callable[[Any, int], nn.Module]
+    mlp: Callable[[Any], nn.Module] = gated_mlp
+    norm: Callable[[Any], nn.Module] = rms_norm
+    block: Callable[..., Tensor] = pre_norm
+    head_bias: bool = False
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm residual block of a mixer and a gated MLP."""
+    """Residual block of a mixer and an MLP, in the order that its family states."""
 
-    def __init__(self, config: DecoderConfig, mixer: nn.Module) -> None:
+    def __init__(self, config: Any, family: Family, layer_index: int) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.attn = mixer
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = GatedMLP(config.hidden_size, config.mlp_hidden_size)
+        self.input_layernorm = family.norm(config)
+        self.attn = family.mixer(config, layer_index)
+        self.post_attention_layernorm = family.norm(config)
+        self.mlp = family.mlp(config)
+        self.block = family.block
 
-    def forward(self, hidden_states: Tensor, **mixer_arguments: Cache | Tensor) -> Tensor:
-        """[B, T, C] to [B, T, C]; the keyword arguments go to the mixer."""
-        hidden_states = hidden_states + self.attn(self.input_layernorm(hidden_states), **mixer_arguments)
-        out: Tensor = hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
-        return out
+    def forward(self, hidden_states: Tensor, **past: Any) -> Tensor:
+        """[B, T, C] to [B, T, C]; `cache` and `cu_seqlens` go to the mixer, where they are given."""
+        return self.block(self, hidden_states, **past)
 
 
-class Decoder(nn.Module):
-    """Embedding, a stack of `DecoderLayer`s, norm and output projection.
+class Body(nn.Module):
+    """Embedding, blocks and final norm of every language model here; it knows padding, packing and caches."""
+
+    embed_tokens: nn.Embedding
+    layers: nn.ModuleList
+    norm: nn.Module
+
+    def assemble(
+        self, config: Any, family: Family, *, layer: type[DecoderLayer] = DecoderLayer, pad_token_id: int | None = None
+    ) -> None:
+        """Make the parts."""
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, pad_token_id)
+        self.layers = nn.ModuleList(layer(config, family, index) for index in range(config.num_layers))
+        self.norm = family.norm(config)
+
+    def run(
+        self,
+        hidden_states: Tensor,
+        *,
+        caches: Sequence[Past] | None = None,
+        attention_mask: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+        seen: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Normed hidden states of every token.
+
+        Args:
+            hidden_states: [B, T, C], embedded tokens.
+            caches: one for each layer; the tokens continue what they hold.
+            attention_mask: [B, T] (with caches also [B, tokens before + T]), true or 1 for real tokens.
+            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
+            seen: receives the input of every block.
+        Returns:
+            [B, T, C]; zeros at padding.
+        Raises:
+            ShapeError, ValueError: see `_padding.arrange`.
+        """
+        hidden_states, layout = arrange(hidden_states, attention_mask, cu_seqlens, caches)
+        packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}
+        for index, layer in enumerate(self.layers):
+            if seen is not None:
+                seen.append(layout.restore(hidden_states))
+            # only what is given: a mixer need not know both
+            past = {} if caches is None else {"cache": caches[index]}
+            hidden_states = layer(hidden_states, **past, **packing)
+        return layout.restore(self.norm(hidden_states))
+
+
+class Decoder(Body):
+    """Embedding, blocks of one mixer each, final norm, output projection.
 
     Can be built on the meta device (`with torch.device("meta")`) to count parameters.
 
@@ -84,14 +179,15 @@ class Decoder(nn.Module):
         config: sizes.
         mixer: layer index -> module that maps [B, T, C] to [B, T, C] and must be causal. With `cache` and `cu_seqlens`
             arguments and a `new_cache` method it can also decode and read packed rows.
+        block: the order of a layer's parts, see `Family`.
     """
 
-    def __init__(self, config: DecoderConfig, mixer: Callable[[int], nn.Module]) -> None:
+    def __init__(
+        self, config: DecoderConfig, mixer: Callable[[int], nn.Module], *, block: Callable[..., Tensor] = pre_norm
+    ) -> None:
         super().__init__()
         self.config = config
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, mixer(i)) for i in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.assemble(config, Family(mixer=lambda _, index: mixer(index), block=block))
         if not config.tie_embeddings:
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_parameters()
@@ -141,36 +237,24 @@ class Decoder(nn.Module):
         Args:
             tokens: [B, T], integers.
             caches: one for each layer, from `new_caches`; the tokens continue what they hold.
-            attention_mask: [B, T], true or 1 for real tokens; padding anywhere is left out of the computation.
+            attention_mask: [B, T] (with caches also [B, tokens before + T]), true or 1 for real tokens. Padding
+                anywhere is left out; of what caches hold, only the beginning of a row may be padding.
             cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
         Returns:
             [B, T, vocab_size]; zeros at padding.
         Raises:
             ShapeError: tokens are not [B, T], the mask has another shape, or there is not one cache for each layer.
-            ValueError: more than one of caches, attention_mask and cu_seqlens.
+            ValueError: cu_seqlens and one of the others, or padding after tokens that a cache holds.
         """
-        self._check(tokens, caches, attention_mask, cu_seqlens)
-        if attention_mask is not None:
-            packed, cu_seqlens, index = unpad(tokens, attention_mask)
-            return pad(self._logits(packed, None, cu_seqlens), index, *tokens.shape)
-        return self._logits(tokens, caches, cu_seqlens)
-
-    def _logits(self, tokens: Tensor, caches: Sequence[Cache] | None, cu_seqlens: Tensor | None) -> Tensor:
-        hidden_states = self.embed_tokens(tokens)
-        packing = {} if cu_seqlens is None else {"cu_seqlens": cu_seqlens}
-        for i, layer in enumerate(self.layers):
-            past = {} if caches is None else {"cache": caches[i]}
-            hidden_states = layer(hidden_states, **past, **packing)
-        table = self.embed_tokens.weight if self.config.tie_embeddings else self.lm_head.weight
-        return F.linear(self.norm(hidden_states), table)
-
-    def _check(self, tokens: Tensor, caches: Sequence[Cache] | None, *alternatives: Tensor | None) -> None:
         if tokens.dim() != 2:
             raise ShapeError(f"Decoder: tokens must be [B, T], got {list(tokens.shape)}.")
-        if sum(given is not None for given in (caches, *alternatives)) > 1:
-            raise ValueError("Decoder: caches, attention_mask and cu_seqlens exclude each other; give one of them.")
         if caches is not None and len(caches) != len(self.layers):
             raise ShapeError(f"Decoder: caches must be one for each of {len(self.layers)} layers, got {len(caches)}.")
+        hidden_states = self.run(
+            self.embed_tokens(tokens), caches=caches, attention_mask=attention_mask, cu_seqlens=cu_seqlens
+        )
+        table = self.embed_tokens.weight if self.config.tie_embeddings else self.lm_head.weight
+        return F.linear(hidden_states, table)
 
     def _mixers(self) -> list[Any]:
         return [layer.attn for layer in self.layers]

@@ -1,18 +1,19 @@
-"""Sampling from a decoder, one token at a time, with decode caches where the mixers have them."""
+"""Sampling from a language model, one token at a time, with decode caches where the mixers have them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from attensor.models.language.decoder import Decoder
 
-__all__ = ["generate"]
+__all__ = ["continue_text", "generate"]
 
 
-@torch.no_grad()
 def generate(
     decoder: Decoder,
     tokens: Tensor,
@@ -40,19 +41,102 @@ def generate(
     """
     if tokens.dim() != 2 or not tokens.shape[1]:
         raise ValueError(f"generate: tokens must be [B, T] with at least one token, got {list(tokens.shape)}.")
+    caches = None
+    if decoder.can_decode:
+        caches = decoder.new_caches(tokens.shape[0], tokens.shape[1] + max_new_tokens)
+    read = tokens[:, :0]
+
+    def step(unread: Tensor) -> Tensor:
+        nonlocal read
+        read = unread if caches is not None else torch.cat([read, unread], 1)
+        logits: Tensor = decoder(read, caches=caches)
+        return logits[:, -1]
+
+    yield from _sample(step, tokens, max_new_tokens, temperature=temperature, top_k=top_k, generator=generator)
+
+
+def continue_text(
+    folder: str | Path, prompt: str, max_new_tokens: int, *, temperature: float, top_k: int | None, seed: int
+) -> Iterator[str]:
+    """Continue a text with a model in transformers' format, one of the families here or another.
+
+    Args:
+        folder: what `save_pretrained` wrote. Without a tokenizer in it, tokens are bytes: 256 of them.
+        prompt: text to continue.
+        max_new_tokens: how many tokens to add; an end-of-text token ends sooner.
+        temperature: divides the logits; 0 takes the most likely token.
+        top_k: sample among the k most likely only.
+        seed: of the choices.
+    Yields:
+        Text, as soon as its characters are whole; the prompt is not repeated.
+    Raises:
+        ValueError: no model in that folder, or neither a tokenizer nor bytes; see also `generate`.
+        MissingExtraError: transformers is not installed.
+    """
+    model, encode, decode, ends = _load(Path(folder))
+    past: Any = None
+
+    def step(unread: Tensor) -> Tensor:
+        nonlocal past
+        out = model(unread, past_key_values=past, use_cache=True)
+        past = out.past_key_values
+        logits: Tensor = out.logits[:, -1]
+        return logits
+
+    tokens, generator = torch.tensor([encode(prompt or "\n")]), torch.Generator().manual_seed(seed)
+    written: list[int] = []
+    text = ""
+    for token in _sample(step, tokens, max_new_tokens, temperature=temperature, top_k=top_k, generator=generator):
+        if token.item() in ends:
+            break
+        written.append(int(token))
+        whole = decode(written)
+        if not whole.endswith("\ufffd"):  # the rest of a character may follow
+            yield whole[len(text) :]
+            text = whole
+    yield decode(written)[len(text) :]
+
+
+def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list[int]], str], list[int]]:
+    """Model, text to tokens, tokens to text, and the tokens that end a text."""
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no model in transformers' format: there is no config.json in it.")
+    from attensor.models.language import import_families
+    from attensor.models.language._transformers import AutoModelForCausalLM, AutoTokenizer
+
+    import_families()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    if (folder / "tokenizer_config.json").exists():
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        ends = torch.tensor([] if model.config.eos_token_id is None else model.config.eos_token_id).flatten()
+        return model, tokenizer.encode, tokenizer.decode, ends.tolist()
+    if model.config.vocab_size != 256:
+        raise ValueError(
+            f"{folder} has no tokenizer, and the model's {model.config.vocab_size} tokens are not the 256 bytes; save "
+            "the tokenizer beside it with tokenizer.save_pretrained(folder)."
+        )
+    return model, lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode("utf-8", "replace"), []
+
+
+@torch.no_grad()
+def _sample(
+    step: Callable[[Tensor], Tensor],
+    tokens: Tensor,
+    max_new_tokens: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    """[B] at a time; `step` maps the tokens it has not read yet to the logits [B, V] of the next."""
     if temperature < 0:
         raise ValueError(f"generate: temperature must be at least 0, got {temperature}.")
     if top_k is not None and top_k < 1:
         raise ValueError(f"generate: top_k must be at least 1, got {top_k}; None samples among all tokens.")
-    caches = None
-    if decoder.can_decode:
-        caches = decoder.new_caches(tokens.shape[0], tokens.shape[1] + max_new_tokens)
-    unread = tokens
     for _ in range(max_new_tokens):
-        logits = decoder(unread, caches=caches)[:, -1]  # [B, vocab]
-        chosen = _choose(logits, temperature, top_k, generator)
+        chosen = _choose(step(tokens), temperature, top_k, generator)
         yield chosen
-        unread = chosen[:, None] if caches is not None else torch.cat([unread, chosen[:, None]], 1)
+        tokens = chosen[:, None]
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:

@@ -14,14 +14,13 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from attensor.models.language._hf import Family, LinearCausalLM, LinearConfig, LinearModel, register
-from attensor.models.language.decoder import GatedMLP
+from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, register
 from attensor.nn.gated_linear import GatedLinearAttention
 
 __all__ = ["GLAConfig", "GLAForCausalLM", "GLAModel"]
 
 
-class GLAConfig(LinearConfig):
+class GLAConfig(CausalConfig):
     """Configuration of a GLA Transformer; the defaults are the 340M model's.
 
     `GLAConfig.from_preset("340M")` has 374,475,776 parameters and `"1.3B"` 1,365,514,240 (untied, vocabulary 32,000).
@@ -58,22 +57,14 @@ def _mixer(config: GLAConfig, layer_index: int) -> nn.Module:
     return mixer
 
 
-def _mlp(config: GLAConfig) -> nn.Module:
-    return GatedMLP(config.hidden_size, config.intermediate_size)
-
-
-def _norm(config: GLAConfig) -> nn.Module:
-    return nn.RMSNorm(config.hidden_size, eps=config.norm_eps)
-
-
-class GLAModel(LinearModel):
+class GLAModel(CausalModel):
     """Embedding, GLA blocks and final norm, without output projection."""
 
     config_class = GLAConfig
-    family = Family(mixer=_mixer, mlp=_mlp, norm=_norm)
+    family = Family(_mixer)
 
 
-class GLAForCausalLM(LinearCausalLM):
+class GLAForCausalLM(CausalLM):
     """A GLA Transformer that predicts the next token."""
 
     config_class = GLAConfig

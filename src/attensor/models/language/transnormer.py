@@ -14,15 +14,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from attensor.models.language._blocks import SimpleGatedMLP
-from attensor.models.language._hf import (
-    Family,
-    LinearCausalLM,
-    LinearConfig,
-    LinearModel,
-    LinearPreTrainedModel,
-    register,
-)
+from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, register
+from attensor.models.language.decoder import GatedMLP
 from attensor.nn.transnormer import TransNormerAttention
 
 __all__ = ["TransNormerConfig", "TransNormerForCausalLM", "TransNormerModel"]
@@ -38,7 +31,7 @@ def _size(hidden_size: int, layers: int, intermediate_size: int, vocab_size: int
     }
 
 
-class TransNormerConfig(LinearConfig):
+class TransNormerConfig(CausalConfig):
     """Configuration of a TransNormerLLM; the defaults are the 385M model's.
 
     Parameters: L layers of 5 C^2 + 3 C * intermediate_size, two tables of vocab_size * C (one if tied), and C angles
@@ -97,29 +90,21 @@ def _mixer(config: TransNormerConfig, layer_index: int) -> nn.Module:
 
 
 def _mlp(config: TransNormerConfig) -> nn.Module:
-    return SimpleGatedMLP(config.hidden_size, config.intermediate_size)
+    return GatedMLP(config.hidden_size, config.intermediate_size, activation=None)
 
 
 def _norm(config: TransNormerConfig) -> nn.Module:
     return nn.RMSNorm(config.hidden_size, eps=config.norm_eps, elementwise_affine=False)
 
 
-class _Weights(LinearPreTrainedModel):
-    def _init_weights(self, module: Any) -> None:
-        super()._init_weights(module)
-        # called for what no checkpoint has filled: angles would else be memory of any content
-        if isinstance(module, TransNormerAttention) and module.rotary:
-            module.reset_angles()
-
-
-class TransNormerModel(_Weights, LinearModel):
+class TransNormerModel(CausalModel):
     """Embedding, TransNormer blocks and final norm, without output projection."""
 
     config_class = TransNormerConfig
     family = Family(mixer=_mixer, mlp=_mlp, norm=_norm)
 
 
-class TransNormerForCausalLM(_Weights, LinearCausalLM):
+class TransNormerForCausalLM(CausalLM):
     """A TransNormerLLM that predicts the next token."""
 
     config_class = TransNormerConfig

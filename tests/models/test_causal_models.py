@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,12 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
 
 from attensor.errors import ShapeError
-from tests.models.families import VARIANTS, VOCAB, build, config, tokens
+from attensor.models.language.stack import StackConfig
+from tests.models import families
+from tests.models.families import CAUSAL, VARIANTS, VOCAB, build, config, tokens
 
 EVERY = pytest.mark.parametrize("variant", VARIANTS)
-FAMILIES = pytest.mark.parametrize("variant", ["gla", "transnormer"])
+FAMILIES = pytest.mark.parametrize("variant", [*families.FAMILIES, "card-softmax", "card-sliding-window"])
 MASKS = {
     "left": [[0, 0, 0, 1, 1, 1, 1], [1] * 7, [0, 1, 1, 1, 1, 1, 1]],
     "right": [[1, 1, 1, 1, 1, 0, 0], [1] * 7, [1, 0, 0, 0, 0, 0, 0]],
@@ -105,8 +108,11 @@ def test_packed_rows_equal_rows_alone(variant: str) -> None:
     model, row = build(variant), tokens(1, 11)
     packed = model(row, cu_seqlens=torch.tensor([0, 4, 4, 11]), use_cache=False).logits
     close(packed, torch.cat([model(row[:, :4]).logits, model(row[:, 4:]).logits], 1))
+    named = model(row, cu_seq_lens_q=torch.tensor([0, 4, 4, 11], dtype=torch.int32), max_length_q=7)
+    assert torch.equal(named.logits, packed)
+    assert named.past_key_values is None
     with pytest.raises(ValueError, match="cu_seqlens excludes attention_mask and a cache"):
-        model(row, cu_seqlens=torch.tensor([0, 11]))
+        model(row, cu_seqlens=torch.tensor([0, 11]), use_cache=True)
 
 
 @FAMILIES
@@ -143,7 +149,7 @@ def test_generation_with_and_without_cache_and_in_pieces(variant: str) -> None:
     assert torch.equal(longer, expected)
 
 
-@FAMILIES
+@EVERY
 @pytest.mark.parametrize("num_beams", [1, 3])
 def test_generation_of_a_left_padded_batch_equals_one_by_one(variant: str, num_beams: int) -> None:
     model, rows = build(variant), tokens(3, 7)
@@ -191,11 +197,42 @@ def test_a_cache_can_be_reordered_repeated_selected_and_reset(variant: str) -> N
     expected = model(torch.cat([rows[[2, 2, 0, 0]], new], 1)).logits[:, -1:]
     close(model(new, past_key_values=cache).logits, expected)
     cache.crop(0)
-    with pytest.raises(ValueError, match="cannot be unwound by 2 tokens"):
-        cache.crop(-2)
+    with pytest.raises(ValueError, match="must be 0 or below, got 2"):
+        cache.crop(2)
     cache.reset()
     assert cache.get_seq_length() == 0
     close(model(rows, past_key_values=cache).logits, model(rows).logits)
+
+
+@EVERY
+def test_a_crop_takes_tokens_back_or_changes_nothing(variant: str) -> None:
+    """After a left-padded prefill: what can be cropped goes on as if the tokens had never come, the rest refuses."""
+    model, rows, mask, new = build(variant), tokens(3, 7), torch.tensor(MASKS["left"]), tokens(3, 2, seed=7)
+    cache = model(rows, attention_mask=mask).past_key_values
+    assert cache.is_croppable == (not model._is_stateful)
+    longer = torch.cat([mask, mask.new_ones(3, 2)], 1)
+    if cache.is_croppable:
+        model(tokens(3, 2, seed=8), attention_mask=longer, past_key_values=cache)
+        cache.crop(-2)
+    else:
+        lengths = [layer.length for layer in cache.layers]
+        with pytest.raises(ValueError, match=r"cannot be (unwound|restored)"):
+            cache.crop(-2)
+        assert [layer.length for layer in cache.layers] == lengths
+    got = model(new, attention_mask=longer, past_key_values=cache).logits
+    for row, expected in zip(got, alone(model, torch.cat([rows, new], 1), longer)):
+        close(row, expected[-2:])
+
+
+@EVERY
+def test_assisted_generation_where_tokens_can_be_taken_back(variant: str) -> None:
+    model, helper, rows = build(variant), build(variant, seed=1), tokens(1, 5)
+    options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "suppress_tokens": [0]}
+    if model._is_stateful:
+        with pytest.raises(ValueError, match="not supported with stateful models"):
+            model.generate(rows, assistant_model=helper, **options)
+        return
+    assert torch.equal(model.generate(rows, assistant_model=helper, **options), model.generate(rows, **options))
 
 
 @FAMILIES
@@ -226,6 +263,7 @@ def test_files_bring_everything_back(variant: str, tied: bool, tmp_path: Path) -
     expected = {**model.state_dict(), **dict(model.named_buffers())}
     got = {**again.state_dict(), **dict(again.named_buffers())}
     assert expected.keys() == got.keys()
+    assert all(buffer.isfinite().all() for buffer in again.buffers())
     assert all(torch.equal(got[name], tensor) for name, tensor in expected.items())
     assert (again.lm_head.weight is again.model.embed_tokens.weight) is tied
     rows = tokens(2, 5)
@@ -235,7 +273,8 @@ def test_files_bring_everything_back(variant: str, tied: bool, tmp_path: Path) -
     half = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert half.generate(rows, max_new_tokens=3, eos_token_id=None).shape == (2, 8)
-    torch.testing.assert_close(half(rows).logits.float(), model(rows).logits, rtol=0.1, atol=0.3)
+    exact = copy.deepcopy(half).float()(rows).logits  # with the same rounded weights
+    assert (half(rows).logits.float() - exact).norm() <= 6e-2 * exact.norm()  # measured: 0.9e-2 to 3.5e-2
 
 
 @EVERY
@@ -245,10 +284,10 @@ def test_fresh_weights_do_not_depend_on_the_device_they_were_planned_on(variant:
         model = AutoModelForCausalLM.from_config(config(variant))
     model.to_empty(device="cpu")
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.fill_(float("nan"))
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.fill_(float("nan"))
     model.init_weights()
-    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert all(tensor.isfinite().all() for tensor in (*model.parameters(), *model.buffers()))
     assert model(tokens(1, 3)).logits.isfinite().all()
 
 
@@ -366,10 +405,41 @@ def test_without_transformers_the_extra_is_named() -> None:
         "import sys\n"
         "sys.modules['transformers'] = None\n"
         "from attensor.errors import MissingExtraError\n"
-        "for name in ('gla', 'transnormer'):\n"
+        "for name in ('gla', 'transnormer', 'stack'):\n"
         "    try:\n"
         "        __import__('attensor.models.language.' + name)\n"
         "    except MissingExtraError as error:\n"
         "        print(error)\n"
     )
-    assert out.count('needs transformers, which is not installed: pip install "attensor[hf]"') == 2
+    assert out.count('needs transformers, which is not installed: pip install "attensor[hf]"') == 3
+
+
+def test_layers_are_named_in_full_or_repeat() -> None:
+    assert config("hybrid").mechanisms == ["gla", "softmax", "sliding-window", "gla"]
+    model = build("hybrid")
+    assert [type(layer.attn).__name__ for layer in model.model.layers] == [
+        "GatedLinearAttention",
+        "SoftmaxAttention",
+        "SlidingWindowAttention",
+        "GatedLinearAttention",
+    ]
+    assert model.model.layers[2].attn.window_size == 3
+    assert [layer.attn.num_kv_heads for layer in model.model.layers] == [3, 3, 3, 1]
+    assert StackConfig(num_hidden_layers=2).mechanisms == ["softmax"] * 2
+    assert len(CAUSAL) >= 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": ["gla"] * 3}, "layers has 3 mechanisms, but num_hidden_layers is 2"),
+        ({"layers": ["gla"], "mixer_options": {"softmax": {}}}, "softmax, which is neither a mechanism of the stack"),
+        ({"layers": ["gla"], "mixer_options": {"2": {}}}, "nor a layer from 0 to 1"),
+        ({"layers": ["glaa"]}, "no mechanism is called 'glaa'.*Did you mean 'gla'"),
+        ({"layers": ["axial"]}, "'axial' is no causal mechanism of sequences"),
+    ],
+    ids=str,
+)
+def test_impossible_stacks_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AutoModelForCausalLM.from_config(StackConfig(**{**families.SIZES, **options}))

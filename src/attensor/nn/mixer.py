@@ -1,0 +1,199 @@
+"""The protocol of every mixer, in three steps: what happens between attention and output projection has a place.
+
+    heads = mixer.project(hidden_states)     queries, keys, values by head, and what else depends on the input
+    out = mixer.attend(heads)                one output for each head
+    y = mixer.merge(out, heads)              norm, gate, output projection
+
+A swap replaces `attend`; routing or pruning of heads and every lens act on what `attend` returns.
+Sizes: B sequences, T tokens, C channels, H heads, V value width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from attensor.nn._shapes import check_hidden_states, refuse_cache_with_packing
+from attensor.nn.cache import Cache
+from attensor.nn.rotary import token_positions
+
+__all__ = ["Heads", "Mixer", "SequenceMixer"]
+
+
+class Heads(NamedTuple):
+    """The input of a mixer, projected.
+
+    Attributes:
+        q, k, v: [B, T, heads, width], or [B, *space, heads, width] on grids.
+        log_decay: of a recurrent state at each token, see `LinearAttention.log_decay`; None without one.
+        gate: what multiplies the merged output, before its activation; None without one.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None = None
+    gate: Tensor | None = None
+
+
+class Mixer(nn.Module):
+    """A layer `[B, *space, C]` to the same in the three steps above.
+
+    Attributes:
+        hidden_size: channels C.
+        num_heads: query heads H.
+        head_dim: width of a head, where keys and values have the same.
+        ranks: allowed numbers of dimensions of the input, batch and channels included.
+        shown: names of the options that `print(layer)` shows.
+    """
+
+    hidden_size: int
+    num_heads: int
+    head_dim: int
+    ranks: tuple[int, ...] = (3,)
+    shown: tuple[str, ...] = ("hidden_size", "num_heads")
+
+    @abstractmethod
+    def project(self, hidden_states: Tensor) -> Heads:
+        """The first step: [B, *space, C] to heads."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def attend(self, heads: Heads) -> Tensor:
+        """The second step: heads to [B, *space, H, V]."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """The third step: [B, *space, H, V] to [B, *space, C]."""
+        raise NotImplementedError
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Mix the cells of the grid.
+
+        Args:
+            hidden_states: [B, *space, C].
+        Returns:
+            [B, *space, C].
+        Raises:
+            ShapeError: another rank or width.
+        """
+        check_hidden_states(self, hidden_states, self.hidden_size, self.ranks)
+        heads = self.project(hidden_states)
+        return self.merge(self.attend(heads), heads)
+
+    def reset_parameters(self) -> None:
+        """Draw all parameters anew, as when the layer was made."""
+        for child in self.children():
+            _reset(child)
+        self.reset_own_parameters()
+
+    def reset_own_parameters(self) -> None:
+        """Draw what is in no sub-module anew (loaders fill sub-modules by themselves): nothing."""
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size."""
+        return {"T": torch.Size(space).numel(), "H": self.num_heads, "K": self.head_dim, "V": self.head_dim}
+
+    def extra_repr(self) -> str:
+        """Options, for `print(layer)`."""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.shown)
+
+
+def _reset(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()
+    else:
+        for child in module.children():
+            _reset(child)
+
+
+class SequenceMixer(Mixer):
+    """A mixer of tokens in a row, with packed sequences and, when causal, a cache to decode with.
+
+    Attributes:
+        is_causal: a token sees itself and what comes before it.
+        uses_positions: `project` wants the positions of the tokens.
+    """
+
+    is_causal: bool = True
+    uses_positions: bool = False
+
+    @abstractmethod
+    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+        """The first step: [B, *space, C] to heads [B, T, heads, width]; positions are [T] or [B, T]."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def attend(self, heads: Heads, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """The second step: heads to [B, T, H, V]; the tokens continue what the cache holds, and are added to it."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def _new_cache(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> Cache:
+        """The cache that `attend` takes."""
+        raise NotImplementedError
+
+    def new_cache(
+        self,
+        batch_size: int,
+        max_length: int | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Any:
+        """An empty cache for `batch_size` sequences.
+
+        Args:
+            batch_size: rows.
+            max_length: tokens to reserve room for.
+            device: the parameters' if None.
+            dtype: the parameters' if None; recurrent states and features are kept in at least float32.
+        Raises:
+            ValueError: the layer is not causal.
+        """
+        if not self.is_causal:
+            raise ValueError(
+                f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
+            )
+        parameter = next(self.parameters())
+        return self._new_cache(
+            batch_size,
+            max_length,
+            parameter.device if device is None else torch.device(device),
+            parameter.dtype if dtype is None else dtype,
+        )
+
+    def forward(self, hidden_states: Tensor, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Mix the tokens.
+
+        Args:
+            hidden_states: [B, T, C], or [B, *space, C] in layers that read space as one row of T tokens.
+            cache: past of the same sequences; the tokens are added to it. Padding at the beginning of rows, which
+                `cache.first` counts, is seen by no token.
+            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
+        Returns:
+            As `hidden_states`.
+        Raises:
+            ShapeError: another rank or width.
+            ValueError: cache and cu_seqlens together.
+        """
+        check_hidden_states(self, hidden_states, self.hidden_size, self.ranks)
+        refuse_cache_with_packing(self, cache, cu_seqlens)
+        positions = None
+        if self.uses_positions:
+            tokens, offset = hidden_states.shape[1:-1].numel(), 0 if cache is None else cache.length
+            padded = cache is not None and cache.real(0, 1) is not None
+            positions = token_positions(
+                tokens,
+                offset=offset,
+                first=cache.first if padded else None,
+                cu_seqlens=cu_seqlens,
+                device=hidden_states.device,
+            )
+        heads = self.project(hidden_states, positions)
+        return self.merge(self.attend(heads, cache=cache, cu_seqlens=cu_seqlens), heads).view(hidden_states.shape)
