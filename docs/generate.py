@@ -16,8 +16,8 @@ from typing import Any
 import sympy
 
 from attensor import nn, ops
-from attensor.catalogue import SYMBOLS, Mechanism, cards
-from attensor.listing import argument_docs, domain_names
+from attensor.catalogue import Card, Mechanism, cards
+from attensor.listing import argument_docs, domain_names, possessions
 
 HERE = Path(__file__).parent
 FOLDERS = (".generated", "cards", "layers", "operators")
@@ -37,7 +37,7 @@ def main() -> None:
 def pages() -> dict[str, str]:
     """Path below `docs/` -> Markdown."""
     found = {".generated/choosing.md": choosing_table()}
-    found["cards/index.md"] = "# Mechanisms\n\n" + choosing_table("")
+    found["cards/index.md"] = "# Catalogue\n\n" + choosing_table("")
     found |= {f"cards/{card.name}.md": card_page(card) for card in cards().values()}
     for folder, title, members in (("operators", "Operators", operators()), ("layers", "Layers", layers())):
         rows = "\n".join(f"| [`{name}`]({name}.md) | {summary(item)} |" for name, item in members.items())
@@ -64,33 +64,52 @@ def public(package: ModuleType) -> dict[str, Any]:
 
 
 def choosing_table(to_cards: str = "cards/") -> str:
-    """All cards side by side: what they are for, then what they cost."""
-    purposes = ["| mechanism | mixes | for | not for |", "| --- " * 4 + "|"]
+    """All cards side by side: what they are for, then what the mechanisms among them cost."""
+    purposes = ["| name | mixes | for | not for |", "| --- " * 4 + "|"]
     costs = ["| mechanism | forward FLOPs of the operator | decode state of a layer, bytes |", "| --- " * 3 + "|"]
+    symbols: dict[str, str] = {}  # meaning -> symbol: two cards may use one letter differently
     for card in cards().values():
         link = f"[{card.name}]({to_cards}{card.name}.md)"
-        purposes.append(f"| {link} | {', '.join(domain_names(card.domain))} | {cell(card.use)} | {cell(card.avoid)} |")
-        state = typeset(card, "state_bytes") if card.is_causal else "does not decode"
-        costs.append(f"| {link} | {typeset(card, 'flops')} | {state} |")
-    legend = ", ".join(f"*{symbol}* {meaning}" for symbol, meaning in SYMBOLS.items())
+        mixes = "-"
+        if isinstance(card, Mechanism):
+            mixes = ", ".join(domain_names(card.domain))
+            state = typeset(card, "state_bytes") if card.is_causal else "does not decode"
+            costs.append(f"| {link} | {typeset(card, 'flops')} | {state} |")
+            symbols |= {meaning: symbol for symbol, meaning in card.used_symbols.items()}
+        purposes.append(f"| {link} | {mixes} | {cell(card.use)} | {cell(card.avoid)} |")
+    legend = ", ".join(f"*{symbol}* {meaning}" for meaning, symbol in symbols.items())
     return "\n".join([*purposes, "", *costs, "", f"Here {legend}.", ""])
 
 
-def card_page(card: Mechanism) -> str:
-    """A card in full."""
-    operator, layer = (path.partition(":")[2] for path in (card.operator, card.layer))
-    used = [s for s in SYMBOLS if re.search(rf"\b{s}\b", card.flops + " " + card.state_bytes)]
-    state = f"{typeset(card, 'state_bytes')} bytes a layer" if card.is_causal else "none, it does not decode"
-    recipe = f"\nIts claim measured again: `attensor reproduce {card.name}`.\n" if card.recipe else ""
+def card_page(card: Card) -> str:
+    """A card in full: what it is for, what it costs if it mixes, how to use it, and where its parts are."""
+    head = f"# {card.title}\n\n`{card.name}`"
+    cost = ""
+    if isinstance(card, Mechanism):
+        head += f", mixes {' or '.join(domain_names(card.domain))}{', causal' if card.is_causal else ''}"
+        state = f"{typeset(card, 'state_bytes')} bytes a layer" if card.is_causal else "none, it does not decode"
+        symbols = "\n".join(f"- *{symbol}*: {meaning}" for symbol, meaning in card.used_symbols.items())
+        flops = typeset(card, "flops")
+        cost = f"## Cost\n\nForward FLOPs of the operator: {flops}\n\nDecode state: {state}\n\n{symbols}\n\n"
     return (
-        f"# {card.title}\n\n`{card.name}`, mixes {' or '.join(domain_names(card.domain))}"
-        f"{', causal' if card.is_causal else ''}. [{card.paper.title}]({card.paper.url}), {card.paper.year}.\n\n"
-        f"**For** {card.use}.\n\n**Not for** {card.avoid}.\n\n"
-        f"## Cost\n\nForward FLOPs of the operator: {typeset(card, 'flops')}\n\nDecode state: {state}\n\n"
-        + "\n".join(f"- *{symbol}*: {SYMBOLS[symbol]}" for symbol in used)
-        + f"\n\n## Use\n\n```python\n{card.example.strip()}\n```\n{recipe}\n"
-        f"Layer [`{layer}`](../layers/{layer}.md) on operator [`{operator}`](../operators/{operator}.md).\n"
+        f"{head}. [{card.paper.title}]({card.paper.url}), {card.paper.year}.\n\n"
+        f"**For** {card.use}.\n\n**Not for** {card.avoid}.\n\n{cost}"
+        f"## Use\n\n```python\n{card.example.strip()}\n```\n\n" + parts(card)
     )
+
+
+def parts(card: Card) -> str:
+    """A list of what the card has; operators and layers lead to their pages."""
+    pages = {path.replace(":", "."): f"operators/{path.partition(':')[2]}" for path in card.operators}
+    pages |= {path.replace(":", "."): f"layers/{path.partition(':')[2]}" for path in card.layers}
+
+    def shown(part: str) -> str:
+        # a part of another distribution has no page here
+        has_page = part in pages and part.startswith("attensor.")
+        return f"[`{part.rpartition('.')[2]}`](../{pages[part]}.md)" if has_page else part
+
+    rows = [f"- {label}: {', '.join(map(shown, text.split(', ')))}" for label, text in possessions(card)]
+    return "\n".join(rows) + "\n"
 
 
 def typeset(card: Mechanism, which: str) -> str:

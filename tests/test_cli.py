@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from attensor import cli
-from attensor.catalogue import cards, mechanism
+from attensor.catalogue import cards, mechanism, mechanisms
 from attensor.compare.config import CompareConfig
 from attensor.errors import DataError
 from attensor.listing import argument_docs, plain_formula
@@ -31,6 +31,7 @@ def test_list_shows_every_card(capsys: pytest.CaptureFixture[str], monkeypatch: 
     for card in cards().values():
         assert card.name in shown
         assert card.title in shown
+    for card in mechanisms().values():
         assert plain_formula(card.flops) in shown
 
 

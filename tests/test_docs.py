@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from attensor import nn, ops
-from attensor.catalogue import cards
+from attensor.catalogue import cards, mechanisms
 
 DOCS = Path(__file__).parent.parent / "docs"
 # pages whose code needs nothing but the library
@@ -43,13 +43,13 @@ def test_code_on_a_page_runs_as_it_stands(path: Path) -> None:
         exec(block, namespace)
 
 
-@pytest.mark.parametrize("name", cards())
+@pytest.mark.parametrize("name", mechanisms())
 def test_a_card_has_a_page_that_leads_to_its_layer_and_operator(name: str, pages: dict[str, str]) -> None:
-    card, page = cards()[name], pages[f"cards/{name}.md"]
+    card, page = mechanisms()[name], pages[f"cards/{name}.md"]
     for part in (card.use, card.avoid, card.paper.url, card.example.strip(), "<math>", 'encoding="application/x-tex"'):
         assert part in page
     links = re.findall(r"\]\(\.\./((?:layers|operators)/\w+\.md)\)", page)
-    assert len(links) == 2
+    assert len(links) == len(card.operators) + len(card.layers)
     assert set(links) <= set(pages)
 
 
@@ -65,8 +65,8 @@ def test_every_operator_has_a_page_with_its_arguments_and_definition(pages: dict
 
 
 def test_every_layer_of_a_card_has_a_page(pages: dict[str, str]) -> None:
-    for card in cards().values():
-        layer = getattr(nn, card.layer.partition(":")[2])
+    for path in (path for card in cards().values() for path in card.layers):
+        layer = getattr(nn, path.partition(":")[2])
         page = pages[f"layers/{layer.__name__}.md"]
         for parameter in inspect.signature(layer).parameters:
             assert f"| `{parameter}` |" in page, f"{layer.__name__}: {parameter} is not documented"

@@ -59,7 +59,7 @@ def test_operators_layers_and_models_need_no_extra() -> None:
         "import attensor.models.language, attensor.models.vision, attensor.bench, attensor.doctor, attensor.train\n"
         "q = torch.randn(1, 5, 2, 3)\n"
         "assert ops.linear_attention(q, q, q)[0].shape == q.shape\n"
-        "for card in catalogue.cards().values():\n"
+        "for card in catalogue.mechanisms().values():\n"
         "    catalogue.load(card.layer)\n"
     )
 

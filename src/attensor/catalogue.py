@@ -1,24 +1,54 @@
-"""The single list of mechanisms: one card each, found in `attensor/cards/`, one file a mechanism.
+"""The single list of systems: one card each, found in `attensor/cards/`, one file a card, and in other distributions.
 
-The command line, the conformance tests, the benchmarks, the comparison and the documentation iterate over
-`cards()`. A card names things by import path, so that reading the catalogue imports neither torch nor a layer.
+The command line, the conformance tests, the benchmarks, the comparison and the documentation iterate over `cards()`,
+or over `mechanisms()`, those that mix tokens. A card names things by import path, so that reading the catalogue
+imports neither torch nor a layer. Another distribution adds cards as entry points of the group `attensor.cards`.
 """
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import inspect
 import pkgutil
+import re
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Flag, auto
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import sympy
     from torch import nn
 
-__all__ = ["Domain", "Mechanism", "Paper", "build_mixer", "cards", "load", "mechanism"]
+__all__ = [
+    "Card",
+    "Domain",
+    "Mechanism",
+    "Paper",
+    "build_mixer",
+    "card",
+    "cards",
+    "load",
+    "mechanism",
+    "mechanisms",
+    "parse_stack",
+]
+
+ENTRY_POINTS = "attensor.cards"
+SYMBOLS = {
+    "B": "sequences or images in the batch",
+    "T": "tokens (cells of the grid)",
+    "H": "heads",
+    "K": "key width of a head",
+    "V": "value width of a head",
+    "C": "tokens in a chunk",
+}
+# verb -> the first words of the commands that give it; `bench` measures and is no use of its own
+_VERBS = {"look": ("lens",), "edit": ("edit",), "solve": ("solve", "train", "plan")}
 
 
 class Domain(Flag):
@@ -30,7 +60,7 @@ class Domain(Flag):
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a mechanism comes from."""
+    """Where a system comes from."""
 
     arxiv: str
     year: int
@@ -42,24 +72,25 @@ class Paper:
         return f"https://arxiv.org/abs/{self.arxiv}"
 
 
-@dataclass(frozen=True)
-class Mechanism:
-    """One card of the catalogue.
-
-    `flops` and `state_bytes` are formulas in the symbols of `SYMBOLS`, written as text and read by sympy when asked:
-    the forward cost of the operator in floating-point operations, and the decode state of one layer in bytes (float32)
-    after T tokens. `layer.cost_sizes(space)` gives the values of all symbols but B for an input of that size.
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a system is and where its parts are; it states only what it has.
 
     Attributes:
         name: what is typed on the command line.
-        operator: `"module:function"` of the operator that does the work.
-        layer: `"module:Class"` of the mixer layer, built as `Class(hidden_size, num_heads, **options)`.
-        recipe: module whose `RECIPE` re-measures the paper's claim.
-        options: keyword arguments of the layer in a comparison; `sequence_options` and `grid_options` add to them.
+        use, avoid: what it is for, and what it is not for.
         example: three lines of code, ready to paste.
-        example_options: keyword arguments that make a small legal layer for the conformance tests.
-        building_blocks: `"module:function"` of further public operators that it is made of.
-        variants: name -> further options of the layer, each of which must obey the same laws.
+        system: name of the whole system, where the card's is another.
+        operators: `"module:function"` of the public operators that do the work.
+        layers: `"module:Class"` of its layers.
+        models: `"module:Class"` of whole models; the class has `presets` (name -> configuration) and `tiny()`, one
+            small enough for tests.
+        presets: published model -> its number of parameters, known here without importing the model.
+        commands: what is typed after `attensor` -> `"module:Class"` of a dataclass with `run()`, for instance
+            `{"bench linear": "attensor.commands.bench_linear:BenchLinear"}`.
+        swaps_into: kinds of foreign models that take it in the place of their own part.
+        recipe: module whose `RECIPE` measures the paper's claim again.
+        breaks: law of `tests/conformance/test_laws.py` -> why it cannot hold by definition.
     """
 
     name: str
@@ -67,20 +98,73 @@ class Mechanism:
     paper: Paper
     use: str
     avoid: str
+    example: str
+    system: str | None = None
+    operators: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    presets: dict[str, int] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)
+    swaps_into: tuple[str, ...] = ()
+    recipe: str | None = None
+    breaks: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def verbs(self) -> tuple[str, ...]:
+        """What can be done with it: use, model, swap, look, edit, solve, reproduce."""
+        typed = {command.partition(" ")[0] for command in self.commands}
+        can = {
+            "use": self.operators or self.layers,
+            "model": self.models,
+            "swap": self.swaps_into,
+            **{verb: typed.intersection(words) for verb, words in _VERBS.items()},
+            "reproduce": self.recipe,
+        }
+        return tuple(verb for verb, means in can.items() if means)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism(Card):
+    """The card of a system that mixes tokens: its layer can stand in any model.
+
+    `flops` and `state_bytes` are formulas in the symbols of `SYMBOLS` and of the card, written as text and read by
+    sympy when asked: the forward cost of the operator in floating-point operations, and the decode state of one layer
+    in bytes (float32) after T tokens. `layer.cost_sizes(space)` gives the values of all symbols but B for an input of
+    that size.
+
+    Attributes:
+        operator: `"module:function"` of the operator that does the work, the first of `operators`.
+        layer: `"module:Class"` of the mixer layer, built as `Class(hidden_size, num_heads, **options)`; the first of
+            `layers`.
+        symbols: meaning of the symbols that this card's formulas use beside `SYMBOLS`.
+        options: keyword arguments of the layer in a comparison; `sequence_options` and `grid_options` add to them.
+        example_options: keyword arguments that make a small legal layer for the conformance tests.
+        variants: name -> further options of the layer, each of which must obey the same laws.
+    """
+
     operator: str
     layer: str
     domain: Domain
     is_causal: bool
     flops: str
     state_bytes: str
-    example: str
-    recipe: str | None = None
-    building_blocks: tuple[str, ...] = ()
+    symbols: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     sequence_options: dict[str, Any] = field(default_factory=dict)
     grid_options: dict[str, Any] = field(default_factory=dict)
     example_options: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Put its operator and layer first among those of the card."""
+        object.__setattr__(self, "operators", tuple(dict.fromkeys((self.operator, *self.operators))))
+        object.__setattr__(self, "layers", tuple(dict.fromkeys((self.layer, *self.layers))))
+
+    @property
+    def used_symbols(self) -> dict[str, str]:
+        """Symbol -> meaning, for those in the two formulas."""
+        used = re.findall(r"\b[A-Z]\b", f"{self.flops} {self.state_bytes}")
+        return {symbol: meaning for symbol, meaning in {**SYMBOLS, **self.symbols}.items() if symbol in used}
 
     def cost(self, formula: str, **sizes: int) -> int:
         """Evaluate `"flops"` or `"state_bytes"`, for instance `cost("flops", B=1, **layer.cost_sizes((1024,)))`.
@@ -98,7 +182,7 @@ class Mechanism:
         """The formula as a sympy expression of positive integer symbols."""
         import sympy
 
-        symbols = {s: sympy.Symbol(s, positive=True, integer=True) for s in SYMBOLS}
+        symbols = {s: sympy.Symbol(s, positive=True, integer=True) for s in self.used_symbols}
         return sympy.sympify(getattr(self, which), locals={**symbols, "Min": sympy.Min, "Max": sympy.Max})
 
     def mixer_options(self, domain: Domain) -> dict[str, Any]:
@@ -106,43 +190,68 @@ class Mechanism:
         return {**self.options, **(self.grid_options if domain is Domain.GRID else self.sequence_options)}
 
 
-SYMBOLS = {
-    "B": "sequences or images in the batch",
-    "T": "tokens (cells of the grid)",
-    "H": "heads",
-    "K": "key width of a head",
-    "V": "value width of a head",
-    "C": "tokens in a chunk",
-    "F": "features of a query or key",
-    "W": "keys a query sees (product of the window over the axes)",
-    "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
-    "X": "length of the attended axis",
-}
-
-
 @functools.cache
-def cards() -> dict[str, Mechanism]:
-    """All cards by name, in alphabetical order of their files."""
+def cards() -> dict[str, Card]:
+    """All cards by name: those of attensor in alphabetical order of their files, then those of other distributions."""
     package = importlib.import_module("attensor.cards")
     modules = sorted(m.name for m in pkgutil.iter_modules(package.__path__))
-    found = [importlib.import_module(f"attensor.cards.{m}").CARD for m in modules]
-    return {card.name: card for card in found}
+    own = [importlib.import_module(f"attensor.cards.{m}").CARD for m in modules]
+    found: dict[str, Card] = {one.name: one for one in own}
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        whose = f"attensor.cards: {point.name} = {point.value!r} of {point.dist.name if point.dist else 'unknown'}"
+        try:
+            one = point.load()
+        except Exception as error:  # whatever another distribution does, attensor works
+            warnings.warn(f"{whose} is left out, it cannot be imported: {error!r}", stacklevel=2)
+            continue
+        if not isinstance(one, Card) or one.name in found:
+            why = f"a card is called {one.name!r} already" if isinstance(one, Card) else "it is no Card"
+            warnings.warn(f"{whose} is left out: {why}.", stacklevel=2)
+            continue
+        found[one.name] = one
+    return found
 
 
-def mechanism(name: str) -> Mechanism:
+def mechanisms() -> dict[str, Mechanism]:
+    """The cards that mix tokens, by name, in the order of `cards`."""
+    return {name: one for name, one in cards().items() if isinstance(one, Mechanism)}
+
+
+def card(name: str) -> Card:
     """The card of that name; an unknown name lists the known ones and the nearest.
 
     Raises:
         ValueError: no card of that name.
     """
-    known = cards()
-    if name not in known:
-        import difflib
+    if name not in cards():
+        raise ValueError(f"no card is called {name!r}; {_known(name, cards())}")
+    return cards()[name]
 
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"no mechanism is called {name!r}; the catalogue has {', '.join(known)}.{hint}")
-    return known[name]
+
+def mechanism(name: str) -> Mechanism:
+    """The mechanism of that name; an unknown name lists the known ones and the nearest.
+
+    Raises:
+        ValueError: no mechanism of that name.
+    """
+    if name not in mechanisms():
+        raise ValueError(f"no mechanism is called {name!r}; {_known(name, mechanisms())}")
+    return mechanisms()[name]
+
+
+def parse_stack(text: str) -> tuple[str, ...]:
+    """The mechanisms of a stack of layers: `"3*gla+softmax"` gives `("gla", "gla", "gla", "softmax")`.
+
+    Raises:
+        ValueError: an unknown mechanism, or text of another form.
+    """
+    names: list[str] = []
+    for part in text.split("+"):
+        form = re.fullmatch(r"\s*(?:([1-9]\d*)\s*\*\s*)?([^*\s]+)\s*", part)
+        if form is None:
+            raise ValueError(f"stack {text!r}: {part!r} must be a mechanism or COUNT*mechanism, as in 3*gla+softmax.")
+        names += [mechanism(form[2]).name] * int(form[1] or 1)
+    return tuple(names)
 
 
 def load(path: str) -> Any:
@@ -152,9 +261,35 @@ def load(path: str) -> Any:
 
 
 def build_mixer(
-    layer: type[nn.Module], hidden_size: int, num_heads: int, *, layer_index: int, num_layers: int, **options: Any
+    layer: type[nn.Module],
+    hidden_size: int,
+    num_heads: int,
+    *,
+    layer_index: int,
+    num_layers: int,
+    space: tuple[int, ...] | None = None,
+    **options: Any,
 ) -> nn.Module:
-    """One mixer of a stack: `layer_index` and `num_layers` are passed on to layers that ask for them."""
+    """One mixer of a stack; what is not an option is passed on only to layers that ask for an argument of that name.
+
+    Args:
+        layer: class of the mixer.
+        hidden_size: channels.
+        num_heads: heads.
+        layer_index, num_layers: place in the stack.
+        space: length of the sequences or sides of the grid, for mixers with a fixed number of tokens.
+        options: keyword arguments of the layer.
+    """
     accepted = inspect.signature(layer).parameters
-    position = {"layer_index": layer_index, "num_layers": num_layers}
-    return layer(hidden_size, num_heads, **{k: v for k, v in position.items() if k in accepted}, **options)
+    offered = {"num_heads": num_heads, "layer_index": layer_index, "num_layers": num_layers, "space": space}
+    given = {name: value for name, value in offered.items() if name in accepted} | options
+    # a user's class may call its heads otherwise: a second argument that nothing else fills
+    places = [p for p in accepted.values() if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
+    second = places[1] if len(places) > 1 else None
+    heads = [num_heads] if second and second.name not in given and second.default is second.empty else []
+    return layer(hidden_size, *heads, **given)
+
+
+def _known(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known := list(known), n=1)
+    return f"the catalogue has {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from dataclasses import asdict, fields
 from typing import Any
 
 from rich import box
@@ -15,9 +16,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from attensor.catalogue import SYMBOLS, Domain, Mechanism, cards, load
+from attensor.catalogue import Card, Domain, Mechanism, cards, load
 
-__all__ = ["argument_docs", "as_json", "domain_names", "full", "overview", "plain_formula"]
+__all__ = ["argument_docs", "as_json", "domain_names", "full", "overview", "plain_formula", "possessions"]
 
 
 def overview() -> Table:
@@ -26,56 +27,55 @@ def overview() -> Table:
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
     table.add_column("title", min_width=14)
-    for column in ("mixes", "FLOPs", "state, bytes"):
+    for column in ("mixes", "FLOPs", "state, bytes", "verbs"):
         table.add_column(column)
-    table.add_column("year", no_wrap=True)
+    table.add_column("year", no_wrap=True, min_width=4)
     for card in cards().values():
-        table.add_row(
-            escape(card.name),
-            escape(card.title),
-            _mixes(card),
-            plain_formula(card.flops),
-            plain_formula(card.state_bytes) if card.is_causal else "-",
-            str(card.paper.year),
-        )
+        mixer = (_mixes(card), plain_formula(card.flops), _state(card)) if isinstance(card, Mechanism) else ("-",) * 3
+        table.add_row(escape(card.name), escape(card.title), *mixer, ", ".join(card.verbs), str(card.paper.year))
     return table
 
 
 def as_json() -> str:
     """Every card as JSON, for other programs."""
-    rows = [
-        {
-            "name": card.name,
-            "title": card.title,
-            "domain": domain_names(card.domain),
-            "is_causal": card.is_causal,
-            "flops": card.flops,
-            "state_bytes": card.state_bytes,
-            "use": card.use,
-            "avoid": card.avoid,
-            "operator": card.operator,
-            "layer": card.layer,
-            "recipe": card.recipe,
-            "paper": {"title": card.paper.title, "arxiv": card.paper.arxiv, "year": card.paper.year},
-        }
-        for card in cards().values()
-    ]
+    rows = []
+    for card in cards().values():
+        # how a comparison or a test builds the layer is nobody else's business
+        row = {f.name: getattr(card, f.name) for f in fields(card) if not f.name.endswith("options")}
+        row |= {"verbs": card.verbs, "paper": asdict(card.paper)}
+        rows.append(row | ({"domain": domain_names(card.domain)} if isinstance(card, Mechanism) else {}))
     return json.dumps(rows, indent=2) + "\n"
 
 
-def full(card: Mechanism) -> RenderableType:
-    """Everything a card says, and the layer's parameters; imports the layer."""
+def full(card: Card) -> RenderableType:
+    """Everything a card says, and the parameters of its layers; imports the layers."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for label, value in _facts(card):
-        facts.add_row(label, value)
+        facts.add_row(label, Text(value))
     return Group(
         Text(f"{card.name}: {card.title}", style="bold"),
         Padding(facts, (1, 0)),
         Syntax(card.example.strip(), "python", background_color="default"),
-        Padding(_parameters(load(card.layer)), (1, 0, 0, 0)),
+        *(Padding(_parameters(load(layer)), (1, 0, 0, 0)) for layer in card.layers),
     )
+
+
+def possessions(card: Card) -> list[tuple[str, str]]:
+    """What a card has beside a mixer, as label and text: models, presets, commands and so on; nothing for no part."""
+    found = [
+        ("system", card.system or ""),
+        ("operator", ", ".join(path.replace(":", ".") for path in card.operators)),
+        ("layer", ", ".join(path.replace(":", ".") for path in card.layers)),
+        ("model", ", ".join(path.replace(":", ".") for path in card.models)),
+        ("presets", ", ".join(f"{name} ({count:,} parameters)" for name, count in card.presets.items())),
+        ("commands", ", ".join(f"attensor {name}" for name in card.commands)),
+        ("swaps into", ", ".join(card.swaps_into)),
+        ("recipe", f"attensor reproduce {card.name}" if card.recipe else ""),
+        ("breaks", "; ".join(f"{law}: {reason}" for law, reason in card.breaks.items())),
+    ]
+    return [(label, text) for label, text in found if text]
 
 
 def plain_formula(formula: str) -> str:
@@ -108,21 +108,18 @@ def _mixes(card: Mechanism) -> str:
     return " or ".join(domain_names(card.domain)) + (", causal" if card.is_causal else "")
 
 
-def _facts(card: Mechanism) -> list[tuple[str, str]]:
-    used = set(re.findall(r"\b[A-Z]\b", card.flops + " " + card.state_bytes))
-    symbols = ", ".join(f"{symbol} {meaning}" for symbol, meaning in SYMBOLS.items() if symbol in used)
-    return [
-        ("for", escape(card.use)),
-        ("not for", escape(card.avoid)),
-        ("mixes", _mixes(card)),
-        ("FLOPs", plain_formula(card.flops)),
-        ("state", f"{plain_formula(card.state_bytes)} bytes a layer" if card.is_causal else "none: it does not decode"),
-        ("where", symbols),
-        ("paper", f"{escape(card.paper.title)} ({card.paper.year}), {card.paper.url}"),
-        ("operator", card.operator.replace(":", ".")),
-        ("layer", card.layer.replace(":", ".")),
-        ("recipe", f"attensor reproduce {card.name}" if card.recipe else "none yet"),
-    ]
+def _state(card: Mechanism) -> str:
+    return plain_formula(card.state_bytes) if card.is_causal else "-"
+
+
+def _facts(card: Card) -> list[tuple[str, str]]:
+    facts = [("for", card.use), ("not for", card.avoid)]
+    if isinstance(card, Mechanism):
+        symbols = ", ".join(f"{symbol} {meaning}" for symbol, meaning in card.used_symbols.items())
+        state = f"{_state(card)} bytes a layer" if card.is_causal else "none: it does not decode"
+        facts += [("mixes", _mixes(card)), ("FLOPs", plain_formula(card.flops)), ("state", state), ("where", symbols)]
+    paper = ("paper", f"{card.paper.title} ({card.paper.year}), {card.paper.url}")
+    return [*facts, paper, *possessions(card)]
 
 
 def _parameters(layer: Any) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from attensor.catalogue import Domain, cards
+from attensor.catalogue import Domain, mechanisms
 from attensor.compare.subjects import mixer_factory, resolve
 
 USER_FILE = """
@@ -29,7 +29,7 @@ def user_file(tmp_path):
 
 def test_left_out_means_every_card_that_fits():
     found = {subject.name for subject in resolve(None, Domain.SEQUENCE)}
-    assert found == {c.name for c in cards().values() if Domain.SEQUENCE in c.domain and c.is_causal}
+    assert found == {c.name for c in mechanisms().values() if Domain.SEQUENCE in c.domain and c.is_causal}
     assert {"softmax", "gla"} <= found
     assert "neighborhood" not in found
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attensor.catalogue import Domain, Mechanism, build_mixer, cards, load
+from attensor.catalogue import Domain, Mechanism, build_mixer, load, mechanisms
 
 HIDDEN, HEADS = 12, 3  # a head's widths differ from the number of heads, the batch and the lengths
 SPACE = {Domain.SEQUENCE: (7,), Domain.GRID: (5, 6)}
@@ -56,7 +56,7 @@ def all_cases() -> list[Case]:
     """Every card in every one of its domains and variants."""
     return [
         Case(card, domain, variant)
-        for card in cards().values()
+        for card in mechanisms().values()
         for domain in Domain
         if domain in card.domain
         for variant in (None, *card.variants)

@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from attensor.catalogue import Domain, build_mixer, cards, load
+from attensor.catalogue import Domain, build_mixer, load, mechanisms
 from attensor.errors import ShapeError
 from attensor.models.language import Decoder, DecoderConfig
 from attensor.models.language.decoder import post_norm
 from attensor.nn import GatedLinearAttention
 
 VOCAB = 11
-SEQUENCE_CARDS = [name for name, card in cards().items() if Domain.SEQUENCE in card.domain]
+SEQUENCE_CARDS = [name for name, card in mechanisms().items() if Domain.SEQUENCE in card.domain]
 EVERY = pytest.mark.parametrize("name", SEQUENCE_CARDS)
 
 
 def build(name: str, *, seed: int = 0, tie_embeddings: bool = True) -> Decoder:
     torch.manual_seed(seed)
-    card = cards()[name]
+    card = mechanisms()[name]
     options = {**card.mixer_options(Domain.SEQUENCE), **card.example_options, "dtype": torch.float64}
     layer = load(card.layer)
     config = DecoderConfig(VOCAB, 12, num_layers=2, num_heads=3, mlp_hidden_size=20, tie_embeddings=tie_embeddings)

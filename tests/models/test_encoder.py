@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from attensor.catalogue import Domain, build_mixer, cards, load
+from attensor.catalogue import Domain, build_mixer, load, mechanisms
 from attensor.errors import ShapeError
 from attensor.models.vision import Encoder, EncoderConfig
 
 CONFIG = EncoderConfig((10, 14), 2, 3, 5, 12, num_layers=2, num_heads=3, mlp_hidden_size=20)
-GRID_CARDS = [name for name, card in cards().items() if Domain.GRID in card.domain]
+GRID_CARDS = [name for name, card in mechanisms().items() if Domain.GRID in card.domain]
 
 
 def build(name: str, seed: int = 0) -> Encoder:
     torch.manual_seed(seed)
-    card = cards()[name]
+    card = mechanisms()[name]
     layer, options = load(card.layer), card.mixer_options(Domain.GRID)
     return Encoder(CONFIG, lambda i: build_mixer(layer, 12, 3, layer_index=i, num_layers=2, **options)).double()
 

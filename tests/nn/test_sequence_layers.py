@@ -149,7 +149,7 @@ def test_nothing_leaks_from_the_future(variant: str) -> None:
 @EVERY
 def test_the_card_knows_the_state(variant: str) -> None:
     layer = build(variant).float()
-    (card,) = [c for c in attensor.catalogue.cards().values() if c.layer.endswith(f":{type(layer).__name__}")]
+    (card,) = [c for c in attensor.catalogue.mechanisms().values() if c.layer.endswith(f":{type(layer).__name__}")]
     cache = layer.new_cache(3)
     layer(rows(3, 13).float(), cache=cache)
     grouped = cache.nbytes * H // getattr(layer, "num_kv_heads", H) if isinstance(cache, TokenCache) else cache.nbytes

@@ -38,7 +38,7 @@ def test_a_card_leads_to_its_recipe(card: Any) -> None:
 def test_a_mechanism_without_a_recipe_lists_those_there_are() -> None:
     with pytest.raises(ValueError, match=r"softmax has no recipe yet; these have one: .*gla, .*retnet"):
         recipes.find("softmax")
-    with pytest.raises(ValueError, match=r"no mechanism is called 'sofmax'.*Did you mean 'softmax'"):
+    with pytest.raises(ValueError, match=r"no card is called 'sofmax'.*Did you mean 'softmax'"):
         recipes.find("sofmax")
 
 

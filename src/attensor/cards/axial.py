@@ -14,6 +14,7 @@ CARD = Mechanism(
     is_causal=False,
     flops="2*B*T*X*H*(K + V)",
     state_bytes="0",
+    symbols={"X": "length of the attended axis"},
     example="""
 import torch; from attensor import nn
 layer = nn.AxialAttention(hidden_size=64, num_heads=4, layer_index=0)

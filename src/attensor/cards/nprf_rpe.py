@@ -13,7 +13,7 @@ CARD = Mechanism(
     use="sequences and images of thousands of tokens where what matters is how far away a token is",
     avoid="sharp attention by content: unit vectors bound the ratio of two weights without bias to e^2",
     operator="attensor.ops:relative_kernel_attention",
-    building_blocks=("attensor.ops:toeplitz",),
+    operators=("attensor.ops:toeplitz",),
     recipe="attensor.recipes.nprf_rpe",
     layer="attensor.nn.relative_kernel_attention:RelativeKernelAttention",
     domain=Domain.SEQUENCE | Domain.GRID,
@@ -21,6 +21,10 @@ CARD = Mechanism(
     # the Fourier transforms of long sequences count as the products that would cost as much (`M`)
     flops="B*H*T*(4*K*F + 2*M*(F + V + 1))",
     state_bytes="4*B*T*H*(F + V)",
+    symbols={
+        "F": "features of a query or key",
+        "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
+    },
     grid_options={"is_causal": False, "space_dims": 2, "max_distance": 16},
     example_options={"num_features": 11, "max_distance": 5},
     variants={"not normalised": {"normalize": False}},

@@ -14,6 +14,10 @@ CARD = Mechanism(
     is_causal=True,
     flops="2*B*T*M*H*(K + V)",
     state_bytes="4*B*W*H*(K + V)",
+    symbols={
+        "W": "keys a query sees (product of the window over the axes)",
+        "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
+    },
     sequence_options={"window_size": 64},
     example="""
 import torch; from attensor import nn

@@ -62,7 +62,7 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
     """
     if wanted is None:
         return tuple(
-            Subject(card.name, card.title) for card in catalogue.cards().values() if _misfit(card, domain) is None
+            Subject(card.name, card.title) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None
         )
     subjects: list[Subject] = []
     for text in (part.strip() for part in wanted.split(",") if part.strip()):
@@ -106,7 +106,7 @@ def _from_catalogue(name: str, domain: Domain) -> Subject:
     misfit = _misfit(card, domain)
     if misfit is not None:
         kind = "text" if domain is Domain.SEQUENCE else "images"
-        fitting = ", ".join(c.name for c in catalogue.cards().values() if _misfit(c, domain) is None)
+        fitting = ", ".join(c.name for c in catalogue.mechanisms().values() if _misfit(c, domain) is None)
         raise ValueError(f"--mechanisms: {name} {misfit}, and the data is {kind}. For {kind} there are {fitting}.")
     return Subject(card.name, card.title)
 

@@ -63,7 +63,7 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
 
 def _layers() -> dict[str, str]:
     """Class name -> import path, for the layers of all cards in this package."""
-    paths = (card.layer for card in catalogue.cards().values())
+    paths = (path for card in catalogue.cards().values() for path in card.layers)
     return {path.partition(":")[2]: path for path in paths if path.startswith(f"{__name__}.")}
 
 

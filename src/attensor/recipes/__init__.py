@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from attensor.catalogue import mechanism
+from attensor.catalogue import card
 from attensor.recipes._recipe import CellError as CellError
 from attensor.recipes._recipe import Chart as Chart
 from attensor.recipes._recipe import Check as Check
@@ -27,9 +27,9 @@ def find(name: str) -> Recipe:
     """The recipe of that name, or the one that the card of that name points to.
 
     Raises:
-        ValueError: no such recipe or mechanism, or a mechanism without a recipe; the message lists the recipes.
+        ValueError: no such recipe or card, or a card without a recipe; the message lists the recipes.
     """
-    path = f"{__name__}.{name.replace('-', '_')}" if name in names() else mechanism(name).recipe
+    path = f"{__name__}.{name.replace('-', '_')}" if name in names() else card(name).recipe
     if path is None:
         raise ValueError(f"{name} has no recipe yet; these have one: {', '.join(names())}.")
     recipe: Recipe = importlib.import_module(path).RECIPE
