@@ -21,6 +21,7 @@ from attensor.models.blocks import MLP, LayerScale, ResidualBlock, drop_path_rat
 from attensor.models.vision.encoder import PatchEmbedding
 from attensor.models.vision.image_model import ImageModel, draw_linear
 from attensor.nn.grid_attention import GridMixer
+from attensor.nn.mixer import Heads
 from attensor.ops import softmax_attention
 
 __all__ = ["TokenAttention", "ViTConfig", "VisionTransformer"]
@@ -75,9 +76,10 @@ class TokenAttention(GridMixer):
 
     ranks = (3,)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, heads: Heads) -> Tensor:
         """[B, T, H, D] three times to the same."""
-        return softmax_attention(q, k, v)
+        out: Tensor = softmax_attention(heads.q, heads.k, heads.v)
+        return out
 
 
 class VisionTransformer(ImageModel):
