@@ -258,3 +258,16 @@ def test_what_a_model_excepts_is_not_decayed():
     decayed = [p for g in adamw(model, 1e-3).param_groups for p in g["params"] if g["weight_decay"]]
     assert len(decayed) == 1
     assert decayed[0] is model.first.weight
+
+
+def test_the_hook_comes_before_each_step_with_its_number():
+    """Resetting the optimizer before step 2 begins its averages anew there."""
+    seen = []
+
+    def hook(step, optimizer):
+        seen.append((step, [int(state["step"]) for state in optimizer.state.values()][:1]))
+        if step == 2:
+            optimizer.state.clear()
+
+    train(Net(), batch, loss, TrainConfig(4, 1e-2, evaluations=1), evaluate=evaluate, before_step=hook)
+    assert seen == [(0, []), (1, [1]), (2, [2]), (3, [1])]
