@@ -24,17 +24,7 @@ from attensor.catalogue import (
     parse_stack,
 )
 
-NAMES = [
-    "softmax",
-    "sliding-window",
-    "linear",
-    "lightning",
-    "scalar-gated",
-    "gla",
-    "neighborhood",
-    "window-grid",
-    "axial",
-]
+NAMES = {"softmax", "sliding-window", "linear", "lightning", "scalar-gated", "gla", "neighborhood", "axial"}
 
 
 def card(**changes: object) -> Mechanism:
@@ -56,7 +46,7 @@ def card(**changes: object) -> Mechanism:
 
 
 def test_the_first_families_are_there() -> None:
-    assert set(NAMES) <= set(cards())
+    assert set(cards()) >= NAMES
     assert mechanism("gla").paper.url == "https://arxiv.org/abs/2312.06635"
 
 

@@ -13,14 +13,15 @@ import pytest
 
 from attensor import cli
 from attensor.catalogue import cards, mechanism, mechanisms
-from attensor.compare.config import CompareConfig
+from attensor.commands.compare import Compare
+from attensor.commands.doctor import Doctor
 from attensor.errors import DataError
 from attensor.listing import argument_docs, plain_formula
 
 
-def handle(monkeypatch: pytest.MonkeyPatch, handler: Callable[[Any], int | None]) -> int:
-    """Exit code of `attensor doctor` when its handler is `handler`."""
-    monkeypatch.setitem(cli.HANDLERS, cli.DoctorCommand, handler)
+def handle(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int | None]) -> int:
+    """Exit code of `attensor doctor` when what it does is `run`."""
+    monkeypatch.setattr(Doctor, "run", run)
     return cli.main(["doctor"])
 
 
@@ -101,30 +102,17 @@ def test_interruption_gives_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setitem(cli.HANDLERS, CompareConfig, seen.append)
-    assert cli.main(["compare", "--data", "digits", "--mechanisms", "softmax,my.py:Mine", "--budget", "90s"]) == 0
-    assert seen == [CompareConfig(data="digits", mechanisms="softmax,my.py:Mine", budget="90s")]
-
-
-def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attensor.bench import neighborhood
-    from attensor.bench.linear import run as linear
-    from attensor.bench.linear.options import BenchLinearOptions
-    from attensor.bench.relative_kernel import run as relative
-    from attensor.bench.relative_kernel.options import BenchRelativeOptions
-
     seen: list[Any] = []
-    monkeypatch.setattr(linear, "run", lambda console, options: seen.append(options))
-    monkeypatch.setattr(relative, "run", lambda console, options: seen.append(options))
-    monkeypatch.setattr(neighborhood, "run", lambda console, **options: seen.append(options))
-    assert cli.main(["bench", "linear", "--lengths", "32", "96", "--variants", "none", "--save"]) == 0
-    assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
-    assert cli.main(["bench", "relative", "--sizes", "8", "16", "4", "8", "--modes", "forward", "--budget", "3"]) == 0
-    assert seen[0] == BenchLinearOptions(lengths=(32, 96), variants=("none",), save=True)
-    settings = [neighborhood.Setting(9, 5), neighborhood.Setting(8, 3)]
-    assert seen[1] == {"settings": settings, "windows": (3,), "rounds": 5, "save": False}
-    assert seen[2] == BenchRelativeOptions(sizes=((8, 16), (4, 8)), modes=("forward",), budget=3.0)
+    monkeypatch.setattr("attensor.compare.run.compare", seen.append)
+    assert cli.main(["compare", "--data", "digits", "--mechanisms", "softmax,my.py:Mine", "--budget", "90s"]) == 0
+    assert seen == [Compare(data="digits", mechanisms="softmax,my.py:Mine", budget="90s")]
+
+
+def test_options_reach_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr("attensor.doctor.run", lambda console, *, build: seen.append(build))
+    assert cli.main(["doctor"]) == cli.main(["doctor", "--build"]) == 0
+    assert seen == [False, True]
 
 
 def test_generated_text_follows_the_prompt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,9 +132,7 @@ def test_the_doctor_is_reached_as_a_module() -> None:
 
 
 def test_a_bad_option_is_refused_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["compare", "--seeds", "1"])
-    assert ended.value.code == 2
+    assert cli.main(["compare", "--seeds", "1"]) == 2
     assert "at least 2 are needed" in capsys.readouterr().err
 
 

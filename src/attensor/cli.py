@@ -1,97 +1,46 @@
-"""The command line: `attensor list | show | compare | generate | bench | doctor | reproduce`.
+"""The command line: the general verbs of `attensor.commands`, and what the cards of the catalogue bring.
 
-Commands are dataclasses, so that `--help` imports neither torch nor anything that trains; what a command needs is
-imported by its handler.
+Only what is typed is imported: one command, or for `attensor bench --help` those of that group.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tyro
-from rich.console import Console
-from tyro.conf import Positional
 
-from attensor.bench.linear.options import BenchLinearOptions
-from attensor.bench.relative_kernel.options import BenchRelativeOptions
-from attensor.compare.config import CompareConfig, GenerateConfig
+from attensor.catalogue import cards, load
+from attensor.commands import GENERAL, GROUPS
 from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError
 
-__all__ = ["main"]
+__all__ = ["commands", "main"]
 
 USER_ERRORS = (ShapeError, DataError, BackendError, LawError, MissingExtraError, OSError)
-
-
-@dataclass(frozen=True)
-class ListCommand:
-    """List the mechanisms of the catalogue."""
-
-    json: bool = False
-    """Print JSON instead of a table."""
-
-
-@dataclass(frozen=True)
-class ShowCommand:
-    """Print one card in full: what it is for, what it costs, and how to use it."""
-
-    name: Positional[str]
-    """Name of the mechanism, as `attensor list` gives it."""
-
-
-@dataclass(frozen=True)
-class BenchNeighborhoodCommand:
-    """Time and memory of neighbourhood attention against a gather, a dense mask and NATTEN."""
-
-    grids: tuple[tuple[int, int], ...] = ((64, 13), (32, 7))
-    """Side of the square grid and window, in pairs: --grids 64 13 32 7."""
-    windows: tuple[int, ...] = (3, 5, 7, 9, 13)
-    """Windows of the memory table, measured on the first grid."""
-    rounds: int = 5
-    """Timed calls of each contestant; the median counts."""
-    save: bool = False
-    """Also write benchmarks/results/<date>-neighborhood-cpu.md."""
-
-
-@dataclass(frozen=True)
-class DoctorCommand:
-    """Say what is installed, and which back-end each operator would take here and why."""
-
-
-@dataclass(frozen=True)
-class ReproduceCommand:
-    """Measure a paper's claim again; exit code 0 when it holds, 1 when it does not."""
-
-    name: Positional[str]
-    """Name of the recipe, or of the mechanism, as `attensor list` gives it."""
-    quick: bool = False
-    """Fewer steps and seeds, below a minute: an indication, not a verdict."""
-    out: Path = Path("runs")
-    """Folder that receives a new folder for the run."""
-    resume: Path | None = None
-    """Continue the run in this folder: what it has finished is not computed again."""
-    save: bool = False
-    """Also keep the verdict in benchmarks/results/claims and renew docs/claims.md."""
+DESCRIPTION = "Every attention in one place: pick one by measuring it on your data, then use it."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    Errors that attensor raises on purpose become one line on stderr and exit code 2; the environment variable
-    `ATTENSOR_DEBUG=1` shows where they come from. Any other exception is a bug and keeps its traceback.
-    Ctrl-C gives 130.
+    Errors that attensor raises on purpose become one line on stderr and exit code 2, as do arguments that cannot be
+    read; the environment variable `ATTENSOR_DEBUG=1` shows where they come from. Any other exception is a bug and keeps
+    its traceback. Ctrl-C gives 130.
 
     Args:
         arguments: without the program's name; those of the process when None.
     """
-    command = _parse(arguments)
+    command = _parse(sys.argv[1:] if arguments is None else arguments)
+    if command is None:
+        return 2
     try:
-        return HANDLERS[type(command)](command) or 0
+        return command.run() or 0
     except KeyboardInterrupt:
         return 130
     except (*USER_ERRORS, ValueError) as error:
@@ -101,24 +50,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parse(arguments: Sequence[str] | None) -> Any:
-    bench = tyro.extras.SubcommandApp()
-    bench.command(name="linear")(BenchLinearOptions)
-    bench.command(name="neighborhood")(BenchNeighborhoodCommand)
-    bench.command(name="relative")(BenchRelativeOptions)
-    app = tyro.extras.SubcommandApp()
-    app.command(name="list")(ListCommand)
-    app.command(name="show")(ShowCommand)
-    app.command(name="compare")(CompareConfig)
-    app.command(name="generate")(GenerateConfig)
-    app.command(bench, name="bench", help="Measure what the operators cost on this machine.")
-    app.command(name="doctor")(DoctorCommand)
-    app.command(name="reproduce")(ReproduceCommand)
-    return app.cli(
-        prog="attensor",
-        description="Every attention in one place: pick one by measuring it on your data, then use it.",
-        args=arguments,
-    )
+def commands() -> dict[str, str]:
+    """What can be typed, one or two words -> `"module:Class"`; of two cards with the same words the first counts."""
+    found = dict(GENERAL)
+    for card in cards().values():
+        for words, path in card.commands.items():
+            found.setdefault(words, path)
+    return found
+
+
+def _parse(arguments: Sequence[str]) -> Any:
+    """The command with its options, or None after a line about what cannot be read."""
+    known = commands()
+    typed = next((words for n in (2, 1) if (words := " ".join(arguments[:n])) in known), None)
+    group = arguments[0] if arguments and any(words.startswith(f"{arguments[0]} ") for words in known) else None
+    head = (typed or group or "").split()
+    prog, rest = " ".join(["attensor", *head]), list(arguments[len(head) :])
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            if typed is not None:
+                return tyro.cli(load(known[typed]), prog=prog, args=rest)
+            members = {w.partition(" ")[2]: path for w, path in known.items() if w.startswith(f"{group} ")}
+            # the completion of a shell needs all there is
+            menu = _menu(
+                members or known, in_full=rest[:1] in (["--tyro-print-completion"], ["--tyro-write-completion"])
+            )
+            text = GROUPS.get(group) if group else DESCRIPTION
+            return menu.cli(prog=prog, description=text, args=rest or ["--help"])
+    except SystemExit as end:
+        if not end.code:
+            raise
+        sys.stderr.write(f"{prog}: {_one_line(said.getvalue())}\n")
+        return None
+
+
+def _menu(known: Mapping[str, str], *, in_full: bool = False) -> tyro.extras.SubcommandApp:
+    """Commands of one word, and groups; what is in the groups is imported only for a menu in full."""
+    menu = tyro.extras.SubcommandApp()
+    groups: dict[str, dict[str, str]] = {}
+    for words, path in known.items():
+        first, _, second = words.partition(" ")
+        if second:
+            groups.setdefault(first, {})[second] = path
+        else:
+            menu.command(name=first)(load(path))
+    for first, members in groups.items():
+        text = f"{GROUPS.get(first, '')} ({', '.join(members)})".strip()
+        if in_full:
+            menu.command(_menu(members), name=first, help=text)
+        else:
+            menu.command(name=first, help=text)(lambda: None)
+    return menu
+
+
+def _one_line(box: str) -> str:
+    """What the parser says in a box with rules between its parts, as sentences."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    inside = [line.strip("│ ") for line in plain.splitlines() if line.startswith("│")]
+    parts = re.split("─+", " ".join(inside)) if inside else [plain]
+    return ". ".join(" ".join(part.split()).rstrip(".") for part in parts) + "."
 
 
 def _is_on_purpose(error: BaseException) -> bool:
@@ -127,90 +118,3 @@ def _is_on_purpose(error: BaseException) -> bool:
         return True
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "attensor"
-
-
-def _list(command: ListCommand) -> None:
-    from attensor import listing
-
-    if command.json:
-        sys.stdout.write(listing.as_json())
-    else:
-        Console().print(listing.overview())
-
-
-def _show(command: ShowCommand) -> None:
-    from attensor import listing
-    from attensor.catalogue import mechanism
-
-    Console().print(listing.full(mechanism(command.name)))
-
-
-def _compare(command: CompareConfig) -> None:
-    from attensor.compare.run import compare
-
-    compare(command)
-
-
-def _generate(command: GenerateConfig) -> None:
-    from attensor.compare.generate import generate_text
-
-    sys.stdout.write(command.prompt)
-    for piece in generate_text(command):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-
-
-def _bench_linear(command: BenchLinearOptions) -> None:
-    from attensor.bench.linear import run
-
-    run.run(Console(), command)
-
-
-def _bench_neighborhood(command: BenchNeighborhoodCommand) -> None:
-    from attensor.bench import neighborhood
-
-    settings = [neighborhood.Setting(side, window) for side, window in command.grids]
-    neighborhood.run(Console(), settings=settings, windows=command.windows, rounds=command.rounds, save=command.save)
-
-
-def _bench_relative(command: BenchRelativeOptions) -> None:
-    from attensor.bench.relative_kernel import run
-
-    run.run(Console(), command)
-
-
-def _doctor(command: DoctorCommand) -> None:
-    from attensor import doctor
-
-    doctor.run(Console())
-
-
-def _reproduce(command: ReproduceCommand) -> int:
-    if command.save and command.quick:
-        raise ValueError("--save and --quick exclude each other: a quick run indicates and does not decide.")
-    from attensor.recipes import CellError
-    from attensor.recipes._reproduce import reproduce, save
-
-    console = Console()
-    try:
-        verdict, folder = reproduce(command.name, console, quick=command.quick, out=command.out, resume=command.resume)
-    except CellError as error:
-        sys.stderr.write(f"attensor: {error}\n")
-        return 2
-    if command.save:
-        save(folder, console)
-    return 0 if verdict.holds else 1
-
-
-HANDLERS: dict[type, Callable[[Any], int | None]] = {
-    ListCommand: _list,
-    ShowCommand: _show,
-    CompareConfig: _compare,
-    GenerateConfig: _generate,
-    BenchLinearOptions: _bench_linear,
-    BenchNeighborhoodCommand: _bench_neighborhood,
-    BenchRelativeOptions: _bench_relative,
-    DoctorCommand: _doctor,
-    ReproduceCommand: _reproduce,
-}

@@ -109,7 +109,7 @@ def test_nothing_temporary_is_left(finished):
 @pytest.mark.parametrize("name", ["linear", "Mean"])
 def test_trained_models_write_text(finished, name):
     """With a decode cache and without; the same seed writes the same."""
-    config = GenerateConfig(run=str(finished[0]), mechanism=name, prompt="def ", tokens=40, seed=3)
+    config = GenerateConfig(folder=str(finished[0]), mechanism=name, prompt="def ", tokens=40, seed=3)
     text = "".join(generate_text(config))
     assert text == "".join(generate_text(config))
     assert text != "".join(generate_text(GenerateConfig(**{**config.__dict__, "seed": 4})))
@@ -126,7 +126,7 @@ def test_trained_models_write_text(finished, name):
     ids=str,
 )
 def test_what_cannot_be_generated_is_explained(finished, change, message):
-    config = {"run": str(finished[0]), "mechanism": "linear", **change}
+    config = {"folder": str(finished[0]), "mechanism": "linear", **change}
     with pytest.raises(ValueError, match=message):
         list(generate_text(GenerateConfig(**config)))
 

@@ -24,6 +24,7 @@ CARD = Mechanism(
         "learned features": {"feature_map": "learned", "normalize": True},
         "relu": {"feature_map": "relu"},
     },
+    commands={"bench linear": "attensor.commands.bench_linear:BenchLinear"},
     example="""
 import torch; from attensor import nn
 layer = nn.LinearAttention(hidden_size=64, num_heads=4)

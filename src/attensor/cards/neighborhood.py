@@ -19,6 +19,7 @@ CARD = Mechanism(
     },
     grid_options={"window_size": 5},
     example_options={"window_size": 3},
+    commands={"bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood"},
     example="""
 import torch; from attensor import nn
 layer = nn.NeighborhoodAttention(hidden_size=64, num_heads=4, window_size=7)

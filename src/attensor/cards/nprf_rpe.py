@@ -28,6 +28,7 @@ CARD = Mechanism(
     grid_options={"is_causal": False, "space_dims": 2, "max_distance": 16},
     example_options={"num_features": 11, "max_distance": 5},
     variants={"not normalised": {"normalize": False}},
+    commands={"bench relative": "attensor.commands.bench_relative:BenchRelative"},
     example="""
 import torch; from attensor import nn
 layer = nn.RelativeKernelAttention(hidden_size=64, num_heads=4, num_features=32, max_distance=128)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 __all__ = ["CompareConfig", "GenerateConfig", "parse_budget"]
 
@@ -74,7 +76,7 @@ class CompareConfig:
 class GenerateConfig:
     """Write text with a model that `attensor compare` trained, or with one in transformers' format."""
 
-    run: str | None = None
+    folder: Annotated[str | None, arg(name="run")] = None
     """Folder of the run, runs/<time>; together with --mechanism."""
     mechanism: str | None = None
     """Name of the mechanism, as in the run's table."""
@@ -99,7 +101,7 @@ class GenerateConfig:
         Raises:
             ValueError: neither or both of --run and --model, or --mechanism without --run or the other way round.
         """
-        if (self.run is None) == (self.model is None) or (self.run is None) != (self.mechanism is None):
+        if (self.folder is None) == (self.model is None) or (self.folder is None) != (self.mechanism is None):
             raise ValueError("give --run and --mechanism, or --model, but not both.")
 
 

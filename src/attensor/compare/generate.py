@@ -34,7 +34,7 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
             seed=config.seed,
         )
         return
-    run, mechanism = Path(config.run or ""), config.mechanism or ""
+    run, mechanism = Path(config.folder or ""), config.mechanism or ""
     plan = Plan.load(run)
     checkpoint = _checkpoint(run, plan, mechanism, config.seed_index)
 
