@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from attensor.errors import require
+from attensor.files import atomic_path
 from attensor.recipes._recipe import Chart
 from attensor.report import charts as plots
 from attensor.report.identity import Identity, identities, plot_text
 from attensor.report.numbers import rounded, short
 from attensor.report.page import json_in_script
-from attensor.train.files import atomic_path
 
 __all__ = ["write_report"]
 
