@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 
 from attensor.compare.config import CompareConfig
-from attensor.compare.folder import locked, new_folder, reopened
+from attensor.compare.folder import new_run, reopened
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.preflight import check_disk
 from tests.compare.test_subjects import USER_FILE
@@ -39,7 +39,7 @@ def config(text, tmp_path):
 
 @pytest.fixture
 def run(config, tmp_path):
-    return new_folder(tmp_path / "out", NOW, make_plan(config, created="now", command="attensor compare"))
+    return new_run(tmp_path / "out", NOW, make_plan(config, created="now", command="attensor compare"))
 
 
 def test_the_plan_comes_back_whole(config, run):
@@ -49,7 +49,7 @@ def test_the_plan_comes_back_whole(config, run):
 
 
 def test_two_runs_in_one_second_get_two_folders(config, run, tmp_path):
-    again = new_folder(tmp_path / "out", NOW, Plan.load(run))
+    again = new_run(tmp_path / "out", NOW, Plan.load(run))
     assert again.name == "2026-11-22_21-00-05-1"
 
 
@@ -86,18 +86,11 @@ def test_a_users_file_that_has_changed_is_refused(config, tmp_path):
     file = tmp_path / "my_file.py"
     file.write_text(USER_FILE)
     config = CompareConfig(**{**config.__dict__, "mechanisms": f"softmax,{file}:MyMixer"})
-    run = new_folder(tmp_path / "out", NOW, make_plan(config, created="now", command=""))
+    run = new_run(tmp_path / "out", NOW, make_plan(config, created="now", command=""))
     assert reopened(run, CompareConfig(resume=str(run)))
     file.write_text(USER_FILE + "\n# another\n")
     with pytest.raises(ValueError, match=r"my_file\.py has changed since the run was started"):
         reopened(run, CompareConfig(resume=str(run)))
-
-
-def test_a_folder_is_held_by_one(run):
-    with locked(run), pytest.raises(ValueError, match="another attensor works in this folder"), locked(run):
-        pass
-    with locked(run):
-        pass
 
 
 def test_time_is_shared_in_rounds(config):

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from attensor.compare import processes
 from attensor.compare.config import CompareConfig
-from attensor.compare.folder import new_folder
+from attensor.compare.folder import new_run
 from attensor.compare.plan import make_plan
 from attensor.compare.processes import Interruption, Workers
 from attensor.compare.progress import Display
@@ -36,7 +36,7 @@ def plan(tmp_path_factory):
 
 @pytest.fixture
 def run(plan, tmp_path):
-    return new_folder(tmp_path, datetime(2026, 11, 22), plan)
+    return new_run(tmp_path, datetime(2026, 11, 22), plan)
 
 
 def ended(run, plan, monkeypatch, code, *, interruption=None):

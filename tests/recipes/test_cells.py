@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from attensor.files import write_json
 from attensor.recipes import CellError, RecipeConfig, run_cells
-from attensor.train.files import write_json
 
 from .cells import misbehave, overlap, square
 

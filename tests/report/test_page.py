@@ -13,7 +13,8 @@ import pytest
 
 from attensor.errors import MissingExtraError
 from attensor.report import write_report
-from attensor.report.page import cost_rows, json_in_script, render
+from attensor.report.document import json_in_script, render_document
+from attensor.report.page import TEMPLATE, cost_rows, parts
 
 from .sample_results import HOSTILE, sample_results
 
@@ -22,6 +23,10 @@ from .sample_results import HOSTILE, sample_results
 def light(monkeypatch):
     """Pages without the 5 MB of plotly.js."""
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "/* plotly.js */")
+
+
+def render(results):
+    return render_document(TEMPLATE, **parts(results))
 
 
 class Tags(HTMLParser):

@@ -1,10 +1,8 @@
-"""The folder of a run: made with its disk checked, locked while someone works in it, refused when it does not fit."""
+"""The folder of a run: made with its disk checked, refused when it does not fit."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -12,24 +10,22 @@ from pathlib import Path
 from attensor.compare.config import CompareConfig
 from attensor.compare.plan import Plan
 from attensor.compare.preflight import check_disk
-from attensor.train.files import read_json
+from attensor.files import new_folder, read_json
 
-__all__ = ["is_measured", "is_trained", "locked", "new_folder", "reopened"]
+__all__ = ["is_measured", "is_trained", "new_run", "reopened"]
 
 # results, logs and the report with its plotting library
 _FIXED_BYTES = 20_000_000
 
 
-def new_folder(out: Path, now: datetime, plan: Plan) -> Path:
+def new_run(out: Path, now: datetime, plan: Plan) -> Path:
     """Check the disk for `plan`, make `out/<time>/` and write the plan there.
 
     Raises:
         OSError: not writable, or too little space.
     """
     check_disk(out, needed_bytes(plan))
-    name = now.strftime("%Y-%m-%d_%H-%M-%S")
-    run = next(folder for i in range(1000) if not (folder := out / (f"{name}-{i}" if i else name)).exists())
-    run.mkdir()
+    run = new_folder(out, f"{now:%Y-%m-%d_%H-%M-%S}")
     plan.save(run)
     return run
 
@@ -78,30 +74,6 @@ def is_measured(run: Path, name: str, plan: Plan) -> bool:
     """Whether cost, and decoding for text, are done."""
     files = ("cost.json",) if plan.kind == "images" else ("cost.json", "decode.json")
     return all((found := read_json(run / name / file)) is not None and found["finished"] for file in files)
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator[None]:
-    """Hold the folder for one process; the system lets go when the process dies, however it dies.
-
-    Args:
-        folder: gets a file `name`.
-        wait: for the other process to end, instead of failing.
-        name: of the lock; locks of different names are independent.
-    Raises:
-        ValueError: another process holds it.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows: two processes in one folder remain the user's care
-        yield
-        return
-    with (folder / name).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            raise ValueError(f"{folder}: another attensor works in this folder. Wait for it, or end it.") from error
-        yield
 
 
 def _plain(value: object) -> object:

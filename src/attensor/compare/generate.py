@@ -43,8 +43,8 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
 
     from attensor.compare.subjects import mixer_factory
     from attensor.compare.tasks import decoder
+    from attensor.files import read_json
     from attensor.models.language import generate
-    from attensor.train.files import read_json
 
     subject = plan.subject(mechanism)
     mixer = mixer_factory(subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)

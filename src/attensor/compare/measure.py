@@ -17,8 +17,8 @@ from attensor.compare.plan import Plan
 from attensor.compare.reporter import Reporter
 from attensor.compare.subjects import Subject, mixer_factory
 from attensor.compare.tasks import autocast
+from attensor.files import read_json, write_json
 from attensor.train import Stopped
-from attensor.train.files import read_json, write_json
 
 __all__ = ["Measurement"]
 

@@ -13,7 +13,7 @@ from typing import Any
 from attensor.catalogue import Domain
 from attensor.compare.config import CompareConfig, parse_budget
 from attensor.compare.subjects import Subject, resolve
-from attensor.train.files import read_json, write_json
+from attensor.files import read_json, write_json
 
 __all__ = ["SIZES", "Plan", "Size", "data_facts", "make_plan"]
 

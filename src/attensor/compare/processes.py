@@ -17,7 +17,7 @@ from types import FrameType
 from typing import IO, Any
 
 from attensor.compare.plan import Plan
-from attensor.train.files import read_json, write_json
+from attensor.files import read_json, write_json
 
 __all__ = ["Interruption", "Workers"]
 

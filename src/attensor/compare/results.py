@@ -23,7 +23,7 @@ from attensor.compare.fits import exponent
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
 from attensor.compare.summary import answer
-from attensor.train.files import read_json, write_json
+from attensor.files import read_json, write_json
 
 __all__ = ["RESULTS_FILE", "collect", "write_results"]
 

@@ -11,12 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from attensor.compare.config import CompareConfig
-from attensor.compare.folder import is_measured, is_trained, locked, new_folder, reopened
+from attensor.compare.folder import is_measured, is_trained, new_run, reopened
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.processes import Interruption, Workers
 from attensor.compare.progress import Display
 from attensor.compare.results import write_results
 from attensor.errors import MissingExtraError
+from attensor.files import locked
 
 __all__ = ["compare"]
 
@@ -44,7 +45,7 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
         now = datetime.now()
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         plan = make_plan(config, created=now.isoformat(timespec="seconds"), command=command)
-        run = new_folder(Path(config.out), now, plan)
+        run = new_run(Path(config.out), now, plan)
     with locked(run), Interruption().listening() as interruption:
         _work(run, plan, interruption, console)
         results = write_results(run, plan)

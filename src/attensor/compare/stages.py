@@ -19,14 +19,13 @@ from safetensors.torch import save_model
 from torch import nn
 
 from attensor.compare.balance import balanced_mlp_size, parameter_count
-from attensor.compare.folder import locked
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
 from attensor.compare.reporter import Reporter
 from attensor.compare.subjects import Subject, mixer_factory
 from attensor.compare.tasks import autocast, build_model, open_task
+from attensor.files import atomic_path, locked, read_json, write_json
 from attensor.train import Diverged, Progress, Stopped, TrainConfig, train
-from attensor.train.files import atomic_path, read_json, write_json
 
 __all__ = ["Training", "artefact"]
 

@@ -12,15 +12,14 @@ from pathlib import Path
 
 import torch
 
-from attensor.compare.folder import locked
 from attensor.compare.measure import Measurement
 from attensor.compare.memory import is_out_of_memory
 from attensor.compare.plan import Plan
 from attensor.compare.reporter import Reporter
 from attensor.compare.stages import Training
 from attensor.errors import DataError, LawError
+from attensor.files import locked, write_json
 from attensor.train import Diverged, Stopped
-from attensor.train.files import write_json
 
 __all__ = ["PHASES", "STOPPED", "main", "reason"]
 

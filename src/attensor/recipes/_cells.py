@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from attensor.train.files import read_json, write_json
+from attensor.files import read_json, write_json
 
 if TYPE_CHECKING:
     from multiprocessing.context import SpawnProcess

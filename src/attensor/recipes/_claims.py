@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from attensor.train.files import atomic_path, read_json
+from attensor.files import read_json, write_text
 
 __all__ = ["CLAIMS_FOLDER", "claims_page", "write_claims"]
 
@@ -58,8 +58,7 @@ def write_claims(folder: Path = CLAIMS_FOLDER, page: Path | None = None) -> Path
     """
     page = folder.parents[2] / "docs" / "claims.md" if page is None else page
     page.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(page) as temporary:
-        temporary.write_text(claims_page([read_json(path) for path in sorted(folder.glob("*.json"))]), encoding="utf-8")
+    write_text(page, claims_page([read_json(path) for path in sorted(folder.glob("*.json"))]))
     return page
 
 

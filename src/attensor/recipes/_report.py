@@ -1,22 +1,16 @@
-"""The page of a recipe: pass marks, figures and charts in one HTML file that loads nothing.
-
-Style, script and plots are those of the comparison's page; texts reach it escaped in the same way.
-"""
+"""The page of a recipe: pass marks, figures and charts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attensor.errors import require
 from attensor.recipes._recipe import Chart
 from attensor.report import charts as plots
+from attensor.report.document import write_document
 from attensor.report.identity import Identity, identities, plot_text
 from attensor.report.numbers import rounded, short
-from attensor.report.page import json_in_script
-from attensor.train.files import atomic_path
 
 __all__ = ["write_report"]
 
@@ -34,28 +28,11 @@ def write_report(found: Mapping[str, Any], path: Path) -> None:
         OSError: the file cannot be written.
     Cost: 5 MB, nearly all of it plotly.js; without charts a few KB.
     """
-    jinja = require("jinja2", purpose="the HTML report")
-    plotly = require("plotly.offline", purpose="the HTML report")
-    folders = [jinja.PackageLoader("attensor.recipes"), jinja.PackageLoader("attensor.report")]
-    environment = jinja.Environment(
-        loader=jinja.ChoiceLoader(folders),
-        autoescape=True,
-        undefined=jinja.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     charts = [Chart(**chart) for chart in found["charts"]]
     looks = looks_of(charts)
     drawn = [drawing(f"chart-{i}", chart, looks) for i, chart in enumerate(charts)]
-    text = environment.get_template("recipe.html").render(
-        found=found,
-        minutes=rounded(found["seconds"] / 60, 2),
-        charts=drawn,
-        charts_json=json_in_script([asdict(chart) for chart in drawn]),
-        plotly_js=plotly.get_plotlyjs() if drawn else "",
-    )
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
+    minutes = rounded(found["seconds"] / 60, 2)
+    write_document(path, "attensor.recipes:recipe.html", found=found, minutes=minutes, charts=drawn)
 
 
 def looks_of(charts: Sequence[Chart]) -> dict[str, Identity]:

@@ -15,12 +15,11 @@ from rich.console import Console
 
 import attensor
 from attensor.bench.machine import processor
-from attensor.compare.folder import locked
 from attensor.errors import MissingExtraError
+from attensor.files import locked, new_folder, read_json, write_json
 from attensor.recipes import Recipe, RecipeConfig, Verdict, find
 from attensor.recipes._claims import CLAIMS_FOLDER, write_claims
 from attensor.recipes._report import write_report
-from attensor.train.files import read_json, write_json
 
 __all__ = ["reproduce"]
 
@@ -48,7 +47,7 @@ def reproduce(
     recipe = find(name)
     now = datetime.now()
     if resume is None:
-        folder = _new_folder(out, now, recipe)
+        folder = new_folder(out, f"{now:%Y-%m-%d_%H-%M-%S}-{recipe.name}")
         write_json(folder / PLAN_FILE, {"recipe": recipe.name, "quick": quick, "seconds": 0.0})
     else:
         folder = resume
@@ -85,13 +84,6 @@ def save(folder: Path, console: Console, *, to: Path = CLAIMS_FOLDER, page: Path
     write_json(to / f"{found['recipe']}.json", found)
     written = write_claims(to, page)
     console.print(f"Saved: {to / found['recipe']}.json, {written}", highlight=False, markup=False, soft_wrap=True)
-
-
-def _new_folder(out: Path, now: datetime, recipe: Recipe) -> Path:
-    name = f"{now:%Y-%m-%d_%H-%M-%S}-{recipe.name}"
-    folder = next(folder for i in range(1000) if not (folder := out / (f"{name}-{i}" if i else name)).exists())
-    folder.mkdir(parents=True)
-    return folder
 
 
 def _quick_of(folder: Path, recipe: Recipe, quick: bool) -> bool:

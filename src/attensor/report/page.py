@@ -1,21 +1,12 @@
-"""One HTML file with everything in it: it loads nothing, runs offline, and may be mailed.
-
-Names of files, classes and mechanisms come from the user and may hold anything. They reach the page as escaped text
-(jinja2) or inside JSON in which no `<` is left, and plotly gets them with its own markup taken away. A content security
-policy forbids every request as a second line of defence.
-"""
+"""The page of a comparison: answer, tables and charts."""
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from attensor.errors import require
+from attensor.report.document import write_document
 from attensor.report.identity import identities
 from attensor.report.numbers import DASH, count, is_number, milliseconds, rounded, short, size
 from attensor.report.plots import charts
@@ -23,6 +14,8 @@ from attensor.report.rows import best_of, columns, field, length_name, ordered, 
 from attensor.report.tables import describe, status_text
 
 __all__ = ["write_report"]
+
+TEMPLATE = "attensor.report:page.html"
 
 
 def write_report(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
@@ -36,54 +29,27 @@ def write_report(results: Mapping[str, Any], path: str | os.PathLike[str]) -> No
         OSError: the file cannot be written.
     Cost: 5 MB, nearly all of it plotly.js.
     """
-    page = render(results)
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # a name that is no UTF-8 reaches us as a lone surrogate, which UTF-8 cannot hold
-        unfinished.write_text(page, encoding="utf-8", errors="replace")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_document(path, TEMPLATE, **parts(results))
 
 
-def render(results: Mapping[str, Any]) -> str:
-    """The page as text."""
-    jinja = require("jinja2", purpose="the HTML report")
-    plotly = require("plotly.offline", purpose="the HTML report")
-    environment = jinja.Environment(
-        loader=jinja.PackageLoader("attensor.report"),
-        autoescape=True,
-        undefined=jinja.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+def parts(results: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template names."""
     data = field(results, "data")
-    plots = charts(results)
-    text: str = environment.get_template("page.html").render(
-        name=field(data, "name"),
-        is_finished=bool(results.get("finished")),
-        command=results.get("command"),
-        created=results.get("created"),
-        answer=results.get("answer") or [],
-        facts=describe(results),
-        quality=quality_rows(results),
-        charts=plots,
-        charts_json=json_in_script([asdict(plot) for plot in plots]),
-        cost=cost_rows(results),
-        runs=run_rows(results),
-        rates=", ".join(rounded(rate, 2) for rate in field(results, "plan", "learning_rates") or ()),
-        pilot=field(results, "plan", "pilot_fraction"),
-        is_text=field(data, "kind") != "images",
-        plotly_js=plotly.get_plotlyjs(),
-    )
-    return text
-
-
-def json_in_script(value: object) -> str:
-    """JSON that cannot end or leave the `<script>` around it; what is not finite becomes null."""
-    text = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"))
-    return text.replace("<", r"\u003c").replace(">", r"\u003e").replace("&", r"\u0026")
+    return {
+        "name": field(data, "name"),
+        "is_finished": bool(results.get("finished")),
+        "command": results.get("command"),
+        "created": results.get("created"),
+        "answer": results.get("answer") or [],
+        "facts": describe(results),
+        "quality": quality_rows(results),
+        "charts": charts(results),
+        "cost": cost_rows(results),
+        "runs": run_rows(results),
+        "rates": ", ".join(rounded(rate, 2) for rate in field(results, "plan", "learning_rates") or ()),
+        "pilot": field(results, "plan", "pilot_fraction"),
+        "is_text": field(data, "kind") != "images",
+    }
 
 
 def quality_rows(results: Mapping[str, Any]) -> dict[str, Any]:
@@ -156,13 +122,3 @@ def run_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def formula(text: object) -> str:
     """A card's formula with the signs of mathematics; empty where there is none."""
     return str(text).replace("**2", "²").replace("*", "·") if text else ""
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attensor.train.files import atomic_path
+from attensor.files import atomic_path
 from attensor.train.optimizer import named_trainable
 
 __all__ = ["load_checkpoint", "save_checkpoint"]

@@ -1,10 +1,10 @@
-"""A file is whole or absent."""
+"""A file is whole or absent, a folder new or held by one."""
 
 from __future__ import annotations
 
 import pytest
 
-from attensor.train.files import atomic_path, read_json, write_json
+from attensor.files import atomic_path, locked, new_folder, read_json, write_json, write_text
 
 
 def test_json_round_trips(tmp_path):
@@ -38,3 +38,22 @@ def test_not_a_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "x.json", float("nan"))
     assert read_json(tmp_path / "x.json") == 1
+
+
+def test_a_folder_is_held_by_one(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match="another attensor works in this folder"), locked(tmp_path):
+        pass
+    with locked(tmp_path):
+        pass
+    with locked(tmp_path), locked(tmp_path, name=".another"):
+        pass
+
+
+def test_a_folder_that_is_there_is_not_taken_again(tmp_path):
+    made = [new_folder(tmp_path / "runs", "now").name for _ in range(3)]
+    assert made == ["now", "now-1", "now-2"]
+
+
+def test_a_name_that_is_no_utf_8_can_be_written(tmp_path):
+    write_text(tmp_path / "x.txt", "a\udcffé")
+    assert (tmp_path / "x.txt").read_text(encoding="utf-8") == "a?é"

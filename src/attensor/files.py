@@ -1,0 +1,95 @@
+"""Files that are either whole or absent, and folders that one process holds.
+
+A file is written under another name, synced to the disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["atomic_path", "locked", "new_folder", "read_json", "write_json", "write_text"]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`; when the block ends without an error, it takes the place of `path`.
+
+    The temporary name is fixed, so that what a killed process left behind is overwritten by the next attempt.
+
+    Args:
+        path: the file to create or replace; its folder must exist.
+    Raises:
+        OSError: the disk is full or the folder cannot be written; `path` is then unchanged.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically. Not-a-number is refused (ValueError): JSON has no such number."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically; a lone surrogate (a file's name that is no UTF-8) becomes `?`."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="replace")
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file, or None when there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """Make `parent/name`, or `parent/name-1` and so on where that is taken; missing parents too."""
+    taken = (name, *(f"{name}-{i}" for i in range(1, 1000)))
+    folder = next(folder for each in taken if not (folder := parent / each).exists())
+    folder.mkdir(parents=True)
+    return folder
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False, name: str = ".lock") -> Iterator[None]:
+    """Hold the folder for one process; the system lets go when the process dies, however it dies.
+
+    Args:
+        folder: gets a file `name`.
+        wait: for the other process to end, instead of failing.
+        name: of the lock; locks of different names are independent.
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: two processes in one folder remain the user's care
+        yield
+        return
+    with (folder / name).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise ValueError(f"{folder}: another attensor works in this folder. Wait for it, or end it.") from error
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    # a rename is on the disk only when its folder is; Windows cannot open folders and does not need it
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
