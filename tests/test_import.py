@@ -67,7 +67,10 @@ def test_operators_layers_and_models_need_no_extra() -> None:
 @pytest.mark.parametrize(
     ("call", "extra"),
     [
-        ("from attensor.report import write_report; write_report({}, 'report.html')", "report"),
+        (
+            "from attensor.report.document import write_document as w; w('r.html', 'attensor.report:report.html')",
+            "report",
+        ),
         ("from attensor.data import open_data; open_data('digits', minimum_bytes=1)", "vision"),
     ],
 )
