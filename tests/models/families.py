@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.catalogue import Domain, cards
+from attensor.catalogue import Domain, mechanisms
 from attensor.models.language import import_families
 from attensor.models.language._hf import CausalLM
 from attensor.models.language.gla import GLAConfig, GLAForCausalLM
@@ -26,7 +26,7 @@ SIZES = {
     "pad_token_id": 0,
     "initializer_range": 0.3,  # logits far apart: greedy choices do not hang on rounding
 }
-CAUSAL = [name for name, card in cards().items() if card.is_causal and Domain.SEQUENCE in card.domain]
+CAUSAL = [name for name, card in mechanisms().items() if card.is_causal and Domain.SEQUENCE in card.domain]
 _FIRST_CODE = {
     "norm": "layer",
     "gate_bias": True,
@@ -42,7 +42,7 @@ _HYBRID = {
 
 
 def _stack(card: str) -> tuple[type, type, dict[str, Any]]:
-    options = {**cards()[card].example_options, **({"window_size": 4} if card == "sliding-window" else {})}
+    options = {**mechanisms()[card].example_options, **({"window_size": 4} if card == "sliding-window" else {})}
     return StackConfig, StackForCausalLM, {"layers": [card], "mixer_options": {card: options}}
 
 

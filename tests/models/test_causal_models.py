@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DataCollatorWithFlattening, DynamicCache
 
 from attensor.errors import ShapeError
 from attensor.models.language.stack import StackConfig
@@ -112,6 +112,9 @@ def test_packed_rows_equal_rows_alone(variant: str) -> None:
     close(packed, torch.cat([model(row[:, :4]).logits, model(row[:, 4:]).logits], 1))
     named = model(row, cu_seq_lens_q=torch.tensor([0, 4, 4, 11], dtype=torch.int32), max_length_q=7)
     assert torch.equal(named.logits, packed)
+    restarted = torch.tensor([[*range(4), *range(7)]])
+    assert torch.equal(model(row, position_ids=restarted).logits, packed)
+    close(model(row, position_ids=torch.arange(11)[None]).logits, model(row).logits)
     assert named.past_key_values is None
     with pytest.raises(ValueError, match="cu_seqlens excludes attention_mask and a cache"):
         model(row, cu_seqlens=torch.tensor([0, 11]), use_cache=True)
@@ -306,6 +309,17 @@ def test_loss_is_the_mean_over_shifted_labels(variant: str) -> None:
 
 
 @FAMILIES
+@pytest.mark.parametrize("flash", [False, True])
+def test_rows_flattened_by_transformers_collator_stay_apart(variant: str, flash: bool) -> None:
+    model, parts = build(variant), [tokens(1, n, seed=n)[0] for n in (5, 2, 7)]
+    batch = DataCollatorWithFlattening(return_flash_attn_kwargs=flash)([{"input_ids": part} for part in parts])
+    out = model(**batch)
+    close(out.logits, torch.cat([model(part[None]).logits for part in parts], 1))
+    counted = [(model(part[None], labels=part[None]).loss, len(part) - 1) for part in parts]
+    torch.testing.assert_close(out.loss, sum(loss * n for loss, n in counted) / 11)
+
+
+@FAMILIES
 def test_logits_to_keep(variant: str) -> None:
     model, rows = build(variant), tokens(2, 6)
     logits = model(rows).logits
@@ -429,13 +443,14 @@ def test_layers_are_named_in_full_or_repeat() -> None:
     assert model.model.layers[2].attn.window_size == 3
     assert [layer.attn.num_kv_heads for layer in model.model.layers] == [3, 3, 3, 1]
     assert StackConfig(num_hidden_layers=2).mechanisms == ["softmax"] * 2
+    assert StackConfig(layers="2*gla+softmax", num_hidden_layers=4).mechanisms == ["gla", "gla", "softmax", "gla"]
     assert len(CAUSAL) >= 9
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": ["gla"] * 3}, "layers has 3 mechanisms, but num_hidden_layers is 2"),
+        ({"layers": ["gla"] * 3}, "layers has 3 mechanisms, but num_hidden_layers is 2; name 1 to 2"),
         ({"layers": ["gla"], "mixer_options": {"softmax": {}}}, "softmax, which is neither a mechanism of the stack"),
         ({"layers": ["gla"], "mixer_options": {"2": {}}}, "nor a layer from 0 to 1"),
         ({"layers": ["glaa"]}, "no mechanism is called 'glaa'.*Did you mean 'gla'"),

@@ -96,10 +96,11 @@ class GatedLinearAttention(LinearAttention):
             key_size=hidden_size // 2,
             norm=norm,
             output_gate="swish",
-            gate_bias=gate_bias,
             device=device,
             dtype=dtype,
         )
+        if gate_bias:
+            self.g_proj = nn.Linear(hidden_size, hidden_size, device=device, dtype=dtype)
         self.clamp_min = clamp_min
         self.gk_proj = nn.Sequential(
             nn.Linear(hidden_size, GATE_RANK, bias=False, device=device, dtype=dtype),

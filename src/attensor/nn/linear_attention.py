@@ -56,7 +56,6 @@ class LinearAttention(SequenceMixer):
             all heads together with a weight, `"simple-rms"` the same without one.
         output_gate: `"swish"`, `"sigmoid"` or `"linear"` (itself) of a projection of the input multiplies the normed
             output; none if None.
-        gate_bias: that projection has a bias.
         device: of the parameters.
         dtype: of the parameters.
     Raises:
@@ -88,7 +87,6 @@ class LinearAttention(SequenceMixer):
         normalize: bool = False,
         norm: Norm = "rms",
         output_gate: Gate | None = None,
-        gate_bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -108,7 +106,7 @@ class LinearAttention(SequenceMixer):
         self.v_proj = nn.Linear(hidden_size, self.num_kv_heads * self.value_dim, bias=False, device=device, dtype=dtype)
         self.g_norm = self._new_norm(norm, device=device, dtype=dtype)
         if output_gate is not None:
-            self.g_proj = nn.Linear(hidden_size, value_size, bias=gate_bias, device=device, dtype=dtype)
+            self.g_proj = nn.Linear(hidden_size, value_size, bias=False, device=device, dtype=dtype)
         self.o_proj = nn.Linear(value_size, hidden_size, bias=False, device=device, dtype=dtype)
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attensor.models.language._hf_cache import cache_layers, new_cache
+from attensor.models.language._padding import packed_boundaries
 from attensor.models.language._transformers import (
     AutoConfig,
     AutoModel,
@@ -157,38 +158,31 @@ class CausalModel(CausalPreTrainedModel, Body):
         """Hidden states of every token.
 
         Args:
-            input_ids: [B, T].
-            attention_mask: [B, T] (with a cache also [B, tokens before + T]), 1 for real tokens; padding anywhere.
+            input_ids, inputs_embeds: [B, T], or [B, T, C], rows of the embedding table.
+            attention_mask: see `Body.run`; padding anywhere.
             past_key_values: from `new_cache` or an earlier call; the tokens continue it.
-            inputs_embeds: [B, T, C], rows of the embedding table, instead of `input_ids`.
             use_cache: return decode states; None: as configured, but not in training.
-            output_hidden_states: return the input of every block and the last output too.
+            output_hidden_states: return the input of every block and the output too.
             cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1); no cache is kept then.
-            kwargs: `cu_seq_lens_q`, transformers' name of `cu_seqlens`; others are ignored (`position_ids` and the
-                like: positions follow from the mask).
+            kwargs: other names of `cu_seqlens`, see `packed_boundaries`; the rest is ignored.
         Raises:
-            ValueError: not exactly one of input_ids and inputs_embeds; a cache under gradient checkpointing; see also
-                `_padding.arrange`.
+            ValueError: not one of input_ids and inputs_embeds; a cache while checkpointing; see `_padding.arrange`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"{type(self).__name__}: give exactly one of input_ids and inputs_embeds.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        cu_seqlens = kwargs.get("cu_seq_lens_q") if cu_seqlens is None else cu_seqlens
+        if cu_seqlens is None and attention_mask is None and past_key_values is None:
+            cu_seqlens = packed_boundaries(**kwargs)
         cache = self._cache(past_key_values, use_cache, is_packed=cu_seqlens is not None)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        seen: list[Tensor] = []
+        seen: list[Tensor] | None = [] if wanted else None
+        pasts = cache_layers(cache, len(self.layers))
+        hidden_states = hidden_states * self.config.embedding_scale
         hidden_states = self.run(
-            hidden_states * self.config.embedding_scale,
-            caches=None if cache is None else cache_layers(cache, len(self.layers)),
-            attention_mask=attention_mask,
-            cu_seqlens=cu_seqlens,
-            seen=seen if wanted else None,
+            hidden_states, caches=pasts, attention_mask=attention_mask, cu_seqlens=cu_seqlens, seen=seen
         )
-        return BaseModelOutputWithPast(
-            last_hidden_state=hidden_states,
-            past_key_values=cache,
-            hidden_states=(*seen, hidden_states) if wanted else None,
-        )
+        states = None if seen is None else (*seen, hidden_states)
+        return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=cache, hidden_states=states)
 
     def _cache(self, past_key_values: Cache | None, use_cache: bool | None, *, is_packed: bool) -> Cache | None:
         checkpointing = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
@@ -237,12 +231,8 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
         """Logits of the token after each token, and the loss where labels are given.
 
         Args:
-            input_ids: [B, T].
-            attention_mask: see `CausalModel.forward`.
-            past_key_values: see `CausalModel.forward`.
-            inputs_embeds: see `CausalModel.forward`.
+            input_ids, attention_mask, past_key_values, inputs_embeds, use_cache: see `CausalModel.forward`.
             labels: [B, T], the tokens themselves (they are shifted here); -100 is left out of the mean.
-            use_cache: see `CausalModel.forward`.
             logits_to_keep: logits of that many last tokens only (0: all), or of the places in this tensor.
             kwargs: further arguments of `CausalModel.forward`; `num_items_in_batch` for the loss.
         Returns:

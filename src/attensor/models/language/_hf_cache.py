@@ -153,12 +153,14 @@ def new_cache(num_layers: int) -> ModelCache:
     return ModelCache(layers=[MixerCacheLayer() for _ in range(num_layers)])
 
 
-def cache_layers(cache: Cache, num_layers: int) -> list[MixerCacheLayer]:
-    """The layers of a cache that a model of that many layers can continue.
+def cache_layers(cache: Cache | None, num_layers: int) -> list[MixerCacheLayer] | None:
+    """The layers of a cache that a model of that many layers can continue; None without a cache.
 
     Raises:
         TypeError: another kind of cache.
     """
+    if cache is None:
+        return None
     layers = [layer for layer in cache.layers if isinstance(layer, MixerCacheLayer)]
     if len(layers) != num_layers or len(cache.layers) != num_layers:
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or "no layers"

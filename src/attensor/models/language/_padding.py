@@ -7,15 +7,16 @@ all rows have the same length, and the cache knows how many tokens of padding ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attensor.errors import ShapeError
 from attensor.nn import pad, unpad
 
-__all__ = ["Layout", "Past", "arrange"]
+__all__ = ["Layout", "Past", "arrange", "packed_boundaries"]
 
 
 class Past(Protocol):
@@ -94,6 +95,21 @@ def arrange(
     real = mask.gather(1, order)[..., None]
     aligned = hidden_states.gather(1, order[..., None].expand_as(hidden_states))
     return torch.where(real, aligned, 0), Layout(shape, order=order, real=real)
+
+
+def packed_boundaries(
+    cu_seq_lens_q: Tensor | None = None, position_ids: Tensor | None = None, **_: Any
+) -> Tensor | None:
+    """Boundaries [N + 1] of sequences packed into one row, as transformers' collators tell them; None if nothing does.
+
+    Args:
+        cu_seq_lens_q: the boundaries themselves.
+        position_ids: [1, T], which start again at 0 with each sequence.
+    """
+    if cu_seq_lens_q is not None or position_ids is None or position_ids.shape[0] != 1:
+        return cu_seq_lens_q
+    starts = (position_ids[0] == 0).nonzero().squeeze(1)
+    return F.pad(starts, (0, 1), value=position_ids.shape[1]) if len(starts) > 1 else None
 
 
 def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) -> Tensor:

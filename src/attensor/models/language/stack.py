@@ -21,7 +21,8 @@ class StackConfig(CausalConfig):
     """Which mechanism each layer has; RMSNorm before it and SwiGLU after it.
 
     Attributes:
-        layers: names from `attensor list`, repeated from the start until every layer has one.
+        layers: names from `attensor list`, or a text such as `"3*gla+softmax"`; repeated from the start until every
+            layer has one.
         mixer_options: name of a mechanism, or the number of a layer as text, -> keyword arguments of its mixers; they
             come on top of the card's own, those of a layer on top of those of a mechanism.
     """
@@ -29,7 +30,7 @@ class StackConfig(CausalConfig):
     model_type = "attensor_stack"
     tiny: ClassVar[dict[str, Any]] = {"layers": ["gla", "softmax"]}
 
-    layers: list[str] | None = None
+    layers: str | list[str] = "softmax"
     mixer_options: dict[str, Any] | None = None
 
     @property
@@ -37,13 +38,13 @@ class StackConfig(CausalConfig):
         """The name of every layer's mechanism.
 
         Raises:
-            ValueError: no layers, more than there are, or options for a mechanism or layer that is not there.
+            ValueError: no mechanism or more than layers, or options for a mechanism or layer that is not there.
         """
-        names, count = self.layers or ["softmax"], self.num_hidden_layers
-        if len(names) > count:
+        names = catalogue.parse_stack(self.layers) if isinstance(self.layers, str) else self.layers
+        count = self.num_hidden_layers
+        if not 0 < len(names) <= count:
             raise ValueError(
-                f"StackConfig: layers has {len(names)} mechanisms, but num_hidden_layers is {count}; raise it or name "
-                "fewer."
+                f"StackConfig: layers has {len(names)} mechanisms, but num_hidden_layers is {count}; name 1 to {count}."
             )
         every = [names[index % len(names)] for index in range(count)]
         unknown = sorted({*(self.mixer_options or {})} - {*every} - {str(index) for index in range(count)})
