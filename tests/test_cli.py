@@ -13,6 +13,10 @@ import pytest
 
 from attensor import cli
 from attensor.catalogue import cards, mechanism
+from attensor.commands.bench_linear import BenchLinear
+from attensor.commands.bench_neighborhood import BenchNeighborhood
+from attensor.commands.bench_relative import BenchRelative
+from attensor.commands.bench_softmax import BenchSoftmax
 from attensor.compare.config import CompareConfig
 from attensor.errors import DataError
 from attensor.listing import argument_docs, plain_formula
@@ -107,23 +111,18 @@ def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from attensor.bench import neighborhood
-    from attensor.bench.linear import run as linear
-    from attensor.bench.linear.options import BenchLinearOptions
-    from attensor.bench.relative_kernel import run as relative
-    from attensor.bench.relative_kernel.options import BenchRelativeOptions
-
     seen: list[Any] = []
-    monkeypatch.setattr(linear, "run", lambda console, options: seen.append(options))
-    monkeypatch.setattr(relative, "run", lambda console, options: seen.append(options))
-    monkeypatch.setattr(neighborhood, "run", lambda console, **options: seen.append(options))
+    monkeypatch.setattr("attensor.bench.hold.hold", lambda name, options: seen.append((name, options)))
     assert cli.main(["bench", "linear", "--lengths", "32", "96", "--variants", "none", "--save"]) == 0
     assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
     assert cli.main(["bench", "relative", "--sizes", "8", "16", "4", "8", "--modes", "forward", "--budget", "3"]) == 0
-    assert seen[0] == BenchLinearOptions(lengths=(32, 96), variants=("none",), save=True)
-    settings = [neighborhood.Setting(9, 5), neighborhood.Setting(8, 3)]
-    assert seen[1] == {"settings": settings, "windows": (3,), "rounds": 5, "save": False}
-    assert seen[2] == BenchRelativeOptions(sizes=((8, 16), (4, 8)), modes=("forward",), budget=3.0)
+    assert cli.main(["bench", "softmax", "--heads", "4", "2"]) == 0
+    assert seen == [
+        ("linear", BenchLinear(lengths=(32, 96), variants=("none",), save=True)),
+        ("neighborhood", BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3,))),
+        ("relative", BenchRelative(sizes=((8, 16), (4, 8)), modes=("forward",), budget=3.0)),
+        ("softmax", BenchSoftmax(heads=((4, 2),))),
+    ]
 
 
 def test_generated_text_follows_the_prompt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,10 @@ import tyro
 from rich.console import Console
 from tyro.conf import Positional
 
-from attensor.bench.linear.options import BenchLinearOptions
-from attensor.bench.relative_kernel.options import BenchRelativeOptions
+from attensor.commands.bench_linear import BenchLinear
+from attensor.commands.bench_neighborhood import BenchNeighborhood
+from attensor.commands.bench_relative import BenchRelative
+from attensor.commands.bench_softmax import BenchSoftmax
 from attensor.compare.config import CompareConfig, GenerateConfig
 from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError
 
@@ -42,20 +44,6 @@ class ShowCommand:
 
     name: Positional[str]
     """Name of the mechanism, as `attensor list` gives it."""
-
-
-@dataclass(frozen=True)
-class BenchNeighborhoodCommand:
-    """Time and memory of neighbourhood attention against a gather, a dense mask and NATTEN."""
-
-    grids: tuple[tuple[int, int], ...] = ((64, 13), (32, 7))
-    """Side of the square grid and window, in pairs: --grids 64 13 32 7."""
-    windows: tuple[int, ...] = (3, 5, 7, 9, 13)
-    """Windows of the memory table, measured on the first grid."""
-    rounds: int = 5
-    """Timed calls of each contestant; the median counts."""
-    save: bool = False
-    """Also write benchmarks/results/<date>-neighborhood-cpu.md."""
 
 
 @dataclass(frozen=True)
@@ -103,9 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> Any:
     bench = tyro.extras.SubcommandApp()
-    bench.command(name="linear")(BenchLinearOptions)
-    bench.command(name="neighborhood")(BenchNeighborhoodCommand)
-    bench.command(name="relative")(BenchRelativeOptions)
+    bench.command(name="linear")(BenchLinear)
+    bench.command(name="neighborhood")(BenchNeighborhood)
+    bench.command(name="relative")(BenchRelative)
+    bench.command(name="softmax")(BenchSoftmax)
     app = tyro.extras.SubcommandApp()
     app.command(name="list")(ListCommand)
     app.command(name="show")(ShowCommand)
@@ -161,25 +150,6 @@ def _generate(command: GenerateConfig) -> None:
     sys.stdout.write("\n")
 
 
-def _bench_linear(command: BenchLinearOptions) -> None:
-    from attensor.bench.linear import run
-
-    run.run(Console(), command)
-
-
-def _bench_neighborhood(command: BenchNeighborhoodCommand) -> None:
-    from attensor.bench import neighborhood
-
-    settings = [neighborhood.Setting(side, window) for side, window in command.grids]
-    neighborhood.run(Console(), settings=settings, windows=command.windows, rounds=command.rounds, save=command.save)
-
-
-def _bench_relative(command: BenchRelativeOptions) -> None:
-    from attensor.bench.relative_kernel import run
-
-    run.run(Console(), command)
-
-
 def _doctor(command: DoctorCommand) -> None:
     from attensor import doctor
 
@@ -208,9 +178,10 @@ HANDLERS: dict[type, Callable[[Any], int | None]] = {
     ShowCommand: _show,
     CompareConfig: _compare,
     GenerateConfig: _generate,
-    BenchLinearOptions: _bench_linear,
-    BenchNeighborhoodCommand: _bench_neighborhood,
-    BenchRelativeOptions: _bench_relative,
+    BenchLinear: BenchLinear.run,
+    BenchNeighborhood: BenchNeighborhood.run,
+    BenchRelative: BenchRelative.run,
+    BenchSoftmax: BenchSoftmax.run,
     DoctorCommand: _doctor,
     ReproduceCommand: _reproduce,
 }
