@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attensor.bench import matmul_rate, measure_peak_bytes, memory, paired, processor, single_thread, timing
-from attensor.bench.machine import describe
+from attensor.bench import measure_peak_bytes, memory, paired, processor, timing
+from attensor.bench.machine import describe, torch_threads
+from attensor.bench.timing import alternate
 
 
 def test_contestants_take_turns_in_both_directions() -> None:
@@ -18,7 +19,9 @@ def test_contestants_take_turns_in_both_directions() -> None:
 
 def test_a_call_may_lead_in_and_be_reported() -> None:
     calls: list[str] = []
-    paired({"a": lambda: calls.append("a")}, rounds=2, warmup=0, lead_in=1, after_call=lambda name: calls.append("!"))
+    alternate(
+        {"a": lambda: calls.append("a")}, rounds=2, warmup=0, lead_in=1, after_call=lambda name: calls.append("!")
+    )
     assert "".join(calls) == "aa!aa!"
 
 
@@ -72,7 +75,7 @@ def test_peak_without_a_resettable_mark_measures_growth(monkeypatch: pytest.Monk
 def test_one_thread_inside_the_block_only() -> None:
     torch.set_num_threads(2)
     try:
-        with single_thread():
+        with torch_threads(1):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:
@@ -82,11 +85,6 @@ def test_one_thread_inside_the_block_only() -> None:
 def test_memory_in_all_is_more_than_a_program_takes() -> None:
     total = memory.total_bytes()
     assert total is None or total > 2**28
-
-
-def test_the_matmul_rate_is_work_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attensor.bench.machine.paired", lambda calls, rounds: dict.fromkeys(calls, 0.5))
-    assert matmul_rate(10) == 2 * 10**3 / 0.5
 
 
 def test_a_measurement_says_where_it_was_taken() -> None:

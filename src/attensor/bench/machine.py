@@ -1,11 +1,11 @@
-"""The machine a measurement was taken on, and how fast it multiplies matrices while it is measured."""
+"""The machine a measurement is taken on, and the matrix product that is its yardstick."""
 
 from __future__ import annotations
 
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -13,21 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attensor.bench.timing import paired
-
-__all__ = ["describe", "matmul_rate", "matrix_product", "processor", "single_thread", "torch_threads", "version_of"]
-
-
-def matmul_rate(size: int = 1024, *, rounds: int = 5, device: torch.device | str = "cpu") -> float:
-    """Floating-point operations a second of a float32 matrix product, with the threads set at the moment.
-
-    Args:
-        size: rows and columns of both factors.
-        rounds: the median of so many products counts.
-        device: where to multiply.
-    """
-    seconds = paired({"product": matrix_product(size, device=device)}, rounds=rounds)["product"]
-    return 2.0 * size**3 / seconds
+__all__ = ["describe", "matrix_product", "processor", "torch_threads", "version_of"]
 
 
 def matrix_product(
@@ -48,11 +34,6 @@ def torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def single_thread() -> AbstractContextManager[None]:
-    """One thread for PyTorch inside the block."""
-    return torch_threads(1)
 
 
 def processor() -> str:

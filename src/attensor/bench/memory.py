@@ -38,10 +38,8 @@ def measure_peak_bytes(call: Callable[[], Any], *, device: torch.device | str = 
     return max(0, _mark() - before)
 
 
-def total_bytes(device: torch.device | str = "cpu") -> int | None:
-    """Memory that the device has in all; None where the system does not say."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[1]
+def total_bytes() -> int | None:
+    """Memory that the machine has in all; None where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # no POSIX system

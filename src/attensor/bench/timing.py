@@ -9,21 +9,27 @@ from typing import Any
 
 import torch
 
-__all__ = ["paired"]
+__all__ = ["alternate", "paired"]
 
 
-def paired(
+def paired(contestants: Mapping[str, Callable[[], Any]], rounds: int = 5, warmup: int = 1) -> dict[str, float]:
+    """Name -> median seconds of a call; `alternate` says how they are taken. Quote ratios, never the seconds."""
+    seconds = alternate(contestants, rounds, warmup)
+    return {name: statistics.median(times) for name, times in seconds.items()}
+
+
+def alternate(
     contestants: Mapping[str, Callable[[], Any]],
     rounds: int = 5,
     warmup: int = 1,
     *,
     lead_in: int = 0,
     after_call: Callable[[str], None] | None = None,
-) -> dict[str, float]:
+) -> dict[str, list[float]]:
     """Time contestants against each other in one run: each round calls every one once.
 
     Every second round goes through them backwards, so that a machine that slows down during the run slows all
-    of them. Quote ratios of the results, never the seconds.
+    of them.
 
     Args:
         contestants: name -> function of no arguments.
@@ -33,12 +39,12 @@ def paired(
             predecessor does.
         after_call: told the name after each timed call, outside the time that counts.
     Returns:
-        name -> median seconds of a call; work queued on a GPU is waited for.
+        name -> seconds of its call in each round; work queued on a GPU is waited for.
     Raises:
         ValueError: `rounds` is below 1.
     """
     if rounds < 1:
-        raise ValueError(f"paired: rounds must be at least 1, got {rounds}.")
+        raise ValueError(f"alternate: rounds must be at least 1, got {rounds}.")
     for call in contestants.values():
         for _ in range(warmup):
             call()
@@ -51,7 +57,7 @@ def paired(
             seconds[name].append(_seconds(call))
             if after_call is not None:
                 after_call(name)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
 
 
 def _seconds(call: Callable[[], Any]) -> float:

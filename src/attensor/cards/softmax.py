@@ -15,6 +15,7 @@ CARD = Mechanism(
     flops="2*B*T**2*H*(K + V)",
     state_bytes="4*B*T*H*(K + V)",
     grid_options={"is_causal": False, "rotary_base": None},
+    commands={"bench softmax": "attensor.commands.bench_softmax:BenchSoftmax"},
     example="""
 import torch; from attensor import nn
 layer = nn.SoftmaxAttention(hidden_size=64, num_heads=4, num_kv_heads=2)

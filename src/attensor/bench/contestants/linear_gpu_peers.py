@@ -5,13 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attensor.bench.linear.peers import sdpa
-from attensor.bench.linear.problem import Contestant, Problem
-from attensor.bench.linear.registry import OPERATOR_VARIANTS, load_for_gpu, peer
+from attensor.bench.contest import Contestant
+from attensor.bench.contestants.linear_peers import SOFTMAX, sdpa
+from attensor.bench.contestants.linear_problem import (
+    OPERATOR_VARIANTS,
+    LinearProblem,
+    chunked,
+    enter,
+    quadratic,
+    recurrent,
+)
+from attensor.bench.contestants.packages import load_for_gpu
 
 
-@peer("sdpa-flash", variants=OPERATOR_VARIANTS, work="quadratic", packages=("torch",), is_softmax=True)
-def _sdpa_flash(problem: Problem) -> Contestant | str:
+@enter("sdpa-flash", quadratic, OPERATOR_VARIANTS, packages=("torch",), **SOFTMAX)
+def _sdpa_flash(problem: LinearProblem) -> Contestant | str:
     if problem.device == "cpu":
         return "needs a GPU"
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,29 +28,29 @@ def _sdpa_flash(problem: Problem) -> Contestant | str:
         with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
             return sdpa(q, k, v)
 
-    return Contestant.of(problem, attend, *problem.qkv)
+    return problem.contestant(attend, problem.qkv)
 
 
-@peer("flash-attn", variants=OPERATOR_VARIANTS, work="quadratic", packages=("flash-attn",), is_softmax=True)
-def _flash_attn(problem: Problem) -> Contestant | str:
+@enter("flash-attn", quadratic, OPERATOR_VARIANTS, packages=("flash-attn",), **SOFTMAX)
+def _flash_attn(problem: LinearProblem) -> Contestant | str:
     module = load_for_gpu(problem.device, "flash_attn", "flash-attn")
     if isinstance(module, str):
         return module
     attend = module.flash_attn_func
-    return Contestant.of(problem, lambda q, k, v: attend(q, k, v, causal=True), *problem.qkv)
+    return problem.contestant(lambda q, k, v: attend(q, k, v, causal=True), problem.qkv)
 
 
-@peer("fla-chunk", variants=OPERATOR_VARIANTS, work="chunked", packages=("fla-core", "triton"))
-def _fla_chunk(problem: Problem) -> Contestant | str:
+@enter("fla-chunk", chunked, OPERATOR_VARIANTS, packages=("fla-core", "triton"))
+def _fla_chunk(problem: LinearProblem) -> Contestant | str:
     return _fla(problem, "chunk")
 
 
-@peer("fla-recurrent", variants=OPERATOR_VARIANTS, work="recurrent", packages=("fla-core", "triton"))
-def _fla_recurrent(problem: Problem) -> Contestant | str:
+@enter("fla-recurrent", recurrent, OPERATOR_VARIANTS, packages=("fla-core", "triton"))
+def _fla_recurrent(problem: LinearProblem) -> Contestant | str:
     return _fla(problem, "fused_recurrent")
 
 
-def _fla(problem: Problem, schedule: str) -> Contestant | str:
+def _fla(problem: LinearProblem, schedule: str) -> Contestant | str:
     """fla's kernel of that schedule for the variant."""
     family = {"none": "linear_attn", "channel": "gla"}.get(problem.variant, "simple_gla")
     module = load_for_gpu(problem.device, f"fla.ops.{family}", "fla-core")
@@ -50,15 +58,15 @@ def _fla(problem: Problem, schedule: str) -> Contestant | str:
         return module
     kernel = getattr(module, f"{schedule}_{family}")
     if problem.variant == "none":
-        return Contestant.of(problem, lambda q, k, v: kernel(q, k, v, normalize=False)[0])
+        return problem.contestant(lambda q, k, v: kernel(q, k, v, normalize=False)[0])
     if problem.variant == "constant":
         constant = problem.log_decay
-        return Contestant.of(problem, lambda q, k, v: kernel(q, k, v, g_gamma=constant)[0])
-    return Contestant.of(problem, lambda q, k, v, gates: kernel(q, k, v, gates)[0])
+        return problem.contestant(lambda q, k, v: kernel(q, k, v, g_gamma=constant)[0])
+    return problem.contestant(lambda q, k, v, gates: kernel(q, k, v, gates)[0])
 
 
-@peer("lightning-attn", variants=("constant",), work="chunked", packages=("lightning-attn", "triton"))
-def _lightning_attn(problem: Problem) -> Contestant | str:
+@enter("lightning-attn", chunked, ("constant",), packages=("lightning-attn", "triton"))
+def _lightning_attn(problem: LinearProblem) -> Contestant | str:
     module = load_for_gpu(problem.device, "lightning_attn.ops", "lightning-attn")
     if isinstance(module, str):
         return module
@@ -73,11 +81,11 @@ def _lightning_attn(problem: Problem) -> Contestant | str:
         out: Tensor = kernel(q, k, v, slopes)
         return out.transpose(1, 2)
 
-    return Contestant.of(problem, attend)
+    return problem.contestant(attend)
 
 
-@peer("mamba-ssm", variants=("constant", "scalar"), work="chunked", packages=("mamba-ssm", "triton"))
-def _mamba_ssm(problem: Problem) -> Contestant | str:
+@enter("mamba-ssm", chunked, ("constant", "scalar"), packages=("mamba-ssm", "triton"))
+def _mamba_ssm(problem: LinearProblem) -> Contestant | str:
     """Mamba-2's scan with A = -1 and dt = -log decay, which also multiplies its input: that is divided by dt before."""
     module = load_for_gpu(problem.device, "mamba_ssm.ops.triton.ssd_combined", "mamba-ssm")
     if isinstance(module, str):
@@ -98,4 +106,4 @@ def _mamba_ssm(problem: Problem) -> Contestant | str:
     if problem.variant == "constant":
         trained[1].requires_grad_(False)  # a constant decay is not differentiated anywhere
         return Contestant(lambda: attend(*trained), (trained[0], *trained[2:]), problem.upstream)
-    return Contestant.of(problem, attend, *trained)
+    return problem.contestant(attend, trained)

@@ -5,20 +5,30 @@ Peers that need a GPU are in `gpu_peers`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.bench.linear.problem import Contestant, Problem
-from attensor.bench.linear.registry import OPERATOR_VARIANTS, OURS, fla_naive, load, peer
-from attensor.bench.peers import FLEX_HAS_NO_BACKWARD, causal_blocks
+from attensor.bench.contest import OURS, Contestant, reference
+from attensor.bench.contestants.left_product import left_product
+from attensor.bench.contestants.linear_problem import (
+    OPERATOR_VARIANTS,
+    VARIANTS,
+    LinearProblem,
+    chunked,
+    enter,
+    quadratic,
+    recurrent,
+)
+from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, fla_naive, load
 from attensor.nn import LightningAttention
-from attensor.ops import Denominator, linear_attention
-from attensor.ops.linear_attention.backends import Algorithm
+from attensor.ops import Denominator, backend, linear_attention, softmax_attention
 
-__all__ = ["MINIMAX", "minimax_layer", "sdpa"]
+__all__ = ["MINIMAX", "SOFTMAX", "minimax_layer", "sdpa"]
 
 MINIMAX = "transformers.models.minimax.modeling_minimax"
 
@@ -29,50 +39,57 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
 
 
-def _operator(problem: Problem, *, algorithm: Algorithm = "la2", backend: str | None = None) -> Contestant:
+def _softmax_reference(problem: LinearProblem) -> Tensor:
+    with backend("reference"), torch.no_grad():
+        return softmax_attention(*problem.qkv, is_causal=True)
+
+
+SOFTMAX: dict[str, Any] = {"computes": "softmax attention, same sizes", "reference": _softmax_reference}
+
+
+def _ours(problem: LinearProblem) -> Contestant:
+    if problem.variant == "layer":
+        return problem.layer_contestant(problem.layer, problem.layer)
     decay = problem.log_decay
     divide = Denominator() if problem.variant == "denominator" else None
-
-    def attend(q: Tensor, k: Tensor, v: Tensor, *_: Tensor) -> Tensor:
-        return linear_attention(q, k, v, log_decay=decay, denominator=divide, algorithm=algorithm, backend=backend)[0]
-
-    return Contestant.of(problem, attend)
+    return problem.contestant(lambda q, k, v, *_: linear_attention(q, k, v, log_decay=decay, denominator=divide)[0])
 
 
-@peer(OURS, variants=(*OPERATOR_VARIANTS, "denominator", "layer"), work="chunked", packages=("attensor",))
-def _ours(problem: Problem) -> Contestant | str:
-    if problem.variant == "layer":
-        return Contestant.of_layer(problem, problem.layer, problem.layer)
-    return _operator(problem)
+enter(OURS, chunked, tuple(VARIANTS), packages=("attensor",), reference=reference(_ours))(_ours)
 
 
-@peer("ours-torch", variants=(*OPERATOR_VARIANTS, "denominator"), work="chunked")
-def _ours_torch(problem: Problem) -> Contestant | str:
-    if problem.device == "cpu":
-        return "ours is the torch back-end on a CPU"
-    return _operator(problem, backend="torch")
+@enter("ours-torch", chunked, (*OPERATOR_VARIANTS, "denominator"))
+def _ours_torch(problem: LinearProblem) -> Contestant:
+    ours = _ours(problem)
+
+    def forward() -> Tensor:
+        with backend("torch"):
+            return ours.forward()
+
+    return replace(ours, forward=forward)
 
 
-@peer("ours-la1", variants=("none", "constant"), work="quadratic")
-def _ours_la1(problem: Problem) -> Contestant | str:
-    return _operator(problem, algorithm="la1")
+@enter("ours-la1", quadratic, ("none", "constant"))
+def _ours_la1(problem: LinearProblem) -> Contestant:
+    decay, scale = problem.log_decay, problem.head_dim**-0.5
+    return problem.contestant(lambda q, k, v: left_product(q * scale, k, v, decay))
 
 
-@peer("sdpa", variants=OPERATOR_VARIANTS, work="quadratic", packages=("torch",), is_softmax=True)
-def _sdpa(problem: Problem) -> Contestant | str:
-    return Contestant.of(problem, sdpa, *problem.qkv)
+@enter("sdpa", quadratic, OPERATOR_VARIANTS, packages=("torch",), **SOFTMAX)
+def _sdpa(problem: LinearProblem) -> Contestant | str:
+    return problem.contestant(sdpa, problem.qkv)
 
 
-@peer(
+@enter(
     "flex",
-    variants=OPERATOR_VARIANTS,
-    work="quadratic",
+    quadratic,
+    OPERATOR_VARIANTS,
     packages=("torch",),
-    is_softmax=True,
+    **SOFTMAX,
     compiles=True,
     no_backward=FLEX_HAS_NO_BACKWARD,
 )
-def _flex(problem: Problem) -> Contestant | str:
+def _flex(problem: LinearProblem) -> Contestant | str:
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled = torch.compile(flex_attention, fullgraph=True)
@@ -85,39 +102,34 @@ def _flex(problem: Problem) -> Contestant | str:
 
     # on a CPU it refuses whatever could be differentiated, even where nothing is
     inputs = (x.detach() for x in problem.qkv) if problem.device == "cpu" else problem.qkv
-    return Contestant.of(problem, attend, *inputs)
+    return problem.contestant(attend, inputs)
 
 
-@peer("fla-chunk-naive", variants=("none", "constant", "scalar"), work="chunked", packages=("fla-core",))
-def _fla_chunk_naive(problem: Problem) -> Contestant | str:
+@enter("fla-chunk-naive", chunked, ("none", "constant", "scalar"), packages=("fla-core",))
+def _fla_chunk_naive(problem: LinearProblem) -> Contestant | str:
     module = fla_naive("linear_attn" if problem.variant == "none" else "simple_gla")
     if isinstance(module, str):
         return module
     if problem.variant == "none":
         if problem.length % 64:
             return "fla's naive chunks want a multiple of 64 tokens"
-        return Contestant.of(problem, module.naive_chunk_linear_attn)
+        return problem.contestant(module.naive_chunk_linear_attn)
     gates = _per_token(problem)
-    return Contestant.of(problem, lambda q, k, v, *_: module.naive_chunk_simple_gla(q, k, v, gates)[0])
+    return problem.contestant(lambda q, k, v, *_: module.naive_chunk_simple_gla(q, k, v, gates)[0])
 
 
-@peer(
-    "fla-recurrent-naive",
-    variants=("constant", "channel"),  # the loop costs the same whatever the decay
-    work="recurrent",
-    packages=("fla-core",),
-    kept_states=4,
-)
-def _fla_recurrent_naive(problem: Problem) -> Contestant | str:
+# the loop costs the same whatever the decay
+@enter("fla-recurrent-naive", recurrent, ("constant", "channel"), packages=("fla-core",))
+def _fla_recurrent_naive(problem: LinearProblem) -> Contestant | str:
     family = "gla" if problem.variant == "channel" else "simple_gla"
     module = fla_naive(family)
     if isinstance(module, str):
         return module
     function, gates = getattr(module, f"naive_recurrent_{family}"), _per_token(problem)
-    return Contestant.of(problem, lambda q, k, v, *_: function(q, k, v, gates)[0])
+    return problem.contestant(lambda q, k, v, *_: function(q, k, v, gates)[0])
 
 
-def _per_token(problem: Problem) -> Tensor:
+def _per_token(problem: LinearProblem) -> Tensor:
     """The decay as [B, T, H] or [B, T, H, K], which is how fla takes a constant one too."""
     decay = problem.log_decay
     if decay is None:
@@ -125,8 +137,8 @@ def _per_token(problem: Problem) -> Tensor:
     return decay.expand(problem.batch, problem.length, -1) if decay.dim() == 1 else decay
 
 
-@peer("performer", variants=("denominator",), work="recurrent", packages=("performer-pytorch",), kept_states=4)
-def _performer(problem: Problem) -> Contestant | str:
+@enter("performer", recurrent, ("denominator",), packages=("performer-pytorch",))
+def _performer(problem: LinearProblem) -> Contestant | str:
     module = load("performer_pytorch.performer_pytorch", "performer-pytorch")
     if isinstance(module, str):
         return module
@@ -136,16 +148,16 @@ def _performer(problem: Problem) -> Contestant | str:
         out: Tensor = causal(*(x.transpose(1, 2) for x in (q, k, v)))
         return out.transpose(1, 2)
 
-    return Contestant.of(problem, attend)
+    return problem.contestant(attend)
 
 
-@peer("minimax", variants=("layer",), work="chunked", packages=("transformers",))
-def _minimax(problem: Problem) -> Contestant | str:
+@enter("minimax", chunked, ("layer",), packages=("transformers",))
+def _minimax(problem: LinearProblem) -> Contestant | str:
     module = load(MINIMAX, "transformers")
     if isinstance(module, str):
         return module
     layer = minimax_layer(module, problem.layer)
-    return Contestant.of_layer(problem, layer, lambda hidden: layer(hidden, None, None)[0])
+    return problem.layer_contestant(layer, lambda hidden: layer(hidden, None, None)[0])
 
 
 def minimax_layer(module: ModuleType, ours: LightningAttention) -> nn.Module:

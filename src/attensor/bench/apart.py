@@ -1,0 +1,153 @@
+"""First calls in a process of their own: a clean peak, and no harm to the benchmark.
+
+The process is ended where a call exceeds its limit, and may use half of the machine's memory, so that who asks for more
+fails instead of the machine.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import torch
+
+from attensor.bench.memory import measure_peak_bytes, total_bytes
+
+__all__ = ["Apart", "FirstCall", "brief", "built"]
+
+_READY = "ready"
+# Calls that take less, in seconds, are made twice, for a peak without what the first loaded and keeps.
+BRIEF = 1.0
+
+
+class FirstCall(NamedTuple):
+    """Peak memory of a call beyond what was held before, or the reason why there was none; perhaps that it is slow."""
+
+    peak_bytes: int | None = None
+    reason: str = ""
+    is_slow: bool = False
+
+
+class Apart:
+    """The process, started when it is first needed and again when it had to be ended."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        self._connection: Any = None
+
+    def first_call(
+        self, build: Callable[[Any], Any], problem: Any, mode: str, *, compiles: bool = False, limit: float = math.inf
+    ) -> FirstCall:
+        """Measure one call; on a GPU, where PyTorch counts by itself, in this process.
+
+        Args:
+            build: problem -> contestant or reason; pickled by its name.
+            problem: a dataclass.
+            mode: as `Contestant.call` takes it.
+            compiles: call it once before.
+            limit: seconds that the call may take.
+        """
+        task = (build, replace(problem), mode, compiles, limit)  # a copy without the tensors made so far
+        if problem.device != "cpu":
+            return _call(*task)
+        self._start()
+        try:
+            self._connection.send((*task, torch.get_num_threads()))
+            found = self._connection.recv()
+            if found == _READY:
+                if not self._connection.poll(None if limit == math.inf else limit + BRIEF):
+                    self.close()
+                    return _slow(limit)
+                found = self._connection.recv()
+            return FirstCall(*found)
+        except (EOFError, OSError):
+            self._process.join()
+            code = self._process.exitcode
+            self.close()
+            return FirstCall(reason=f"its process ended with {code} (-9: out of memory)")
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        if self._process is not None:
+            self._connection.close()
+            self._process.kill()
+            self._process.join()
+            self._process = None
+
+    def _start(self) -> None:
+        if self._process is None:
+            context = multiprocessing.get_context("spawn")
+            self._connection, there = context.Pipe()
+            self._process = context.Process(target=_serve, args=(there,), daemon=True)
+            self._process.start()
+            there.close()
+
+
+def brief(error: Exception) -> str:
+    """The beginning of a message in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def built(build: Callable[[Any], Any], problem: Any) -> Any:
+    """The contestant.
+
+    Raises:
+        ValueError: there is none, with the reason.
+    """
+    made = build(problem)
+    if isinstance(made, str):
+        raise ValueError(made)
+    return made
+
+
+def _serve(connection: Connection) -> None:
+    """Measure one contestant after the other until the other side is gone, which alone answers Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    total = total_bytes()
+    if sys.platform == "linux" and total is not None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_DATA, (total // 2, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    try:
+        while True:
+            build, problem, mode, compiles, limit, threads = connection.recv()
+            torch.set_num_threads(threads)
+            connection.send(_call(build, problem, mode, compiles, limit, lambda: connection.send(_READY)))
+    except (EOFError, OSError):
+        return
+
+
+def _call(
+    build: Callable[[Any], Any],
+    problem: Any,
+    mode: str,
+    compiles: bool,
+    limit: float,
+    ready: Callable[[], None] = lambda: None,
+) -> FirstCall:
+    try:
+        call = built(build, problem).call(mode)
+        if compiles or problem.device != "cpu":
+            call()
+        ready()
+        start = time.perf_counter()
+        peak = measure_peak_bytes(call, device=problem.device)
+        took = time.perf_counter() - start
+        if took > limit:
+            return _slow(limit)
+        return FirstCall(peak if took > BRIEF else measure_peak_bytes(call, device=problem.device))
+    except Exception as error:  # out of memory, or a size that the peer refuses
+        return FirstCall(reason=brief(error))
+
+
+def _slow(limit: float) -> FirstCall:
+    return FirstCall(reason=f"a call takes more than {limit:.3g} s", is_slow=True)

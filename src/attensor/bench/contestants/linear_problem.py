@@ -1,0 +1,132 @@
+"""Linear attention at one size, in one variant: inputs, the work in it, and the list of its peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attensor.bench.contest import Contestant, Peer, Problem
+from attensor.nn import LightningAttention
+from attensor.nn.lightning import decay_slopes
+
+__all__ = ["OPERATOR_VARIANTS", "PEERS", "VARIANTS", "LinearProblem", "chunked", "enter", "quadratic", "recurrent"]
+
+VARIANTS = {
+    "none": "no decay",
+    "constant": "constant decay, one a head",
+    "scalar": "gates, one a head and token",
+    "channel": "gates, one a head, token and key channel",
+    "denominator": "positive features and a denominator, no decay",
+    "layer": "the whole lightning layer with its projections",
+}
+OPERATOR_VARIANTS = ("none", "constant", "scalar", "channel")
+# What the count of useful operations assumes for every chunked algorithm, whatever chunk it takes itself.
+CHUNK_SIZE = 64
+# Positive features keep this distance from 0, as performer-pytorch's do.
+FEATURE_MINIMUM = 1e-3
+
+
+@dataclass(frozen=True)
+class LinearProblem(Problem):
+    """B sequences of T tokens, H heads with K = V = D; the same numbers for every contestant and variant."""
+
+    variant: str
+    batch: int
+    length: int
+    num_heads: int
+    head_dim: int
+
+    kind = property(lambda self: self.variant)
+    series = property(lambda self: self.variant)
+    tokens = property(lambda self: self.batch * self.length)
+    size = property(lambda self: (self.tokens, self.length))
+    label = property(lambda self: f"{self.batch} x {self.length}")
+    hidden_size = property(lambda self: self.num_heads * self.head_dim)
+    input_bytes = property(lambda self: 3 * self.tokens * self.hidden_size * self.dtype.itemsize)
+
+    @property
+    def title(self) -> str:
+        """Variant, tokens, heads and dtype."""
+        sizes = f"H{self.num_heads} K{self.head_dim} V{self.head_dim}, {str(self.dtype).partition('.')[2]}"
+        return f"{VARIANTS[self.variant]}: {self.tokens} tokens a call, {sizes}"
+
+    def plain(self) -> LinearProblem:
+        """Without a decay, of which softmax attention knows nothing."""
+        return replace(self, variant="none")
+
+    @cached_property
+    def qkv(self) -> tuple[Tensor, ...]:
+        """[B, T, H, D] each; positive queries and keys where there is a denominator."""
+        q, k, v = (self._tokens(i, self.num_heads, self.head_dim) for i in range(3))
+        if self.variant == "denominator":
+            q, k = (F.relu(x) + FEATURE_MINIMUM for x in (q, k))
+        return tuple(x.detach().requires_grad_() for x in (q, k, v))
+
+    @cached_property
+    def log_decay(self) -> Tensor | None:
+        """[H] of lightning attention, [B, T, H], [B, T, H, K], or None."""
+        if self.variant == "constant":
+            return -decay_slopes(self.num_heads, device=torch.device(self.device)).float()
+        trailing = {"scalar": (self.num_heads,), "channel": (self.num_heads, self.head_dim)}.get(self.variant)
+        return (F.logsigmoid(self._tokens(4, *trailing).float()) / 16).requires_grad_() if trailing else None
+
+    @cached_property
+    def layer(self) -> LightningAttention:
+        """Ours, whose weights a peer's layer takes over."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return LightningAttention(self.hidden_size, self.num_heads, device=self.device, dtype=self.dtype)
+
+    @property
+    def upstream(self) -> Tensor:
+        """Gradient of the output."""
+        return self._tokens(3, *((self.hidden_size,) if self.variant == "layer" else (self.num_heads, self.head_dim)))
+
+    def contestant(self, function: Callable[..., Tensor], leaves: Iterable[Tensor] = ()) -> Contestant:
+        """`function` of q, k, v and the gates that depend on the token, or of `leaves`."""
+        gates = [self.log_decay] if self.log_decay is not None and self.log_decay.requires_grad else []
+        return Contestant.of(function, tuple(leaves) or (*self.qkv, *gates), self.upstream)
+
+    def layer_contestant(self, layer: nn.Module, call: Callable[[Tensor], Tensor]) -> Contestant:
+        """A layer applied to hidden states [B, T, C], differentiated for them and for its weights."""
+        hidden = self._tokens(0, self.hidden_size).detach().requires_grad_()
+        return Contestant(lambda: call(hidden), (hidden, *layer.parameters()), self.upstream)
+
+    def _tokens(self, seed: int, *trailing: int) -> Tensor:
+        return self.draw(self.batch, self.length, *trailing, seed=1000 * self.length + seed)
+
+
+PEERS: list[Peer] = []
+Build = Callable[[LinearProblem], Contestant | str]
+
+
+def enter(name: str, flops: Callable[[Any], float], kinds: tuple[str, ...], **traits: Any) -> Callable[[Build], Build]:
+    """Enter the decorated function into the peers; see `Peer` for the arguments."""
+
+    def put(build: Build) -> Build:
+        PEERS.append(Peer(name, build, flops, kinds, **traits))
+        return build
+
+    return put
+
+
+def chunked(problem: LinearProblem) -> float:
+    """4 K V + 64 (K + V) a token and head, and for a layer 10 C^2 a token for its five projections."""
+    projections = 10 * problem.hidden_size**2 if problem.variant == "layer" else 0
+    return recurrent(problem) + float(problem.tokens * (2 * CHUNK_SIZE * problem.hidden_size + projections))
+
+
+def recurrent(problem: LinearProblem) -> float:
+    """4 K V a token and head."""
+    return float(4 * problem.tokens * problem.hidden_size * problem.head_dim)
+
+
+def quadratic(problem: LinearProblem) -> float:
+    """T (K + V) a token and head: what is above the causal diagonal does not count."""
+    return float(2 * problem.tokens * problem.hidden_size * problem.length)

@@ -1,0 +1,75 @@
+"""Other people's modules, looked up when they are asked for; who is absent is a reason, not an error."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+__all__ = ["FLEX_HAS_NO_BACKWARD", "causal_blocks", "fla_naive", "load", "load_for_gpu"]
+
+FLEX_HAS_NO_BACKWARD = "FlexAttention has no backward pass on a CPU"
+
+
+def load(module: str, package: str) -> ModuleType | str:
+    """Somebody else's module, or why it is not there.
+
+    Args:
+        module: dotted name.
+        package: what to install for it.
+    """
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        return f"{package} is not installed"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # other people's deprecations
+        try:
+            return importlib.import_module(module)
+        except Exception as error:  # a broken installation of a peer must not end the benchmark
+            return f"{module} cannot be imported: {type(error).__name__}: {error}"
+
+
+def load_for_gpu(device: str, module: str, package: str) -> ModuleType | str:
+    """The same for a module whose kernels need a GPU."""
+    if importlib.util.find_spec(module.partition(".")[0]) is not None and device == "cpu":
+        return "needs a GPU"
+    return load(module, package)
+
+
+def fla_naive(family: str) -> ModuleType | str:
+    """`fla/ops/<family>/naive.py` alone, as importing its package would need triton; or why not."""
+    package = importlib.util.find_spec("fla")
+    if package is None or not package.submodule_search_locations:
+        return "fla-core is not installed"
+    path = Path(package.submodule_search_locations[0], "ops", family, "naive.py")
+    spec = importlib.util.spec_from_file_location(f"attensor_peer_{family}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        return f"this fla-core has no ops/{family}/naive.py"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def causal_blocks(length: int, device: str = "cpu") -> BlockMask:
+    """FlexAttention's causal mask by blocks of 128, without the T x T mask that `create_block_mask` goes through."""
+    from torch.nn.attention.flex_attention import BlockMask
+
+    count = -(-length // 128)
+    block = torch.arange(count, dtype=torch.int32, device=device)
+    diagonal_first = ((block[:, None] + block) % count).to(torch.int32)[None, None].contiguous()
+    return BlockMask.from_kv_blocks(
+        torch.ones_like(block)[None, None],
+        diagonal_first,
+        block[None, None].contiguous(),  # whole blocks before the diagonal one
+        block.expand(count, count)[None, None].contiguous(),
+        BLOCK_SIZE=128,
+        mask_mod=lambda batch, head, i, j: i >= j,
+        seq_lengths=(length, length),
+    )
