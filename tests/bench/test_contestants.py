@@ -161,7 +161,7 @@ def test_layers_of_ours_continue_at_the_position() -> None:
     problem = decode.DecodeProblem(decode.LIGHTNING, 7, 1)
     (layer,) = problem.stack(decode.LightningAttention)
     cache = layer.new_cache(1)
-    cache.update(problem.states(layer.key_dim, layer.value_dim)[0], 7)
+    cache.update(7, state=problem.states(layer.key_dim, layer.value_dim)[0])
     token = problem.draw(1, 1, 32, seed=0)
     step = built(by_name(decode.PEERS, OURS, decode.LIGHTNING).build, problem).forward
     torch.testing.assert_close(step(), token + layer(token, cache=cache))

@@ -139,7 +139,7 @@ def _layers(problem: DecodeProblem) -> Contestant:
     layers = problem.stack(GatedLinearAttention if problem.task == GATED else LightningAttention)
     caches = [layer.new_cache(1) for layer in layers]
     for cache, state in zip(caches, problem.states(layers[0].key_dim, layers[0].value_dim)):
-        cache.update(state, problem.position)
+        cache.update(problem.position, state=state)
     return _stacked(
         problem,
         [partial(layer, cache=cache) for layer, cache in zip(layers, caches)],
