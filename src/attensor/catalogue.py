@@ -83,7 +83,7 @@ class Card:
         system: name of the whole system, where the card's is another.
         operators: `"module:function"` of the public operators that do the work.
         layers: `"module:Class"` of its layers.
-        models: `"module:Class"` of whole models; the class has `presets` (name -> configuration) and `tiny()`, one
+        models: `"module:Class"` of whole models; the class has `presets` (name -> configuration) and `tiny`, one
             small enough for tests.
         presets: published model -> its number of parameters, known here without importing the model.
         commands: what is typed after `attensor` -> `"module:Class"` of a dataclass with `run()`, for instance

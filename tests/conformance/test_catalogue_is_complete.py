@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import attensor
-from attensor.catalogue import Domain, Mechanism, cards, load
+from attensor.catalogue import Card, Domain, cards, load
 from tests.conformance.cases import Case, all_cases, name
 
 ONE_EACH = pytest.mark.parametrize("card", list(cards().values()), ids=lambda c: c.name)
@@ -40,15 +40,16 @@ def test_every_public_layer_has_a_card() -> None:
 
 
 @ONE_EACH
-def test_a_card_points_to_things_that_exist(card: Mechanism) -> None:
+def test_a_card_points_to_things_that_exist(card: Card) -> None:
     assert all(callable(load(path)) for path in card.operators)
-    assert issubclass(load(card.layer), nn.Module)
+    assert all(issubclass(load(path), nn.Module) for path in (*card.layers, *card.models))
+    assert card.presets.keys() <= {name for path in card.models for name in load(path).presets}
     if card.recipe:
         assert load(f"{card.recipe}:RECIPE").name == card.recipe.rpartition(".")[2].replace("_", "-")
 
 
 @ONE_EACH
-def test_the_example_of_a_card_runs(card: Mechanism) -> None:
+def test_the_example_of_a_card_runs(card: Card) -> None:
     assert len(card.example.strip().splitlines()) == 3
     exec(card.example, {})
 

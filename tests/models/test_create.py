@@ -29,18 +29,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], 
     return weights, folder
 
 
-def test_every_preset_has_its_published_size() -> None:
-    counts = {
-        "vit_tiny_patch16_224": 5_717_416,
-        "vit_small_patch16_224": 22_050_664,
-        "vit_base_patch16_224": 86_567_656,
-    }
-    assert set(counts) <= set(models.model_names())
-    for name, count in counts.items():
-        model = models.create(name, device="meta")
-        assert sum(p.numel() for p in model.parameters()) == count
-
-
 def test_size_type_and_classes_are_set() -> None:
     model = models.create(TINY, num_classes=3, img_size=(64, 32), dtype=torch.bfloat16)
     assert model(torch.zeros(2, 3, 64, 32, dtype=torch.bfloat16)).shape == (2, 3)

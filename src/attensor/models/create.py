@@ -120,11 +120,7 @@ def _entry(name: str) -> FunctionType:
 
 def _presets() -> dict[str, tuple[str, ...]]:
     """Name of a model -> import paths of the classes of its card, one of which has it among its `presets`."""
-    found = {name: getattr(card, "models", ()) for card in cards().values() for name in getattr(card, "presets", {})}
-    return {**dict.fromkeys(_VIT, ("attensor.models.vision.vit:VisionTransformer",)), **found}
-
-
-_VIT = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")  # of a card, once cards have models
+    return {name: card.models for card in cards().values() for name in card.presets}
 
 
 def _find(name: str) -> tuple[Any, Any]:
