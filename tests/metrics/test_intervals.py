@@ -9,7 +9,7 @@ import statistics
 import pytest
 import torch
 
-from attensor.metrics import Interval, bootstrap_interval, sign_flip_test, t_interval
+from attensor.metrics.intervals import Interval, bootstrap_interval, sign_flip_test, t_interval
 
 VALUES = [0.91, 0.87, 0.95, 0.9, 0.88]
 

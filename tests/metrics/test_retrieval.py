@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attensor.metrics import (
+from attensor.metrics.retrieval import (
     average_precision,
     cumulative_matches,
     first_ranks,

@@ -200,10 +200,6 @@ class FeatureInfo:
         """Pixels of the image to a cell of each map, along one axis."""
         return [one["reduction"] for one in self.info]
 
-    def module_name(self) -> list[str]:
-        """Name of the part that each map comes from."""
-        return [one["module"] for one in self.info]
-
 
 class FeatureExtractor(nn.Module):
     """A model cut down to its maps: [B, colours, height, width] to a list of [B, channels, rows, columns].
