@@ -16,7 +16,10 @@ from attensor.catalogue import cards, mechanisms
 
 DOCS = Path(__file__).parent.parent / "docs"
 # pages whose code needs nothing but the library
-WITH_CODE = [DOCS.parent / "README.md", DOCS / "language-models.md", DOCS / "linear-attention.md"]
+WITH_CODE = [
+    DOCS.parent / "README.md",
+    *(DOCS / f"{n}.md" for n in ("language-models", "linear-attention", "image-models")),
+]
 
 
 @pytest.fixture(scope="module")

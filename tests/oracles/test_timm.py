@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from attensor.models import register_with_timm
-from attensor.models.vision import VisionTransformer, ViTConfig
+from attensor.models.blocks import MLP, ConvolutionalPosition, ResidualBlock
+from attensor.models.vision import Backbone, VisionTransformer, ViTConfig
+from attensor.models.vision.backbone import ClassifierHead, Stage
+from attensor.models.vision.vit import TokenAttention
 from tests.oracles.timm import load_timm, randomise
 
 timm = load_timm()
@@ -20,7 +25,7 @@ TINY = VisionTransformer.presets["vit_tiny_patch16_224"]
 BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-10}
 
 
-def pair(config: ViTConfig = TINY, **options: object) -> tuple[torch.nn.Module, VisionTransformer]:
+def pair(config: ViTConfig = TINY, **options: object) -> tuple[nn.Module, VisionTransformer]:
     """timm's model with random weights, and ours with the same."""
     theirs = randomise(timm.create_model("vit_tiny_patch16_224", **options).eval())
     ours = VisionTransformer(config).eval()
@@ -80,6 +85,34 @@ def test_mean_of_the_patches_and_layer_scale() -> None:
     x = images(224, 224)
     torch.testing.assert_close(ours(x), theirs(x), rtol=0, atol=1e-10)
     assert ours.no_weight_decay() == {"pos_embed"}
+
+
+def test_a_backbone_of_our_parts_has_the_names_and_shapes_of_davit_tiny() -> None:
+    """Stem, stages, blocks with two positions, norm and classifier lie where timm's hierarchical models have them."""
+
+    class Cut(nn.Module):
+        def __init__(self, channels: int, width: int, size: int, norm: int) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(channels, width, size), nn.LayerNorm(norm)
+
+    def block(width: int) -> ResidualBlock:
+        positions = [ConvolutionalPosition(width), ConvolutionalPosition(width)]
+        mixer = TokenAttention(width, width // 32)
+        return ResidualBlock(mixer, MLP(width, 4 * width), norm=partial(nn.LayerNorm, width), cpe=positions)
+
+    widths, depths = (96, 192, 384, 768), (1, 1, 3, 1)
+    with torch.device("meta"):
+        cuts = [None, *(Cut(old, new, 2, old) for old, new in itertools.pairwise(widths))]
+        stages = [
+            Stage([nn.Sequential(block(width), block(width)) for _ in range(depth)], downsample=cut)
+            for width, depth, cut in zip(widths, depths, cuts, strict=True)
+        ]
+        head = ClassifierHead(768, 1000, norm=nn.LayerNorm(768))
+        ours = Backbone(Cut(3, 96, 7, 96), stages, head, channels=widths, reductions=(4, 8, 16, 32))
+        theirs = timm.create_model("davit_tiny")
+    shapes = [{name: tuple(t.shape) for name, t in model.state_dict().items()} for model in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    assert ours.feature_info == [{key: info[key] for key in ours.feature_info[0]} for info in theirs.feature_info]
 
 
 def test_timm_builds_our_models_by_name(tmp_path: Path) -> None:
