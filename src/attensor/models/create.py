@@ -37,26 +37,22 @@ def create(
 
     Args:
         name: one of `model_names()`.
-        pretrained: a safetensors file, or a folder with `model.safetensors`, in our layout or one that the model
-            converts; random weights if None.
-        num_classes: logits, the preset's if None; weights of a classifier of another size are then left out, so that
-            it starts anew. 0 gives the pooled features.
+        pretrained: a safetensors file or a folder with `model.safetensors`, ours or published; random weights if None.
+        num_classes: logits; when given, a classifier of another size in the file is left out. 0 gives pooled features.
         img_size: side, or height and width, in pixels for which the model is built; the preset's if None.
         features_only: return a `FeatureExtractor`: images to a list of maps.
         out_indices: which maps, as in `forward_intermediates`; all if None.
         device: of the parameters.
         dtype: of the parameters; weights are converted.
     Raises:
-        ValueError: an unknown name, an option that this model does not have, or weights that do not fit (counted, and
-            the first of them named).
+        ValueError: an unknown name, an option that this model does not have, or weights that do not fit, by name.
         FileNotFoundError: there are no weights at `pretrained`.
     """
     model_class, config = _find(name)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     config = _changed(name, config, num_classes=num_classes, image_size=size)
     with torch.device(torch.get_default_device() if device is None else device):
-        model: nn.Module = model_class(config)
-    model = model if dtype is None else model.to(dtype)
+        model: nn.Module = model_class(config).to(dtype)
     if pretrained is not None:
         _load(model, pretrained, fresh_classifier=num_classes is not None)
     if not features_only:
