@@ -432,13 +432,13 @@ def test_without_transformers_the_extra_is_named() -> None:
 
 
 def test_layers_are_named_in_full_or_repeat() -> None:
-    assert config("hybrid").mechanisms == ["gla", "softmax", "sliding-window", "gla"]
+    assert config("hybrid").mechanisms == ["softmax", "gla", "sliding-window", "softmax"]
     model = build("hybrid")
     assert [type(layer.attn).__name__ for layer in model.model.layers] == [
-        "GatedLinearAttention",
         "SoftmaxAttention",
-        "SlidingWindowAttention",
         "GatedLinearAttention",
+        "SlidingWindowAttention",
+        "SoftmaxAttention",
     ]
     assert model.model.layers[2].attn.window_size == 3
     assert [layer.attn.num_kv_heads for layer in model.model.layers] == [3, 3, 3, 1]
