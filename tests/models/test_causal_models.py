@@ -192,6 +192,17 @@ def test_generation_from_embeddings(variant: str) -> None:
             model(**arguments)
 
 
+def test_what_transformers_asks_of_a_cache_layer() -> None:
+    layer = build("card-softmax")(tokens(2, 5)).past_key_values.layers[0]
+    assert (layer.get_seq_length(), layer.get_max_length(), layer.get_mask_sizes(3)) == (5, -1, (8, 0))
+    held = layer.held
+    layer.offload()
+    layer.prefetch()
+    assert layer.held is held
+    with pytest.raises(NotImplementedError, match="use open"):
+        layer.update(torch.zeros(1), torch.zeros(1))
+
+
 @FAMILIES
 def test_a_cache_can_be_reordered_repeated_selected_and_reset(variant: str) -> None:
     model, rows, new = build(variant), tokens(3, 5), tokens(4, 1, seed=7)
