@@ -35,7 +35,7 @@ _FIRST_CODE = {
     "tie_word_embeddings": True,
 }
 _HYBRID = {
-    "layers": ["gla", "softmax", "sliding-window"],
+    "layers": ["softmax", "gla", "sliding-window"],  # what can be cropped before what cannot
     "num_hidden_layers": 4,
     "mixer_options": {"sliding-window": {"window_size": 3}, "3": {"num_kv_heads": 1}},
 }

@@ -192,6 +192,17 @@ def test_generation_from_embeddings(variant: str) -> None:
             model(**arguments)
 
 
+def test_what_transformers_asks_of_a_cache_layer() -> None:
+    layer = build("card-softmax")(tokens(2, 5)).past_key_values.layers[0]
+    assert (layer.get_seq_length(), layer.get_max_length(), layer.get_mask_sizes(3)) == (5, -1, (8, 0))
+    held = layer.held
+    layer.offload()
+    layer.prefetch()
+    assert layer.held is held
+    with pytest.raises(NotImplementedError, match="use open"):
+        layer.update(torch.zeros(1), torch.zeros(1))
+
+
 @FAMILIES
 def test_a_cache_can_be_reordered_repeated_selected_and_reset(variant: str) -> None:
     model, rows, new = build(variant), tokens(3, 5), tokens(4, 1, seed=7)
@@ -202,7 +213,7 @@ def test_a_cache_can_be_reordered_repeated_selected_and_reset(variant: str) -> N
     expected = model(torch.cat([rows[[2, 2, 0, 0]], new], 1)).logits[:, -1:]
     close(model(new, past_key_values=cache).logits, expected)
     cache.crop(0)
-    with pytest.raises(ValueError, match="must be 0 or below, got 2"):
+    with pytest.raises(ValueError, match=r"length must be in \[0, 6\], got 8"):
         cache.crop(2)
     cache.reset()
     assert cache.get_seq_length() == 0
@@ -432,13 +443,13 @@ def test_without_transformers_the_extra_is_named() -> None:
 
 
 def test_layers_are_named_in_full_or_repeat() -> None:
-    assert config("hybrid").mechanisms == ["gla", "softmax", "sliding-window", "gla"]
+    assert config("hybrid").mechanisms == ["softmax", "gla", "sliding-window", "softmax"]
     model = build("hybrid")
     assert [type(layer.attn).__name__ for layer in model.model.layers] == [
-        "GatedLinearAttention",
         "SoftmaxAttention",
-        "SlidingWindowAttention",
         "GatedLinearAttention",
+        "SlidingWindowAttention",
+        "SoftmaxAttention",
     ]
     assert model.model.layers[2].attn.window_size == 3
     assert [layer.attn.num_kv_heads for layer in model.model.layers] == [3, 3, 3, 1]

@@ -55,3 +55,12 @@ def test_a_layer_shows_its_options(case: Case) -> None:
     layer = case.layer()
     assert {"hidden_size", "num_heads"} <= {*layer.shown}
     assert all(f"{option}={getattr(layer, option)!r}" in repr(layer) for option in layer.shown)
+
+
+def test_a_layer_without_all_three_steps_is_no_layer() -> None:
+    class Half(SequenceMixer):
+        def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+            return Heads(hidden_states, hidden_states, hidden_states)
+
+    with pytest.raises(TypeError, match=r"abstract methods? .*attend.*merge"):
+        Half()

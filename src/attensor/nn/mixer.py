@@ -10,7 +10,7 @@ Sizes: B sequences, T tokens, C channels, H heads, V value width.
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ class Heads(NamedTuple):
     gate: Tensor | None = None
 
 
-class Mixer(nn.Module):
+class Mixer(nn.Module, ABC):
     """A layer `[B, *space, C]` to the same in the three steps above.
 
     Attributes:
@@ -59,17 +59,14 @@ class Mixer(nn.Module):
     @abstractmethod
     def project(self, hidden_states: Tensor) -> Heads:
         """The first step: [B, *space, C] to heads."""
-        raise NotImplementedError
 
     @abstractmethod
     def attend(self, heads: Heads) -> Tensor:
         """The second step: heads to [B, *space, H, V]."""
-        raise NotImplementedError
 
     @abstractmethod
     def merge(self, out: Tensor, heads: Heads) -> Tensor:
         """The third step: [B, *space, H, V] to [B, *space, C]."""
-        raise NotImplementedError
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix the cells of the grid.
@@ -126,17 +123,14 @@ class SequenceMixer(Mixer):
     @abstractmethod
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """The first step: [B, *space, C] to heads [B, T, heads, width]; positions are [T] or [B, T]."""
-        raise NotImplementedError
 
     @abstractmethod
     def attend(self, heads: Heads, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """The second step: heads to [B, T, H, V]; the tokens continue what the cache holds, and are added to it."""
-        raise NotImplementedError
 
     @abstractmethod
     def _new_cache(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> Cache:
         """The cache that `attend` takes."""
-        raise NotImplementedError
 
     def new_cache(
         self,

@@ -32,6 +32,7 @@ class SlidingWindowAttention(SoftmaxAttention):
     Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
     """
 
+    window_size: int
     shown = (*SoftmaxAttention.shown, "window_size")
 
     def __init__(
@@ -83,6 +84,3 @@ class SlidingWindowAttention(SoftmaxAttention):
         window = min(self.window_size, q.shape[1])
         out: Tensor = neighborhood_attention(q, k, v, window_size=window, is_causal=True, cu_seqlens=cu_seqlens)
         return out
-
-    def _cached_window(self) -> int | None:
-        return self.window_size

@@ -34,6 +34,7 @@ class SoftmaxAttention(SequenceMixer):
     """
 
     ranks = (3, 4, 5)
+    window_size: int | None = None  # tokens that a cache keeps; all if None
     shown: tuple[str, ...] = ("hidden_size", "num_heads", "num_kv_heads", "is_causal", "rotary_base")
 
     def __init__(
@@ -104,11 +105,8 @@ class SoftmaxAttention(SequenceMixer):
         return TokenCache(
             batch_size,
             dict.fromkeys(("keys", "values"), (self.num_kv_heads, self.head_dim)),
-            windows=self._cached_window(),
+            windows=self.window_size,
             max_length=max_length,
             device=device,
             dtype=dtype,
         )
-
-    def _cached_window(self) -> int | None:
-        return None

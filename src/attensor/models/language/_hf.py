@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from attensor.models.language._hf_cache import cache_layers, new_cache
+from attensor.models.language._hf_cache import ModelCache, cache_layers
 from attensor.models.language._padding import packed_boundaries
 from attensor.models.language._transformers import (
     AutoConfig,
@@ -123,9 +123,9 @@ class CausalPreTrainedModel(PreTrainedModel):
         if reset is not None and not (own and all(getattr(t, "_is_hf_initialized", False) for t in own)):
             reset()
 
-    def new_cache(self) -> Cache:
+    def new_cache(self) -> ModelCache:
         """Empty decode states, for `past_key_values`; their batch size is that of the first tokens."""
-        return new_cache(self.config.num_hidden_layers)
+        return ModelCache(self.config.num_hidden_layers)
 
 
 class CausalModel(CausalPreTrainedModel, Body):

@@ -13,7 +13,7 @@ from torch import Tensor
 from attensor.models.language._transformers import Cache, CacheLayerMixin
 from attensor.nn import Cache as MixerCache
 
-__all__ = ["MixerCacheLayer", "ModelCache", "cache_layers", "new_cache"]
+__all__ = ["MixerCacheLayer", "ModelCache", "cache_layers"]
 
 
 class MixerCacheLayer(CacheLayerMixin):
@@ -100,23 +100,13 @@ class MixerCacheLayer(CacheLayerMixin):
         self.held, self._first, self.is_initialized = None, None, False
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last `-tokens_to_remove` tokens (transformers counts them below zero).
+        """Forget the last tokens; transformers counts them below zero.
 
         Raises:
-            ValueError: the held cache refuses, as a recurrent state does; or a number above 0.
+            ValueError: the held cache refuses, as a recurrent state does.
         """
-        if self.held is not None and tokens_to_remove:
-            self.held.crop(self.remaining(tokens_to_remove))
-
-    def remaining(self, tokens_to_remove: int) -> int:
-        """Length after `crop`.
-
-        Raises:
-            ValueError: a number above 0.
-        """
-        if tokens_to_remove > 0:
-            raise ValueError(f"MixerCacheLayer.crop: tokens_to_remove must be 0 or below, got {tokens_to_remove}.")
-        return self.length + tokens_to_remove
+        if self.held is not None:
+            self.held.crop(self.length + tokens_to_remove)
 
     def offload(self) -> None:
         """Do nothing: what is held stays where the mixer put it."""
@@ -134,7 +124,10 @@ class MixerCacheLayer(CacheLayerMixin):
 
 
 class ModelCache(Cache):
-    """The caches of all layers, cropped together or not at all."""
+    """The caches of so many layers, cropped together or not at all."""
+
+    def __init__(self, num_layers: int) -> None:
+        super().__init__(layers=[MixerCacheLayer() for _ in range(num_layers)])
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens in every layer.
@@ -144,13 +137,8 @@ class ModelCache(Cache):
         """
         for layer in self.layers:
             if isinstance(layer, MixerCacheLayer) and layer.held is not None:
-                layer.held.check_crop(layer.remaining(tokens_to_remove))
+                layer.held.check_crop(layer.length + tokens_to_remove)
         super().crop(tokens_to_remove)
-
-
-def new_cache(num_layers: int) -> ModelCache:
-    """An empty cache for a model of that many layers."""
-    return ModelCache(layers=[MixerCacheLayer() for _ in range(num_layers)])
 
 
 def cache_layers(cache: Cache | None, num_layers: int) -> list[MixerCacheLayer] | None:

@@ -20,18 +20,13 @@ __all__ = ["Layout", "Past", "arrange", "packed_boundaries"]
 
 
 class Past(Protocol):
-    """What is asked of a layer's cache here."""
+    """What is asked of a layer's cache here, see `attensor.nn.Cache`."""
+
+    first: Tensor
 
     @property
     def length(self) -> int:
         """Tokens seen."""
-
-    @property
-    def first(self) -> Tensor:
-        """[B], tokens of padding that each row begins with."""
-
-    @first.setter
-    def first(self, first: Tensor) -> None: ...
 
 
 class Layout(NamedTuple):

@@ -151,7 +151,8 @@ class Body(nn.Module):
         Args:
             hidden_states: [B, T, C], embedded tokens.
             caches: one for each layer; the tokens continue what they hold.
-            attention_mask: [B, T] (with caches also [B, tokens before + T]), true or 1 for real tokens.
+            attention_mask: [B, T] (with caches also [B, tokens before + T]), true or 1 for real tokens. Padding
+                anywhere is left out; of what caches hold, only the beginning of a row may be padding.
             cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
             seen: receives the input of every block.
         Returns:
@@ -236,10 +237,8 @@ class Decoder(Body):
 
         Args:
             tokens: [B, T], integers.
-            caches: one for each layer, from `new_caches`; the tokens continue what they hold.
-            attention_mask: [B, T] (with caches also [B, tokens before + T]), true or 1 for real tokens. Padding
-                anywhere is left out; of what caches hold, only the beginning of a row may be padding.
-            cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1).
+            caches: from `new_caches`.
+            attention_mask, cu_seqlens: see `Body.run`.
         Returns:
             [B, T, vocab_size]; zeros at padding.
         Raises:
