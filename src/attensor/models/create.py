@@ -88,7 +88,8 @@ def register_with_timm() -> list[str]:
         raise MissingExtraError("register_with_timm needs timm: pip install timm", name="timm") from error
     # timm adds the names to the module that a model comes from, and warns of a name that it has already
     home = sys.modules.setdefault(_TIMM_HOME, ModuleType(_TIMM_HOME))
-    entries = [_entry(name) for name in model_names() if issubclass(_find(name)[0], ImageModel)]
+    for_images = [name for name, paths in _presets().items() if any(".vision." in path for path in paths)]
+    entries = [_entry(name) for name in sorted(for_images) if issubclass(_find(name)[0], ImageModel)]
     for entry in entries:
         if not hasattr(home, entry.__name__):
             setattr(home, entry.__name__, register(entry))
@@ -120,11 +121,7 @@ def _entry(name: str) -> FunctionType:
 
 def _presets() -> dict[str, tuple[str, ...]]:
     """Name of a model -> import paths of the classes of its card, one of which has it among its `presets`."""
-    found = {name: getattr(card, "models", ()) for card in cards().values() for name in getattr(card, "presets", {})}
-    return {**dict.fromkeys(_VIT, ("attensor.models.vision.vit:VisionTransformer",)), **found}
-
-
-_VIT = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224")  # of a card, once cards have models
+    return {name: card.models for card in cards().values() for name in card.presets}
 
 
 def _find(name: str) -> tuple[Any, Any]:
