@@ -109,7 +109,12 @@ def test_heads_and_space_reach_those_who_ask() -> None:
         def __init__(self, hidden_size: int, width: int = 7) -> None:
             self.seen = hidden_size, width
 
+    class ByName:
+        def __init__(self, hidden_size: int, *, num_heads: int) -> None:
+            self.seen = hidden_size, num_heads
+
     place = {"layer_index": 1, "num_layers": 3, "space": (5, 6)}
+    assert build_mixer(ByName, 4, 1, **place).seen == (4, 1)
     assert build_mixer(Fixed, 4, 1, **place).seen == (4, (5, 6), 2)
     assert build_mixer(OtherName, 4, 1, **place).seen == (4, 1)
     assert build_mixer(Anything, 4, 1, **place, width=5).seen == (4, (1,), {"width": 5})

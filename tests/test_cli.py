@@ -41,8 +41,9 @@ def test_list_as_json_is_the_catalogue(capsys: pytest.CaptureFixture[str]) -> No
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(cards())
     assert {row["name"]: row["flops"] for row in rows if "flops" in row} == {
-        name: one.flops for name, one in mechanisms().items()
+        c.name: c.flops for c in mechanisms().values()
     }
+    assert [row["verbs"] for row in rows] == [list(card.verbs) for card in cards().values()]
 
 
 @pytest.mark.parametrize("name", cards())
@@ -52,8 +53,9 @@ def test_show_prints_a_card_in_full(
     monkeypatch.setenv("COLUMNS", "400")
     assert cli.main(["show", name]) == 0
     shown, card = capsys.readouterr().out, cards()[name]
-    arguments = ("hidden_size", "num_heads") if card.layers else ()
-    for part in (card.title, card.use, card.avoid, card.paper.url, *card.presets, *arguments):
+    has = (*card.presets, *card.commands, *card.breaks, *card.breaks.values(), *card.swaps_into)
+    layer = ("hidden_size", "num_heads") if card.layers else ()
+    for part in (card.title, card.use, card.avoid, card.paper.url, *has, *layer):
         assert part in shown
     for line in card.example.strip().splitlines():
         assert line in shown

@@ -26,13 +26,13 @@ def overview() -> Table:
     caption = "FLOPs: one forward pass of the operator. attensor show NAME prints a card in full."
     table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
-    table.add_column("title", min_width=14)
-    for column in ("mixes", "FLOPs", "state, bytes", "verbs"):
+    table.add_column("title", min_width=12)
+    for column in ("mixes", "FLOPs", "state, bytes"):
         table.add_column(column)
-    table.add_column("year", no_wrap=True, min_width=4)
+    table.add_column("verbs", min_width=9)
     for card in cards().values():
         mixer = (_mixes(card), plain_formula(card.flops), _state(card)) if isinstance(card, Mechanism) else ("-",) * 3
-        table.add_row(escape(card.name), escape(card.title), *mixer, ", ".join(card.verbs), str(card.paper.year))
+        table.add_row(escape(card.name), escape(card.title), *mixer, ", ".join(card.verbs))
     return table
 
 

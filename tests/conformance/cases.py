@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -66,6 +71,47 @@ def all_cases() -> list[Case]:
 def name(case: Case) -> str:
     """Test id."""
     return "-".join(filter(None, (case.card.name, str(case.domain.name).lower(), case.variant)))
+
+
+LAWS: dict[str, list[Callable[..., None]]] = {}
+CAUSAL_LAWS: set[str] = set()
+
+
+def law(called: str, *, causal: bool = False, slow: bool = False) -> Callable[[Callable[..., None]], Any]:
+    """A test of the law of that name, over all cases but those whose card says that it breaks it by definition.
+
+    Args:
+        called: what `breaks` of a card names.
+        causal: of causal cases only.
+        slow: variants belong to the slow tests.
+    """
+
+    def tests(test: Callable[..., None]) -> Any:
+        LAWS.setdefault(called, []).append(test)
+        CAUSAL_LAWS.update([called] * causal)
+        bound = [c for c in all_cases() if called not in c.card.breaks and (c.is_causal or not causal)]
+        marked = [pytest.param(c, marks=[pytest.mark.slow] * (slow and c.variant is not None)) for c in bound]
+        return pytest.mark.parametrize("case", marked, ids=name)(test)
+
+    return tests
+
+
+def obey(case: Case, called: str, folder: Path) -> None:
+    """Run the tests of a law on any case, with every choice of their parameters.
+
+    Raises:
+        Exception: what the first test that fails raises.
+    """
+    for test in LAWS[called]:
+        fixtures = {"tmp_path": folder} if "tmp_path" in inspect.signature(test).parameters else {}
+        marks = [m.args for m in getattr(test, "pytestmark", []) if m.name == "parametrize" and m.args[0] != "case"]
+        # one name with its values, or some names with tuples of theirs
+        choices = [
+            [{names: v} if isinstance(names, str) else dict(zip(names, v, strict=True)) for v in values]
+            for names, values in marks
+        ]
+        for chosen in itertools.product(*choices):
+            test(case, **{k: v for part in chosen for k, v in part.items()}, **fixtures)
 
 
 def weights(like: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""The ten laws that every mechanism of the catalogue obeys (DESIGN, "What every mechanism must pass")."""
+"""The ten laws that every mechanism of the catalogue obeys.
+
+A card whose mathematics cannot keep a law says so in `breaks`, with the reason; that it cannot is tested, too.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import attensor
-from tests.conformance.cases import HIDDEN, SPACE, Case, all_cases, name, run
-
-EVERY = pytest.mark.parametrize("case", all_cases(), ids=name)
-CAUSAL = pytest.mark.parametrize("case", [c for c in all_cases() if c.is_causal], ids=name)
-
+from attensor.catalogue import Mechanism, mechanisms
+from tests.conformance.cases import HIDDEN, LAWS, SPACE, Case, all_cases, law, obey, run
 
 # 1. equals its reference
 
 
-@EVERY
+@law("definition")
 @pytest.mark.parametrize("layer_index", [0, 1])
 def test_fast_path_equals_the_definition(case: Case, layer_index: int) -> None:
     layer, x = case.layer(layer_index=layer_index), case.hidden_states()
@@ -31,7 +31,7 @@ def test_fast_path_equals_the_definition(case: Case, layer_index: int) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-@EVERY
+@law("precision")
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)], ids=str)
 def test_lower_precision_stays_within_its_error(case: Case, dtype: torch.dtype, bound: float) -> None:
     """Relative root-mean-square error of output and input gradient against float64."""
@@ -48,7 +48,7 @@ def test_lower_precision_stays_within_its_error(case: Case, dtype: torch.dtype, 
 # 2. gradients
 
 
-@EVERY
+@law("gradients")
 def test_gradcheck(case: Case) -> None:
     space = (5,) if len(SPACE[case.domain]) == 1 else (3, 4)
     x = case.hidden_states(batch=1, space=space).requires_grad_()
@@ -58,7 +58,7 @@ def test_gradcheck(case: Case) -> None:
 # 3. causality
 
 
-@CAUSAL
+@law("causality", causal=True)
 @pytest.mark.parametrize("length", [7, 70])
 def test_the_future_does_not_leak(case: Case, length: int) -> None:
     layer, x = case.layer(), case.hidden_states(space=(length,))
@@ -74,7 +74,7 @@ def test_the_future_does_not_leak(case: Case, length: int) -> None:
 # 4. prefill, decode, any split, export and import
 
 
-@CAUSAL
+@law("decoding", causal=True)
 @pytest.mark.parametrize("pieces", [(1,) * 11, (11,), (4, 1, 1, 5), (1, 10)], ids=str)
 def test_any_split_gives_the_whole(case: Case, pieces: tuple[int, ...]) -> None:
     layer, x = case.layer(), case.hidden_states(space=(11,))
@@ -91,7 +91,7 @@ def test_any_split_gives_the_whole(case: Case, pieces: tuple[int, ...]) -> None:
     assert cache.nbytes > 0
 
 
-@CAUSAL
+@law("decoding", causal=True)
 def test_a_cache_reorders_its_sequences(case: Case) -> None:
     layer, x = case.layer(), case.hidden_states(batch=3, space=(6,))
     index = torch.tensor([2, 0, 0])
@@ -104,15 +104,8 @@ def test_a_cache_reorders_its_sequences(case: Case) -> None:
 # 5. odd sizes and strides
 
 
-@EVERY
-@pytest.mark.parametrize("size", ["one", "ragged", "batch of one", "empty batch", "one head", "strided"])
-def test_odd_sizes(case: Case, size: str) -> None:
-    grid = len(SPACE[case.domain]) == 2
-    space = {"one": (1, 1) if grid else (1,), "ragged": (13, 3) if grid else (131,)}.get(size)
-    batch = {"batch of one": 1, "empty batch": 0}.get(size, 2)
-    layer = case.layer(num_heads=1) if size == "one head" else case.layer()
-    x = case.hidden_states(batch=batch, space=space)
-    fast = run(layer, x.transpose(0, 1).contiguous().transpose(0, 1) if size == "strided" else x)
+def equals_its_definition(layer: nn.Module, x: Tensor) -> None:
+    fast = run(layer, x)
     with attensor.backend("reference"):
         defined = run(layer, x)
     assert fast[0].shape == x.shape
@@ -120,10 +113,34 @@ def test_odd_sizes(case: Case, size: str) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
+@law("other sizes")
+@pytest.mark.parametrize("size", ["one", "ragged"])
+def test_other_sizes(case: Case, size: str) -> None:
+    grid = len(SPACE[case.domain]) == 2
+    space = {"one": (1, 1) if grid else (1,), "ragged": (13, 3) if grid else (131,)}[size]
+    equals_its_definition(case.layer(), case.hidden_states(space=space))
+
+
+@law("other batches")
+@pytest.mark.parametrize("batch", [0, 1])
+def test_other_batches(case: Case, batch: int) -> None:
+    equals_its_definition(case.layer(), case.hidden_states(batch=batch))
+
+
+@law("one head")
+def test_one_head(case: Case) -> None:
+    equals_its_definition(case.layer(num_heads=1), case.hidden_states())
+
+
+@law("strides")
+def test_strides(case: Case) -> None:
+    equals_its_definition(case.layer(), case.hidden_states().transpose(0, 1).contiguous().transpose(0, 1))
+
+
 # 6. packing (padding goes through packing, see tests/models)
 
 
-@pytest.mark.parametrize("case", [c for c in all_cases() if c.is_causal], ids=name)
+@law("packing", causal=True)
 @pytest.mark.parametrize("index_dtype", [torch.int32, torch.int64], ids=str)
 def test_packed_sequences_do_not_see_each_other(case: Case, index_dtype: torch.dtype) -> None:
     layer = case.layer()
@@ -136,7 +153,7 @@ def test_packed_sequences_do_not_see_each_other(case: Case, index_dtype: torch.d
     assert packed.shape == (1, sum(lengths), HIDDEN)
 
 
-@EVERY
+@law("batch")
 def test_sequences_of_a_batch_do_not_see_each_other(case: Case) -> None:
     layer, x = case.layer(), case.hidden_states(batch=3)
     torch.testing.assert_close(layer(x)[1:2], layer(x[1:2]), rtol=1e-12, atol=1e-12)
@@ -145,7 +162,7 @@ def test_sequences_of_a_batch_do_not_see_each_other(case: Case) -> None:
 # 7. dtypes, autocast, large inputs
 
 
-@EVERY
+@law("large inputs")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
     layer, x = case.layer(dtype=dtype), 1e4 * case.hidden_states()
@@ -158,7 +175,7 @@ def test_large_inputs_stay_finite(case: Case, dtype: torch.dtype) -> None:
         assert grads[0].isfinite().all()
 
 
-@EVERY
+@law("autocast")
 def test_autocast(case: Case) -> None:
     layer, x = case.layer(dtype=torch.float32), case.hidden_states().float()
     exact = layer(x)
@@ -171,9 +188,7 @@ def test_autocast(case: Case) -> None:
 
 
 # a variant traces as its card does, and tracing takes seconds
-@pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=[pytest.mark.slow] * (c.variant is not None)) for c in all_cases()], ids=name
-)
+@law("tracing", slow=True)
 def test_traces_as_one_graph(case: Case) -> None:
     layer, x = case.layer(), case.hidden_states()
     torch._dynamo.reset()
@@ -185,7 +200,7 @@ def test_traces_as_one_graph(case: Case) -> None:
 # 9. state_dict, copies, moves, seeds
 
 
-@EVERY
+@law("weights")
 def test_weights_travel(case: Case, tmp_path: Path) -> None:
     layer, x = case.layer(seed=3), case.hidden_states()
     save_file(layer.state_dict(), tmp_path / "layer.safetensors")
@@ -197,7 +212,7 @@ def test_weights_travel(case: Case, tmp_path: Path) -> None:
         torch.testing.assert_close(twin(x), layer(x), rtol=tolerance, atol=tolerance)
 
 
-@EVERY
+@law("meta device")
 def test_builds_without_memory(case: Case) -> None:
     """On the meta device, for counting parameters and for loaders that fill the weights later."""
     meta, real = case.layer(device="meta"), case.layer()
@@ -214,7 +229,7 @@ def test_builds_without_memory(case: Case) -> None:
 # 10. bad input
 
 
-@EVERY
+@law("bad input")
 def test_bad_input_is_refused_by_name(case: Case) -> None:
     layer, x = case.layer(), case.hidden_states()
     who = type(layer).__name__
@@ -226,9 +241,32 @@ def test_bad_input_is_refused_by_name(case: Case) -> None:
         case.layer(num_heads=5)
 
 
-@EVERY
+@law("common arguments")
 def test_is_a_module_with_the_common_arguments(case: Case) -> None:
     layer = case.layer(dtype=torch.float32)
     assert isinstance(layer, nn.Module)
     assert {p.dtype for p in layer.parameters()} == {torch.float32}
     assert hasattr(layer, "new_cache") == case.is_causal or len(case.card.domain) > 1
+
+
+# the only excuse
+
+
+@pytest.mark.parametrize(
+    ("card", "called"), [(card, called) for card in mechanisms().values() for called in card.breaks], ids=str
+)
+def test_a_card_that_says_so_breaks_the_law(card: Mechanism, called: str, tmp_path: Path) -> None:
+    assert called in LAWS
+    for case in (case for case in all_cases() if case.card is card):
+        try:
+            obey(case, called, tmp_path)
+        except (Exception, pytest.fail.Exception):
+            return
+    pytest.fail(f"{card.name} keeps the law of {called}: its excuse goes")
+
+
+@pytest.mark.parametrize("called", ["batch", "weights", "precision", "bad input"])
+def test_a_law_is_obeyed_where_there_is_no_excuse(called: str, tmp_path: Path) -> None:
+    """`obey` itself: a test without parameters, one with a folder, one with two parameters, one that expects errors."""
+    (case,) = (c for c in all_cases() if c.card.name == "rala")
+    obey(case, called, tmp_path)

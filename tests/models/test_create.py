@@ -29,6 +29,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], 
     return weights, folder
 
 
+def test_names_are_those_of_the_cards() -> None:
+    assert {TINY, "gla_340M", "transnormer_7B"} <= set(models.model_names())
+    model = models.create("gla_340M", device="meta", dtype=torch.bfloat16)
+    assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.bfloat16)}
+    with pytest.raises(ValueError, match="gla_340M has no num_classes; leave it out"):
+        models.create("gla_340M", num_classes=3)
+
+
 def test_size_type_and_classes_are_set() -> None:
     model = models.create(TINY, num_classes=3, img_size=(64, 32), dtype=torch.bfloat16)
     assert model(torch.zeros(2, 3, 64, 32, dtype=torch.bfloat16)).shape == (2, 3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +12,19 @@ from torch.nn import functional as F
 
 from attensor.catalogue import Domain, mechanism
 from attensor.nn import GlobalLinearAttention, Heads, LocalConcentration
-from tests.conformance import test_laws as laws
+from tests.conformance import cases as laws
+from tests.conformance import test_laws  # noqa: F401  names the laws
 from tests.conformance.cases import Case, weights
 
 B, HEIGHT, WIDTH, H, D = 2, 3, 5, 3, 7
 C = H * D
-LAWS = [
-    laws.test_fast_path_equals_the_definition,
-    laws.test_lower_precision_stays_within_its_error,
-    laws.test_gradcheck,
-    laws.test_odd_sizes,
-    laws.test_sequences_of_a_batch_do_not_see_each_other,
-    laws.test_large_inputs_stay_finite,
-    laws.test_autocast,
-    laws.test_traces_as_one_graph,
-    laws.test_weights_travel,
-    laws.test_builds_without_memory,
-    laws.test_bad_input_is_refused_by_name,
-]
 
 
 class Evaluated(Case):
-    """The mixer with its local concentration, in evaluation."""
+    """The mixer in evaluation, where batch norm knows its statistics."""
 
     def layer(self, **options: Any) -> nn.Module:
-        return super().layer(**{"local_concentration": True, **options}).eval()
+        return super().layer(**options).eval()
 
 
 def build(scale: float = 1.0, **options: Any) -> tuple[GlobalLinearAttention, Tensor]:
@@ -174,24 +160,9 @@ def test_images_of_a_batch_see_each_other_in_training_only() -> None:
     torch.testing.assert_close(layer(x)[:1], layer(x[:1]), rtol=1e-12, atol=1e-12)
 
 
-def laws_and_arguments() -> Iterator[Any]:
-    """Every law with each of the arguments that its own parametrization gives it."""
-    for law in LAWS:
-        tables = [mark.args for mark in law.pytestmark if mark.args[0] != "case"]
-        names, values = tables[0] if tables else ((), [()])
-        marks = pytest.mark.slow if law is laws.test_traces_as_one_graph else ()
-        for value in values:
-            given = {names: value} if isinstance(names, str) else dict(zip(names, value))
-            yield pytest.param(law, given, id=f"{law.__name__} {given}", marks=marks)
-
-
-@pytest.mark.parametrize(("law", "given"), list(laws_and_arguments()))
-def test_the_whole_mixer_obeys_the_laws_in_evaluation(
-    law: Callable[..., None], given: dict[str, Any], tmp_path: Path
-) -> None:
-    if "tmp_path" in inspect.signature(law).parameters:
-        given = {**given, "tmp_path": tmp_path}
-    law(case=Evaluated(mechanism("l2vit"), Domain.GRID), **given)
+@pytest.mark.parametrize("law", sorted(set(laws.LAWS) - laws.CAUSAL_LAWS))
+def test_the_whole_mixer_obeys_the_laws_in_evaluation(law: str, tmp_path: Path) -> None:
+    laws.obey(Evaluated(mechanism("l2vit"), Domain.GRID), law, tmp_path)
 
 
 def test_is_drawn_anew_after_the_meta_device() -> None:

@@ -5,6 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="axial",
     title="Axial attention (rows and columns by turns)",
+    system="axial-transformer",
     paper=Paper(arxiv="1912.12180", year=2019, title="Axial Attention in Multidimensional Transformers"),
     use="images and volumes in which whole rows and columns belong together: two layers connect every pair of cells",
     avoid="fine local structure across diagonals, and very long sides, as cost still grows with the side",

@@ -17,9 +17,7 @@ CARD = Mechanism(
     state_bytes="0",
     # the published minimum of 100 is for maps of thousands of cells: on a few dozen no row would be normalised
     grid_options={"local_concentration": True, "denominator_minimum": 1.0},
-    # batch norm in training is not independent over the batch, by design; tests/nn/test_l2vit.py puts the whole mixer
-    # through the same laws in evaluation
-    example_options={"local_concentration": False},
+    breaks={"batch": "batch norm in training takes its statistics over all images of the batch"},
     example="""
 import torch; from attensor import nn
 layer = nn.GlobalLinearAttention(hidden_size=64, num_heads=4, local_concentration=True)

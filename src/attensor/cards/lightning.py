@@ -5,6 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="lightning",
     title="Lightning attention (fixed decay per head)",
+    system="lightning-attention",
     paper=Paper(
         arxiv="2401.04658",
         year=2024,

@@ -5,6 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="neighborhood",
     title="Neighbourhood attention",
+    system="neighborhood-attention",
     paper=Paper(arxiv="2204.07143", year=2022, title="Neighborhood Attention Transformer"),
     use="large images and volumes: every cell sees the same number of nearest cells, like a convolution that looks",
     avoid="global context in few layers; add dilation, or layers that see the whole map",

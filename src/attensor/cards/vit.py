@@ -10,8 +10,8 @@ CARD = Card(
         year=2020,
         title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
     ),
-    use="classifying images, and as the body of other systems: published weights in timm's names load as they are",
-    avoid="large images: attention among all patches grows with the fourth power of the side",
+    use="classifying images with weights in timm's layout, and as a body that takes any mixer of tokens",
+    avoid="large images, whose patches all look at each other, and small data without weights to start from",
     models=("attensor.models.vision.vit:VisionTransformer",),
     presets={
         "vit_tiny_patch16_224": 5_717_416,
@@ -20,7 +20,7 @@ CARD = Card(
     },
     example="""
 import torch; from attensor import models
-model = models.create("vit_tiny_patch16_224", num_classes=10, features_only=True, out_indices=(5, 11))
-maps = model(torch.randn(1, 3, 96, 128))
+model = models.create("vit_tiny_patch16_224", num_classes=10, img_size=64)
+out = model(torch.randn(2, 3, 64, 64))
 """,
 )

@@ -5,6 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="window-grid",
     title="Window and grid attention by turns",
+    system="maxvit",
     paper=Paper(arxiv="2204.01697", year=2022, title="MaxViT: Multi-Axis Vision Transformer"),
     use="images of any size at linear cost: near cells in one layer, a coarse sample of the whole map in the next",
     avoid="single layers: only the pair of them sees everything, and cells at a window's border see one side",

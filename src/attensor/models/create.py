@@ -84,7 +84,8 @@ def register_with_timm() -> list[str]:
         raise MissingExtraError("register_with_timm needs timm: pip install timm", name="timm") from error
     # timm adds the names to the module that a model comes from, and warns of a name that it has already
     home = sys.modules.setdefault(_TIMM_HOME, ModuleType(_TIMM_HOME))
-    entries = [_entry(name) for name in model_names() if issubclass(_find(name)[0], ImageModel)]
+    for_images = [name for name, paths in _presets().items() if any(".vision." in path for path in paths)]
+    entries = [_entry(name) for name in sorted(for_images) if issubclass(_find(name)[0], ImageModel)]
     for entry in entries:
         if not hasattr(home, entry.__name__):
             setattr(home, entry.__name__, register(entry))

@@ -34,6 +34,16 @@ from attensor.models.language.decoder import Body, DecoderLayer, Family
 __all__ = ["CausalConfig", "CausalLM", "CausalLayer", "CausalModel", "CausalPreTrainedModel", "Family", "register"]
 
 
+_TINY = {
+    "vocab_size": 13,
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "pad_token_id": 0,
+}
+
+
 class CausalConfig(PreTrainedConfig):
     """Sizes that every family has.
 
@@ -206,9 +216,19 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
     """
 
     body: ClassVar[type[CausalModel]]
+    presets: ClassVar[dict[str, CausalConfig]] = {}  # of a card; a subclass may state its own
+    tiny: ClassVar[CausalConfig]
     _tied_weights_keys: ClassVar[dict[str, str]] = {  # type: ignore[misc]
         "lm_head.weight": "model.embed_tokens.weight"
     }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        kind = cls.config_class
+        family = kind.model_type.removeprefix("attensor_")
+        if "presets" not in cls.__dict__:
+            cls.presets = {f"{family}_{name}": kind.from_preset(name) for name in kind.presets}
+        cls.tiny = kind(**{**_TINY, **kind.tiny})
 
     def __init__(self, config: CausalConfig) -> None:
         super().__init__(config)

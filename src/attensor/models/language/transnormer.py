@@ -105,10 +105,19 @@ class TransNormerModel(CausalModel):
 
 
 class TransNormerForCausalLM(CausalLM):
-    """A TransNormerLLM that predicts the next token."""
+    """A TransNormerLLM that predicts the next token.
+
+    Its `presets` are the models as published totals count them: with one table, and the paper's vocabulary.
+    """
 
     config_class = TransNormerConfig
     body = TransNormerModel
+    presets: ClassVar[dict[str, CausalConfig]] = {
+        f"transnormer_{name}": TransNormerConfig.from_preset(
+            name, tie_word_embeddings=True, vocab_size=100_280 if name == "15B" else 50_272
+        )
+        for name in ("385M", "1B", "3B", "7B", "15B")
+    }
 
 
 register(TransNormerConfig, TransNormerModel, TransNormerForCausalLM)

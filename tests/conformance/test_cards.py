@@ -1,8 +1,10 @@
-"""The catalogue is the single list: nothing public is missing from it, and what it says of cost is counted."""
+"""The catalogue is the single list: nothing public is missing from it, what it names exists, its costs are counted."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,16 +13,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import attensor
-from attensor.catalogue import Card, Domain, cards, load
+from attensor import recipes
+from attensor.catalogue import SYMBOLS, Card, Domain, Mechanism, cards, load, mechanisms
 from tests.conformance.cases import Case, all_cases, name
 
 ONE_EACH = pytest.mark.parametrize("card", list(cards().values()), ids=lambda c: c.name)
 
 
 def test_every_public_operator_has_a_card_and_a_reference() -> None:
-    named = [path for card in cards().values() for path in card.operators]
-    carded = {path.partition(":")[2] for path in named}
+    carded = {path.partition(":")[2] for card in cards().values() for path in card.operators}
     functions = {n: value for n, value in vars(attensor.ops).items() if inspect.isfunction(value)}
+    # `backend` and its kind are no operators
     public = {n for n, value in functions.items() if "._" not in value.__module__}
     steps_and_definitions = {f"{n}{suffix}" for n in carded for suffix in ("_reference", "_step")}
     assert public - steps_and_definitions == carded
@@ -28,7 +31,7 @@ def test_every_public_operator_has_a_card_and_a_reference() -> None:
 
 
 def test_every_public_layer_has_a_card() -> None:
-    carded = {path.partition(":")[2] for card in cards().values() for path in card.layers}
+    carded = {path.partition(":")[2] for card in mechanisms().values() for path in card.layers}
     mixers = {
         n
         for n in dir(attensor.nn)
@@ -39,19 +42,54 @@ def test_every_public_layer_has_a_card() -> None:
     assert mixers == carded
 
 
+def test_every_recipe_is_named_by_a_card() -> None:
+    assert {card.recipe for card in cards().values() if card.recipe} == {
+        f"attensor.recipes.{name.replace('-', '_')}" for name in recipes.names()
+    }
+
+
 @ONE_EACH
-def test_a_card_points_to_things_that_exist(card: Card) -> None:
+def test_paths_lead_somewhere(card: Card) -> None:
     assert all(callable(load(path)) for path in card.operators)
-    assert all(issubclass(load(path), nn.Module) for path in (*card.layers, *card.models))
-    assert card.presets.keys() <= {name for path in card.models for name in load(path).presets}
+    assert all(issubclass(load(path), nn.Module) for path in card.layers + card.models)
+    assert all(callable(load(path).run) for path in card.commands.values())
+
+
+@ONE_EACH
+def test_a_card_is_good_for_something(card: Card) -> None:
+    assert card.verbs
+    assert bool(card.presets) <= bool(card.models)
+    assert load(f"attensor.cards.{card.name.replace('-', '_')}:CARD") is card
+
+
+@ONE_EACH
+def test_a_recipe_is_named_like_its_file(card: Card) -> None:
     if card.recipe:
         assert load(f"{card.recipe}:RECIPE").name == card.recipe.rpartition(".")[2].replace("_", "-")
 
 
 @ONE_EACH
-def test_the_example_of_a_card_runs(card: Card) -> None:
+def test_it_swaps_into_foreign_models_if_a_layer_can(card: Card) -> None:
+    assert bool(card.swaps_into) == any(hasattr(load(path), "from_attention") for path in card.layers)
+
+
+@ONE_EACH
+def test_the_example_runs(card: Card) -> None:
     assert len(card.example.strip().splitlines()) == 3
     exec(card.example, {})
+
+
+@pytest.mark.parametrize("card", mechanisms().values(), ids=lambda c: c.name)
+def test_own_symbols_are_used_and_hide_no_common_one(card: Mechanism) -> None:
+    assert set(card.symbols) <= set(card.used_symbols)
+    assert not set(card.symbols) & set(SYMBOLS)
+
+
+@contextlib.contextmanager
+def taken_apart() -> Iterator[None]:
+    """Operators as plain products, each of which is counted: inside C++ and torch's fused CPU kernel nothing is."""
+    with attensor.backend("torch"), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 @pytest.mark.parametrize("case", [c for c in all_cases() if c.variant is None], ids=name)
@@ -60,9 +98,8 @@ def test_the_cost_formula_is_what_is_computed(case: Case) -> None:
     layer = case.layer(dtype=torch.float32)
     space = (256,) if case.domain is Domain.SEQUENCE else (16, 24)
     x = case.hidden_states(space=space).float()
-    # nothing is counted inside C++ or torch's fused CPU kernel; taken apart, an operator is counted product by product
     counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad(), attensor.backend("torch"), sdpa_kernel(SDPBackend.MATH):
+    with counter, torch.no_grad(), taken_apart():
         layer(x)
     projections = FlopCounterMode(display=False)
     with projections, torch.no_grad():
