@@ -14,7 +14,7 @@ from rich.console import Console
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
 from attensor.bench.machine import describe, torch_threads
-from attensor.bench.progress import Display
+from attensor.bench.progress import progress
 from attensor.bench.tables import check_table, measure_tables, publish, summary_table
 from attensor.errors import BackendError
 
@@ -60,12 +60,12 @@ def hold(name: str, options: Any, console: Console | None = None, *, folder: Pat
     bench: Bench = importlib.import_module(f"attensor.bench.contestants.{name}").bench(options)
     rows: list[Row] = []
     interruption: KeyboardInterrupt | None = None
-    with torch_threads(getattr(options, "threads", 1)), Display(console, len(bench.cells)) as display:
+    with torch_threads(getattr(options, "threads", 1)), progress(console, len(bench.cells)) as tick:
         machine = describe(*_packages(bench.peers))
         if device == "cuda":
             machine["device"] = torch.cuda.get_device_name()
         budget = getattr(options, "budget", math.inf)
-        contest = Contest(bench.peers, rounds=options.rounds, budget=budget, tick=display.tick)
+        contest = Contest(bench.peers, rounds=options.rounds, budget=budget, tick=tick)
         try:
             contest.check(bench.small)
             for found in contest.measure(bench.cells):
