@@ -157,9 +157,14 @@ def reference(build: Callable[[Any], Contestant]) -> Callable[[Any], Tensor]:
 
 @dataclass(frozen=True)
 class Check:
-    """Whether a peer computes what it claims: largest difference over the largest value, on a small problem.
+    """Whether a peer computes what it claims, tried once on a small problem.
 
-    `reason` says why it does not take part; it is empty when it does.
+    Attributes:
+        peer: its name.
+        kind: of the problem.
+        computes: as the peer has it.
+        max_error: largest difference over the largest value, None when it does not take part.
+        reason: why it does not.
     """
 
     peer: str
@@ -332,7 +337,7 @@ def _check(peer: Peer, problem: Problem, firsts: dict[str, Tensor]) -> Check:
         firsts.setdefault(peer.computes, actual)
         return replace(check, max_error=difference)
     reason = f"computes another function: it differs by {difference:.1e} of the largest value"
-    return replace(check, max_error=difference, reason=reason)  # also when it is NaN
+    return replace(check, reason=reason)  # also when it is NaN
 
 
 def _finished(entry: _Entry, problem: Problem, ours: Sequence[float], product: tuple[float, float]) -> Row:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from rich.table import Table as RichTable
 
 from attensor.bench.contest import OURS, SAME, Check, Peer, Row
 from attensor.bench.machine import version_of
+from attensor.files import write_json, write_text
 
 __all__ = ["Table", "check_table", "measure_tables", "publish", "summary_table"]
 
@@ -183,16 +183,9 @@ def publish(
         elsewhere = "\n## GPU\n\nNot yet measured.\n" if device == "cpu" else ""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{machine['date']}-{name}-{device}.md"
-        _write(path, f"# attensor bench {name}\n\n{facts}\n\n{body}{elsewhere}")
-        _write(path.with_suffix(".json"), json.dumps({"machine": dict(machine), **data}, indent=1) + "\n")
+        write_text(path, f"# attensor bench {name}\n\n{facts}\n\n{body}{elsewhere}")
+        write_json(path.with_suffix(".json"), {"machine": dict(machine), **data})
         console.print(f"written to {path}")
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole text or, where the disk is full, what was there before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _left_out(rows: Sequence[Row]) -> str:
