@@ -247,7 +247,8 @@ def test_a_table_says_what_grows_who_computes_something_else_and_what_is_missing
         ["ours", "32", "1.00x", "-", "1.50", "2", "25.0%", "1.5", "12288.0x"],
     ]
     assert table.note == "Left out: sdpa (32, 64): too slow."
-    summary = summary_table(rows)
+    (summary,) = summary_table(rows)
+    assert list(summary_table(rows[:1])) == []
     assert (summary.columns, summary.rows) == (
         ("peer", "variant", "mode", "8"),
         [("sdpa", "toy, times 2", "forward + backward", "3.00x")],

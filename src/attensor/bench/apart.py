@@ -78,10 +78,15 @@ class Apart:
             self.close()
             return FirstCall(reason=f"its process ended with {code} (-9: out of memory)")
 
-    def close(self) -> None:
-        """End the process, if there is one."""
+    def close(self, patience: float = 0.0) -> None:
+        """End the process, if there is one; what it holds it gives back only if it may end by itself.
+
+        Args:
+            patience: seconds that it may take to do so.
+        """
         if self._process is not None:
             self._connection.close()
+            self._process.join(patience)
             self._process.kill()
             self._process.join()
             self._process = None

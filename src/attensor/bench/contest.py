@@ -259,7 +259,7 @@ class Contest:
                 yield self._rows(cell)
                 _draw.cache_clear()
         finally:
-            self.apart.close()
+            self.apart.close(patience=1.0)
 
     def _rows(self, cell: Cell) -> list[Row]:
         unfit = {(check.peer, check.kind) for check in self.checks if check.reason}

@@ -74,7 +74,7 @@ def hold(name: str, options: Any, console: Console | None = None, *, folder: Pat
             interruption = error
     publish(
         name + "-quick" * getattr(options, "quick", False) + "-partial" * (interruption is not None) + bench.suffix,
-        [check_table(contest.checks, bench.peers, bench.note), *measure_tables(rows), summary_table(rows)],
+        [check_table(contest.checks, bench.peers, bench.note), *measure_tables(rows), *summary_table(rows)],
         machine | {"complete": "no, interrupted" if interruption else "yes"},
         folder=folder if options.save else None,
         console=console,

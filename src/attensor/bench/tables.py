@@ -135,8 +135,8 @@ def measure_tables(rows: Iterable[Row]) -> Iterator[Table]:
         yield table
 
 
-def summary_table(rows: Iterable[Row]) -> Table:
-    """Time of every peer over that of ours, by length, at the largest problem of that length where it was timed."""
+def summary_table(rows: Iterable[Row]) -> Iterator[Table]:
+    """Time of every peer over that of ours, by length, at the largest problem of that length; none without peers."""
     found = [row for row in rows if row.mode != "decode" and row.peer != OURS and row.against_ours is not None]
     lengths = sorted({row.problem.size[-1] for row in found})
     table = Table(
@@ -150,7 +150,8 @@ def summary_table(rows: Iterable[Row]) -> Table:
         place = ratios.setdefault((row.peer, row.problem.series, MODES[row.mode]), {})
         place[row.problem.size[-1]] = f"{row.against_ours:.2f}x"
     table.rows += [(*key, *(ratio.get(length, NOTHING) for length in lengths)) for key, ratio in ratios.items()]
-    return table
+    if table.rows:
+        yield table
 
 
 def publish(
