@@ -58,37 +58,42 @@ def hold(name: str, options: Any, console: Console | None = None, *, folder: Pat
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"bench {name}: PyTorch sees no GPU here; use --device cpu.")
     bench: Bench = importlib.import_module(f"attensor.bench.contestants.{name}").bench(options)
-    rows: list[Row] = []
-    interruption: KeyboardInterrupt | None = None
     with torch_threads(getattr(options, "threads", 1)), progress(console, len(bench.cells)) as tick:
         machine = describe(*_packages(bench.peers))
         if device == "cuda":
             machine["device"] = torch.cuda.get_device_name()
-        budget = getattr(options, "budget", math.inf)
-        contest = Contest(bench.peers, rounds=options.rounds, budget=budget, tick=tick)
-        try:
-            contest.check(bench.small)
-            for found in contest.measure(bench.cells):
-                rows += found
-        except KeyboardInterrupt as error:
-            interruption = error
+        contest = Contest(bench.peers, rounds=options.rounds, budget=getattr(options, "budget", math.inf), tick=tick)
+        rows, interruption = _run(contest, bench)
+    checks = contest.checks
     publish(
-        name + "-quick" * getattr(options, "quick", False) + "-partial" * (interruption is not None) + bench.suffix,
-        [check_table(contest.checks, bench.peers, bench.note), *measure_tables(rows), *summary_table(rows)],
+        name + "-quick" * getattr(options, "quick", False) + "-partial" * bool(interruption) + bench.suffix,
+        [check_table(checks, bench.peers, bench.note), *measure_tables(rows), *summary_table(rows)],
         machine | {"complete": "no, interrupted" if interruption else "yes"},
         folder=folder if options.save else None,
         console=console,
         device=device,
         data={
             "options": asdict(options),
-            "checks": [asdict(check) for check in contest.checks],
+            "checks": [asdict(check) for check in checks],
             "rows": [asdict(row) | {"kind": row.problem.kind} for row in rows],
         },
     )
-    if interruption is not None:
-        raise interruption
-    failed = [check.reason for check in contest.checks if check.peer == OURS]
+    if interruption:
+        raise interruption[0]
+    failed = [check.reason for check in checks if check.peer == OURS]
     return int(any([*failed, *(row.skipped for row in rows if row.peer == OURS)]))
+
+
+def _run(contest: Contest, bench: Bench) -> tuple[list[Row], list[KeyboardInterrupt]]:
+    """What was measured until the end, or until Ctrl-C, which is then the only one in the second list."""
+    rows: list[Row] = []
+    try:
+        contest.check(bench.small)
+        for found in contest.measure(bench.cells):
+            rows += found
+    except KeyboardInterrupt as error:
+        return rows, [error]
+    return rows, []
 
 
 def _refuse_nonsense(name: str, options: Any) -> None:

@@ -1,6 +1,6 @@
 """Who takes part: small functions that turn a problem into a contestant, or say why they cannot.
 
-Peers that need a GPU are in `gpu_peers`.
+Peers that need a GPU are in `linear_gpu_peers`.
 """
 
 from __future__ import annotations
