@@ -59,9 +59,7 @@ def hold(name: str, options: Any, console: Console | None = None, *, folder: Pat
         raise BackendError(f"bench {name}: PyTorch sees no GPU here; use --device cpu.")
     bench: Bench = importlib.import_module(f"attensor.bench.contestants.{name}").bench(options)
     with torch_threads(getattr(options, "threads", 1)), progress(console, len(bench.cells)) as tick:
-        machine = describe(*_packages(bench.peers))
-        if device == "cuda":
-            machine["device"] = torch.cuda.get_device_name()
+        machine = _machine(bench.peers, device)
         contest = Contest(bench.peers, rounds=options.rounds, budget=getattr(options, "budget", math.inf), tick=tick)
         rows, interruption = _run(contest, bench)
     checks = contest.checks
@@ -114,7 +112,8 @@ def _numbers(given: Any) -> list[float]:
     return [given] if isinstance(given, int | float) and not isinstance(given, bool) else []
 
 
-def _packages(peers: Sequence[Peer]) -> list[str]:
-    """Distributions whose versions belong into the header, those in every header left out."""
+def _machine(peers: Sequence[Peer], device: str) -> dict[str, str]:
+    """The header: with the versions of what the peers need, those in every header left out."""
     named = dict.fromkeys(package for peer in peers for package in peer.packages)
-    return [package for package in named if package not in ("attensor", "torch")]
+    machine = describe(*(package for package in named if package not in ("attensor", "torch")))
+    return machine | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
