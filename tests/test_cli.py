@@ -13,6 +13,10 @@ import pytest
 
 from attensor import cli
 from attensor.catalogue import cards, mechanism, mechanisms
+from attensor.commands.bench_linear import BenchLinear
+from attensor.commands.bench_neighborhood import BenchNeighborhood
+from attensor.commands.bench_relative import BenchRelative
+from attensor.commands.bench_softmax import BenchSoftmax
 from attensor.commands.compare import Compare
 from attensor.commands.doctor import Doctor
 from attensor.errors import DataError
@@ -155,3 +159,18 @@ def test_argument_docs_reads_shared_and_continued_entries() -> None:
 
     shape = "[B, T, H, K], any float dtype."
     assert argument_docs(documented) == {"q": shape, "k": shape, "scale": "a factor."}
+
+
+def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("attensor.bench.hold.hold", lambda name, options: seen.append((name, options)))
+    assert cli.main(["bench", "linear", "--lengths", "32", "96", "--variants", "none", "--save"]) == 0
+    assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
+    assert cli.main(["bench", "relative", "--sizes", "8", "16", "4", "8", "--modes", "forward", "--budget", "3"]) == 0
+    assert cli.main(["bench", "softmax", "--heads", "4", "2"]) == 0
+    assert seen == [
+        ("linear", BenchLinear(lengths=(32, 96), variants=("none",), save=True)),
+        ("neighborhood", BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3,))),
+        ("relative", BenchRelative(sizes=((8, 16), (4, 8)), modes=("forward",), budget=3.0)),
+        ("softmax", BenchSoftmax(heads=((4, 2),))),
+    ]

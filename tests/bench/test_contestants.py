@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from attensor.bench.apart import Apart, FirstCall, built
+from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, Contest, Contestant, Peer
 from attensor.bench.contestants import decode, linear, linear_gpu_peers, linear_problem, neighborhood, relative, softmax
 from attensor.bench.contestants.left_product import left_product
@@ -151,10 +151,10 @@ def test_useful_work_is_the_causal_half() -> None:
 def test_a_state_stays_and_a_cache_of_keys_grows(monkeypatch: pytest.MonkeyPatch) -> None:
     early, late = (decode.DecodeProblem(decode.GATES, position, 4) for position in (7, 70))
     ours, theirs = (by_name(decode.PEERS, name, decode.GATES).build for name in (OURS, "sdpa"))
-    assert [built(ours, problem).state_bytes for problem in (early, late)] == [4 * 2 * 3 * 5 * 4] * 2
-    assert [built(theirs, problem).state_bytes for problem in (early, late)] == [4 * n * 2 * 8 * 4 for n in (7, 70)]
+    assert [ours(problem).state_bytes for problem in (early, late)] == [4 * 2 * 3 * 5 * 4] * 2
+    assert [theirs(problem).state_bytes for problem in (early, late)] == [4 * n * 2 * 8 * 4 for n in (7, 70)]
     monkeypatch.setattr(decode, "KEPT_BYTES", 2 * 70 * 2 * (3 + 5) * 4)
-    assert built(theirs, late).share == 0.5  # two of four layers fit
+    assert theirs(late).share == 0.5  # two of four layers fit
 
 
 def test_layers_of_ours_continue_at_the_position() -> None:
@@ -163,14 +163,14 @@ def test_layers_of_ours_continue_at_the_position() -> None:
     cache = layer.new_cache(1)
     cache.update(7, state=problem.states(layer.key_dim, layer.value_dim)[0])
     token = problem.draw(1, 1, 32, seed=0)
-    step = built(by_name(decode.PEERS, OURS, decode.LIGHTNING).build, problem).forward
+    step = by_name(decode.PEERS, OURS, decode.LIGHTNING).build(problem).forward
     torch.testing.assert_close(step(), token + layer(token, cache=cache))
 
 
 @pytest.mark.parametrize("is_causal", [False, True], ids=["bidirectional", "causal"])
 def test_the_mask_is_the_bias_of_ours(is_causal: bool) -> None:
     problem = RelativeProblem(19, 3, 5, is_causal, num_heads=2)
-    ours, trained = (built(by_name(relative.PEERS, name).build, problem) for name in (OURS, "softmax, bias trained"))
+    ours, trained = (by_name(relative.PEERS, name).build(problem) for name in (OURS, "softmax, bias trained"))
     q, k, v, bias = ours.leaves
     assert min(q.min(), k.min()) >= 0
     expected = relative_kernel_attention_reference(q, k, v, relative_bias=bias, is_causal=is_causal)
@@ -226,7 +226,7 @@ def test_gpu_kernels_are_given_the_same_problem(name: str, monkeypatch: pytest.M
     assert [check.kind for check in checks] == list(peers[1].kinds)
     assert all(check.max_error is not None and check.max_error < 1e-4 for check in checks), checks
     for kind in peers[1].kinds:
-        contestant: Contestant = built(peers[1].build, LinearProblem(kind, 1, 8, 3, 16))
+        contestant: Contestant = peers[1].build(LinearProblem(kind, 1, 8, 3, 16))
         call: Callable[[], Any] = contestant.call("training")
         grads = call()
         assert len(grads) == (4 if kind in ("scalar", "channel") and name != "flash-attn" else 3)

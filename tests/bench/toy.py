@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attensor.bench.apart import LeftOut
 from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, Row
 from attensor.bench.hold import Bench
 from attensor.bench.memory import total_bytes
@@ -44,9 +45,9 @@ def product(problem: Toy, error: float = 1.0) -> Contestant:
     return problem.contestant(lambda x: problem.factor * error * x)
 
 
-def absent(problem: Toy) -> str:
+def absent(problem: Toy) -> Contestant:
     """Nothing."""
-    return "toys is not installed"
+    raise LeftOut("toys is not installed")
 
 
 def failing(problem: Toy) -> Contestant:
@@ -97,7 +98,7 @@ def flops(problem: Toy) -> float:
     return float(problem.length)
 
 
-def peer(name: str, build: Callable[[Any], Contestant | str] = product, **traits: Any) -> Peer:
+def peer(name: str, build: Callable[[Any], Contestant] = product, **traits: Any) -> Peer:
     """Of that name."""
     return Peer(name, build, flops, **traits)
 

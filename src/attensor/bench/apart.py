@@ -21,11 +21,15 @@ import torch
 
 from attensor.bench.memory import measure_peak_bytes, total_bytes
 
-__all__ = ["Apart", "FirstCall", "brief", "built"]
+__all__ = ["Apart", "FirstCall", "LeftOut", "brief"]
 
 _READY = "ready"
 # Calls that take less, in seconds, are made twice, for a peak without what the first loaded and keeps.
 BRIEF = 1.0
+
+
+class LeftOut(Exception):
+    """The reason why there is no contestant of a problem here."""
 
 
 class FirstCall(NamedTuple):
@@ -49,7 +53,7 @@ class Apart:
         """Measure one call; on a GPU, where PyTorch counts by itself, in this process.
 
         Args:
-            build: problem -> contestant or reason; pickled by its name.
+            build: problem -> contestant; pickled by its name.
             problem: a dataclass.
             mode: as `Contestant.call` takes it.
             compiles: call it once before.
@@ -74,10 +78,15 @@ class Apart:
             self.close()
             return FirstCall(reason=f"its process ended with {code} (-9: out of memory)")
 
-    def close(self) -> None:
-        """End the process, if there is one."""
+    def close(self, patience: float = 0.0) -> None:
+        """End the process, if there is one; what it holds it gives back only if it may end by itself.
+
+        Args:
+            patience: seconds that it may take to do so.
+        """
         if self._process is not None:
             self._connection.close()
+            self._process.join(patience)
             self._process.kill()
             self._process.join()
             self._process = None
@@ -93,19 +102,8 @@ class Apart:
 
 def brief(error: Exception) -> str:
     """The beginning of a message in one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-
-
-def built(build: Callable[[Any], Any], problem: Any) -> Any:
-    """The contestant.
-
-    Raises:
-        ValueError: there is none, with the reason.
-    """
-    made = build(problem)
-    if isinstance(made, str):
-        raise ValueError(made)
-    return made
+    message = " ".join(str(error).split())[:160]
+    return message if isinstance(error, LeftOut) else f"{type(error).__name__}: {message}"
 
 
 def _serve(connection: Connection) -> None:
@@ -135,7 +133,7 @@ def _call(
     ready: Callable[[], None] = lambda: None,
 ) -> FirstCall:
     try:
-        call = built(build, problem).call(mode)
+        call = build(problem).call(mode)
         if compiles or problem.device != "cpu":
             call()
         ready()

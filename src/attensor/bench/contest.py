@@ -17,7 +17,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from attensor.bench.apart import Apart, brief, built
+from attensor.bench.apart import Apart, brief
 from attensor.bench.machine import matrix_product
 from attensor.bench.timing import alternate
 from attensor.ops import backend
@@ -35,54 +35,31 @@ FIRST_CALL = 1.5
 
 @dataclass(frozen=True)
 class Problem:
-    """What is computed at one size, on "cpu" (float32) or "cuda" (bfloat16); a subclass adds fields and inputs."""
+    """What is computed at one size, on "cpu" (float32) or "cuda" (bfloat16); a subclass adds fields and inputs.
+
+    Attributes:
+        title: what the rows of one table share.
+        size: numbers of which none grows without more work; the last is the length.
+        kind: what a peer must be able to compute, at whatever size.
+        series: what the rows of the overview share, whose columns are lengths.
+        label: the size in a table.
+        tokens: of a call; 0 where that means nothing.
+        input_bytes: to which the peak is compared; 0 where that means nothing.
+        tolerance: largest error, relative to the largest output, that still is the same function.
+        dtype: of the inputs.
+    """
 
     device: str = field(default="cpu", kw_only=True)
 
-    @property
-    def title(self) -> str:
-        """What the rows of one table share."""
-        raise NotImplementedError
-
-    @property
-    def size(self) -> tuple[int, ...]:
-        """Numbers of which none grows without more work; the last is the length."""
-        raise NotImplementedError
-
-    @property
-    def kind(self) -> str:
-        """What a peer must be able to compute, at whatever size."""
-        return "all"
-
-    @property
-    def series(self) -> str:
-        """What a row of the overview shares, whose columns are lengths."""
-        return self.title
-
-    @property
-    def label(self) -> str:
-        """The size in a table."""
-        return str(self.size[-1])
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of a call, 0 where that means nothing."""
-        return 0
-
-    @property
-    def input_bytes(self) -> int:
-        """Bytes to which the peak is compared, 0 where that means nothing."""
-        return 0
-
-    @property
-    def tolerance(self) -> float:
-        """Largest error, relative to the largest output, that still is the same function."""
-        return 1e-3 if self.device == "cpu" else 5e-2
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the inputs."""
-        return torch.float32 if self.device == "cpu" else torch.bfloat16
+    title = property(lambda self: "")
+    size = property(lambda self: (1,))
+    kind = property(lambda self: "all")
+    series = property(lambda self: self.title)
+    label = property(lambda self: str(self.size[-1]))
+    tokens = property(lambda self: 0)
+    input_bytes = property(lambda self: 0)
+    tolerance = property(lambda self: 1e-3 if self.device == "cpu" else 5e-2)
+    dtype = property(lambda self: torch.float32 if self.device == "cpu" else torch.bfloat16)
 
     def plain(self) -> Self:
         """The problem as others see it, who compute another function; they are timed once for all that look alike."""
@@ -140,8 +117,8 @@ class Peer:
 
     Attributes:
         name: as tables give it and `--peers` takes it; `OURS` is what the others are compared with.
-        build: problem -> contestant, or the reason why there is none here; a function at the top of a module, or a
-            `partial` of one, as another process calls it too.
+        build: problem -> contestant, or a `LeftOut` with the reason why there is none here; a function at the top of a
+            module, or a `partial` of one, as another process calls it too.
         flops: problem -> useful operations of the forward pass.
         kinds: of the problems that it computes, or stands beside; all if empty.
         packages: distributions whose versions belong beside the figures.
@@ -153,7 +130,7 @@ class Peer:
     """
 
     name: str
-    build: Callable[[Any], Contestant | str]
+    build: Callable[[Any], Contestant]
     flops: Callable[[Any], float]
     kinds: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
@@ -168,22 +145,26 @@ class Peer:
         return not self.kinds or problem.kind in self.kinds
 
 
-def reference(build: Callable[[Any], Contestant | str]) -> Callable[[Any], Tensor]:
+def reference(build: Callable[[Any], Contestant]) -> Callable[[Any], Tensor]:
     """Problem -> what the contestant computes by the references of our operators."""
 
     def forward(problem: Any) -> Tensor:
         with backend("reference"), torch.no_grad():
-            out: Tensor = built(build, problem).forward()
-            return out
+            return build(problem).forward()
 
     return forward
 
 
 @dataclass(frozen=True)
 class Check:
-    """Whether a peer computes what it claims: largest difference over the largest value, on a small problem.
+    """Whether a peer computes what it claims, tried once on a small problem.
 
-    `reason` says why it does not take part; it is empty when it does.
+    Attributes:
+        peer: its name.
+        kind: of the problem.
+        computes: as the peer has it.
+        max_error: largest difference over the largest value, None when it does not take part.
+        reason: why it does not.
     """
 
     peer: str
@@ -278,7 +259,7 @@ class Contest:
                 yield self._rows(cell)
                 _draw.cache_clear()
         finally:
-            self.apart.close()
+            self.apart.close(patience=1.0)
 
     def _rows(self, cell: Cell) -> list[Row]:
         unfit = {(check.peer, check.kind) for check in self.checks if check.reason}
@@ -308,7 +289,7 @@ class Contest:
                     self._slow.setdefault((peer.name, problem.kind, mode), []).append(problem.size)
                 entry.row = replace(entry.row, peak_bytes=first.peak_bytes, skipped=first.reason)
             if not entry.row.skipped:
-                entry.contestant = built(peer.build, problem)
+                entry.contestant = peer.build(problem)
                 call = entry.contestant.call(mode)
                 call()
                 entry.call = call
@@ -344,11 +325,8 @@ def _check(peer: Peer, problem: Problem, firsts: dict[str, Tensor]) -> Check:
     """Compared with its reference, otherwise with the first of its function; the first one that agrees is kept."""
     check = Check(peer.name, problem.kind, peer.computes)
     try:
-        made = peer.build(problem)
-        if isinstance(made, str):
-            return replace(check, reason=made)
         with torch.no_grad():
-            actual = made.forward().float().flatten()
+            actual = peer.build(problem).forward().float().flatten()
             expected = firsts.get(peer.computes, actual)
             if peer.reference is not None:
                 expected = peer.reference(problem).float().flatten()
@@ -359,7 +337,7 @@ def _check(peer: Peer, problem: Problem, firsts: dict[str, Tensor]) -> Check:
         firsts.setdefault(peer.computes, actual)
         return replace(check, max_error=difference)
     reason = f"computes another function: it differs by {difference:.1e} of the largest value"
-    return replace(check, max_error=difference, reason=reason)  # also when it is NaN
+    return replace(check, reason=reason)  # also when it is NaN
 
 
 def _finished(entry: _Entry, problem: Problem, ours: Sequence[float], product: tuple[float, float]) -> Row:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
 from attensor.bench.machine import describe, torch_threads
-from attensor.bench.progress import Display
+from attensor.bench.progress import progress
 from attensor.bench.tables import check_table, measure_tables, publish, summary_table
 from attensor.errors import BackendError
 
@@ -58,37 +58,40 @@ def hold(name: str, options: Any, console: Console | None = None, *, folder: Pat
     if device == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"bench {name}: PyTorch sees no GPU here; use --device cpu.")
     bench: Bench = importlib.import_module(f"attensor.bench.contestants.{name}").bench(options)
-    rows: list[Row] = []
-    interruption: KeyboardInterrupt | None = None
-    with torch_threads(getattr(options, "threads", 1)), Display(console, len(bench.cells)) as display:
-        machine = describe(*_packages(bench.peers))
-        if device == "cuda":
-            machine["device"] = torch.cuda.get_device_name()
-        budget = getattr(options, "budget", math.inf)
-        contest = Contest(bench.peers, rounds=options.rounds, budget=budget, tick=display.tick)
-        try:
-            contest.check(bench.small)
-            for found in contest.measure(bench.cells):
-                rows += found
-        except KeyboardInterrupt as error:
-            interruption = error
+    with torch_threads(getattr(options, "threads", 1)), progress(console, len(bench.cells)) as tick:
+        machine = _machine(bench.peers, device)
+        contest = Contest(bench.peers, rounds=options.rounds, budget=getattr(options, "budget", math.inf), tick=tick)
+        rows, interruption = _run(contest, bench)
+    checks = contest.checks
     publish(
-        name + "-quick" * getattr(options, "quick", False) + "-partial" * (interruption is not None) + bench.suffix,
-        [check_table(contest.checks, bench.peers, bench.note), *measure_tables(rows), summary_table(rows)],
+        name + "-quick" * getattr(options, "quick", False) + "-partial" * bool(interruption) + bench.suffix,
+        [check_table(checks, bench.peers, bench.note), *measure_tables(rows), *summary_table(rows)],
         machine | {"complete": "no, interrupted" if interruption else "yes"},
         folder=folder if options.save else None,
         console=console,
         device=device,
         data={
             "options": asdict(options),
-            "checks": [asdict(check) for check in contest.checks],
+            "checks": [asdict(check) for check in checks],
             "rows": [asdict(row) | {"kind": row.problem.kind} for row in rows],
         },
     )
-    if interruption is not None:
-        raise interruption
-    failed = [check.reason for check in contest.checks if check.peer == OURS]
+    if interruption:
+        raise interruption[0]
+    failed = [check.reason for check in checks if check.peer == OURS]
     return int(any([*failed, *(row.skipped for row in rows if row.peer == OURS)]))
+
+
+def _run(contest: Contest, bench: Bench) -> tuple[list[Row], list[KeyboardInterrupt]]:
+    """What was measured until the end, or until Ctrl-C, which is then the only one in the second list."""
+    rows: list[Row] = []
+    try:
+        contest.check(bench.small)
+        for found in contest.measure(bench.cells):
+            rows += found
+    except KeyboardInterrupt as error:
+        return rows, [error]
+    return rows, []
 
 
 def _refuse_nonsense(name: str, options: Any) -> None:
@@ -109,7 +112,8 @@ def _numbers(given: Any) -> list[float]:
     return [given] if isinstance(given, int | float) and not isinstance(given, bool) else []
 
 
-def _packages(peers: Sequence[Peer]) -> list[str]:
-    """Distributions whose versions belong into the header, those in every header left out."""
+def _machine(peers: Sequence[Peer], device: str) -> dict[str, str]:
+    """The header: with the versions of what the peers need, those in every header left out."""
     named = dict.fromkeys(package for peer in peers for package in peer.packages)
-    return [package for package in named if package not in ("attensor", "torch")]
+    machine = describe(*(package for package in named if package not in ("attensor", "torch")))
+    return machine | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from rich.table import Table as RichTable
 
 from attensor.bench.contest import OURS, SAME, Check, Peer, Row
 from attensor.bench.machine import version_of
+from attensor.files import write_json, write_text
 
 __all__ = ["Table", "check_table", "measure_tables", "publish", "summary_table"]
 
@@ -135,8 +135,8 @@ def measure_tables(rows: Iterable[Row]) -> Iterator[Table]:
         yield table
 
 
-def summary_table(rows: Iterable[Row]) -> Table:
-    """Time of every peer over that of ours, by length, at the largest problem of that length where it was timed."""
+def summary_table(rows: Iterable[Row]) -> Iterator[Table]:
+    """Time of every peer over that of ours, by length, at the largest problem of that length; none without peers."""
     found = [row for row in rows if row.mode != "decode" and row.peer != OURS and row.against_ours is not None]
     lengths = sorted({row.problem.size[-1] for row in found})
     table = Table(
@@ -150,7 +150,8 @@ def summary_table(rows: Iterable[Row]) -> Table:
         place = ratios.setdefault((row.peer, row.problem.series, MODES[row.mode]), {})
         place[row.problem.size[-1]] = f"{row.against_ours:.2f}x"
     table.rows += [(*key, *(ratio.get(length, NOTHING) for length in lengths)) for key, ratio in ratios.items()]
-    return table
+    if table.rows:
+        yield table
 
 
 def publish(
@@ -183,16 +184,9 @@ def publish(
         elsewhere = "\n## GPU\n\nNot yet measured.\n" if device == "cpu" else ""
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{machine['date']}-{name}-{device}.md"
-        _write(path, f"# attensor bench {name}\n\n{facts}\n\n{body}{elsewhere}")
-        _write(path.with_suffix(".json"), json.dumps({"machine": dict(machine), **data}, indent=1) + "\n")
+        write_text(path, f"# attensor bench {name}\n\n{facts}\n\n{body}{elsewhere}")
+        write_json(path.with_suffix(".json"), {"machine": dict(machine), **data})
         console.print(f"written to {path}")
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole text or, where the disk is full, what was there before."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def _left_out(rows: Sequence[Row]) -> str:

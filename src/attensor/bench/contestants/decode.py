@@ -53,10 +53,9 @@ class DecodeProblem(Problem):
     label = property(lambda self: f"position {self.position}")
     size = property(lambda self: (self.position,))
 
-    @property
-    def title(self) -> str:
-        """Layers, width and task."""
-        return f"B1, {self.layers} layers of width {HIDDEN_SIZE} with {NUM_HEADS} heads: {self.task}"
+    title = property(
+        lambda self: f"B1, {self.layers} layers of width {HIDDEN_SIZE} with {NUM_HEADS} heads: {self.task}"
+    )
 
     @property
     def token(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,18 +90,14 @@ def _ours_operator(problem: DecodeProblem) -> Contestant:
     return _recurrent(problem, lambda state: linear_attention_step(q, k, v, state, log_decay=gates))
 
 
-def _fla_naive(problem: DecodeProblem) -> Contestant | str:
+def _fla_naive(problem: DecodeProblem) -> Contestant:
     module = fla_naive("gla")
-    if isinstance(module, str):
-        return module
     token = [x[:, None] for x in problem.token]
     return _recurrent(problem, lambda state: module.naive_recurrent_gla(*token, state, output_final_state=True))
 
 
-def _fla_kernel(problem: DecodeProblem) -> Contestant | str:
+def _fla_kernel(problem: DecodeProblem) -> Contestant:
     module = load_for_gpu(problem.device, "fla.ops.gla", "fla-core")
-    if isinstance(module, str):
-        return module
     token = [x[:, None] for x in problem.token]
     kernel = partial(module.fused_recurrent_gla, *token, output_final_state=True)
     return _recurrent(problem, lambda state: kernel(initial_state=state))
@@ -147,10 +142,8 @@ def _layers(problem: DecodeProblem) -> Contestant:
     )
 
 
-def _minimax(problem: DecodeProblem) -> Contestant | str:
+def _minimax(problem: DecodeProblem) -> Contestant:
     module = load(MINIMAX, "transformers")
-    if isinstance(module, str):
-        return module
     ours, caches = problem.stack(LightningAttention), []
     for state in problem.states(ours[0].key_dim, ours[0].value_dim):
         caches.append(module.MiniMaxCache())

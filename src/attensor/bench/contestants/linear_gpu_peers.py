@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.bench.apart import LeftOut
 from attensor.bench.contest import Contestant
 from attensor.bench.contestants.linear_peers import SOFTMAX, sdpa
 from attensor.bench.contestants.linear_problem import (
@@ -19,9 +20,9 @@ from attensor.bench.contestants.packages import load_for_gpu
 
 
 @enter("sdpa-flash", quadratic, OPERATOR_VARIANTS, packages=("torch",), **SOFTMAX)
-def _sdpa_flash(problem: LinearProblem) -> Contestant | str:
+def _sdpa_flash(problem: LinearProblem) -> Contestant:
     if problem.device == "cpu":
-        return "needs a GPU"
+        raise LeftOut("needs a GPU")
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -32,30 +33,26 @@ def _sdpa_flash(problem: LinearProblem) -> Contestant | str:
 
 
 @enter("flash-attn", quadratic, OPERATOR_VARIANTS, packages=("flash-attn",), **SOFTMAX)
-def _flash_attn(problem: LinearProblem) -> Contestant | str:
+def _flash_attn(problem: LinearProblem) -> Contestant:
     module = load_for_gpu(problem.device, "flash_attn", "flash-attn")
-    if isinstance(module, str):
-        return module
     attend = module.flash_attn_func
     return problem.contestant(lambda q, k, v: attend(q, k, v, causal=True), problem.qkv)
 
 
 @enter("fla-chunk", chunked, OPERATOR_VARIANTS, packages=("fla-core", "triton"))
-def _fla_chunk(problem: LinearProblem) -> Contestant | str:
+def _fla_chunk(problem: LinearProblem) -> Contestant:
     return _fla(problem, "chunk")
 
 
 @enter("fla-recurrent", recurrent, OPERATOR_VARIANTS, packages=("fla-core", "triton"))
-def _fla_recurrent(problem: LinearProblem) -> Contestant | str:
+def _fla_recurrent(problem: LinearProblem) -> Contestant:
     return _fla(problem, "fused_recurrent")
 
 
-def _fla(problem: LinearProblem, schedule: str) -> Contestant | str:
+def _fla(problem: LinearProblem, schedule: str) -> Contestant:
     """fla's kernel of that schedule for the variant."""
     family = {"none": "linear_attn", "channel": "gla"}.get(problem.variant, "simple_gla")
     module = load_for_gpu(problem.device, f"fla.ops.{family}", "fla-core")
-    if isinstance(module, str):
-        return module
     kernel = getattr(module, f"{schedule}_{family}")
     if problem.variant == "none":
         return problem.contestant(lambda q, k, v: kernel(q, k, v, normalize=False)[0])
@@ -66,13 +63,11 @@ def _fla(problem: LinearProblem, schedule: str) -> Contestant | str:
 
 
 @enter("lightning-attn", chunked, ("constant",), packages=("lightning-attn", "triton"))
-def _lightning_attn(problem: LinearProblem) -> Contestant | str:
+def _lightning_attn(problem: LinearProblem) -> Contestant:
     module = load_for_gpu(problem.device, "lightning_attn.ops", "lightning-attn")
-    if isinstance(module, str):
-        return module
     kernel, decay = module.lightning_attn_func, problem.log_decay
     if decay is None:
-        return "wants a decay"
+        raise LeftOut("wants a decay")
     slopes, scale = -decay.view(-1, 1, 1), problem.head_dim**-0.5
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -85,14 +80,12 @@ def _lightning_attn(problem: LinearProblem) -> Contestant | str:
 
 
 @enter("mamba-ssm", chunked, ("constant", "scalar"), packages=("mamba-ssm", "triton"))
-def _mamba_ssm(problem: LinearProblem) -> Contestant | str:
+def _mamba_ssm(problem: LinearProblem) -> Contestant:
     """Mamba-2's scan with A = -1 and dt = -log decay, which also multiplies its input: that is divided by dt before."""
     module = load_for_gpu(problem.device, "mamba_ssm.ops.triton.ssd_combined", "mamba-ssm")
-    if isinstance(module, str):
-        return module
     scan, decay = module.mamba_chunk_scan_combined, problem.log_decay
     if decay is None:
-        return "wants a decay"
+        raise LeftOut("wants a decay")
     q, k, v = (x.detach() for x in problem.qkv)
     step = -decay.detach().expand(problem.batch, problem.length, -1)
     rate = -torch.ones(problem.num_heads, device=problem.device)

@@ -1,6 +1,6 @@
 """Who takes part: small functions that turn a problem into a contestant, or say why they cannot.
 
-Peers that need a GPU are in `gpu_peers`.
+Peers that need a GPU are in `linear_gpu_peers`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.bench.apart import LeftOut
 from attensor.bench.contest import OURS, Contestant, reference
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import (
@@ -76,7 +77,7 @@ def _ours_la1(problem: LinearProblem) -> Contestant:
 
 
 @enter("sdpa", quadratic, OPERATOR_VARIANTS, packages=("torch",), **SOFTMAX)
-def _sdpa(problem: LinearProblem) -> Contestant | str:
+def _sdpa(problem: LinearProblem) -> Contestant:
     return problem.contestant(sdpa, problem.qkv)
 
 
@@ -89,7 +90,7 @@ def _sdpa(problem: LinearProblem) -> Contestant | str:
     compiles=True,
     no_backward=FLEX_HAS_NO_BACKWARD,
 )
-def _flex(problem: LinearProblem) -> Contestant | str:
+def _flex(problem: LinearProblem) -> Contestant:
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled = torch.compile(flex_attention, fullgraph=True)
@@ -106,13 +107,11 @@ def _flex(problem: LinearProblem) -> Contestant | str:
 
 
 @enter("fla-chunk-naive", chunked, ("none", "constant", "scalar"), packages=("fla-core",))
-def _fla_chunk_naive(problem: LinearProblem) -> Contestant | str:
+def _fla_chunk_naive(problem: LinearProblem) -> Contestant:
     module = fla_naive("linear_attn" if problem.variant == "none" else "simple_gla")
-    if isinstance(module, str):
-        return module
     if problem.variant == "none":
         if problem.length % 64:
-            return "fla's naive chunks want a multiple of 64 tokens"
+            raise LeftOut("fla's naive chunks want a multiple of 64 tokens")
         return problem.contestant(module.naive_chunk_linear_attn)
     gates = _per_token(problem)
     return problem.contestant(lambda q, k, v, *_: module.naive_chunk_simple_gla(q, k, v, gates)[0])
@@ -120,11 +119,9 @@ def _fla_chunk_naive(problem: LinearProblem) -> Contestant | str:
 
 # the loop costs the same whatever the decay
 @enter("fla-recurrent-naive", recurrent, ("constant", "channel"), packages=("fla-core",))
-def _fla_recurrent_naive(problem: LinearProblem) -> Contestant | str:
+def _fla_recurrent_naive(problem: LinearProblem) -> Contestant:
     family = "gla" if problem.variant == "channel" else "simple_gla"
     module = fla_naive(family)
-    if isinstance(module, str):
-        return module
     function, gates = getattr(module, f"naive_recurrent_{family}"), _per_token(problem)
     return problem.contestant(lambda q, k, v, *_: function(q, k, v, gates)[0])
 
@@ -138,10 +135,8 @@ def _per_token(problem: LinearProblem) -> Tensor:
 
 
 @enter("performer", recurrent, ("denominator",), packages=("performer-pytorch",))
-def _performer(problem: LinearProblem) -> Contestant | str:
+def _performer(problem: LinearProblem) -> Contestant:
     module = load("performer_pytorch.performer_pytorch", "performer-pytorch")
-    if isinstance(module, str):
-        return module
     causal = module.causal_linear_attention_noncuda
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -152,10 +147,8 @@ def _performer(problem: LinearProblem) -> Contestant | str:
 
 
 @enter("minimax", chunked, ("layer",), packages=("transformers",))
-def _minimax(problem: LinearProblem) -> Contestant | str:
+def _minimax(problem: LinearProblem) -> Contestant:
     module = load(MINIMAX, "transformers")
-    if isinstance(module, str):
-        return module
     layer = minimax_layer(module, problem.layer)
     return problem.layer_contestant(layer, lambda hidden: layer(hidden, None, None)[0])
 

@@ -103,7 +103,7 @@ class LinearProblem(Problem):
 
 
 PEERS: list[Peer] = []
-Build = Callable[[LinearProblem], Contestant | str]
+Build = Callable[[LinearProblem], Contestant]
 
 
 def enter(name: str, flops: Callable[[Any], float], kinds: tuple[str, ...], **traits: Any) -> Callable[[Build], Build]:

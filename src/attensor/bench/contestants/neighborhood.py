@@ -84,10 +84,8 @@ def _dense(problem: NeighborhoodProblem) -> Contestant:
     return problem.contestant(attend)
 
 
-def _natten(problem: NeighborhoodProblem) -> Contestant | str:
+def _natten(problem: NeighborhoodProblem) -> Contestant:
     natten = load("natten", "natten")
-    if isinstance(natten, str):
-        return natten
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         with warnings.catch_warnings():

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from attensor.bench.apart import LeftOut, brief
+
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -19,39 +21,41 @@ __all__ = ["FLEX_HAS_NO_BACKWARD", "causal_blocks", "fla_naive", "load", "load_f
 FLEX_HAS_NO_BACKWARD = "FlexAttention has no backward pass on a CPU"
 
 
-def load(module: str, package: str) -> ModuleType | str:
-    """Somebody else's module, or why it is not there.
+def load(module: str, package: str) -> ModuleType:
+    """Somebody else's module.
 
     Args:
         module: dotted name.
         package: what to install for it.
+    Raises:
+        LeftOut: it is not there, or cannot be imported.
     """
     if importlib.util.find_spec(module.partition(".")[0]) is None:
-        return f"{package} is not installed"
+        raise LeftOut(f"{package} is not installed")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's deprecations
         try:
             return importlib.import_module(module)
         except Exception as error:  # a broken installation of a peer must not end the benchmark
-            return f"{module} cannot be imported: {type(error).__name__}: {error}"
+            raise LeftOut(f"{module} cannot be imported: {brief(error)}") from error
 
 
-def load_for_gpu(device: str, module: str, package: str) -> ModuleType | str:
+def load_for_gpu(device: str, module: str, package: str) -> ModuleType:
     """The same for a module whose kernels need a GPU."""
     if importlib.util.find_spec(module.partition(".")[0]) is not None and device == "cpu":
-        return "needs a GPU"
+        raise LeftOut("needs a GPU")
     return load(module, package)
 
 
-def fla_naive(family: str) -> ModuleType | str:
-    """`fla/ops/<family>/naive.py` alone, as importing its package would need triton; or why not."""
+def fla_naive(family: str) -> ModuleType:
+    """`fla/ops/<family>/naive.py` alone, as importing its package would need triton."""
     package = importlib.util.find_spec("fla")
     if package is None or not package.submodule_search_locations:
-        return "fla-core is not installed"
+        raise LeftOut("fla-core is not installed")
     path = Path(package.submodule_search_locations[0], "ops", family, "naive.py")
     spec = importlib.util.spec_from_file_location(f"attensor_peer_{family}", path)
     if spec is None or spec.loader is None or not path.exists():
-        return f"this fla-core has no ops/{family}/naive.py"
+        raise LeftOut(f"this fla-core has no ops/{family}/naive.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
