@@ -1,0 +1,92 @@
+r"""Softmax attention: every query averages the values, weighted by the softmax of its scores.
+
+    s_ij = scale * q_i . k_j + mask_ij,   o_i = sum_j softmax_j(s_ij) v_j,   lse_i = log sum_j exp(s_ij)
+
+Sizes: B batch, Tq queries, Tk keys, H query heads, Hkv key/value heads (query head h reads h // (H / Hkv)), K key dim,
+V value dim.
+Source: arXiv:1706.03762, equation 1.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from attensor.errors import ShapeError
+from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_qkv
+from attensor.ops._operator import Implementation, Operator
+from attensor.ops.softmax_attention.problem import Problem
+from attensor.ops.softmax_attention.reference import softmax_attention_reference
+from attensor.ops.softmax_attention.torch import softmax_attention_torch
+
+__all__ = ["Attended", "softmax_attention", "softmax_attention_reference"]
+
+# `Tensor`, or `tuple[Tensor, Tensor]` with `return_lse=True`; a union would have to be taken apart at every call.
+Attended: TypeAlias = Any
+
+_OPERATOR: Operator[Problem, Attended] = Operator(
+    "softmax_attention",
+    {
+        "reference": Implementation(lambda problem: softmax_attention_reference(**vars(problem))),
+        "torch": Implementation(softmax_attention_torch),
+    },
+)
+
+
+def softmax_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    cu_seqlens: Tensor | None = None,
+    return_lse: bool = False,
+    generator: torch.Generator | None = None,
+    backend: str | None = None,
+) -> Attended:
+    """Softmax attention: O(Tq Tk (K + V)) a head in time; memory linear in the tokens unless a line below says more.
+
+    Args:
+        q: [B, Tq, H, K], any floating dtype.
+        k: [B, Tk, Hkv, K]; Hkv divides H.
+        v: [B, Tk, Hkv, V].
+        scale: multiplies q k; `K ** -0.5` if None.
+        is_causal: query i sees keys up to i + Tk - Tq, so that the last query sees every key.
+        attn_mask: broadcasts to [B, H, Tq, Tk]; bool (True = attend) or floating (added to the scores; differentiable,
+            then with all scores in memory).
+        dropout_p: share of the weights that is set to zero, the others scaled by 1 / (1 - dropout_p). Always applied:
+            pass 0.0 in evaluation. On a CPU all scores are in memory.
+        cu_seqlens: [N + 1] int32 or int64, where the packed sequences start and end: cu_seqlens[0] = 0, the last is
+            Tq = Tk. Needs B = 1. Causal counts inside each sequence. Costs a mask of T^2 numbers.
+        return_lse: also return the log-sum-exp of the scores; differentiable. On a GPU all scores are in memory then.
+        generator: source of the dropout's randomness; PyTorch's own if None.
+        backend: `"reference"` or `"torch"`; the best available if None.
+    Returns:
+        out [B, Tq, H, V] in v's dtype, 0 where a query may attend to nothing; with `return_lse` also lse [B, Tq, H] in
+        at least float32, natural logarithm, -inf there.
+    Raises:
+        ShapeError: sizes disagree, or the tensors look like [B, H, T, D].
+        TypeError: dtypes differ or are not floating. ValueError: devices differ, dropout_p is not in [0, 1).
+    Source: arXiv:1706.03762, equation 1. Derivatives of any order and in forward mode; beyond the first with all scores
+        in memory, and on a GPU by `backend="reference"`.
+    """
+    check_qkv("softmax_attention", q, k, v)
+    if attn_mask is not None:
+        check_broadcast("softmax_attention", "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+    if cu_seqlens is not None:
+        check_cu_seqlens("softmax_attention", cu_seqlens, q)
+        if q.shape[1] != k.shape[1]:
+            raise ShapeError(
+                f"softmax_attention: packed queries and keys share cu_seqlens, so q and k need the same "
+                f"number of tokens, got {q.shape[1]} and {k.shape[1]}."
+            )
+    if not 0.0 <= dropout_p < 1.0:
+        raise ValueError(f"softmax_attention: dropout_p must be in [0, 1), got {dropout_p}.")
+    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+    problem = Problem(q, k, v, scale, is_causal, attn_mask, dropout_p, cu_seqlens, return_lse, generator)
+    return _OPERATOR(problem, backend)

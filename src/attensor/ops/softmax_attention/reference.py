@@ -1,0 +1,79 @@
+"""The definition of softmax attention: all scores in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attensor.ops import _packing
+from attensor.ops._precision import full_precision, working_dtype
+
+__all__ = ["additive_mask", "dense", "softmax_attention_reference"]
+
+
+def softmax_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    is_causal: bool = False,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    cu_seqlens: Tensor | None = None,
+    return_lse: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The definition with all scores in memory. Same arguments and result as `softmax_attention`."""
+    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+    mask = additive_mask(q, k, is_causal, attn_mask, cu_seqlens)
+    out, lse = dense(q, k, v, mask, scale, dropout_p, generator)
+    return (out, lse) if return_lse else out
+
+
+def dense(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    scale: float,
+    dropout_p: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """out [B, Tq, H, V] and lse [B, Tq, H] under a mask that is added to the scores [B, H, Tq, Tk]."""
+    compute = working_dtype(q)
+    keys, values = (t.to(compute).repeat_interleave(q.shape[2] // k.shape[2], dim=2) for t in (k, v))
+    with full_precision(q):
+        scores = torch.einsum("bihk,bjhk->bhij", q.to(compute) * scale, keys) + mask.to(compute)
+    # A row that may attend to nothing is given finite scores, and its weights are removed afterwards: a softmax of
+    # nothing but -inf is NaN, which PyTorch's anomaly detection would stop at, although it is masked later on.
+    closed = mask == float("-inf")
+    empty = closed.all(-1, keepdim=True)
+    scores = scores.masked_fill(closed, float("-inf")).masked_fill(empty, 0.0)
+    weights = scores.softmax(-1).masked_fill(empty, 0.0)
+    if dropout_p > 0.0:
+        kept = torch.rand(weights.shape, generator=generator, device=q.device, dtype=compute) >= dropout_p
+        weights = weights * kept / (1.0 - dropout_p)
+    with full_precision(q):
+        out = torch.einsum("bhij,bjhv->bihv", weights, values).to(v.dtype)
+    return out, scores.logsumexp(-1).masked_fill(empty[..., 0], float("-inf")).transpose(1, 2)
+
+
+def additive_mask(
+    q: Tensor, k: Tensor, is_causal: bool, attn_mask: Tensor | None, cu_seqlens: Tensor | None
+) -> Tensor:
+    """[B or 1, H or 1, Tq or 1, Tk or 1], what is added to the scores in the working precision: -inf for unseen keys.
+
+    Causal is aligned bottom-right, so that the last query sees every key; packed sequences see themselves only.
+    """
+    mask = torch.zeros(1, 1, 1, 1, dtype=working_dtype(q), device=q.device)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        mask = mask.masked_fill(~attn_mask, float("-inf"))
+    elif attn_mask is not None:
+        mask = attn_mask.to(mask.dtype)
+    if is_causal:
+        late = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).triu(k.shape[1] - q.shape[1] + 1)
+        mask = mask.masked_fill(late, float("-inf"))
+    if cu_seqlens is not None:
+        mask = mask.masked_fill(~_packing.same_sequence(cu_seqlens, k.shape[1]), float("-inf"))
+    return mask.reshape((1,) * (4 - mask.ndim) + mask.shape)

@@ -1,0 +1,64 @@
+"""Softmax attention by torch's fused kernels, and by the definition where they have none."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attensor.ops._kernel import is_direct
+from attensor.ops.softmax_attention.function import Options, fused
+from attensor.ops.softmax_attention.problem import Problem
+from attensor.ops.softmax_attention.reference import additive_mask, softmax_attention_reference
+
+__all__ = ["softmax_attention_torch"]
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def softmax_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+    """See `softmax_attention`."""
+    x = problem
+    # dropout puts all weights in memory on a CPU; empty tensors end the process inside the kernel
+    is_plain = x.q.dtype in _DTYPES and all(t.numel() for t in (x.q, x.k, x.v))
+    if not is_plain or (x.dropout_p > 0.0 and (x.q.device.type == "cpu" or x.generator is not None)):
+        return softmax_attention_reference(**vars(x))
+    if x.q.device.type != "cpu":
+        return _on_device(x)
+    mask, is_causal = _mask(x)
+    # the kernel masks before it scales: a scale of 0 or less turns -inf into NaN or +inf
+    sign = 1.0 if x.scale > 0 else -1.0 if x.scale < 0 else 0.0
+    q = x.q if sign == 1.0 else x.q * sign
+    out, lse = fused((q, x.k, x.v, mask), Options(abs(x.scale) or 1.0, is_causal))
+    return (out, lse) if x.return_lse else out
+
+
+def _on_device(x: Problem) -> Tensor | tuple[Tensor, Tensor]:
+    """On a GPU: torch chooses the kernel, which gives no log-sum-exp and has first derivatives only."""
+    if x.return_lse or x.scale <= 0 or not is_direct((x.q, x.k, x.v)) and not torch.compiler.is_compiling():
+        return softmax_attention_reference(**vars(x))
+    mask, is_causal = _mask(x)
+    width, size = x.v.shape[-1], max(x.q.shape[-1], x.v.shape[-1])
+    q, k, v = (F.pad(t, (0, size - t.shape[-1])).transpose(1, 2) for t in (x.q, x.k, x.v))
+    out = F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=None if mask is None else mask.to(q.dtype),
+        dropout_p=x.dropout_p,
+        is_causal=is_causal,
+        scale=x.scale,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out.transpose(1, 2)[..., :width].to(x.v.dtype)
+
+
+def _mask(x: Problem) -> tuple[Tensor | None, bool]:
+    """The mask that is added, unless nothing is closed or the kernel's own triangle says it all; that is the flag."""
+    queries, keys = x.q.shape[1], x.k.shape[1]
+    if x.attn_mask is None and x.cu_seqlens is None:
+        if not x.is_causal or queries == 1:
+            return None, False
+        if queries == keys:
+            return None, True
+    return additive_mask(x.q, x.k, x.is_causal, x.attn_mask, x.cu_seqlens), False
