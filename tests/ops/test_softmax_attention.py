@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch.func import grad, vmap
+from torch.utils.flop_counter import FlopCounterMode
 
 from attensor.errors import ShapeError
 from attensor.ops import softmax_attention, softmax_attention_reference
@@ -83,18 +84,15 @@ def test_a_query_that_may_attend_to_nothing_gets_zero_and_gives_no_gradient(kind
     assert lse[:, 3].isfinite().all()
 
 
-def test_lse_without_gradients_comes_from_the_fused_kernel_and_agrees():
-    q, k, v = (t.detach() for t in make(5, 11))
-    for options in ({}, {"is_causal": True}, {"attn_mask": torch.randn(5, 11, dtype=torch.float64)}):
-        fast = softmax_attention(q, k, v, return_lse=True, **options)
-        torch.testing.assert_close(fast, softmax_attention_reference(q, k, v, return_lse=True, **options))
+@pytest.mark.parametrize("return_lse", [False, True])
+@pytest.mark.parametrize("sizes", [(6, 1, 7), (2, 6, 5, 7), (2, 1, 5, 1), (7,)])
+def test_a_float_mask_receives_its_gradient(sizes, return_lse):
+    inputs = [*make(5, 7), torch.randn(sizes, dtype=torch.float64, requires_grad=True)]
 
+    def biased(function):
+        return lambda q, k, v, bias: function(q, k, v, attn_mask=bias, return_lse=return_lse)
 
-def test_a_float_mask_receives_its_gradient():
-    q, k, v = make(5, 7)
-    bias = torch.randn(6, 1, 7, dtype=torch.float64, requires_grad=True)
-    fast = with_gradients(lambda q, k, v, b: softmax_attention(q, k, v, attn_mask=b), [q, k, v, bias])
-    slow = with_gradients(lambda q, k, v, b: softmax_attention_reference(q, k, v, attn_mask=b), [q, k, v, bias])
+    fast, slow = (with_gradients(biased(f), inputs) for f in (softmax_attention, softmax_attention_reference))
     torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
@@ -131,16 +129,33 @@ def test_dropout_repeats_with_its_generator_and_keeps_the_mean():
     torch.testing.assert_close(fused, softmax_attention(q, k, v), rtol=0, atol=0.15)
 
 
-def test_gradients_by_finite_differences_twice_for_the_reference():
-    inputs = make(2, 3, batch=1, heads=2, kv_heads=1, key_dim=2, value_dim=3)
-    mask = torch.tensor([[True, False, True], [False, False, False]])
+@pytest.mark.parametrize("case", ["plain", "causal", "closed row", "mask"])
+def test_every_derivative_is_that_of_the_definition(case):
+    inputs = make(3, 3, batch=1, heads=2, kv_heads=1, key_dim=2, value_dim=3)
+    options = {"return_lse": True, "is_causal": case == "causal"}
+    if case == "closed row":
+        options["attn_mask"] = torch.tensor([[True, False, True], [False] * 3, [True] * 3])
+    if case == "mask":
+        inputs.append(torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=True))
 
-    def reference(q, k, v):
-        return softmax_attention(q, k, v, attn_mask=mask, backend="reference")
+    def loss(function):
+        def weighed(q, k, v, mask=None):
+            out, lse = function(q, k, v, **({"attn_mask": mask} if mask is not None else {}), **options)
+            return weigh(out.sin()) + weigh(lse.masked_fill(lse == -math.inf, 0.0).cos())
 
-    assert torch.autograd.gradcheck(lambda *t: softmax_attention(*t, is_causal=True), inputs)
-    assert torch.autograd.gradcheck(reference, inputs)
-    assert torch.autograd.gradgradcheck(reference, inputs)
+        return weighed
+
+    arguments = tuple(range(len(inputs)))
+    fast, slow = loss(softmax_attention), loss(softmax_attention_reference)
+    assert torch.autograd.gradcheck(fast, inputs, check_forward_ad=True, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(fast, inputs)
+    plain, tangents = tuple(t.detach() for t in inputs), tuple(torch.randn_like(t) for t in inputs)
+    for transform in (
+        lambda f: torch.func.jvp(f, plain, tangents),
+        lambda f: torch.func.hessian(f, argnums=arguments)(*plain),
+        lambda f: torch.func.jvp(lambda *x: grad(f, arguments)(*x), plain, tangents),
+    ):
+        torch.testing.assert_close(transform(fast), transform(slow), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float32, 1e-5)])
@@ -184,17 +199,94 @@ def test_compiles_without_graph_breaks():
     torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
 
 
-@pytest.mark.parametrize("queries", [0, 3])
-@pytest.mark.parametrize("batch", [0, 2])
-def test_empty_batch_and_no_tokens(batch, queries):
-    q, k, v = make(queries, queries, batch=batch)
-    assert softmax_attention(q, k, v, is_causal=True).shape == (batch, queries, 6, 7)
+STRIDES = {
+    "tokens inside heads": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
+    "columns outside": lambda x: x.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0),
+    "one for all columns": lambda x: x[..., :1].expand(x.shape),
+    "one for all tokens": lambda x: x[:, :1].expand(x.shape),
+    "overlapping rows": lambda x: x.flatten().as_strided(x.shape, (5, 3, 2, 1)),
+    "part of wider rows": lambda x: torch.cat([x, x * math.nan], -1)[..., : x.shape[-1]],
+}
 
 
-def test_any_strides():
-    inputs = [t.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for t in make(5, 11)]
-    dense = [t.detach().contiguous().requires_grad_() for t in inputs]
-    torch.testing.assert_close(with_gradients(softmax_attention, inputs), with_gradients(softmax_attention, dense))
+@pytest.mark.parametrize("value_dim", [2, 3, 8, 31])
+@pytest.mark.parametrize("heads", [2, 6])
+@pytest.mark.parametrize("strides", STRIDES)
+def test_any_strides_and_widths(strides, heads, value_dim):
+    inputs = [STRIDES[strides](t.detach()).requires_grad_() for t in make(5, 11, heads=heads, value_dim=value_dim)]
+    mask = torch.randn(11, 5, dtype=torch.float64).mT
+    for options in ({}, {"is_causal": True}, {"attn_mask": mask}):
+        with torch.no_grad():
+            fast = softmax_attention(*inputs, return_lse=True, **options)
+            torch.testing.assert_close(fast, softmax_attention_reference(*inputs, return_lse=True, **options))
+        fast = with_gradients(softmax_attention, inputs, return_lse=True, **options)
+        reference = with_gradients(softmax_attention_reference, inputs, return_lse=True, **options)
+        torch.testing.assert_close(fast, reference, rtol=1e-10, atol=1e-10)
+
+
+def test_values_that_are_columns_of_the_keys_are_not_copied():
+    latent = torch.randn(1, 4096, 1, 40)
+    q = torch.randn(1, 1, 8, 40)
+    largest = []
+    with torch.profiler.profile(profile_memory=True) as profile:
+        softmax_attention(q, latent, latent[..., :32])
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < latent.nbytes / 4
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+@pytest.mark.parametrize("sizes", [(2, 0, 3, 4, 5), (2, 3, 0, 4, 5), (0, 3, 3, 4, 5), (2, 3, 3, 0, 5), (2, 3, 3, 4, 0)])
+def test_any_size_may_be_zero(sizes, is_causal):
+    batch, queries, keys, key_dim, value_dim = sizes
+    inputs = make(queries, keys, batch=batch, key_dim=key_dim, value_dim=value_dim)
+    options = {"is_causal": is_causal, "return_lse": True}
+    fast = with_gradients(softmax_attention, inputs, **options)
+    torch.testing.assert_close(fast, with_gradients(softmax_attention_reference, inputs, **options))
+    assert fast[0].shape == (batch, queries, 6, value_dim)
+    if not keys:
+        assert fast[0].eq(0).all()
+        assert fast[1].eq(-math.inf).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, -0.7])
+def test_a_scale_of_zero_or_less(scale):
+    inputs = make(13, 13)
+    for options in ({"is_causal": True}, {"attn_mask": torch.rand(13, 13) > 0.5}):
+        fast = with_gradients(softmax_attention, inputs, scale=scale, return_lse=True, **options)
+        slow = with_gradients(softmax_attention_reference, inputs, scale=scale, return_lse=True, **options)
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
+
+
+def test_autocast_and_a_mask_of_large_numbers_change_no_precision():
+    inputs = [t.detach().float() for t in make(5, 11)]
+    with torch.autocast("cpu"):
+        for backend in ("torch", "reference"):
+            out = softmax_attention(*inputs, backend=backend)
+            torch.testing.assert_close(out, softmax_attention(*inputs), rtol=1e-6, atol=1e-6)
+            assert out.dtype == torch.float32
+    mask = torch.full((5, 11), torch.finfo(torch.float32).min)
+    half = [t.half() for t in inputs]
+    expected = softmax_attention_reference(*half, attn_mask=mask)
+    torch.testing.assert_close(softmax_attention(*half, attn_mask=mask), expected, rtol=1e-2, atol=1e-3)
+
+
+def test_flops_are_counted_on_the_fused_path():
+    inputs = make(5, 11)
+    with FlopCounterMode(display=False) as counter:
+        out = softmax_attention(*inputs)
+    assert counter.get_total_flops() == 2 * 2 * 5 * 11 * 6 * (3 + 7)
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * 5 * 11 * 6 * (3 * 3 + 2 * 7)
+
+
+def test_the_operators_of_the_library_keep_their_word():
+    q, k, v = (t.detach() for t in make(5, 11))
+    mask = torch.randn(1, 6, 5, 11, dtype=torch.float64)
+    out, lse = torch.ops.attensor.softmax_attention(q, k, v, mask, 0.3, False)
+    torch.library.opcheck(torch.ops.attensor.softmax_attention, (q, k, v, mask, 0.3, False))
+    gradients = (q, k, v, mask, out, lse, torch.randn_like(out), torch.randn_like(lse), 0.3, False)
+    torch.library.opcheck(torch.ops.attensor.softmax_attention_backward, gradients)
 
 
 def test_what_is_refused_says_how_to_repair_it():

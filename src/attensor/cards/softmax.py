@@ -9,6 +9,7 @@ CARD = Mechanism(
     use="exact recall of anything in the context, and contexts up to a few thousand tokens: the measure of all others",
     avoid="long contexts: time grows with the square of the length, and decoding keeps every key and value",
     operator="attensor.ops:softmax_attention",
+    building_blocks=("attensor.ops:merge_attention",),
     layer="attensor.nn.softmax_attention:SoftmaxAttention",
     domain=Domain.SEQUENCE | Domain.GRID,
     is_causal=True,

@@ -17,6 +17,8 @@ from attensor.ops.linear_attention import Denominator as Denominator
 from attensor.ops.linear_attention import linear_attention as linear_attention
 from attensor.ops.linear_attention import linear_attention_reference as linear_attention_reference
 from attensor.ops.linear_attention import linear_attention_step as linear_attention_step
+from attensor.ops.merge import merge_attention as merge_attention
+from attensor.ops.merge import merge_attention_reference as merge_attention_reference
 from attensor.ops.neighborhood_attention import neighborhood_attention as neighborhood_attention
 from attensor.ops.neighborhood_attention import neighborhood_attention_reference as neighborhood_attention_reference
 from attensor.ops.relative_kernel_attention import relative_kernel_attention as relative_kernel_attention

@@ -220,7 +220,10 @@ def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             *tensors, options, keep = arguments
-            return tuple(parts.forward(tuple(tensors), options, keep))
+            found = parts.forward(tuple(tensors), options, keep)
+            # forward mode wants tangents laid out as the memory below a view
+            is_dual = forward_ad._current_level >= 0
+            return tuple(x.clone() if is_dual and x._is_view() else x for x in found)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

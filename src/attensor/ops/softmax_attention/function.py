@@ -1,8 +1,8 @@
 """Fused softmax attention on a CPU, forward and backward, with its log-sum-exp: memory linear in the tokens.
 
 The kernels are those below `F.scaled_dot_product_attention`. They want one width D for q, k and v. Backward takes
-zeros on the right; forward copies no keys or values for it where it can be helped: values wider than keys go in parts of
-K columns, and narrower ones are read together with the columns that follow them in memory.
+zeros on the right; forward copies no keys or values for it where it can be helped: values wider than keys go in parts
+of K columns, and narrower ones are read together with the columns that follow them in memory.
 
 Backward knows no gradient of lse: with P = exp(S - lse) it computes dS = P (dO V^T - rowsum(dO O)), and the wanted
 + P dlse is one more column, in which V is 0, O is -dlse and dO is 1.
@@ -40,9 +40,7 @@ class Options:
     is_causal: bool
 
 
-def _run(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_causal: bool
-) -> tuple[Tensor, Tensor]:
+def _run(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, is_causal: bool) -> tuple[Tensor, Tensor]:
     fold = Fold(q, k, is_causal=is_causal, is_masked=mask is not None)
     if v.shape[-1] > _WIDEST * q.shape[-1]:
         q, k = (_pad(t, v.shape[-1]) for t in (q, k))
@@ -80,7 +78,7 @@ def _widened(v: Tensor, width: int) -> Tensor:
     last = v.storage_offset() + sum((n - 1) * stride for n, stride in zip(v.shape[:-1], v.stride())) + width
     if v.stride(-1) == 1 and is_direct((v,)) and last * v.element_size() <= v.untyped_storage().nbytes():
         return v.as_strided((*v.shape[:-1], width), v.stride())
-    return _pad(v, width)
+    return with_unit_stride(_pad(v, width))
 
 
 def _run_backward(
@@ -181,14 +179,14 @@ def _of_mask(
     q, k, v, mask = tensors
     if q is None or k is None or v is None or mask is None:
         raise TypeError("softmax_attention: the gradient of a mask needs q, k, v and the mask.")
-    out, lse = (t.to(mask.dtype) for t in kept)
-    group, grad_out = q.shape[2] // k.shape[2], grad_out.to(mask.dtype)
-    keys, values = (t.to(mask.dtype).repeat_interleave(group, 2) for t in (k, v))
-    scores = torch.einsum("bihk,bjhk->bhij", q.to(mask.dtype) * options.scale, keys) + mask
-    lse = lse.masked_fill(lse == -math.inf, 0.0).transpose(1, 2)[..., None]
-    delta = (grad_out * out).sum(-1) - (0.0 if grad_lse is None else grad_lse)
-    of_weights = torch.einsum("bihv,bjhv->bhij", grad_out, values) - delta.transpose(1, 2)[..., None]
-    return ((scores - lse).exp() * of_weights).sum_to_size(mask.shape)
+    group = q.shape[2] // k.shape[2]
+    q, out, grad_out = (t.to(mask.dtype).transpose(1, 2) for t in (q, kept[0], grad_out))
+    k, v = (t.to(mask.dtype).transpose(1, 2).repeat_interleave(group, 1) for t in (k, v))
+    scores = torch.matmul(q * options.scale, k.mT) + mask
+    lse = kept[1].masked_fill(kept[1] == -math.inf, 0.0).transpose(1, 2)
+    delta = (grad_out * out).sum(-1) - (0.0 if grad_lse is None else grad_lse.transpose(1, 2))
+    of_weights = torch.matmul(grad_out, v.mT) - delta[..., None]
+    return ((scores - lse[..., None]).exp() * of_weights).sum_to_size(mask.shape)
 
 
 def _definition(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor]:

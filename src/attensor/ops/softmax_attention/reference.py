@@ -59,9 +59,7 @@ def dense(
     return out, scores.logsumexp(-1).masked_fill(empty[..., 0], float("-inf")).transpose(1, 2)
 
 
-def additive_mask(
-    q: Tensor, k: Tensor, is_causal: bool, attn_mask: Tensor | None, cu_seqlens: Tensor | None
-) -> Tensor:
+def additive_mask(q: Tensor, k: Tensor, is_causal: bool, attn_mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
     """[B or 1, H or 1, Tq or 1, Tk or 1], what is added to the scores in the working precision: -inf for unseen keys.
 
     Causal is aligned bottom-right, so that the last query sees every key; packed sequences see themselves only.

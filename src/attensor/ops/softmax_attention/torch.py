@@ -35,7 +35,7 @@ def softmax_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
 
 def _on_device(x: Problem) -> Tensor | tuple[Tensor, Tensor]:
     """On a GPU: torch chooses the kernel, which gives no log-sum-exp and has first derivatives only."""
-    if x.return_lse or x.scale <= 0 or not is_direct((x.q, x.k, x.v)) and not torch.compiler.is_compiling():
+    if x.return_lse or x.scale <= 0 or (not is_direct((x.q, x.k, x.v)) and not torch.compiler.is_compiling()):
         return softmax_attention_reference(**vars(x))
     mask, is_causal = _mask(x)
     width, size = x.v.shape[-1], max(x.q.shape[-1], x.v.shape[-1])
