@@ -170,3 +170,26 @@ def test_what_is_refused_says_how_to_repair_it():
         block_attention(q, k[:, 1:], v[:, 1:], pattern="window", block_size=2)
     with pytest.raises(ShapeError, match="space axes"):
         block_attention(q[0, 0], k[0, 0], v[0, 0], pattern="window", block_size=2)
+
+
+@pytest.mark.parametrize(
+    "options", [{"pattern": "window", "block_size": 2}, {"pattern": "axial", "axis": 0, "is_causal": True}]
+)
+def test_every_derivative_is_that_of_the_definition(options):
+    inputs = [torch.randn(1, 3, 2, heads, size, dtype=torch.float64) for heads, size in ((2, 2), (1, 2), (1, 3))]
+    tangents = tuple(torch.randn_like(t) for t in inputs)
+
+    def loss(function):
+        return lambda q, k, v: (function(q, k, v, **options) * torch.linspace(-1, 2, 3).double()).sin().sum()
+
+    fast, slow = loss(block_attention), loss(block_attention_reference)
+    assert torch.autograd.gradcheck(fast, [t.requires_grad_() for t in inputs], check_batched_grad=True)
+    plain = tuple(t.detach() for t in inputs)
+    for transform in (
+        lambda f: torch.func.jvp(f, plain, tangents),
+        lambda f: torch.func.hessian(f, argnums=(0, 1, 2))(*plain),
+        lambda f: torch.func.vmap(torch.func.grad(f), (0, None, None))(
+            torch.stack([plain[0], tangents[0]]), *plain[1:]
+        ),
+    ):
+        torch.testing.assert_close(transform(fast), transform(slow), rtol=1e-10, atol=1e-10)

@@ -67,11 +67,21 @@ def test_causal_means_lower_triangular() -> None:
 
 
 @pytest.mark.parametrize("space_dims", [1, 2])
-def test_derivatives_of_two_orders(space_dims: int) -> None:
+def test_derivatives_of_two_orders_in_both_modes(space_dims: int) -> None:
     c = torch.randn(2, *(5, 6)[:space_dims]).double().requires_grad_()
     x = torch.randn(3, 1, *(3, 2)[:space_dims]).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda c, x: toeplitz(c, x, space_dims=space_dims), (c, x))
+    assert torch.autograd.gradcheck(lambda c, x: toeplitz(c, x, space_dims=space_dims), (c, x), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(lambda c, x: toeplitz(c, x, space_dims=space_dims), (c, x))
+    primals, tangents = (c.detach(), x.detach()), (torch.randn_like(c), torch.randn_like(x))
+    for transform in (
+        lambda f: torch.func.jvp(f, primals, tangents),
+        lambda f: torch.func.hessian(f, argnums=(0, 1))(*primals),
+    ):
+        fast, slow = (
+            transform(lambda c, x, f=f: weighted(f(c, x, space_dims=space_dims).sin()))
+            for f in (toeplitz, toeplitz_reference)
+        )
+        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("in_dims", [(0, None), (None, 1), (0, 1)], ids=str)

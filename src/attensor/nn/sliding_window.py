@@ -67,7 +67,8 @@ class SlidingWindowAttention(SoftmaxAttention):
         k, v = cache.append(keys=k, values=v).values()
         real = cache.real(cache.length - k.shape[1], cache.length)
         if q.shape[1] == 1:
-            return softmax_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
+            out: Tensor = softmax_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
+            return out
         before = k.shape[1] - q.shape[1]
         # the cached tokens ask nothing: their queries are zeros and their outputs are dropped
         q = torch.cat([q.new_zeros(q.shape[0], before, *q.shape[2:]), q], 1)

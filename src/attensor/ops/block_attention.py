@@ -13,34 +13,36 @@ Source: arXiv:2204.01697, section 3.2 (window, grid); arXiv:1912.12180, section 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from attensor.errors import ShapeError
+from attensor.ops._blocks import Axis, axes_of, from_blocks, to_blocks
 from attensor.ops._checks import check_broadcast, check_qkv, check_same_space
-from attensor.ops._dispatch import Operator
-from attensor.ops.softmax_attention import softmax_attention, softmax_attention_reference
+from attensor.ops._operator import Implementation, Operator
+from attensor.ops.softmax_attention import softmax_attention
+from attensor.ops.softmax_attention.reference import additive_mask, dense, scale_of
 
 __all__ = ["block_attention", "block_attention_reference"]
 
 _NAME = "block_attention"
 
 
-class _Axis(NamedTuple):
-    """How one axis is cut: its padded length is places * blocks; a token has a block, and a place inside the block."""
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `block_attention`, by the same names."""
 
-    length: int
-    places: int
-    blocks: int
-    places_outside: bool  # token = place * blocks + block (grid), else block * places + place (window)
-
-    @property
-    def padded(self) -> int:
-        return self.places * self.blocks
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pattern: str
+    block_size: int | tuple[int, ...] | None
+    axis: int | None
+    is_causal: bool
+    attn_mask: Tensor | None
+    scale: float | None
 
 
 def block_attention_reference(
@@ -60,7 +62,7 @@ def block_attention_reference(
     Same arguments and result as `block_attention`; O(n^2) in the number of tokens n.
     """
     space = q.shape[1:-2]
-    axes = _cut(space, pattern, block_size, axis)
+    axes = axes_of(_NAME, space, pattern, block_size, axis)
     together = torch.ones((), dtype=torch.bool, device=q.device)
     place = torch.zeros((), dtype=torch.long, device=q.device)
     for index, cut in enumerate(axes):
@@ -73,12 +75,13 @@ def block_attention_reference(
         together = together & (place <= place[:, None])
     mask = together
     if attn_mask is not None:
-        of_pairs = attn_mask[:, place[:, None], place]  # [H, n, n]
+        tokens = prod([cut.places for cut in axes])
+        of_pairs = attn_mask.expand(q.shape[-2], tokens, tokens)[:, place[:, None], place]  # [H, n, n]
         is_bool = attn_mask.dtype == torch.bool
         mask = of_pairs & together if is_bool else of_pairs.masked_fill(~together, float("-inf"))
     q, k, v = (t.flatten(1, -3) for t in (q, k, v))
-    out = softmax_attention_reference(q, k, v, attn_mask=mask, scale=scale)
-    return torch.unflatten(cast(Tensor, out), 1, space)
+    out, _ = dense(q, k, v, additive_mask(q, k, False, mask, None), scale_of(q, scale))
+    return torch.unflatten(out, 1, space)
 
 
 def block_attention(
@@ -119,114 +122,40 @@ def block_attention(
     """
     check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3))
     check_same_space(_NAME, q, k)
-    axes = _cut(q.shape[1:-2], pattern, block_size, axis)
+    axes = axes_of(_NAME, q.shape[1:-2], pattern, block_size, axis)
     if is_causal and pattern != "axial":
         raise ValueError(f'{_NAME}: is_causal has a meaning along one axis only; use pattern="axial", got {pattern!r}.')
     if attn_mask is not None:
         tokens = prod([cut.places for cut in axes])
         check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[-2], tokens, tokens))
-        attn_mask = attn_mask.expand(q.shape[-2], tokens, tokens)
-    run = _OPERATOR.choose(backend, q.device)
-    out: Tensor = run(
-        q,
-        k,
-        v,
-        pattern=pattern,
-        block_size=block_size,
-        axis=axis,
-        is_causal=is_causal,
-        attn_mask=attn_mask,
-        scale=scale,
-    )
-    return out
+    return _OPERATOR(Problem(q, k, v, pattern, block_size, axis, is_causal, attn_mask, scale), backend)
 
 
-def _torch(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    pattern: str,
-    block_size: int | tuple[int, ...] | None,
-    axis: int | None,
-    is_causal: bool,
-    attn_mask: Tensor | None,
-    scale: float | None,
-) -> Tensor:
-    axes = _cut(q.shape[1:-2], pattern, block_size, axis)
-    mask = attn_mask
+def _torch(problem: Problem) -> Tensor:
+    q, k, v, mask = problem.q, problem.k, problem.v, problem.attn_mask
+    axes = axes_of(_NAME, q.shape[1:-2], problem.pattern, problem.block_size, problem.axis)
     if any(cut.padded != cut.length for cut in axes):
-        mask = _with_padding(_real_tokens(axes, q.device), attn_mask).repeat(q.shape[0], 1, 1, 1)
-    q_blocks, k_blocks, v_blocks = (_to_blocks(t, axes) for t in (q, k, v))
+        mask = _with_padding(_real_tokens(axes, q.device), mask).repeat(q.shape[0], 1, 1, 1)
+    q_blocks, k_blocks, v_blocks = (to_blocks(t, axes) for t in (q, k, v))
     out = softmax_attention(
-        q_blocks, k_blocks, v_blocks, attn_mask=mask, is_causal=is_causal, scale=scale, backend="torch"
+        q_blocks, k_blocks, v_blocks, attn_mask=mask, is_causal=problem.is_causal, scale=problem.scale, backend="torch"
     )
-    return _from_blocks(out, axes, q.shape[0])
+    return from_blocks(out, axes, q.shape[0])
 
 
-_OPERATOR = Operator(_NAME, {"reference": block_attention_reference, "torch": _torch})
+_OPERATOR: Operator[Problem, Tensor] = Operator(
+    _NAME,
+    {
+        "reference": Implementation(lambda problem: block_attention_reference(**vars(problem))),
+        "torch": Implementation(_torch),
+    },
+)
 
 
-def _cut(
-    space: tuple[int, ...], pattern: str, block_size: int | tuple[int, ...] | None, axis: int | None
-) -> tuple[_Axis, ...]:
-    rank = len(space)
-    if pattern in ("window", "grid"):
-        if block_size is None or axis is not None:
-            raise ValueError(
-                f'{_NAME}: pattern="{pattern}" needs block_size and no axis, got block_size={block_size}, axis={axis}.'
-            )
-        sizes = (block_size,) * rank if isinstance(block_size, int) else tuple(block_size)
-        if len(sizes) != rank or min(sizes) < 1:
-            raise ShapeError(
-                f"{_NAME}: block_size must be {rank} positive integers, one for each space axis of q, or "
-                f"one for all, got {block_size}."
-            )
-        return tuple(_Axis(n, size, -(-n // size), pattern == "grid") for n, size in zip(space, sizes))
-    if pattern == "axial":
-        if axis is None or block_size is not None or not -rank <= axis < rank:
-            raise ValueError(
-                f'{_NAME}: pattern="axial" needs axis in [{-rank}, {rank - 1}] (among the space axes) and '
-                f"no block_size, got axis={axis}, block_size={block_size}."
-            )
-        return tuple(_Axis(n, n, 1, False) if i == axis % rank else _Axis(n, 1, n, False) for i, n in enumerate(space))
-    raise ValueError(f'{_NAME}: pattern must be "window", "grid" or "axial", got {pattern!r}.')
-
-
-def _to_blocks(x: Tensor, axes: tuple[_Axis, ...]) -> Tensor:
-    """[B, *space, H, D] -> [B * blocks, S, H, D]."""
-    rank = len(axes)
-    after = [size for cut in reversed(axes) for size in (0, cut.padded - cut.length)]
-    if any(after):
-        x = F.pad(x, [0, 0, 0, 0, *after])
-    sizes = [n for cut in axes for n in ((cut.places, cut.blocks) if cut.places_outside else (cut.blocks, cut.places))]
-    block_dims = [1 + 2 * i + cut.places_outside for i, cut in enumerate(axes)]
-    place_dims = [2 + 2 * i - cut.places_outside for i, cut in enumerate(axes)]
-    x = x.reshape(x.shape[0], *sizes, *x.shape[-2:])
-    x = x.permute(0, *block_dims, *place_dims, 1 + 2 * rank, 2 + 2 * rank)
-    return x.reshape(-1, prod([cut.places for cut in axes]), *x.shape[-2:])
-
-
-def _from_blocks(x: Tensor, axes: tuple[_Axis, ...], batch: int) -> Tensor:
-    """The inverse of `_to_blocks`, padding cropped."""
-    rank = len(axes)
-    x = x.reshape(batch, *[cut.blocks for cut in axes], *[cut.places for cut in axes], *x.shape[-2:])
-    order = [
-        dim
-        for i, cut in enumerate(axes)
-        for dim in ((1 + rank + i, 1 + i) if cut.places_outside else (1 + i, 1 + rank + i))
-    ]
-    x = x.permute(0, *order, 1 + 2 * rank, 2 + 2 * rank)
-    x = x.reshape(batch, *[cut.padded for cut in axes], *x.shape[-2:])
-    for i, cut in enumerate(axes):
-        x = x.narrow(1 + i, 0, cut.length)
-    return x
-
-
-def _real_tokens(axes: tuple[_Axis, ...], device: torch.device) -> Tensor:
+def _real_tokens(axes: tuple[Axis, ...], device: torch.device) -> Tensor:
     """[blocks, S] bool: False where the padding is."""
     real = torch.ones([1, *[cut.length for cut in axes], 1, 1], dtype=torch.bool, device=device)
-    return _to_blocks(real, axes)[..., 0, 0]
+    return to_blocks(real, axes)[..., 0, 0]
 
 
 def _with_padding(real: Tensor, attn_mask: Tensor | None) -> Tensor:

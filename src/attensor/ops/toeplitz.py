@@ -10,18 +10,33 @@ Sizes: m numbers in, n numbers out along an axis (two axes: of a grid).
 Source: arXiv:2106.12566, section 3.2; Golub and Van Loan, Matrix Computations, section 4.8.
 """
 
+# mypy: disable-error-code="no-untyped-call"
+
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._dispatch import Operator
+from attensor.ops._operator import Implementation, Operator
+from attensor.ops._precision import full_precision, working_dtype
 
 __all__ = ["corner", "correlate", "fast_fft_size", "spectrum", "toeplitz", "toeplitz_reference"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `toeplitz`, by the same names."""
+
+    coefficients: Tensor
+    x: Tensor
+    space_dims: int
+    is_causal: bool
+    fft_dtype: torch.dtype | None
 
 
 def toeplitz(
@@ -53,12 +68,7 @@ def toeplitz(
     Source: arXiv:2106.12566, section 3.2.
     """
     _check(coefficients, x, space_dims, is_causal)
-    if is_causal:
-        offsets = torch.arange(coefficients.shape[-1], device=x.device) - (coefficients.shape[-1] - x.shape[-1])
-        coefficients = coefficients.masked_fill(offsets > 0, 0.0)
-    run = _OPERATOR.choose(backend, x.device)
-    y: Tensor = run(coefficients, x, space_dims, fft_dtype)
-    return y
+    return _OPERATOR(Problem(coefficients, x, space_dims, is_causal, fft_dtype), backend)
 
 
 def toeplitz_reference(
@@ -70,9 +80,16 @@ def toeplitz_reference(
     fft_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The definition of `toeplitz` with the matrix in memory; `fft_dtype` has no effect."""
-    return toeplitz(
-        coefficients, x, space_dims=space_dims, is_causal=is_causal, fft_dtype=fft_dtype, backend="reference"
-    )
+    dtype = working_dtype(coefficients, x)
+    m, n, _ = _sizes(coefficients, x, space_dims)
+    at = [torch.arange(a, device=x.device) - torch.arange(b, device=x.device)[:, None] + b - 1 for a, b in zip(m, n)]
+    with full_precision(x):
+        if space_dims == 1:
+            matrix = coefficients.to(dtype)[..., at[0]]
+            matrix = matrix.tril() if is_causal else matrix
+            return torch.einsum("...ij,...j->...i", matrix, x.to(dtype)).to(x.dtype)
+        matrix = coefficients.to(dtype)[..., at[0][:, None, :, None], at[1][None, :, None, :]]  # [.., n1, n2, m1, m2]
+        return torch.einsum("...abef,...ef->...ab", matrix, x.to(dtype)).to(x.dtype)
 
 
 def fast_fft_size(minimum: int) -> int:
@@ -134,7 +151,10 @@ def corner(x: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 class _Toeplitz(torch.autograd.Function):
-    """The product by Fourier transform; nothing but the inputs is kept for backward."""
+    """The product by Fourier transform; nothing but the inputs is kept for backward.
+
+    Not by `_kernel.differentiable`, which wants a batch in every tensor: leading dimensions broadcast here.
+    """
 
     generate_vmap_rule = True
 
@@ -166,24 +186,44 @@ class _Toeplitz(torch.autograd.Function):
         return grad_coefficients, grad_x, None
 
 
-def _fourier(coefficients: Tensor, x: Tensor, space_dims: int, fft_dtype: torch.dtype | None) -> Tensor:
-    dtype = torch.promote_types(torch.promote_types(coefficients.dtype, x.dtype), fft_dtype or torch.float32)
-    dtype = torch.promote_types(dtype, torch.float32)
-    y: Tensor = _Toeplitz.apply(coefficients.to(dtype), x.to(dtype), space_dims)  # type: ignore[no-untyped-call]
+class _InBothModes(_Toeplitz):
+    """With tangents; compilers refuse such a function."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _Toeplitz.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx: Any, of_coefficients: Tensor | None, of_x: Tensor | None, _: None) -> Tensor:
+        coefficients, x = ctx.saved_tensors
+        parts = [(of_coefficients, x), (coefficients, of_x)]
+        found = [
+            _InBothModes.apply(*pair, ctx.space_dims) for pair in parts if pair[0] is not None and pair[1] is not None
+        ]
+        tangent: Tensor = sum(found[1:], found[0])
+        return tangent
+
+
+def _fourier(problem: Problem) -> Tensor:
+    coefficients, x = problem.coefficients, problem.x
+    dtype = torch.promote_types(working_dtype(coefficients, x), problem.fft_dtype or torch.float32)
+    if problem.is_causal:
+        offsets = torch.arange(coefficients.shape[-1], device=x.device) - (coefficients.shape[-1] - x.shape[-1])
+        coefficients = coefficients.masked_fill(offsets > 0, 0.0)
+    function = _Toeplitz if torch.compiler.is_compiling() else _InBothModes
+    y: Tensor = function.apply(coefficients.to(dtype), x.to(dtype), problem.space_dims)
     return y.to(x.dtype)
 
 
-def _dense(coefficients: Tensor, x: Tensor, space_dims: int, fft_dtype: torch.dtype | None) -> Tensor:
-    dtype = torch.promote_types(torch.promote_types(coefficients.dtype, x.dtype), torch.float32)
-    m, n, _ = _sizes(coefficients, x, space_dims)
-    at = [torch.arange(a, device=x.device) - torch.arange(b, device=x.device)[:, None] + b - 1 for a, b in zip(m, n)]
-    if space_dims == 1:
-        return torch.einsum("...ij,...j->...i", coefficients.to(dtype)[..., at[0]], x.to(dtype)).to(x.dtype)
-    matrix = coefficients.to(dtype)[..., at[0][:, None, :, None], at[1][None, :, None, :]]  # [.., n1, n2, m1, m2]
-    return torch.einsum("...abef,...ef->...ab", matrix, x.to(dtype)).to(x.dtype)
-
-
-_OPERATOR = Operator("toeplitz", {"torch": _fourier, "reference": _dense})
+_OPERATOR: Operator[Problem, Tensor] = Operator(
+    "toeplitz",
+    {
+        "reference": Implementation(lambda problem: toeplitz_reference(**vars(problem))),
+        "torch": Implementation(_fourier),
+    },
+    device_of=lambda problem: problem.x.device,
+)
 
 
 def _sizes(coefficients: Tensor, x: Tensor, space_dims: int) -> tuple[list[int], list[int], list[int]]:

@@ -18,7 +18,7 @@ from attensor.errors import ShapeError
 from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_qkv
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.softmax_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import softmax_attention_reference
+from attensor.ops.softmax_attention.reference import scale_of, softmax_attention_reference
 from attensor.ops.softmax_attention.torch import softmax_attention_torch
 
 __all__ = ["Attended", "softmax_attention", "softmax_attention_reference"]
@@ -87,6 +87,6 @@ def softmax_attention(
             )
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"softmax_attention: dropout_p must be in [0, 1), got {dropout_p}.")
-    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
+    scale = scale_of(q, scale)
     problem = Problem(q, k, v, scale, is_causal, attn_mask, dropout_p, cu_seqlens, return_lse, generator)
     return _OPERATOR(problem, backend)

@@ -112,9 +112,8 @@ def _run_backward(
         attn_mask=None if mask is None else with_unit_stride(fold.of_mask(mask)),
         scale=scale,
     )
-    columns = q.shape[-1]
-    grad_q = fold.rows(grads[0][..., :columns])
-    return grad_q, fold.sum_keys(grads[1][..., :columns]), fold.sum_keys(grads[2][..., :size])
+    grad_q, grad_k, grad_v = (x.narrow(-1, 0, n) for x, n in zip(grads, (q.shape[-1], q.shape[-1], size)))
+    return fold.rows(grad_q), fold.sum_keys(grad_k), fold.sum_keys(grad_v)
 
 
 def _pad(x: Tensor, width: int) -> Tensor:

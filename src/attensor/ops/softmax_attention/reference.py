@@ -8,7 +8,7 @@ from torch import Tensor
 from attensor.ops import _packing
 from attensor.ops._precision import full_precision, working_dtype
 
-__all__ = ["additive_mask", "dense", "softmax_attention_reference"]
+__all__ = ["additive_mask", "dense", "scale_of", "softmax_attention_reference"]
 
 
 def softmax_attention_reference(
@@ -25,10 +25,14 @@ def softmax_attention_reference(
     generator: torch.Generator | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The definition with all scores in memory. Same arguments and result as `softmax_attention`."""
-    scale = max(q.shape[-1], 1) ** -0.5 if scale is None else scale
     mask = additive_mask(q, k, is_causal, attn_mask, cu_seqlens)
-    out, lse = dense(q, k, v, mask, scale, dropout_p, generator)
+    out, lse = dense(q, k, v, mask, scale_of(q, scale), dropout_p, generator)
     return (out, lse) if return_lse else out
+
+
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """What multiplies q k: K ** -0.5 if None."""
+    return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
 
 
 def dense(
