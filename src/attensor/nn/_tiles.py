@@ -1,9 +1,10 @@
-"""How many keys the tiled operators multiply a query with: what a query sees, and what shares a tile with that."""
+"""How many keys a query of `neighborhood_attention` sees."""
 
 from __future__ import annotations
 
-from attensor.ops.neighborhood_attention.neighborhood import axes_of
-from attensor.ops.neighborhood_attention.tiles import runs
+from math import prod
+
+from attensor.ops.neighborhood_attention.neighborhood import axes_of, keys_seen
 
 __all__ = ["keys_per_query"]
 
@@ -16,7 +17,7 @@ def keys_per_query(
     stride: int | tuple[int, ...] = 1,
     is_causal: bool | tuple[bool, ...] = False,
 ) -> int:
-    """Mean number of keys in the box of a query's tile in `neighborhood_attention`, rounded.
+    """Mean number of keys that a query sees, rounded.
 
     Args:
         space: sizes of the grid.
@@ -25,11 +26,5 @@ def keys_per_query(
         stride: see there.
         is_causal: see there.
     """
-    mean = 1.0
-    for axis in axes_of(space, window_size, dilation, stride, is_causal):
-        pairs = 0
-        for group in range(axis.dilation):
-            length = -(-(axis.length - group) // axis.dilation)
-            pairs += sum(run.count * run.tile * run.box for run in runs(axis.group(length), len(space)))
-        mean *= pairs / axis.length
-    return round(mean)
+    axes = axes_of(space, window_size, dilation, stride, is_causal)
+    return round(prod(keys_seen(axis) / axis.length for axis in axes))

@@ -15,61 +15,27 @@ Source: arXiv:2204.07143 (definition), 2209.15001 (dilation), 2403.04690 (tiling
 
 from __future__ import annotations
 
-from typing import Literal, overload
-
 from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_qkv, check_same_space
-from attensor.ops._dispatch import Operator
+from attensor.ops._operator import Implementation, Operator
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
+from attensor.ops.neighborhood_attention.problem import Problem
 from attensor.ops.neighborhood_attention.reference import neighborhood_attention_reference
 from attensor.ops.neighborhood_attention.torch import neighborhood_attention_torch
+from attensor.ops.softmax_attention import Attended
 
 __all__ = ["neighborhood_attention", "neighborhood_attention_reference"]
 
 _NAME = "neighborhood_attention"
-_OPERATOR = Operator(_NAME, {"reference": neighborhood_attention_reference, "torch": neighborhood_attention_torch})
-
-
-@overload
-def neighborhood_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    window_size: int | tuple[int, ...],
-    dilation: int | tuple[int, ...] = 1,
-    stride: int | tuple[int, ...] = 1,
-    is_causal: bool | tuple[bool, ...] = False,
-    scale: float | None = None,
-    relative_bias: Tensor | None = None,
-    additional_keys: Tensor | None = None,
-    additional_values: Tensor | None = None,
-    return_lse: Literal[False] = False,
-    cu_seqlens: Tensor | None = None,
-    backend: str | None = None,
-) -> Tensor: ...
-
-
-@overload
-def neighborhood_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    window_size: int | tuple[int, ...],
-    dilation: int | tuple[int, ...] = 1,
-    stride: int | tuple[int, ...] = 1,
-    is_causal: bool | tuple[bool, ...] = False,
-    scale: float | None = None,
-    relative_bias: Tensor | None = None,
-    additional_keys: Tensor | None = None,
-    additional_values: Tensor | None = None,
-    return_lse: Literal[True],
-    cu_seqlens: Tensor | None = None,
-    backend: str | None = None,
-) -> tuple[Tensor, Tensor]: ...
+_OPERATOR: Operator[Problem, Attended] = Operator(
+    _NAME,
+    {
+        "reference": Implementation(lambda problem: neighborhood_attention_reference(**vars(problem))),
+        "torch": Implementation(neighborhood_attention_torch),
+    },
+)
 
 
 def neighborhood_attention(
@@ -88,7 +54,7 @@ def neighborhood_attention(
     return_lse: bool = False,
     cu_seqlens: Tensor | None = None,
     backend: str | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
+) -> Attended:
     """Neighbourhood attention in O(n prod(w) (K + V)) a head for n tokens; memory O(n), whatever the window.
 
     `window_size`, `dilation`, `stride` and `is_causal` are one value for all axes or one for each.
@@ -115,7 +81,8 @@ def neighborhood_attention(
     Raises:
         ShapeError: sizes disagree, the tensors look heads-first, or a dilated window is larger than its axis.
         ValueError: a parameter below 1, a stride larger than its window, an option that does not go with cu_seqlens.
-    Source: arXiv:2403.04690, section 3. The torch back-end has first derivatives only; `backend="reference"` has all.
+    Source: arXiv:2403.04690, section 3. Derivatives of any order and in forward mode; beyond the first with all scores
+        in memory.
     """
     check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3))
     check_same_space(_NAME, q, k)
@@ -131,23 +98,22 @@ def neighborhood_attention(
                 f"{_NAME}: cu_seqlens needs one causal axis with dilation 1 and stride 1, got {axes}; "
                 "call it once for each sequence."
             )
-    run = _OPERATOR.choose(backend, q.device)
-    result: Tensor | tuple[Tensor, Tensor] = run(
+    problem = Problem(
         q,
         k,
         v,
-        window_size=window_size,
-        dilation=dilation,
-        stride=stride,
-        is_causal=is_causal,
-        scale=scale,
-        relative_bias=relative_bias,
-        additional_keys=additional_keys,
-        additional_values=additional_values,
-        return_lse=return_lse,
-        cu_seqlens=cu_seqlens,
+        window_size,
+        dilation,
+        stride,
+        is_causal,
+        scale,
+        relative_bias,
+        additional_keys,
+        additional_values,
+        return_lse,
+        cu_seqlens,
     )
-    return result
+    return _OPERATOR(problem, backend)
 
 
 def _check_bias(bias: Tensor, q: Tensor, axes: tuple[Axis, ...]) -> None:

@@ -1,4 +1,4 @@
-"""The differentiable core: all tiles forward and backward, in memory linear in the tokens.
+"""The differentiable core, all tiles forward and backward, in memory linear in the tokens.
 
 Forward keeps the log-sum-exp of every row. Backward recomputes the weights from it (arXiv:2403.04690, section 3):
     P = exp(S - lse),  dP = dO V^T,  delta = rowsum(dO * O) - dlse,  dS = P * (dP - delta),
@@ -7,13 +7,18 @@ Forward keeps the log-sum-exp of every row. Backward recomputes the weights from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attensor.ops.neighborhood_attention.neighborhood import Axis
+from attensor.ops._kernel import Tensors, differentiable, register
+from attensor.ops._precision import full_precision, working_dtype
+from attensor.ops.neighborhood_attention.neighborhood import Axis, keys_seen
+from attensor.ops.neighborhood_attention.reference import dense_neighborhood
 from attensor.ops.neighborhood_attention.scores import (
     LOG2_E,
     Operands,
@@ -26,128 +31,161 @@ from attensor.ops.neighborhood_attention.scores import (
 )
 from attensor.ops.neighborhood_attention.tiles import add_boxes, runs
 
-__all__ = ["NeighborhoodFunction"]
-
-# q, k, v, bias, additional keys and values, first_key; in backward also grad_out, lse, delta: where their heads are
-_HEADS = (-2, -2, -2, 0, -2, -2, None, -2, -1, -1)
+__all__ = ["Options", "neighborhood"]
 
 
-class NeighborhoodFunction(torch.autograd.Function):
-    """out [B, *space, H, V] and lse [B, *space, H] of undilated neighbourhood attention."""
+@dataclass(frozen=True)
+class Options:
+    """What is no tensor: window, stride and is_causal of each axis in a row, and the scale."""
 
-    @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        extra_k: Tensor | None,
-        extra_v: Tensor | None,
-        first_key: Tensor | None,
-        axes: tuple[Axis, ...],
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
-        """Attend tile by tile."""
-        x = Operands.of(q, k, v, bias, extra_k, extra_v, first_key)
-        out = v.new_empty(*q.shape[:-1], v.shape[-1])
-        lse = q.new_empty(q.shape[:-1], dtype=x.dtype)
-        out_rows, lse_rows = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None]))
-        for piece in cut(x, axes):
-            scores, _, values = scores_of(x, piece, scale)
-            top = scores.amax(-1, keepdim=True)
-            weights = scores.sub_(top).exp2_()
-            total = weights.sum(-1, keepdim=True)
-            put_rows(out_rows, piece, torch.bmm(weights, values).div_(total))
-            put_rows(lse_rows, piece, total.log2_().add_(top).div_(LOG2_E))
-        return out, lse
+    windows: tuple[int, ...]
+    scale: float
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Keep the inputs, the result and the log-sum-exp: nothing that grows with the window."""
-        *tensors, ctx.axes, ctx.scale = inputs
-        ctx.save_for_backward(*tensors, *output)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the six differentiable inputs."""
-        grad_out, grad_lse = grads
-        *tensors, out, lse = ctx.saved_tensors
-        delta = (grad_out.to(lse.dtype) * out.to(lse.dtype)).sum(-1) - grad_lse
-        found = iter(_Backward.apply(*tensors, grad_out, lse, delta, ctx.axes, ctx.scale))  # type: ignore[no-untyped-call]
-        return *[None if t is None else next(found) for t in tensors[:6]], None, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        """A mapped dimension becomes a part of the heads, which are independent of each other."""
-        *tensors, axes, scale = args
-        folded = _fold_into_heads(info.batch_size, in_dims, tensors)
-        return _unfold_from_heads(info.batch_size, NeighborhoodFunction.apply(*folded, axes, scale), (-2, -1))  # type: ignore[no-untyped-call]
+    @classmethod
+    def of(cls, axes: Sequence[Axis], scale: float) -> Options:
+        """Of undilated axes, without their lengths."""
+        return cls(tuple(n for axis in axes for n in (axis.window, axis.stride, int(axis.is_causal))), scale)
 
 
-class _Backward(torch.autograd.Function):
-    """Gradients of q, k, v, and of those of bias, additional keys and values that are there.
+def _axes(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
+    """The axes of queries of shape [B, *space, H, K]."""
+    triples = zip(q[1:-2], windows[::3], windows[1::3], windows[2::3])
+    return tuple(Axis(n, window, 1, stride, bool(is_causal)) for n, window, stride, is_causal in triples)
 
-    A Function of its own, so that vmap over a gradient takes the rule above and not one operation at a time.
-    """
 
-    @staticmethod
-    def forward(
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        bias: Tensor | None,
-        extra_k: Tensor | None,
-        extra_v: Tensor | None,
-        first_key: Tensor | None,
-        grad_out: Tensor,
-        lse: Tensor,
-        delta: Tensor,
-        axes: tuple[Axis, ...],
-        scale: float,
-    ) -> tuple[Tensor, ...]:
-        x = Operands.of(q, k, v, bias, extra_k, extra_v, first_key)
-        of_rows = [split_heads(t, k.shape[-2]) for t in (grad_out, lse[..., None], delta[..., None])]
-        grad_q = torch.empty_like(q)
-        grad_q_rows = split_heads(grad_q, k.shape[-2])
-        grad_k, grad_v = (_with_margin(t, axes, x.dtype) for t in (x.k, x.v))
-        grad_bias, grad_extra_k, grad_extra_v = (
-            None if t is None else torch.zeros_like(t, dtype=x.dtype, memory_format=torch.contiguous_format)
-            for t in x[3:6]
-        )
-        for piece in cut(x, axes):
-            scores, keys, values = scores_of(x, piece, scale)
-            grad, row_lse, row_delta = (rows_of(t, piece, x.dtype) for t in of_rows)
-            weights = scores.sub_(row_lse * LOG2_E).exp2_()
-            _add_keys(grad_v, grad_extra_v, torch.bmm(weights.mT, grad), piece)
-            grad_scores = torch.bmm(grad, values.mT).sub_(row_delta).mul_(weights)
-            put_rows(grad_q_rows, piece, torch.bmm(grad_scores, keys).mul_(scale))
-            _add_keys(grad_k, grad_extra_k, torch.bmm(grad_scores.mT, rows_of(x.q, piece, x.dtype)).mul_(scale), piece)
-            if grad_bias is not None:
-                _add_bias(grad_bias, grad_scores, piece)
-        inside = [slice(n) for n in q.shape[1:-2]]
-        grads = [grad_q, *[t[:, :, *inside].movedim(1, -2).to(q.dtype) for t in (grad_k, grad_v)]]
-        if bias is not None and grad_bias is not None:
-            grads.append(grad_bias.flatten(0, 1).to(bias.dtype))
-        grads += [t.transpose(1, 2).to(q.dtype) for t in (grad_extra_k, grad_extra_v) if t is not None]
-        return tuple(grads)
+def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *more, windows, scale = rest
+    x = Operands.of(q, k, v, *more)
+    out = v.new_empty(*q.shape[:-1], v.shape[-1])
+    lse = q.new_empty(q.shape[:-1], dtype=x.dtype)
+    out_rows, lse_rows = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None]))
+    for piece in cut(x, _axes(q.shape, windows)):
+        scores, _, values = scores_of(x, piece, scale)
+        top = scores.amax(-1, keepdim=True)
+        weights = scores.sub_(top).exp2_()
+        total = weights.sum(-1, keepdim=True)
+        put_rows(out_rows, piece, torch.bmm(weights, values).div_(total))
+        put_rows(lse_rows, piece, total.log2_().add_(top).div_(LOG2_E))
+    return out, lse
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
 
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        raise NotImplementedError(
-            "neighborhood_attention: the torch back-end has first derivatives only; for second ones use "
-            'backend="reference".'
-        )
+def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    """Gradients of q, k, v, bias, additional keys and values; empty where there are none."""
+    *more, out, lse, grad_out, grad_lse, windows, scale = rest
+    x, axes = Operands.of(q, k, v, *more), _axes(q.shape, windows)
+    delta = (grad_out.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
+    delta = delta if grad_lse is None else delta - grad_lse
+    of_rows = [split_heads(t, k.shape[-2]) for t in (grad_out, lse[..., None], delta[..., None])]
+    grad_q = q.new_empty(q.shape)
+    grad_q_rows = split_heads(grad_q, k.shape[-2])
+    grad_k, grad_v = (_with_margin(t, axes, x.dtype) for t in (x.k, x.v))
+    grad_bias, grad_extra_k, grad_extra_v = (
+        None if t is None else t.new_zeros(t.shape, dtype=x.dtype) for t in (x.bias, x.extra_k, x.extra_v)
+    )
+    for piece in cut(x, axes):
+        scores, keys, values = scores_of(x, piece, scale)
+        grad, row_lse, row_delta = (rows_of(t, piece, x.dtype) for t in of_rows)
+        weights = scores.sub_(row_lse * LOG2_E).exp2_()
+        _add_keys(grad_v, grad_extra_v, torch.bmm(weights.mT, grad), piece)
+        grad_scores = torch.bmm(grad, values.mT).sub_(row_delta).mul_(weights)
+        put_rows(grad_q_rows, piece, torch.bmm(grad_scores, keys).mul_(scale))
+        _add_keys(grad_k, grad_extra_k, torch.bmm(grad_scores.mT, rows_of(x.q, piece, x.dtype)).mul_(scale), piece)
+        if grad_bias is not None:
+            _add_bias(grad_bias, grad_scores, piece)
+    inside = [slice(n) for n in q.shape[1:-2]]
+    grads = [grad_q, *(t[:, :, *inside].movedim(1, -2) for t in (grad_k, grad_v))]
+    grads.append(q.new_empty(0) if grad_bias is None else grad_bias.flatten(0, 1)[None])
+    grads += [q.new_empty(0) if t is None else t.transpose(1, 2) for t in (grad_extra_k, grad_extra_v)]
+    like = (q, k, v, more[0], more[1], more[2])
+    return tuple(g.to(q.dtype if t is None else t.dtype).contiguous() for g, t in zip(grads, like))
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
-        *tensors, axes, scale = args
-        heads = [head for head, t in zip(_HEADS[:6], tensors) if t is not None and head is not None]
-        folded = _fold_into_heads(info.batch_size, in_dims, tensors)
-        return _unfold_from_heads(info.batch_size, _Backward.apply(*folded, axes, scale), heads)  # type: ignore[no-untyped-call]
+
+def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return v.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=working_dtype(q))
+
+
+def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    return tuple(q.new_empty(0) if t is None else t.new_empty(t.shape) for t in (q, k, v, *rest[:3]))
+
+
+def _pairs(q: Sequence[int], extra: Sequence[int] | None, windows: Sequence[int]) -> int:
+    """Pairs of a query and a key that it sees, over batch and heads."""
+    pairs = prod(keys_seen(axis) for axis in _axes(q, windows))
+    return q[0] * q[-2] * (pairs + (prod(q[1:-2]) * extra[1] if extra else 0))
+
+
+def _flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
+    *more, windows, _ = rest
+    return 2 * _pairs(q, more[1], windows) * (q[-1] + v[-1])
+
+
+def _flops_backward(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
+    """Scores again, and the gradients of weights, q, k and v."""
+    *more, windows, _ = rest
+    return 2 * _pairs(q, more[1], windows) * (3 * q[-1] + 2 * v[-1])
+
+
+_DEVICES = ("CPU", "CUDA")
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? extra_k, Tensor? extra_v, Tensor? first_key"
+_SAVED = "Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse"
+_kernel = register(
+    f"neighborhood_attention({_TENSORS}, int[] windows, float scale) -> (Tensor, Tensor)",
+    _run,
+    _fake,
+    flops=_flops,
+    devices=_DEVICES,
+)
+_kernel_backward = register(
+    f"neighborhood_attention_backward({_TENSORS}, {_SAVED}, int[] windows, float scale) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _run_backward,
+    _fake_backward,
+    flops=_flops_backward,
+    devices=_DEVICES,
+)
+
+
+def _forward(tensors: Tensors, options: Options, keep: bool) -> tuple[Tensor, ...]:
+    with full_precision(_q(tensors)):
+        return _for_each_bias(_kernel, tensors, options)
+
+
+def _backward(
+    tensors: Tensors, kept: tuple[Tensor, ...], grads: Tensors, options: Options, needs: tuple[bool, ...]
+) -> Tensors:
+    out, lse = kept
+    grad_out = torch.zeros_like(out) if grads[0] is None else grads[0]
+    with full_precision(out):
+        found = _for_each_bias(_kernel_backward, (*tensors, out, lse, grad_out, grads[1]), options)
+    return *(g if needed else None for g, needed in zip(found, needs)), None
+
+
+def _for_each_bias(run: Callable[..., Any], tensors: Tensors, options: Options) -> tuple[Tensor, ...]:
+    """`run` on the whole batch, or entry by entry where `torch.vmap` gave each its own bias."""
+    bias, batch = tensors[3], _q(tensors).shape[0]
+    if bias is None or bias.shape[0] == 1:
+        return tuple(run(*tensors, options.windows, options.scale))
+    entries = [
+        [t if t is None or place == 6 else t[i : i + 1] for place, t in enumerate(tensors)] for i in range(batch)
+    ]
+    results = [run(*entry, options.windows, options.scale) for entry in entries]
+    return tuple(torch.cat(parts) for parts in zip(*results))
+
+
+def _definition(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor]:
+    return dense_neighborhood(tensors, _axes(_q(tensors).shape, options.windows), options.scale)
+
+
+def _q(tensors: Tensors) -> Tensor:
+    if tensors[0] is None:
+        raise TypeError("neighborhood_attention: q is a tensor.")
+    return tensors[0]
+
+
+# (q, k, v, bias [1, H, ..], additional keys and values, first_key) to (out, lse) of undilated neighbourhood attention
+neighborhood = differentiable(
+    _forward, _backward, _definition, batch_dims=(0, 0, 0, 0, 0, 0, None), out_dims=(0, 0), keep_outputs=True
+)
 
 
 def _with_margin(x: Tensor, axes: Sequence[Axis], dtype: torch.dtype) -> Tensor:
@@ -174,24 +212,3 @@ def _add_bias(total: Tensor, grad_scores: Tensor, piece: Piece) -> None:
     of_pairs = torch.unflatten(of_pairs, 0, (-1, kv_heads, piece.tiles)).sum((0, 2))  # [Hkv, R, queries, keys]
     index = piece.offsets.flatten().expand(kv_heads, groups, -1)
     total.flatten(2).scatter_add_(2, index, of_pairs.flatten(2))
-
-
-def _fold_into_heads(size: int, in_dims: tuple[Any, ...], tensors: list[Any]) -> list[Any]:
-    """Every tensor with the mapped dimension as the major part of its heads; those without it are repeated."""
-    folded = []
-    for t, dim, head in zip(tensors, in_dims, _HEADS):
-        if t is None or (head is None and dim is None):
-            folded.append(t)
-            continue
-        if head is None:
-            raise ValueError("neighborhood_attention: vmap cannot map over cu_seqlens; loop over the packings.")
-        t = t.unsqueeze(0).expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
-        at = head % (t.ndim - 1)
-        folded.append(t.movedim(0, at).flatten(at, at + 1))
-    return folded
-
-
-def _unfold_from_heads(size: int, outputs: tuple[Tensor, ...], heads: Sequence[int]) -> tuple[Any, Any]:
-    """Undo `_fold_into_heads` for the outputs, and say where the mapped dimension is."""
-    places = [head % t.ndim for t, head in zip(outputs, heads)]
-    return tuple([torch.unflatten(t, at, (size, -1)) for t, at in zip(outputs, places)]), tuple(places)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from attensor.errors import ShapeError
 
-__all__ = ["Axis", "axes_of", "key_range"]
+__all__ = ["Axis", "axes_of", "key_range", "keys_seen"]
 
 _NAME = "neighborhood_attention"
 _NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
@@ -45,6 +46,17 @@ def key_range(query: Index, axis: Axis) -> tuple[Index, Index]:
     leader = _clamp(query // stride * stride + stride // 2, 0, n - 1)
     first = _clamp(leader - window // 2, 0, n - window)
     return first, first + window
+
+
+@functools.cache
+def keys_seen(axis: Axis) -> int:
+    """Pairs of a query and a key that it sees along one axis."""
+    pairs = 0
+    for remainder in range(axis.dilation):
+        group = axis.group(len(range(remainder, axis.length, axis.dilation)))
+        ranges = (key_range(query, group) for query in range(group.length))
+        pairs += sum(end - first for first, end in ranges)
+    return pairs
 
 
 def axes_of(

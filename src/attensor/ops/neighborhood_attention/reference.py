@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.ops import _packing
+from attensor.ops._kernel import Tensors
+from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of, key_range
-from attensor.ops.softmax_attention import softmax_attention_reference
+from attensor.ops.softmax_attention.reference import dense, scale_of
 
-__all__ = ["neighborhood_attention_reference"]
+__all__ = ["dense_neighborhood", "neighborhood_attention_reference"]
 
 
 def neighborhood_attention_reference(
@@ -28,28 +31,44 @@ def neighborhood_attention_reference(
     cu_seqlens: Tensor | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Softmax over the keys that every axis allows. Same arguments and result as `neighborhood_attention`; O(n^2)."""
+    axes = axes_of(q.shape[1:-2], window_size, dilation, stride, is_causal)
+    bias = None if relative_bias is None else relative_bias[None]
+    first_key = None if cu_seqlens is None else _packing.first_tokens(cu_seqlens, q.shape[1])
+    tensors = (q, k, v, bias, additional_keys, additional_values, first_key)
+    out, lse = dense_neighborhood(tensors, axes, scale_of(q, scale))
+    return (out, lse) if return_lse else out
+
+
+def dense_neighborhood(tensors: Tensors, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:
+    """out and lse with all scores in memory.
+
+    Args:
+        tensors: q, k, v, bias [1 or B, H, ..], additional keys and values, and for each token the first one of its
+            packed sequence; all but the first three may be None.
+        axes: of the grid.
+        scale: multiplies q k.
+    """
+    q, k, v, bias, extra_k, extra_v, first_key = tensors
+    if q is None or k is None or v is None:
+        raise TypeError("neighborhood_attention: q, k and v are tensors.")
     space = q.shape[1:-2]
-    axes = axes_of(space, window_size, dilation, stride, is_causal)
     allowed = torch.ones(1, 1, dtype=torch.bool, device=q.device)
     for axis in axes:
         along = _allowed_along(axis, q.device)
         allowed = (allowed[:, None, :, None] & along[:, None]).flatten(2, 3).flatten(0, 1)  # Kronecker product
-    if cu_seqlens is not None:
-        token = torch.arange(space[0], device=q.device, dtype=cu_seqlens.dtype)
-        sequence = torch.searchsorted(cu_seqlens, token, right=True)
-        allowed = allowed & (sequence[:, None] == sequence)
-    mask = torch.zeros(1, 1, 1, dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
-    if relative_bias is not None:
-        mask = relative_bias.flatten(1)[:, _offsets(axes, q.device)].to(mask.dtype)  # [H, n, n]
+    if first_key is not None:
+        allowed = allowed & (first_key[:, None] == first_key)
+    mask = torch.zeros(1, 1, 1, 1, dtype=working_dtype(q), device=q.device)
+    if bias is not None:
+        mask = bias.flatten(2)[:, :, _offsets(axes, q.device)].to(mask.dtype)  # [1 or B, H, n, n]
     mask = mask.masked_fill(~allowed, float("-inf"))
 
     q, k, v = (t.flatten(1, -3) for t in (q, k, v))
-    if additional_keys is not None and additional_values is not None:
-        k, v = torch.cat([k, additional_keys], 1), torch.cat([v, additional_values], 1)
-        mask = torch.nn.functional.pad(mask, (0, additional_keys.shape[1]))
-    out, lse = softmax_attention_reference(q, k, v, scale=scale, attn_mask=mask, return_lse=True)
-    out, lse = torch.unflatten(out, 1, space), torch.unflatten(lse, 1, space)
-    return (out, lse) if return_lse else out
+    if extra_k is not None and extra_v is not None:
+        k, v = torch.cat([k, extra_k], 1), torch.cat([v, extra_v], 1)
+        mask = torch.nn.functional.pad(mask, (0, extra_k.shape[1]))
+    out, lse = dense(q, k, v, mask, scale)
+    return torch.unflatten(out, 1, space), torch.unflatten(lse, 1, space)
 
 
 def _allowed_along(axis: Axis, device: torch.device) -> Tensor:

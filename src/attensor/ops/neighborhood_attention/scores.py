@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis
 from attensor.ops.neighborhood_attention.tiles import Run, allowed_in_box, boxes, offsets_in_box, pieces, runs, tiles
 
@@ -38,14 +39,14 @@ class Operands(NamedTuple):
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor, *rest: Tensor | None) -> Operands:
-        """From q, k, v, bias, extra_k, extra_v, first_key with heads last."""
+        """From q, k, v, bias [1, H, ..], extra_k, extra_v, first_key with heads last."""
         bias, extra_k, extra_v, first_key = rest
         kv_heads = k.shape[-2]
         return cls(
             split_heads(q, kv_heads),
             k.movedim(-2, 1),
             v.movedim(-2, 1),
-            None if bias is None else torch.unflatten(bias, 0, (kv_heads, -1)),
+            None if bias is None else torch.unflatten(bias[0], 0, (kv_heads, -1)),
             None if extra_k is None else extra_k.transpose(1, 2),
             None if extra_v is None else extra_v.transpose(1, 2),
             first_key,
@@ -54,7 +55,7 @@ class Operands(NamedTuple):
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of scores and sums: at least float32."""
-        return torch.promote_types(self.q.dtype, torch.float32)
+        return working_dtype(self.q)
 
 
 class Piece(NamedTuple):

@@ -10,59 +10,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attensor.ops.neighborhood_attention.function import NeighborhoodFunction
+from attensor.ops import _packing
+from attensor.ops._kernel import Tensors
+from attensor.ops.neighborhood_attention.function import Options, neighborhood
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
+from attensor.ops.neighborhood_attention.problem import Problem
+from attensor.ops.softmax_attention.reference import scale_of
 
 __all__ = ["neighborhood_attention_torch"]
 
 
-def neighborhood_attention_torch(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    window_size: int | tuple[int, ...],
-    dilation: int | tuple[int, ...],
-    stride: int | tuple[int, ...],
-    is_causal: bool | tuple[bool, ...],
-    scale: float | None,
-    relative_bias: Tensor | None,
-    additional_keys: Tensor | None,
-    additional_values: Tensor | None,
-    return_lse: bool,
-    cu_seqlens: Tensor | None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """The tiled path. Same arguments and result as `neighborhood_attention`."""
-    axes = axes_of(q.shape[1:-2], window_size, dilation, stride, is_causal)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    first_key = None if cu_seqlens is None else _first_key(cu_seqlens, axes[0].length)
-    out, lse = _grouped(axes, scale, first_key, relative_bias, q, k, v, additional_keys, additional_values)
-    return (out, lse) if return_lse else out
+def neighborhood_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+    """See `neighborhood_attention`."""
+    x = problem
+    axes = axes_of(x.q.shape[1:-2], x.window_size, x.dilation, x.stride, x.is_causal)
+    first_key = None if x.cu_seqlens is None else _packing.first_tokens(x.cu_seqlens, x.q.shape[1])
+    bias = None if x.relative_bias is None else x.relative_bias[None]
+    tensors = (x.q, x.k, x.v, bias, x.additional_keys, x.additional_values, first_key)
+    out, lse = _grouped(axes, scale_of(x.q, x.scale), tensors)
+    return (out, lse) if x.return_lse else out
 
 
-def _first_key(cu_seqlens: Tensor, length: int) -> Tensor:
-    """[T] int64: where the packed sequence of each token starts."""
-    token = torch.arange(length, device=cu_seqlens.device, dtype=cu_seqlens.dtype)
-    return cu_seqlens[torch.searchsorted(cu_seqlens, token, right=True) - 1].long()
-
-
-def _grouped(
-    axes: tuple[Axis, ...],
-    scale: float,
-    first_key: Tensor | None,
-    relative_bias: Tensor | None,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    additional_keys: Tensor | None,
-    additional_values: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def _grouped(axes: tuple[Axis, ...], scale: float, tensors: Tensors) -> tuple[Tensor, Tensor]:
     """Attend inside every dilation group of the first dilated axis; groups are a part of the batch."""
     dilated = next((i for i, axis in enumerate(axes) if axis.dilation > 1), None)
     if dilated is None:
-        return NeighborhoodFunction.apply(  # type: ignore[no-untyped-call,no-any-return]
-            q, k, v, relative_bias, additional_keys, additional_values, first_key, axes, scale
-        )
+        out, lse = neighborhood(tensors, Options.of(axes, scale))
+        return out, lse
+    bias, *additional, first_key = tensors[3:]
+    q, k, v = (x for x in tensors[:3] if x is not None)
     n, d = axes[dilated].length, axes[dilated].dilation
     longest, long_groups = -(-n // d), n % d or d
     padded = [F.pad(x, [0, 0] * (x.ndim - 2 - dilated) + [0, longest * d - n]) for x in (q, k, v)]
@@ -75,8 +51,8 @@ def _grouped(
         of_groups = [x.narrow(2 + dilated, start, count).narrow(1 + dilated, 0, length) for x in folded]
         group = [x.movedim(2 + dilated, 1).flatten(0, 1) for x in of_groups]
         inner = (*axes[:dilated], axes[dilated].group(length), *axes[dilated + 1 :])
-        extra = [None if x is None else x.repeat_interleave(count, 0) for x in (additional_keys, additional_values)]
-        out, lse = _grouped(inner, scale, first_key, relative_bias, *group, *extra)
+        extra = [None if x is None else x.repeat_interleave(count, 0) for x in additional]
+        out, lse = _grouped(inner, scale, (*group, bias, *extra, first_key))
         for parts, x in zip(found, (out, lse)):
             x = torch.unflatten(x, 0, (q.shape[0], count)).movedim(1, 2 + dilated)
             parts.append(F.pad(x, [0, 0] * (x.ndim - 2 - dilated) + [0, longest - length]))
