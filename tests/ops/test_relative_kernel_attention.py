@@ -261,7 +261,7 @@ def test_single_precision_has_the_error_of_the_transforms(deviation: float) -> N
     errors = {}
     for name, options in (
         ("fft", {"algorithm": "fft"}),
-        ("fft in float64", {"algorithm": "fft", "fft_dtype": torch.float64}),
+        ("fft in float64", {"algorithm": "fft-float64"}),
         ("tiles", {"algorithm": "tiles"}),
     ):
         out = relative_kernel_attention(*single, relative_bias=deviation * bias.float(), feature_map="elu+1", **options)
@@ -347,7 +347,7 @@ def test_bad_input_is_refused() -> None:
         relative_kernel_attention(*(t[:, :, None] for t in (q, k, v)), relative_bias=bias)
     with pytest.raises(ShapeError, match="tokens of q"):
         relative_kernel_attention(q, k[:, 1:], v[:, 1:], relative_bias=bias)
-    with pytest.raises(ValueError, match="algorithm must be None or one of tiles, fft, got 'dense'"):
+    with pytest.raises(ValueError, match="algorithm must be None or one of tiles, fft, fft-float64, got 'dense'"):
         relative_kernel_attention(q, k, v, relative_bias=bias, algorithm="dense")
     with pytest.raises(ValueError, match="needs one axis"):
         relative_kernel_attention(*(t[:, :, None] for t in (q, k, v)), relative_bias=bias[..., None], is_causal=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from attensor.bench import measure_peak_bytes
-from attensor.ops import relative_kernel_attention
+from attensor.ops import relative_kernel_attention, relative_kernel_attention_reference
 
 
 def make(*space: int, reach: int | None = None) -> list[Tensor]:
@@ -93,12 +94,37 @@ def test_compiled_code_agrees(algorithm: str) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
-def test_second_derivatives_are_left_to_the_definition() -> None:
-    q, k, v, bias = make(5)
-    out = relative_kernel_attention(q, k, v, relative_bias=bias, feature_map="elu+1")
-    (first,) = torch.autograd.grad(weighted(out), q, create_graph=True)
-    with pytest.raises(NotImplementedError, match='backend="reference"'):
-        torch.autograd.grad(first.sum(), q)
+@pytest.mark.parametrize("case", ["sequence", "causal", "grid", "packed"])
+def test_every_derivative_is_that_of_the_definition(algorithm: str, case: str) -> None:
+    tensors = make(2, 3) if case == "grid" else make(5)
+    options = {"feature_map": "elu+1", "is_causal": case == "causal"}
+    if case == "packed":
+        tensors[:3] = [t[:1].detach().requires_grad_() for t in tensors[:3]]
+        options |= {"cu_seqlens": torch.tensor([0, 2, 5]), "max_seqlen": 3}
+
+    def loss(function, **more):
+        return lambda q, k, v, bias: weighted(function(q, k, v, relative_bias=bias, **options, **more).sin())
+
+    plain, tangents = tuple(t.detach() for t in tensors), tuple(torch.randn_like(t) for t in tensors)
+    for transform in (
+        lambda f: torch.func.jvp(f, plain, tangents),
+        lambda f: torch.func.hessian(f, argnums=(0, 3))(*plain),
+        lambda f: torch.func.jvp(lambda *x: torch.func.grad(f, (1, 2))(*x), plain, tangents),
+    ):
+        found = transform(loss(relative_kernel_attention, algorithm=algorithm))
+        expected = transform(loss(relative_kernel_attention_reference))
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_tiles_in_cpp_count_the_pairs_that_are_seen() -> None:
+    q, k, v, bias = make(140)
+    with FlopCounterMode(display=False) as counter:
+        out = relative_kernel_attention(q, k, v, relative_bias=bias, feature_map="relu", is_causal=True, backend="cpp")
+    pairs = 2 * 3 * 140 * 141 // 2
+    assert counter.get_total_flops() == 2 * pairs * (5 + 4 + 1)
+    with FlopCounterMode(display=False) as counter:
+        weighted(out).backward()
+    assert counter.get_total_flops() == 2 * pairs * (3 * 5 + 2 * 4 + 1)
 
 
 @pytest.mark.slow

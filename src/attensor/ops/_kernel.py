@@ -296,7 +296,8 @@ def fold_batch(
 ) -> tuple[tuple[Tensor, ...], tuple[int | None, ...]]:
     """Call `apply` with dimension `in_dims[i]` of each tensor merged into its batch dimension `batch_dims[i]`."""
     merged = list(arguments)
-    batch = arguments[0].movedim(in_dims[0] or 0, 0).shape[0 if in_dims[0] is None else 1]
+    first = arguments[0] if in_dims[0] is None else arguments[0].movedim(in_dims[0], -1)
+    batch = first.shape[batch_dims[0] or 0]
     for index, batch_dim in enumerate(batch_dims):
         if isinstance(merged[index], Tensor):
             merged[index] = _merge(merged[index], in_dims[index], (size, batch), batch_dim)

@@ -8,7 +8,7 @@ from attensor.ops.relative_kernel_attention.operands import Geometry
 from attensor.ops.relative_kernel_attention.tiles import products_of_tiles
 from attensor.ops.toeplitz import fast_fft_size
 
-__all__ = ["faster_algorithm", "keys_per_query"]
+__all__ = ["faster_algorithm", "keys_per_query", "transform_flops"]
 
 # A floating-point operation of a Fourier transform takes as long as this many in the tiles of a back-end. Measured on a
 # CPU thread in float32, with everything around either: M = V = 32 and 64, n = 1k to 16k, causal and not.
@@ -18,7 +18,7 @@ _TRANSFORM_COST = {"torch": 2.2, "cpp": 5.5}
 def faster_algorithm(geometry: Geometry, num_features: int, value_dim: int, backend: str = "torch") -> str:
     """`"tiles"` for short sequences and short reaches, `"fft"` beyond the crossover that was measured on a CPU."""
     products = products_of_tiles(geometry, num_features, value_dim)
-    transforms = _TRANSFORM_COST[backend] * _transform_flops(geometry, num_features, value_dim)
+    transforms = _TRANSFORM_COST[backend] * transform_flops(geometry, num_features, value_dim)
     return "fft" if transforms < 2 * products else "tiles"
 
 
@@ -40,11 +40,11 @@ def keys_per_query(
     geometry = Geometry(space, space, is_causal, reach)
     products: float = products_of_tiles(geometry, num_features, value_dim)
     if faster_algorithm(geometry, num_features, value_dim) == "fft":
-        products = _transform_flops(geometry, num_features, value_dim) / 2
+        products = transform_flops(geometry, num_features, value_dim) / 2
     return round(products / (math.prod(space) * (num_features + value_dim)))
 
 
-def _transform_flops(geometry: Geometry, num_features: int, value_dim: int) -> float:
+def transform_flops(geometry: Geometry, num_features: int, value_dim: int) -> float:
     """Floating-point operations of the Fourier transforms of one head, forward."""
     length = math.prod([fast_fft_size(n) for n in geometry.offsets])
     return 2 * 2.5 * length * math.log2(max(length, 2)) * num_features * value_dim

@@ -2,50 +2,39 @@
 
 Compilers have no code for complex numbers and would trace every group of transforms. What they see here is one call.
 """
-# mypy: disable-error-code="no-untyped-call"
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from attensor.ops._kernel import register
+from attensor.ops.relative_kernel_attention.cost import transform_flops
 from attensor.ops.relative_kernel_attention.cpp import kernel_sum as cpp
 from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
 __all__ = ["fourier", "fourier_gradients", "near_gradients", "near_sum"]
 
-_LIBRARY = torch.library.Library("attensor", "FRAGMENT")
-_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor coefficients"
-_LIBRARY.define(f"fourier_kernel_sum({_TENSORS}, SymInt[] queries, SymInt[] keys) -> Tensor")
-_LIBRARY.define(
-    f"fourier_kernel_sum_backward({_TENSORS}, Tensor grad, SymInt[] queries, SymInt[] keys) "
-    "-> (Tensor, Tensor, Tensor, Tensor)"
-)
-_CPP = f"{_TENSORS}, SymInt[] queries, SymInt[] keys, bool is_causal, int[] near"
-_LIBRARY.define(f"cpp_kernel_sum({_CPP}) -> Tensor")
-_LIBRARY.define(f"cpp_kernel_sum_backward({_CPP}, Tensor grad) -> (Tensor, Tensor, Tensor, Tensor)")
-
 
 def fourier(x: Operands, geometry: Geometry) -> Tensor:
     """See `fourier_forward`; contiguous."""
-    y: Tensor = torch.ops.attensor.fourier_kernel_sum(*x[:4], geometry.queries, geometry.keys)
+    y: Tensor = _fourier(*x[:4], geometry.queries, geometry.keys)
     return y
 
 
 def fourier_gradients(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `fourier_backward`; contiguous."""
-    found = torch.ops.attensor.fourier_kernel_sum_backward(*x[:4], grad, geometry.queries, geometry.keys)
+    found = _fourier_backward(*x[:4], grad, geometry.queries, geometry.keys)
     grad_q, grad_k, grad_v, grad_coefficients = found
     return grad_q, grad_k, grad_v, grad_coefficients
 
 
 def near_sum(x: Operands, geometry: Geometry, near: cpp.Near) -> Tensor:
     """See `attensor.ops.relative_kernel_attention.cpp.kernel_sum.forward`."""
-    y: Tensor = torch.ops.attensor.cpp_kernel_sum(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, near)
+    y: Tensor = _near(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, tuple(near))
     return y
 
 
@@ -53,8 +42,8 @@ def near_gradients(
     x: Operands, grad: Tensor, geometry: Geometry, near: cpp.Near
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `attensor.ops.relative_kernel_attention.cpp.kernel_sum.backward`."""
-    run = torch.ops.attensor.cpp_kernel_sum_backward
-    grad_q, grad_k, grad_v, grad_c = run(*x[:4], geometry.queries, geometry.keys, geometry.is_causal, near, grad)
+    sizes = geometry.queries, geometry.keys, geometry.is_causal
+    grad_q, grad_k, grad_v, grad_c = _near_backward(*x[:4], *sizes, tuple(near), grad)
     return grad_q, grad_k, grad_v, grad_c
 
 
@@ -108,12 +97,60 @@ def _near_gradients_fake(*arguments: Any) -> tuple[Tensor, ...]:
     return tuple(t.new_empty(t.shape) for t in arguments[:4])
 
 
-_LIBRARY.impl("cpp_kernel_sum", _near_sum, "CPU")
-_LIBRARY.impl("cpp_kernel_sum_backward", _near_gradients, "CPU")
-torch.library.register_fake("attensor::cpp_kernel_sum", _near_sum_fake, lib=_LIBRARY)
-torch.library.register_fake("attensor::cpp_kernel_sum_backward", _near_gradients_fake, lib=_LIBRARY)
-for _device in ("CPU", "CUDA"):
-    _LIBRARY.impl("fourier_kernel_sum", _forward, _device)
-    _LIBRARY.impl("fourier_kernel_sum_backward", _backward, _device)
-torch.library.register_fake("attensor::fourier_kernel_sum", _fake_forward, lib=_LIBRARY)
-torch.library.register_fake("attensor::fourier_kernel_sum_backward", _fake_backward, lib=_LIBRARY)
+def _fourier_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
+    """Of the transforms."""
+    *_, queries, keys = rest
+    return round(q[0] * q[1] * transform_flops(Geometry(tuple(queries), tuple(keys), False), q[3], v[3]))
+
+
+def _fourier_backward_flops(*arguments: Any) -> int:
+    """Keys and queries, each there and back."""
+    return 2 * _fourier_flops(*arguments)
+
+
+def _near_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
+    """Pairs that are seen, without what else lies in their tiles."""
+    return 2 * q[0] * q[1] * _pairs(q[2], k[2], rest[3], cpp.Near(*rest[4])) * (q[3] + v[3] + 1)
+
+
+def _near_backward_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
+    """Scores again, and the gradients of weights, q, k and v."""
+    return 2 * q[0] * q[1] * _pairs(q[2], k[2], rest[3], cpp.Near(*rest[4])) * (3 * q[3] + 2 * v[3] + 1)
+
+
+def _pairs(queries: int, keys: int, is_causal: bool, near: cpp.Near) -> int:
+    pairs = 0
+    for query in range(queries):
+        tile = query // near.query_tile
+        first = max(0, (tile + near.first) * near.key_tile)
+        last = min(keys, (tile + near.last + 1) * near.key_tile)
+        if is_causal:
+            last = min(last, query + keys - queries + 1)
+        pairs += max(0, last - first)
+    return pairs
+
+
+_TENSORS = "Tensor q, Tensor k, Tensor v, Tensor coefficients"
+_GRADIENTS = "(Tensor, Tensor, Tensor, Tensor)"
+_CPP = f"{_TENSORS}, SymInt[] queries, SymInt[] keys, bool is_causal, int[] near"
+_fourier = register(
+    f"fourier_kernel_sum({_TENSORS}, SymInt[] queries, SymInt[] keys) -> Tensor",
+    _forward,
+    _fake_forward,
+    flops=_fourier_flops,
+    devices=("CPU", "CUDA"),
+)
+_fourier_backward = register(
+    f"fourier_kernel_sum_backward({_TENSORS}, Tensor grad, SymInt[] queries, SymInt[] keys) -> {_GRADIENTS}",
+    _backward,
+    _fake_backward,
+    flops=_fourier_backward_flops,
+    devices=("CPU", "CUDA"),
+)
+_near = register(f"cpp_kernel_sum({_CPP}) -> Tensor", _near_sum, _near_sum_fake, flops=_near_flops)
+_near_backward = register(
+    f"cpp_kernel_sum_backward({_CPP}, Tensor grad) -> {_GRADIENTS}",
+    _near_gradients,
+    _near_gradients_fake,
+    flops=_near_backward_flops,
+)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["ALGORITHMS", "Geometry", "Operands"]
+from attensor.ops.feature_maps import FeatureMap
 
-ALGORITHMS = ("tiles", "fft")
+__all__ = ["ALGORITHMS", "Geometry", "Operands", "Problem"]
+
+ALGORITHMS = ("tiles", "fft", "fft-float64")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `relative_kernel_attention`, by the same names."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    relative_bias: Tensor
+    feature_map: str | FeatureMap | None
+    is_causal: bool
+    key_mask: Tensor | None
+    cu_seqlens: Tensor | None
+    max_seqlen: int | None
+    algorithm: str | None
 
 
 class Geometry(NamedTuple):

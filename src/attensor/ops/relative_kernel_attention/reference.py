@@ -5,20 +5,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["dense"]
+from attensor.ops import _packing
+from attensor.ops._precision import full_precision
+from attensor.ops.feature_maps import FeatureMap
+from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
+from attensor.ops.relative_kernel_attention.prepare import features, heads_first, log_weights
+
+__all__ = ["dense_sum", "relative_kernel_attention_reference"]
 
 
-def dense(q: Tensor, k: Tensor, v: Tensor, weight: Tensor, segment: Tensor | None) -> Tensor:
-    """out [B, H, Tq, V]: the mean of v under the weights phi_q_i . phi_k_j c_{j - i}; 0 where all of them are 0.
+def relative_kernel_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    relative_bias: Tensor,
+    feature_map: str | FeatureMap | None = None,
+    is_causal: bool = False,
+    key_mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    algorithm: str | None = None,
+) -> Tensor:
+    """The definition of `relative_kernel_attention`; `max_seqlen` and `algorithm` have no effect."""
+    phi_q, phi_k, values = features(q, k, v, feature_map, key_mask)
+    geometry = Geometry(tuple(q.shape[1:-2]), tuple(k.shape[1:-2]), is_causal)
+    coefficients = log_weights(relative_bias.to(values.dtype), geometry).exp()
+    segment = None if cu_seqlens is None else _packing.sequence_index(cu_seqlens, q.shape[1])
+    sums = dense_sum(Operands(*heads_first(phi_q, phi_k, values), coefficients, segment), geometry)
+    total = sums[..., -1:]
+    out = sums[..., :-1] / total.masked_fill(total == 0, 1.0)
+    return torch.unflatten(out.transpose(1, 2), 1, geometry.queries).to(v.dtype)
 
-    Args:
-        q, k: features [B, H, Tq, M] and [B, H, Tk, M].
-        v: [B, H, Tk, V].
-        weight: c, [H, Tq, Tk].
-        segment: [T], pairs of different numbers have no weight; None: one sequence.
-    """
-    weights = torch.einsum("bhim,bhjm->bhij", q, k) * weight
-    if segment is not None:
-        weights = weights * (segment[:, None] == segment)
-    total = weights.sum(-1, keepdim=True)
-    return torch.einsum("bhij,bhjv->bhiv", weights, v) / total.masked_fill(total == 0, 1.0)
+
+def dense_sum(x: Operands, geometry: Geometry) -> Tensor:
+    """[B, H, Tq, V + 1]: the values weighted by phi_q_i . phi_k_j c_{j - i}, and the sum of the weights."""
+    at = [
+        torch.arange(m, device=x.q.device) - torch.arange(n, device=x.q.device)[:, None] + n - 1
+        for n, m in zip(geometry.queries, geometry.keys)
+    ]
+    if len(at) == 1:
+        weight = x.coefficients[:, at[0]]
+    else:
+        weight = x.coefficients[:, at[0][:, None, :, None], at[1][None, :, None, :]].flatten(3, 4).flatten(1, 2)
+    if x.segment is not None:
+        weight = weight * (x.segment[:, None] == x.segment)
+    with full_precision(x.q):
+        weights = torch.matmul(x.q, x.k.mT) * weight
+        return torch.cat([torch.matmul(weights, x.v), weights.sum(-1, keepdim=True)], -1)

@@ -1,0 +1,71 @@
+"""The torch and C++ forms: numerator and denominator, its last column, in one sum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from attensor.ops import _packing
+from attensor.ops.relative_kernel_attention.cost import faster_algorithm
+from attensor.ops.relative_kernel_attention.function import Method, Options, kernel_sum
+from attensor.ops.relative_kernel_attention.operands import Geometry, Operands, Problem
+from attensor.ops.relative_kernel_attention.prepare import Rows, features, heads_first, log_weights
+
+__all__ = ["attend", "why_not_cpp"]
+
+
+def why_not_cpp(problem: Problem) -> str | None:
+    """The reason why C++ cannot compute the problem."""
+    if problem.algorithm in ("fft", "fft-float64"):
+        return "cpp has tiles, Fourier transforms are torch's"
+    if problem.cu_seqlens is not None and problem.max_seqlen is None:
+        return "cpp needs max_seqlen for packed sequences"
+    return None
+
+
+def attend(problem: Problem, backend: str) -> Tensor:
+    """See `relative_kernel_attention`; back-end cpp: tiles in C++."""
+    phi_q, phi_k, values = features(problem.q, problem.k, problem.v, problem.feature_map, problem.key_mask)
+    rows = segment = None
+    if problem.cu_seqlens is not None and problem.max_seqlen is not None:
+        rows = Rows(problem.cu_seqlens, problem.max_seqlen, problem.q.shape[1])
+        phi_q, phi_k, values = (rows.unpack(t) for t in (phi_q, phi_k, values))
+    elif problem.cu_seqlens is not None:
+        segment = _packing.sequence_index(problem.cu_seqlens, problem.q.shape[1])
+    bias = problem.relative_bias
+    reach = bias.shape[1] // 2 if bias.ndim == 2 else None
+    geometry = Geometry(tuple(phi_q.shape[1:-2]), tuple(phi_k.shape[1:-2]), problem.is_causal, reach)
+    weights = log_weights(bias.to(values.dtype), geometry)
+    # a factor common to all offsets of a head cancels; without this one, large biases would overflow
+    largest = weights.detach().flatten(1).amax(1) if weights.numel() else weights.new_zeros(weights.shape[0])
+    coefficients = (weights - largest.view(-1, *[1] * (weights.ndim - 1))).exp()
+    x = Operands(*heads_first(phi_q, phi_k, values), coefficients, segment)
+    out = torch.unflatten(_ratio(x, geometry, problem.algorithm, backend).transpose(1, 2), 1, geometry.queries)
+    return (out if rows is None else rows.pack(out)).to(problem.v.dtype)
+
+
+def _ratio(x: Operands, geometry: Geometry, algorithm: str | None, backend: str) -> Tensor:
+    """[B, H, Tq, V]."""
+    if x.segment is not None:
+        algorithm = "tiles"  # transforms know no segments
+    algorithm = algorithm or faster_algorithm(geometry, x.q.shape[-1], x.v.shape[-1] + 1, backend)
+    if algorithm == "tiles" and geometry.queries == (1,) and x.segment is None:
+        return _one_query(x)
+    dtype = torch.float64 if algorithm == "fft-float64" else x.q.dtype
+    method: Method = "fft" if algorithm != "tiles" else "cpp" if backend == "cpp" else "tiles"
+    (sums,) = kernel_sum((*(t.to(dtype) for t in x[:4]), x.segment), Options(geometry, method))
+    numerator, denominator = sums[..., :-1], sums[..., -1:]
+    minimum = torch.zeros_like(denominator)
+    if method == "fft" and denominator.numel():
+        # what lies below is rounding, and may be negative
+        largest = denominator.detach().amax(2, keepdim=True)
+        minimum = (8 * torch.finfo(sums.dtype).eps * largest).expand_as(denominator)
+    floor = torch.where(minimum > 0, minimum, 1.0)
+    return (numerator / torch.where(denominator > minimum, denominator, floor)).to(x.q.dtype)
+
+
+def _one_query(x: Operands) -> Tensor:
+    """Decoding: nothing is gained by tiles, which would copy keys and values."""
+    weights = torch.matmul(x.q, x.k.mT) * x.coefficients[:, None]  # [B, H, 1, Tk]
+    total = weights.sum(-1, keepdim=True)
+    return torch.matmul(weights, x.v) / torch.where(total > 0, total, 1.0)
