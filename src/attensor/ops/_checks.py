@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 
-__all__ = ["check_broadcast", "check_cu_seqlens", "check_qkv", "check_same_space"]
+__all__ = ["check_broadcast", "check_cu_seqlens", "check_devices", "check_qkv", "check_same_space"]
 
 _INTEGERS = (torch.int32, torch.int64)
 _HEADS_FIRST = " Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
@@ -73,6 +73,13 @@ def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, 
         raise TypeError(
             f"{name}: {argument} must be bool (True = attend) or floating (added to the scores), got {tensor.dtype}."
         )
+
+
+def check_devices(name: str, q: Tensor, **others: Tensor | None) -> None:
+    """Refuse further tensors, given by their names, that do not lie where q lies."""
+    for argument, tensor in others.items():
+        if tensor is not None and tensor.device != q.device:
+            raise ValueError(f"{name}: {argument} is on {tensor.device}, q on {q.device}; use .to(q.device).")
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from attensor.ops._blocks import Axis, axes_of, from_blocks, to_blocks
-from attensor.ops._checks import check_broadcast, check_qkv, check_same_space
+from attensor.ops._checks import check_broadcast, check_devices, check_qkv, check_same_space
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.softmax_attention import softmax_attention
 from attensor.ops.softmax_attention.reference import additive_mask, dense, scale_of
@@ -122,6 +122,7 @@ def block_attention(
     """
     check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3))
     check_same_space(_NAME, q, k)
+    check_devices(_NAME, q, attn_mask=attn_mask)
     axes = axes_of(_NAME, q.shape[1:-2], pattern, block_size, axis)
     if is_causal and pattern != "axial":
         raise ValueError(f'{_NAME}: is_causal has a meaning along one axis only; use pattern="axial", got {pattern!r}.')

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._checks import check_devices
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops._precision import working_dtype
 
@@ -55,7 +56,7 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
         Derivatives of any order.
     Raises:
         ShapeError: no parts, other numbers of outs and lses, or sizes that differ.
-        TypeError: dtypes of outs or lses differ.
+        TypeError: dtypes of outs or lses differ. ValueError: devices differ.
     Cost: O(N B T H V).
     Source: arXiv:2310.01889, section 3.
     """
@@ -70,6 +71,7 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
                     f"merge_attention: {label} must all be {list(shape)}, as the first of outs {list(outs[0].shape)} "
                     f"says, got {list(part.shape)}."
                 )
+            check_devices("merge_attention", outs[0], **{label: part})
             if part.dtype != parts[0].dtype or not part.is_floating_point():
                 raise TypeError(
                     f"merge_attention: {label} must share one floating dtype, got {part.dtype} beside "

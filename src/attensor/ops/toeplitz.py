@@ -247,6 +247,8 @@ def _check(coefficients: Tensor, x: Tensor, space_dims: int, is_causal: bool) ->
     for name, tensor in (("coefficients", coefficients), ("x", x)):
         if not tensor.is_floating_point():
             raise TypeError(f"toeplitz: {name} must be floating point, got {tensor.dtype}; convert it with .float().")
+    if coefficients.device != x.device:
+        raise ValueError(f"toeplitz: coefficients are on {coefficients.device}, x on {x.device}; use .to(x.device).")
     have, inputs = list(coefficients.shape[-space_dims:]), list(x.shape[-space_dims:])
     if len(have) < space_dims or len(inputs) < space_dims or any(m < 1 or a < m for a, m in zip(have, inputs)):
         raise ShapeError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_qkv, check_same_space
+from attensor.ops._checks import check_cu_seqlens, check_devices, check_qkv, check_same_space
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
 from attensor.ops.neighborhood_attention.problem import Problem
@@ -86,6 +86,8 @@ def neighborhood_attention(
     """
     check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3))
     check_same_space(_NAME, q, k)
+    side = {"additional_keys": additional_keys, "additional_values": additional_values, "cu_seqlens": cu_seqlens}
+    check_devices(_NAME, q, relative_bias=relative_bias, **side)
     axes = axes_of(q.shape[1:-2], window_size, dilation, stride, is_causal)
     if relative_bias is not None:
         _check_bias(relative_bias, q, axes)
@@ -122,6 +124,8 @@ def _check_bias(bias: Tensor, q: Tensor, axes: tuple[Axis, ...]) -> None:
         raise ShapeError(
             f"{_NAME}: relative_bias must be [H, 2 window_size - 1 for each axis] = {expected}, got {list(bias.shape)}."
         )
+    if not bias.is_floating_point():
+        raise TypeError(f"{_NAME}: relative_bias must be floating point, got {bias.dtype}; use .to(q.dtype).")
 
 
 def _check_additional(keys: Tensor | None, values: Tensor | None, k: Tensor, v: Tensor) -> None:

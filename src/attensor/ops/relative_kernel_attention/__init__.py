@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_qkv
+from attensor.ops._checks import check_cu_seqlens, check_devices, check_qkv
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.feature_maps import FeatureMap
 from attensor.ops.relative_kernel_attention.forms import attend, why_not_cpp
@@ -101,6 +101,7 @@ def _check(
     cu_seqlens: Tensor | None,
     algorithm: str | None,
 ) -> None:
+    check_devices(_NAME, q, relative_bias=relative_bias, key_mask=key_mask, cu_seqlens=cu_seqlens)
     dims = q.ndim - 3
     fits = relative_bias.ndim == dims + 1 and relative_bias.shape[0] == q.shape[-2]
     if not fits or any(size % 2 == 0 for size in relative_bias.shape[1:]):
@@ -108,6 +109,8 @@ def _check(
             f"{_NAME}: relative_bias must be [H, 2 P - 1 for each of {dims} axes] with H = {q.shape[-2]}, "
             f"got {list(relative_bias.shape)}."
         )
+    if not relative_bias.is_floating_point():
+        raise TypeError(f"{_NAME}: relative_bias must be floating point, got {relative_bias.dtype}; use .to(q.dtype).")
     shorter = dims == 1 and q.shape[1] < k.shape[1]
     if q.shape[1:-2] != k.shape[1:-2] and not shorter:
         raise ShapeError(

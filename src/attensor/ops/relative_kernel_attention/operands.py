@@ -46,7 +46,7 @@ class Geometry(NamedTuple):
     @property
     def offsets(self) -> tuple[int, ...]:
         """Number of offsets of each axis; key j and query i have offset number j - i + queries - 1."""
-        return tuple(n + m - 1 for n, m in zip(self.queries, self.keys))
+        return tuple(max(n + m - 1, 0) for n, m in zip(self.queries, self.keys))
 
 
 class Operands(NamedTuple):

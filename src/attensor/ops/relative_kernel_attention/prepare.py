@@ -43,7 +43,7 @@ def log_weights(relative_bias: Tensor, geometry: Geometry) -> Tensor:
     for dim, (queries, keys) in enumerate(zip(geometry.queries, geometry.keys), start=1):
         reach = relative_bias.shape[dim] // 2
         # query i stands at i + keys - queries, so that offsets run from 1 - keys to queries - 1
-        offset = torch.arange(queries + keys - 1, device=relative_bias.device) - (keys - 1)
+        offset = torch.arange(max(queries + keys - 1, 0), device=relative_bias.device) - (keys - 1)
         relative_bias = relative_bias.index_select(dim, offset.clamp(-reach, reach) + reach)
         if geometry.is_causal:
             relative_bias = relative_bias.masked_fill(offset > 0, float("-inf"))

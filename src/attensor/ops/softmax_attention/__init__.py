@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_qkv
+from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_qkv
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.softmax_attention.problem import Problem
 from attensor.ops.softmax_attention.reference import scale_of, softmax_attention_reference
@@ -76,6 +76,7 @@ def softmax_attention(
         in memory, and on a GPU by `backend="reference"`.
     """
     check_qkv("softmax_attention", q, k, v)
+    check_devices("softmax_attention", q, attn_mask=attn_mask, cu_seqlens=cu_seqlens)
     if attn_mask is not None:
         check_broadcast("softmax_attention", "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
     if cu_seqlens is not None:
