@@ -10,6 +10,7 @@ from pathlib import Path
 from attensor.compare.config import CompareConfig
 from attensor.compare.plan import Plan
 from attensor.compare.preflight import check_disk
+from attensor.errors import BackendError
 from attensor.files import new_folder, read_json
 
 __all__ = ["is_measured", "is_trained", "new_run", "reopened"]
@@ -41,6 +42,7 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
 
     Raises:
         ValueError: no run, contradicting options (each is named), or a user's file that has changed.
+        BackendError: the run was started with the C++ kernels, and they are missing here.
         OSError: the disk.
     """
     plan = Plan.load(run)
@@ -61,8 +63,20 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
         path = Path(subject.path)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != subject.digest:
             raise ValueError(f"--resume {run}: {path} has changed since the run was started. Start a new run.")
+    if plan.kernels == "cpp" and plan.device == "cpu":
+        _need_kernels(run)
     check_disk(run, needed_bytes(plan))
     return plan
+
+
+def _need_kernels(run: Path) -> None:
+    from attensor.ops import kernels_form
+
+    if kernels_form() != "cpp":
+        raise BackendError(
+            f"--resume {run}: it was started with the C++ kernels, which are missing here. So that its numbers stay "
+            "comparable, build them first: attensor doctor --build"
+        )
 
 
 def is_trained(run: Path, name: str, plan: Plan) -> bool:

@@ -14,10 +14,10 @@ from attensor import catalogue
 from attensor.compare.cost import Cost, measure_cost
 from attensor.compare.decode import Decode, measure_decode
 from attensor.compare.plan import Plan
-from attensor.compare.reporter import Reporter
 from attensor.compare.subjects import Subject, mixer_factory
 from attensor.compare.tasks import autocast
 from attensor.files import read_json, write_json
+from attensor.lab import Reporter
 from attensor.train import Stopped
 
 __all__ = ["Measurement"]

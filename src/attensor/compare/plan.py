@@ -55,6 +55,7 @@ class Plan:
         share_seconds: time for pilots and seeds of one mechanism, or None.
         pilot_fraction: steps of one pilot, as a share of the steps of a seed.
         reference_mlp_size: MLP width of the reference model, whose parameter count the others match.
+        kernels: `"cpp"` or `"torch"`: what operators with C++ kernels take in every process of the run.
         config: the options as given.
     """
 
@@ -82,6 +83,7 @@ class Plan:
     threads: int
     jobs: int
     max_length: int
+    kernels: str
     config: dict[str, Any]
 
     @property
@@ -125,6 +127,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         ValueError: an option does not fit the data or the machine.
     """
     from attensor.data import open_data
+    from attensor.ops import kernels_form
 
     size = SIZES[config.size]
     source = config.data if config.data in ("stdlib", "digits") else str(Path(config.data).expanduser().resolve())
@@ -168,6 +171,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         threads=1 if config.size == "tiny" else max(1, cores // jobs),
         jobs=jobs,
         max_length=config.max_length,
+        kernels=kernels_form(),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
     )
 

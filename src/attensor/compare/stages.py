@@ -21,27 +21,18 @@ from torch import nn
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
-from attensor.compare.reporter import Reporter
 from attensor.compare.subjects import Subject, mixer_factory
 from attensor.compare.tasks import autocast, build_model, open_task
-from attensor.files import atomic_path, locked, read_json, write_json
+from attensor.files import atomic_path, locked
+from attensor.lab import Reporter, kept
 from attensor.train import Diverged, Progress, Stopped, TrainConfig, train
 
-__all__ = ["Training", "artefact"]
+__all__ = ["Training"]
 
 _CALIBRATION_STEPS = 24
 _CALIBRATION_WARM_UP = 4
 _FEWEST_STEPS = 10
 _CURVE_POINTS = 12
-
-
-def artefact(path: Path, make: Callable[[], Any]) -> Any:
-    """The content of a JSON file; made and written first if it is not there."""
-    value = read_json(path)
-    if value is None:
-        value = make()
-        write_json(path, value)
-    return value
 
 
 @dataclass
@@ -71,12 +62,12 @@ class Training:
         """
         plan, folder = self.plan, self.folder
         self.reporter.event(stage="laws")
-        artefact(folder / "laws.json", self._laws)
-        self.size = artefact(folder / "balance.json", self._balance)
+        kept(folder / "laws.json", self._laws)
+        self.size = kept(folder / "balance.json", self._balance)
         self.task = open_task(plan)
         self._stop_here()
         self.reporter.event(stage="calibrate")
-        self.pace = artefact(folder / "calibration.json", self._calibrate)
+        self.pace = kept(folder / "calibration.json", self._calibrate)
         pilots = [self._pilot(i) for i in range(len(plan.learning_rates))]
         best = self._best(pilots)
         for index in range(len(plan.seeds)):
@@ -113,7 +104,7 @@ class Training:
         load = (time.perf_counter() - started) / (self._clock() - started_processor)
         # how busy the machine is counts once, for all alike: it shortens the runs, and favours nobody
         with locked(self.folder.parent, wait=True, name=".load"):
-            load = artefact(self.folder.parent / "load.json", lambda: max(1.0, load))
+            load = kept(self.folder.parent / "load.json", lambda: max(1.0, load))
         if plan.steps is not None:
             steps = plan.steps
         else:
@@ -154,7 +145,7 @@ class Training:
                 return {"learning_rate": rate, "steps": steps, "score": None, "reason": str(error)}
             return {"learning_rate": rate, "steps": steps, "score": progress.curve[-1].score}
 
-        result: dict[str, Any] = artefact(self.folder / f"{key}.json", make)
+        result: dict[str, Any] = kept(self.folder / f"{key}.json", make)
         self._state(key).unlink(missing_ok=True)
         return result
 
@@ -186,7 +177,7 @@ class Training:
                 "checkpoint": f"{self.folder.name}/{key}.safetensors",
             }
 
-        artefact(self.folder / f"{key}.json", make)
+        kept(self.folder / f"{key}.json", make)
         self._state(key).unlink(missing_ok=True)
 
     def _train(

@@ -7,15 +7,15 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attensor.recipes._cells import CellError as CellError
-from attensor.recipes._cells import run_cells as run_cells
+from attensor import lab
 
-__all__ = ["CellError", "Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
+__all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
 
 # two-sided 95 % points of Student's t for 1, 2, .. degrees of freedom
 _T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
@@ -29,11 +29,21 @@ class RecipeConfig:
         folder: where finished cells, `verdict.json` and `report.html` are written; made when missing.
         quick: fewer steps and seeds; an indication instead of a verdict.
         resume: take the finished cells that `folder` holds instead of computing them anew.
+        kernels: `"cpp"` or `"torch"`, what operators with C++ kernels take in all cells; None leaves it to them.
     """
 
     folder: Path
     quick: bool = False
     resume: bool = False
+    kernels: str | None = None
+
+
+def run_cells(
+    config: RecipeConfig, function: Callable[..., Any], cells: Sequence[dict[str, Any]], *, at_once: int | None = None
+) -> list[Any]:
+    """`attensor.lab.run_cells` in the recipe's folder."""
+    folder, resume, kernels = config.folder / "cells", config.resume, config.kernels
+    return lab.run_cells(folder, function, cells, resume=resume, at_once=at_once, kernels=kernels)
 
 
 @dataclass(frozen=True)
