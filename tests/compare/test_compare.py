@@ -32,7 +32,7 @@ def options(out, **more):
 def finished(tmp_path_factory):
     """One run of everything that can happen to a row: (folder, results, what the terminal showed)."""
     shown = io.StringIO()
-    names = f"softmax,linear,{MIXERS}:Mean,{MIXERS}:Future,{MIXERS}:Raises,{MIXERS}:Huge"
+    names = f"softmax,linear,linear+softmax,{MIXERS}:Mean,{MIXERS}:Future,{MIXERS}:Raises,{MIXERS}:Huge"
     config = CompareConfig(**options(tmp_path_factory.mktemp("runs"), mechanisms=names), device="cpu")
     run = compare(config, console=Console(file=shown, width=160))
     return run, json.loads((run / "results.json").read_text()), shown.getvalue()
@@ -45,7 +45,7 @@ def rows(results):
 def test_good_rows_have_everything(finished):
     run, results, _ = finished
     assert results["finished"]
-    for name in ("softmax", "linear", "Mean"):
+    for name in ("softmax", "linear", "linear+softmax", "Mean"):
         row = rows(results)[name]
         assert row["status"] == "ok", row["reason"]
         assert [pilot["learning_rate"] for pilot in row["pilots"]] == results["plan"]["learning_rates"]
@@ -91,6 +91,8 @@ def test_decode_state_grows_only_with_a_cache_of_keys(finished):
     assert [d["context"] for d in softmax] == [128, 256, 512, 1024]
     assert softmax[-1]["state_bytes"] == 8 * softmax[0]["state_bytes"]
     assert linear[-1]["state_bytes"] == linear[0]["state_bytes"]
+    both = [d["state_bytes"] for d in rows(finished[1])["linear+softmax"]["decode"]]
+    assert both == [(a["state_bytes"] + b["state_bytes"]) // 2 for a, b in zip(softmax, linear, strict=True)]
     assert rows(finished[1])["Mean"]["decode_stopped"] == "Mean has no new_cache(), so it cannot decode token by token"
 
 
@@ -106,7 +108,7 @@ def test_nothing_temporary_is_left(finished):
     assert left == []
 
 
-@pytest.mark.parametrize("name", ["linear", "Mean"])
+@pytest.mark.parametrize("name", ["linear", "Mean", "linear+softmax"])
 def test_trained_models_write_text(finished, name):
     """With a decode cache and without; the same seed writes the same."""
     config = GenerateConfig(folder=str(finished[0]), mechanism=name, prompt="def ", tokens=40, seed=3)
@@ -119,7 +121,7 @@ def test_trained_models_write_text(finished, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mechanism": "gla"}, "the run .* has softmax, linear, Mean"),
+        ({"mechanism": "gla"}, "the run .* has softmax, linear, linear\\+softmax, Mean"),
         ({"seed_index": 2}, "--seed-index 2: the run has 2 seeds"),
         ({"mechanism": "Huge"}, "not trained to the end"),
     ],

@@ -41,9 +41,8 @@ def test_a_failure_is_written_down_and_costs_its_row_alone(run, plan, monkeypatc
     monkeypatch.setattr(Pool, "run", here)
     written = []
     with Display("all", ["softmax", "gla", "linear"], console=Console(file=io.StringIO())) as display:
-        names = ["softmax", "gla", "linear"]
         watch, told = Watch(plan, display), {"interruption": Interruption(), "on_end": lambda: written.append(1)}
-        run_phase(run, plan, "train", names, at_once=2, watch=watch, **told)
+        run_phase(run, plan, "train", plan.subjects, at_once=2, watch=watch, **told)
     assert len(written) == 3
     rows = {row["name"]: row for row in collect(run, plan)["mechanisms"]}
     assert rows["gla"]["reason"] == reason

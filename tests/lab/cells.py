@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from attensor.errors import Stopped
 from attensor.lab import Reporter
 from attensor.ops._operator import _CONTEXT
-from attensor.train import Stopped
 
 
 def square(value: int) -> dict[str, int]:

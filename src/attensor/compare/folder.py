@@ -10,6 +10,7 @@ from pathlib import Path
 from attensor.compare.config import CompareConfig
 from attensor.compare.plan import Plan
 from attensor.compare.preflight import check_disk
+from attensor.compare.subjects import Subject
 from attensor.errors import BackendError
 from attensor.files import new_folder, read_json
 
@@ -79,15 +80,15 @@ def _need_kernels(run: Path) -> None:
         )
 
 
-def is_trained(run: Path, name: str, plan: Plan) -> bool:
+def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether all seeds of a mechanism are done."""
-    return all((run / name / f"seed-{seed}.json").exists() for seed in plan.seeds)
+    return all((subject.folder(run) / f"seed-{seed}.json").exists() for seed in plan.seeds)
 
 
-def is_measured(run: Path, name: str, plan: Plan) -> bool:
+def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether cost, and decoding for text, are done."""
     files = ("cost.json",) if plan.kind == "images" else ("cost.json", "decode.json")
-    return all((found := read_json(run / name / file)) is not None and found["finished"] for file in files)
+    return all((found := read_json(subject.folder(run) / file)) is not None and found["finished"] for file in files)
 
 
 def _plain(value: object) -> object:

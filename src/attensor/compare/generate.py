@@ -41,15 +41,13 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     import torch
     from safetensors.torch import load_model
 
-    from attensor.compare.subjects import mixer_factory
     from attensor.compare.tasks import decoder
     from attensor.files import read_json
     from attensor.models.language import generate
 
     subject = plan.subject(mechanism)
-    mixer = mixer_factory(subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
-    width = read_json(run / subject.name / "balance.json")["mlp_hidden_size"]
-    model = decoder(plan, mixer, width)
+    width = read_json(subject.folder(run) / "balance.json")["mlp_hidden_size"]
+    model = decoder(plan, plan.mixers(subject), width)
     load_model(model, checkpoint)
     model.eval()
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
@@ -75,7 +73,7 @@ def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
         raise ValueError(f"--mechanism {mechanism}: the run {run} has {', '.join(names)}.")
     if not 0 <= seed_index < len(plan.seeds):
         raise ValueError(f"--seed-index {seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
-    checkpoint = run / mechanism / f"seed-{plan.seeds[seed_index]}.safetensors"
+    checkpoint = plan.subject(mechanism).folder(run) / f"seed-{plan.seeds[seed_index]}.safetensors"
     if not checkpoint.exists():
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"

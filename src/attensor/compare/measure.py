@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attensor import catalogue
 from attensor.compare.cost import Cost, measure_cost
 from attensor.compare.decode import Decode, measure_decode
 from attensor.compare.plan import Plan
-from attensor.compare.subjects import Subject, mixer_factory
+from attensor.compare.subjects import Subject
 from attensor.compare.tasks import autocast
 from attensor.files import read_json, write_json
 from attensor.lab import Reporter
+from attensor.nn.cache import JointCache
 from attensor.train import Stopped
 
 __all__ = ["Measurement"]
@@ -46,12 +47,13 @@ class Measurement:
         """
         plan = self.plan
         torch.manual_seed(0)
-        mixer = mixer_factory(self.subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)(0)
-        mixer = mixer.to(plan.device)
+        build = plan.mixers(self.subject)
+        layers: list[Any] = [build(index).to(plan.device) for index in range(self.subject.period)]
+        mixer = layers[0] if len(layers) == 1 else Stack(layers)
 
         def cost(on_row: Callable[[Any], None]) -> str | None:
             def with_flops(row: Cost) -> None:
-                on_row(_cost_row(row, self._flops(mixer, spaces[row.length])))
+                on_row(_cost_row(row, self._flops(layers, spaces[row.length]), len(layers)))
 
             spaces = {torch.Size(space).numel(): space for space in self._spaces()}
             return measure_cost(
@@ -72,7 +74,7 @@ class Measurement:
                 seconds=_DECODE_SECONDS,
                 device=plan.device,
                 precision=lambda: autocast(plan),
-                on_row=lambda row: on_row(_decode_row(row)),
+                on_row=lambda row: on_row(_decode_row(row, len(layers))),
             )
 
         self._stage("cost", cost)
@@ -103,11 +105,31 @@ class Measurement:
         sides = doubled(_SMALLEST_SIDE, int(self.plan.max_length**0.5))
         return [(side, side) for side in sides]
 
-    def _flops(self, mixer: nn.Module, space: tuple[int, ...]) -> int | None:
-        if self.subject.path is not None or not hasattr(mixer, "cost_sizes"):
+    def _flops(self, layers: list[Any], space: tuple[int, ...]) -> int | None:
+        if self.subject.path is not None:
             return None
-        layer: Any = mixer
-        return catalogue.mechanism(self.subject.name).cost("flops", B=1, **layer.cost_sizes(space))
+        cards = [catalogue.mechanism(name) for name in self.subject.layers]
+        flops = [card.cost("flops", B=1, **m.cost_sizes(space)) for card, m in zip(cards, layers, strict=True)]
+        return sum(flops) // len(flops)
+
+
+class Stack(nn.Module):
+    """The layers of a stack side by side, as one mixer: each reads the same input, their outputs are summed."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def new_cache(self, batch_size: int) -> JointCache:
+        """One cache of all layers."""
+        layers: Any = self.layers
+        return JointCache(**{str(i): layer.new_cache(batch_size) for i, layer in enumerate(layers)})
+
+    def forward(self, hidden_states: Tensor, cache: JointCache | None = None) -> Tensor:
+        """What a mixer maps to the same."""
+        pasts = [{} if cache is None else {"cache": cache.parts[str(i)]} for i in range(len(self.layers))]
+        outputs = [layer(hidden_states, **past) for layer, past in zip(self.layers, pasts, strict=True)]
+        return torch.stack(outputs).sum(0)
 
 
 def doubled(first: int, last: int) -> list[int]:
@@ -118,15 +140,17 @@ def doubled(first: int, last: int) -> list[int]:
     return found
 
 
-def _cost_row(row: Cost, flops: int | None) -> dict[str, Any]:
+def _cost_row(row: Cost, flops: int | None, layers: int) -> dict[str, Any]:
+    """For one layer: of a stack, the mean over its layers."""
     return {
         "length": row.length,
-        "forward_ms": 1000 * row.forward,
-        "forward_backward_ms": 1000 * row.forward_backward,
-        "peak_bytes": row.peak_bytes,
+        "forward_ms": 1000 * row.forward / layers,
+        "forward_backward_ms": 1000 * row.forward_backward / layers,
+        "peak_bytes": row.peak_bytes // layers,
         "flops": flops,
     }
 
 
-def _decode_row(row: Decode) -> dict[str, Any]:
-    return {"context": row.context, "ms_per_token": 1000 * row.seconds_per_token, "state_bytes": row.state_bytes}
+def _decode_row(row: Decode, layers: int) -> dict[str, Any]:
+    milliseconds = 1000 * row.seconds_per_token / layers
+    return {"context": row.context, "ms_per_token": milliseconds, "state_bytes": row.state_bytes // layers}

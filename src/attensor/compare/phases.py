@@ -8,6 +8,7 @@ from typing import Any
 
 from attensor.compare.plan import Plan
 from attensor.compare.progress import Watch
+from attensor.compare.subjects import Subject
 from attensor.files import locked, write_json
 from attensor.lab import Cell, Interruption, Outcome, Pool, Reporter
 
@@ -18,7 +19,7 @@ def run_phase(
     run: Path,
     plan: Plan,
     phase: str,
-    names: Sequence[str],
+    subjects: Sequence[Subject],
     *,
     at_once: int,
     interruption: Interruption,
@@ -31,7 +32,7 @@ def run_phase(
         run: folder of the run.
         plan: of the run.
         phase: `"train"` or `"measure"`.
-        names: of mechanisms.
+        subjects: whose.
         at_once: processes.
         interruption: as of `Pool`.
         watch: shows what happens.
@@ -39,16 +40,16 @@ def run_phase(
     """
     function = {"train": train, "measure": measure}[phase]
     cells = []
-    for name in names:
-        folder = run / name
+    for subject in subjects:
+        folder = subject.folder(run)
         folder.mkdir(exist_ok=True)
         (folder / f"failed-{phase}.json").unlink(missing_ok=True)
-        cells.append(Cell.of(function, {"run": str(run), "name": name}, log=folder / f"{phase}.log"))
+        cells.append(Cell.of(function, {"run": str(run), "name": subject.name}, log=folder / f"{phase}.log"))
 
     def ended(cell: Cell, outcome: Outcome) -> None:
         name = cell.arguments["name"]
         if outcome.reason is not None:
-            write_json(run / name / f"failed-{phase}.json", {"reason": outcome.reason})
+            write_json(plan.subject(name).folder(run) / f"failed-{phase}.json", {"reason": outcome.reason})
         watch.ended(name, phase, outcome.reason)
         on_end()
 
@@ -85,5 +86,7 @@ def _work(phase: Callable[[Plan, Any, Path, Reporter], Any], run: Path, name: st
         # the same numbers after a resume; operations that cannot promise it only warn
         torch.use_deterministic_algorithms(True, warn_only=True)
     # waits for a process whose parent was killed: it ends at its next event
-    with locked(run / name, wait=True):
-        phase(plan, plan.subject(name), run / name, Reporter.current()).run()
+    subject = plan.subject(name)
+    folder = subject.folder(run)
+    with locked(folder, wait=True):
+        phase(plan, subject, folder, Reporter.current()).run()

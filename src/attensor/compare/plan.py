@@ -6,14 +6,18 @@ A resumed run reads it back; so its numbers cannot depend on what a default is, 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from attensor.catalogue import Domain
 from attensor.compare.config import CompareConfig, parse_budget
 from attensor.compare.subjects import Subject, resolve
 from attensor.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = ["SIZES", "Plan", "Size", "data_facts", "make_plan"]
 
@@ -100,6 +104,10 @@ class Plan:
         """The subject of that name."""
         return next(s for s in self.subjects if s.name == name)
 
+    def mixers(self, subject: Subject) -> Callable[[int], nn.Module]:
+        """Layer index -> a new mixer of the plan's sizes."""
+        return subject.mixers(self.domain, self.hidden_size, self.num_heads, self.num_layers)
+
     def save(self, run: Path) -> None:
         """Write the plan into the folder of the run."""
         write_json(run / PLAN_FILE, asdict(self))
@@ -114,7 +122,7 @@ class Plan:
         saved = read_json(run / PLAN_FILE)
         if saved is None:
             raise ValueError(f"{run}: is not the folder of a run: it has no {PLAN_FILE}.")
-        saved["subjects"] = tuple(Subject(**subject) for subject in saved["subjects"])
+        saved["subjects"] = tuple(Subject(**s | {"layers": tuple(s["layers"])}) for s in saved["subjects"])
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         return cls(**values)
 
@@ -151,7 +159,8 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         subjects=subjects,
         size=config.size,
         hidden_size=size.hidden_size,
-        num_layers=size.num_layers,
+        # all cards of every stack have their place; and all models have the same depth
+        num_layers=max(size.num_layers, *(subject.period for subject in subjects)),
         num_heads=size.num_heads,
         # the text model's MLP has three matrices, the image model's two: the same number of parameters
         reference_mlp_size=(8 * -(-size.hidden_size // 3)) if is_text else 4 * size.hidden_size,

@@ -31,7 +31,7 @@ RESULTS_FILE = "results.json"
 SCHEMA = 1
 _PLAN_FIELDS = (
     *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "max_length", "seeds"),
-    *("steps", "budget_seconds", "share_seconds", "learning_rates", "pilot_fraction"),
+    *("steps", "budget_seconds", "share_seconds", "learning_rates", "pilot_fraction", "kernels"),
 )
 
 
@@ -49,7 +49,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
     from attensor.bench import processor
 
     is_text = plan.kind == "text"
-    rows = [_row(run / subject.name, subject, plan) for subject in plan.subjects]
+    rows = [_row(subject.folder(run), subject, plan) for subject in plan.subjects]
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "attensor": attensor.__version__,
@@ -131,9 +131,9 @@ def _measured(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _formula(subject: Subject) -> dict[str, str] | None:
-    if subject.path is not None:
+    if len(subject.layers) != 1:
         return None
-    card = catalogue.mechanism(subject.name)
+    card = catalogue.mechanism(subject.layers[0])
     return {"flops": card.flops, "state_bytes": card.state_bytes}
 
 

@@ -16,6 +16,7 @@ from attensor.compare.phases import run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.progress import Watch
 from attensor.compare.results import write_results
+from attensor.compare.subjects import Subject
 from attensor.errors import MissingExtraError
 from attensor.files import locked
 from attensor.lab import Display, Interruption
@@ -62,11 +63,11 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
     names = [subject.name for subject in plan.subjects]
     with Display("all", names, console=console) as display:
         watch = Watch(plan, display)
-        for name in names:
-            if is_trained(run, name, plan):
-                watch.finished(name, is_measured=is_measured(run, name, plan))
+        for subject in plan.subjects:
+            if is_trained(run, subject, plan):
+                watch.finished(subject.name, is_measured=is_measured(run, subject, plan))
 
-        def phase(which: str, of: list[str], at_once: int) -> None:
+        def phase(which: str, of: list[Subject], at_once: int) -> None:
             run_phase(
                 run,
                 plan,
@@ -78,10 +79,10 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
                 on_end=lambda: write_results(run, plan),
             )
 
-        phase("train", [name for name in names if not is_trained(run, name, plan)], plan.jobs)
-        trained = [name for name in names if is_trained(run, name, plan)]
+        phase("train", [s for s in plan.subjects if not is_trained(run, s, plan)], plan.jobs)
+        trained = [s for s in plan.subjects if is_trained(run, s, plan)]
         # one at a time: alone on the machine, so that none disturbs the times of another
-        phase("measure", [name for name in trained if not is_measured(run, name, plan)], 1)
+        phase("measure", [s for s in trained if not is_measured(run, s, plan)], 1)
 
 
 def _headline(run: Path, plan: Plan) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import nn
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
-from attensor.compare.subjects import Subject, mixer_factory
+from attensor.compare.subjects import Subject
 from attensor.compare.tasks import autocast, build_model, open_task
 from attensor.files import atomic_path, locked
 from attensor.lab import Reporter, kept
@@ -73,26 +72,21 @@ class Training:
         for index in range(len(plan.seeds)):
             self._seed(index, best)
 
-    def _mixer(self) -> Callable[[int], nn.Module]:
-        plan = self.plan
-        return mixer_factory(self.subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
-
     def _laws(self) -> dict[str, Any]:
         torch.manual_seed(0)
-        build = self._mixer()
-        for index in range(min(2, self.plan.num_layers)):
+        build = self.plan.mixers(self.subject)
+        # layers may differ by their place, and the cards of a stack do
+        for index in range(min(max(2, self.subject.period), self.plan.num_layers)):
             mixer = build(index).to(self.plan.device)
             check_laws(mixer, self.plan.hidden_size, is_grid=self.plan.kind == "images", device=self.plan.device)
         return {"kept": True}
 
     def _balance(self) -> dict[str, int]:
         plan = self.plan
-        reference = mixer_factory(
-            Subject("softmax", ""), plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers
-        )
+        reference = plan.mixers(Subject.of("softmax"))
         with torch.device("meta"):
             target = parameter_count(build_model(plan, reference, plan.reference_mlp_size))
-        mixer = self._mixer()
+        mixer = plan.mixers(self.subject)
         width, count = balanced_mlp_size(lambda width: build_model(plan, mixer, width), target)
         return {"mlp_hidden_size": width, "parameters": count, "reference_parameters": target}
 
@@ -213,7 +207,7 @@ class Training:
 
     def _model(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return self.task.model(self._mixer(), self.size["mlp_hidden_size"]).to(self.plan.device)
+        return self.task.model(self.plan.mixers(self.subject), self.size["mlp_hidden_size"]).to(self.plan.device)
 
     def _precision(self) -> torch.dtype | None:
         return torch.bfloat16 if self.plan.dtype == "bfloat16" else None

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from attensor.errors import BackendError, DataError, LawError
-from attensor.train import Diverged
+from attensor.errors import BackendError, DataError, Diverged, LawError
 
 __all__ = ["death", "is_out_of_memory", "reason"]
 

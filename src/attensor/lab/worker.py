@@ -16,10 +16,9 @@ from typing import IO, Any
 import torch
 
 import attensor
-from attensor.errors import BackendError
+from attensor.errors import BackendError, Stopped
 from attensor.lab.reason import reason
 from attensor.lab.reporter import Reporter
-from attensor.train import Stopped
 
 __all__ = ["main"]
 
