@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -12,15 +11,35 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.data import TextData, open_text
-from attensor.train import TrainConfig, train
+from attensor.models.language import Decoder, DecoderConfig
+from attensor.recipes._runs import trained
 
-__all__ = ["fit", "mean_curve"]
+__all__ = ["decoder", "fit"]
 
 _HELD_OUT_BYTES = 32_768
 _LONGEST_WINDOW = 8_193
 _TOKENS_AT_ONCE = 4_096
 # each point of the curve reads every eighth window of the held-out bytes
 _CURVE_EVERY = 8
+
+
+def decoder(
+    mixer: Callable[[int], nn.Module],
+    *,
+    seed: int,
+    vocab_size: int = 256,
+    num_layers: int = 2,
+    mlp_hidden_size: int = 168,
+) -> Decoder:
+    """A small model, 64 wide, with weights drawn from `seed`.
+
+    Args:
+        mixer: layer index -> a layer of 64 channels, two heads where it has any.
+        seed: of the weights.
+        vocab_size, num_layers, mlp_hidden_size: as in `DecoderConfig`.
+    """
+    torch.manual_seed(seed)
+    return Decoder(DecoderConfig(vocab_size, 64, num_layers, num_heads=2, mlp_hidden_size=mlp_hidden_size), mixer)
 
 
 def fit(
@@ -61,24 +80,20 @@ def fit(
         # a window starts with the byte that the one before it ended with
         return held_out.unfold(1, factor * length + 1, factor * length).flatten(0, 1)
 
-    progress = train(
+    result = trained(
         model,
         batch,
         _loss,
-        TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=evaluations),
-        evaluate=lambda trained: _mean_loss(trained, windows(1)[::_CURVE_EVERY]),
+        lambda model: _mean_loss(model, windows(1)[::_CURVE_EVERY]),
+        steps=steps,
+        learning_rate=learning_rate,
+        evaluations=evaluations,
     )
     model.eval()
     return {
         "loss": {str(factor): _mean_loss(model, windows(factor)) for factor in factors},
-        "curve": [[point.step, point.score] for point in progress.curve],
+        "curve": result["curve"],
     }
-
-
-def mean_curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """The mean over seeds of results with a `curve`, point by point."""
-    curves = [result["curve"] for result in results]
-    return [(points[0][0], fmean(score for _, score in points)) for points in zip(*curves, strict=True)]
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from attensor import lab
+from attensor.metrics import t_interval
 
 __all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
-
-# two-sided 95 % points of Student's t for 1, 2, .. degrees of freedom
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 
 @dataclass(frozen=True)
@@ -67,14 +64,8 @@ class Interval:
         Raises:
             ValueError: no values.
         """
-        if not values:
-            raise ValueError("Interval.of: values is empty; give one number for each seed.")
-        count = len(values)
-        if count == 1:
-            return cls(float(values[0]), math.nan, 1)
-        # beyond the table the normal value is less than 9 % too small
-        quantile = _T_95[count - 2] if count - 2 < len(_T_95) else 1.96
-        return cls(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(count), count)
+        found = t_interval(values)
+        return cls(found.estimate, found.half_width, found.count)
 
     def __str__(self) -> str:
         """`0.912 ± 0.013 (3 seeds)`, with two significant digits of the half-width."""
