@@ -12,7 +12,8 @@ from torch import nn
 from attensor.compare import cost
 from attensor.compare.cost import measure_cost
 from attensor.compare.decode import measure_decode
-from attensor.compare.measure import Stack, _cost_row, doubled
+from attensor.compare.measure import Stack, _cost_row
+from attensor.compare.tasks import doubled
 from tests.compare.mixers import Mean
 
 SPACES = [(16,), (32,), (64,), (128,)]

@@ -87,7 +87,7 @@ def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
 
 def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether cost, and decoding for text, are done."""
-    files = ("cost.json",) if plan.kind == "images" else ("cost.json", "decode.json")
+    files = ("cost.json", "decode.json") if plan.task.decodes else ("cost.json",)
     return all((found := read_json(subject.folder(run) / file)) is not None and found["finished"] for file in files)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from attensor.compare.config import GenerateConfig
 from attensor.compare.plan import Plan
@@ -41,13 +42,12 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     import torch
     from safetensors.torch import load_model
 
-    from attensor.compare.tasks import decoder
     from attensor.files import read_json
     from attensor.models.language import generate
 
     subject = plan.subject(mechanism)
     width = read_json(subject.folder(run) / "balance.json")["mlp_hidden_size"]
-    model = decoder(plan, plan.mixers(subject), width)
+    model: Any = plan.task.build(plan, plan.mixers(subject), width)
     load_model(model, checkpoint)
     model.eval()
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
@@ -66,7 +66,7 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
 
 
 def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
-    if plan.kind != "text":
+    if not plan.task.decodes:
         raise ValueError(f"--run {run}: was trained on images, which cannot be continued as text.")
     names = [subject.name for subject in plan.subjects]
     if mechanism not in names:

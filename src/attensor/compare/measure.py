@@ -15,7 +15,7 @@ from attensor.compare.cost import Cost, measure_cost
 from attensor.compare.decode import Decode, measure_decode
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
-from attensor.compare.tasks import autocast
+from attensor.compare.tasks import autocast, doubled
 from attensor.files import read_json, write_json
 from attensor.lab import Reporter
 from attensor.nn.cache import JointCache
@@ -25,9 +25,7 @@ __all__ = ["Measurement"]
 
 _COST_SECONDS = 10.0
 _DECODE_SECONDS = 5.0
-_SHORTEST = 256
 _SHORTEST_CONTEXT = 128
-_SMALLEST_SIDE = 8
 
 
 @dataclass
@@ -55,7 +53,7 @@ class Measurement:
             def with_flops(row: Cost) -> None:
                 on_row(_cost_row(row, self._flops(layers, spaces[row.length]), len(layers)))
 
-            spaces = {torch.Size(space).numel(): space for space in self._spaces()}
+            spaces = {torch.Size(space).numel(): space for space in plan.task.spaces(plan.max_length)}
             return measure_cost(
                 mixer,
                 plan.hidden_size,
@@ -78,7 +76,7 @@ class Measurement:
             )
 
         self._stage("cost", cost)
-        if plan.kind == "text":
+        if plan.task.decodes:
             self._stage("decode", decode)
 
     def _stage(self, name: str, measure: Callable[[Callable[[Any], None]], str | None]) -> None:
@@ -98,12 +96,6 @@ class Measurement:
         self.reporter.event(stage=name)
         stopped = measure(on_row)
         write_json(path, {"rows": rows, "stopped": stopped, "finished": True})
-
-    def _spaces(self) -> list[tuple[int, ...]]:
-        if self.plan.kind == "text":
-            return [(length,) for length in doubled(_SHORTEST, self.plan.max_length)]
-        sides = doubled(_SMALLEST_SIDE, int(self.plan.max_length**0.5))
-        return [(side, side) for side in sides]
 
     def _flops(self, layers: list[Any], space: tuple[int, ...]) -> int | None:
         if self.subject.path is not None:
@@ -130,14 +122,6 @@ class Stack(nn.Module):
         pasts = [{} if cache is None else {"cache": cache.parts[str(i)]} for i in range(len(self.layers))]
         outputs = [layer(hidden_states, **past) for layer, past in zip(self.layers, pasts, strict=True)]
         return torch.stack(outputs).sum(0)
-
-
-def doubled(first: int, last: int) -> list[int]:
-    """`first`, twice that, and so on, up to `last`; `last` alone when it is below `first`."""
-    found = [min(first, last)]
-    while 2 * found[-1] <= last:
-        found.append(2 * found[-1])
-    return found
 
 
 def _cost_row(row: Cost, flops: int | None, layers: int) -> dict[str, Any]:

@@ -11,40 +11,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attensor.catalogue import Domain
 from attensor.compare.config import CompareConfig, parse_budget
 from attensor.compare.subjects import Subject, resolve
+from attensor.compare.tasks import TASKS, ImageTask, Task, TextTask, data_facts
 from attensor.files import read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SIZES", "Plan", "Size", "data_facts", "make_plan"]
+__all__ = ["SIZES", "Plan", "make_plan"]
 
 PLAN_FILE = "plan.json"
 
 
-@dataclass(frozen=True)
-class Size:
-    """A model size, and the sequences or images that suit it."""
+# size -> hidden size, layers, heads
+SIZES = {"tiny": (64, 2, 2), "small": (256, 6, 4), "base": (768, 12, 12)}
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    length: int
-    batch_size: int
-    image_side: int
-    grid_side: int
-    image_batch_size: int
-
-
-SIZES = {
-    "tiny": Size(64, 2, 2, length=128, batch_size=8, image_side=32, grid_side=8, image_batch_size=16),
-    "small": Size(256, 6, 4, length=512, batch_size=32, image_side=64, grid_side=16, image_batch_size=64),
-    "base": Size(768, 12, 12, length=1024, batch_size=32, image_side=128, grid_side=16, image_batch_size=64),
-}
-
-_BUDGETS = {"text": 120.0, "images": 60.0}
 _MOST_JOBS = 4
 
 
@@ -96,9 +78,10 @@ class Plan:
         return str(self.facts["kind"])
 
     @property
-    def domain(self) -> Domain:
-        """What the mixers mix."""
-        return Domain.SEQUENCE if self.kind == "text" else Domain.GRID
+    def task(self) -> type[Task]:
+        """What is learned from such data."""
+        task: type[Task] = TASKS[self.kind]
+        return task
 
     def subject(self, name: str) -> Subject:
         """The subject of that name."""
@@ -106,7 +89,7 @@ class Plan:
 
     def mixers(self, subject: Subject) -> Callable[[int], nn.Module]:
         """Layer index -> a new mixer of the plan's sizes."""
-        return subject.mixers(self.domain, self.hidden_size, self.num_heads, self.num_layers)
+        return subject.mixers(self.task.domain, self.hidden_size, self.num_heads, self.num_layers)
 
     def save(self, run: Path) -> None:
         """Write the plan into the folder of the run."""
@@ -137,20 +120,20 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     from attensor.data import open_data
     from attensor.ops import kernels_form
 
-    size = SIZES[config.size]
+    hidden_size, num_layers, num_heads = SIZES[config.size]
     source = config.data if config.data in ("stdlib", "digits") else str(Path(config.data).expanduser().resolve())
     data = open_data(
         source,
-        minimum_bytes=4 * (config.length or size.length) + 1,
-        image_size=config.length or (None if source == "digits" else size.image_side),
+        minimum_bytes=4 * (config.length or TextTask.sizes[config.size][0]) + 1,
+        image_size=config.length or (None if source == "digits" else ImageTask.sizes[config.size][0]),
     )
-    is_text = data.kind == "text"
-    side = 0 if is_text else data.image_shape[1]  # type: ignore[union-attr]
+    task: type[Task] = TASKS[data.kind]
     device, dtype = _machine(config)
-    subjects = resolve(config.mechanisms, Domain.SEQUENCE if is_text else Domain.GRID)
+    subjects = resolve(config.mechanisms, task.domain)
     cores = os.cpu_count() or 1
     jobs = min(len(subjects), config.jobs or (1 if device == "cuda" else min(_MOST_JOBS, cores)))
-    budget = None if config.steps is not None else _budget(config, data.kind)
+    budget = task.budget if config.budget is None else parse_budget(config.budget)
+    budget_seconds = None if config.steps is not None else budget
     return Plan(
         created=created,
         command=command,
@@ -158,20 +141,16 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         facts=data_facts(data),
         subjects=subjects,
         size=config.size,
-        hidden_size=size.hidden_size,
+        hidden_size=hidden_size,
         # all cards of every stack have their place; and all models have the same depth
-        num_layers=max(size.num_layers, *(subject.period for subject in subjects)),
-        num_heads=size.num_heads,
-        # the text model's MLP has three matrices, the image model's two: the same number of parameters
-        reference_mlp_size=(8 * -(-size.hidden_size // 3)) if is_text else 4 * size.hidden_size,
-        length=(config.length or size.length) if is_text else side,
-        batch_size=config.batch_size or (size.batch_size if is_text else size.image_batch_size),
-        patch_size=0 if is_text else _patch_size(side, size.grid_side),
+        num_layers=max(num_layers, *(subject.period for subject in subjects)),
+        num_heads=num_heads,
+        **task.layout(config, data, hidden_size),
         seeds=tuple(range(config.seeds)),
         steps=config.steps,
-        budget_seconds=budget,
+        budget_seconds=budget_seconds,
         # the mechanisms run in rounds of `jobs`, so that all rounds together take the budget
-        share_seconds=None if budget is None else budget / -(-len(subjects) // jobs),
+        share_seconds=None if budget_seconds is None else budget_seconds / -(-len(subjects) // jobs),
         learning_rates=config.learning_rates,
         pilot_fraction=0.2,
         device=device,
@@ -183,26 +162,6 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         kernels=kernels_form(),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
     )
-
-
-def data_facts(data: Any) -> dict[str, Any]:
-    """The `data` part of results.json."""
-    if data.kind == "text":
-        names: tuple[str, ...] = ("train_bytes", "held_out_bytes", "train_files", "held_out_files")
-    else:
-        names = ("classes", "train_images", "held_out_images", "image_shape")
-    facts = {name: getattr(data, name) for name in names}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
-    return {"name": data.name, "kind": data.kind} | plain
-
-
-def _budget(config: CompareConfig, kind: str) -> float:
-    return _BUDGETS[kind] if config.budget is None else parse_budget(config.budget)
-
-
-def _patch_size(side: int, grid_side: int) -> int:
-    """The largest patch that divides the image and leaves at least `grid_side` patches a side, else 1."""
-    return max((p for p in range(1, side + 1) if side % p == 0 and side // p >= grid_side), default=1)
 
 
 def _machine(config: CompareConfig) -> tuple[str, str]:

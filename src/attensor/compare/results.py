@@ -48,7 +48,6 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
 
     from attensor.bench import processor
 
-    is_text = plan.kind == "text"
     rows = [_row(subject.folder(run), subject, plan) for subject in plan.subjects]
     results: dict[str, Any] = {
         "schema": SCHEMA,
@@ -68,7 +67,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
         "plan": {
             name: list(value) if isinstance(value := getattr(plan, name), tuple) else value for name in _PLAN_FIELDS
         },
-        "quality": {"metric": "bits per byte" if is_text else "accuracy", "lower_is_better": is_text},
+        "quality": {"metric": plan.task.metric, "lower_is_better": plan.task.lower_is_better},
         "mechanisms": rows,
     }
     return results | {"answer": answer(results)}
@@ -80,7 +79,7 @@ def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
     pilots = [p for i in range(len(plan.learning_rates)) if (p := read_json(folder / f"pilot-{i}.json"))]
     runs = [r for seed in plan.seeds if (r := read_json(folder / f"seed-{seed}.json"))]
     cost, decode = (_measured(folder, name) for name in ("cost", "decode"))
-    needed = [cost] if plan.kind == "images" else [cost, decode]
+    needed = [cost, decode] if plan.task.decodes else [cost]
     status, reason = _status(folder, len(runs) == len(plan.seeds) and all(m["finished"] for m in needed))
     return {
         "name": subject.name,

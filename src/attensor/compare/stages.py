@@ -17,11 +17,12 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from attensor.catalogue import Domain
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
-from attensor.compare.tasks import autocast, build_model, open_task
+from attensor.compare.tasks import autocast, open_task
 from attensor.files import atomic_path, locked
 from attensor.lab import Reporter, kept
 from attensor.train import Diverged, Progress, Stopped, TrainConfig, train
@@ -78,16 +79,18 @@ class Training:
         # layers may differ by their place, and the cards of a stack do
         for index in range(min(max(2, self.subject.period), self.plan.num_layers)):
             mixer = build(index).to(self.plan.device)
-            check_laws(mixer, self.plan.hidden_size, is_grid=self.plan.kind == "images", device=self.plan.device)
+            check_laws(
+                mixer, self.plan.hidden_size, is_grid=self.plan.task.domain is Domain.GRID, device=self.plan.device
+            )
         return {"kept": True}
 
     def _balance(self) -> dict[str, int]:
         plan = self.plan
         reference = plan.mixers(Subject.of("softmax"))
         with torch.device("meta"):
-            target = parameter_count(build_model(plan, reference, plan.reference_mlp_size))
+            target = parameter_count(plan.task.build(plan, reference, plan.reference_mlp_size))
         mixer = plan.mixers(self.subject)
-        width, count = balanced_mlp_size(lambda width: build_model(plan, mixer, width), target)
+        width, count = balanced_mlp_size(lambda width: plan.task.build(plan, mixer, width), target)
         return {"mlp_hidden_size": width, "parameters": count, "reference_parameters": target}
 
     def _calibrate(self) -> dict[str, Any]:
@@ -147,7 +150,7 @@ class Training:
         finite = [pilot for pilot in pilots if pilot["score"] is not None]
         if not finite:
             raise Diverged(f"diverged with every learning rate: {', '.join(str(p['reason']) for p in pilots)}")
-        best = (min if self.plan.kind == "text" else max)(finite, key=lambda pilot: pilot["score"])
+        best = (min if self.plan.task.lower_is_better else max)(finite, key=lambda pilot: pilot["score"])
         return float(best["learning_rate"])
 
     def _seed(self, index: int, rate: float) -> None:
@@ -207,7 +210,9 @@ class Training:
 
     def _model(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return self.task.model(self.plan.mixers(self.subject), self.size["mlp_hidden_size"]).to(self.plan.device)
+        return self.task.build(self.plan, self.plan.mixers(self.subject), self.size["mlp_hidden_size"]).to(
+            self.plan.device
+        )
 
     def _precision(self) -> torch.dtype | None:
         return torch.bfloat16 if self.plan.dtype == "bfloat16" else None

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from attensor.compare.tasks.text import cut, mean_loss, next_byte_loss
 from attensor.data import TextData, open_text
 from attensor.models.language import Decoder, DecoderConfig
 from attensor.recipes._runs import trained
@@ -18,7 +18,6 @@ __all__ = ["decoder", "fit"]
 
 _HELD_OUT_BYTES = 32_768
 _LONGEST_WINDOW = 8_193
-_TOKENS_AT_ONCE = 4_096
 # each point of the curve reads every eighth window of the held-out bytes
 _CURVE_EVERY = 8
 
@@ -77,21 +76,20 @@ def fit(
         return data.batch(step, seed=seed, batch_size=batch_size, length=length)
 
     def windows(factor: int) -> Tensor:
-        # a window starts with the byte that the one before it ended with
-        return held_out.unfold(1, factor * length + 1, factor * length).flatten(0, 1)
+        return cut(held_out, factor * length)
 
     result = trained(
         model,
         batch,
-        _loss,
-        lambda model: _mean_loss(model, windows(1)[::_CURVE_EVERY]),
+        next_byte_loss,
+        lambda model: mean_loss(model, windows(1)[::_CURVE_EVERY]),
         steps=steps,
         learning_rate=learning_rate,
         evaluations=evaluations,
     )
     model.eval()
     return {
-        "loss": {str(factor): _mean_loss(model, windows(factor)) for factor in factors},
+        "loss": {str(factor): mean_loss(model, windows(factor)) for factor in factors},
         "curve": result["curve"],
     }
 
@@ -99,13 +97,3 @@ def fit(
 @cache
 def _text() -> TextData:
     return open_text("stdlib", minimum_bytes=_LONGEST_WINDOW)
-
-
-def _loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-
-
-@torch.no_grad()
-def _mean_loss(model: nn.Module, windows: Tensor) -> float:
-    parts = torch.split(windows, max(1, _TOKENS_AT_ONCE // windows.shape[1]))
-    return sum(float(_loss(model, part)) * len(part) for part in parts) / len(windows)
