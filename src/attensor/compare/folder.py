@@ -7,12 +7,13 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
+from attensor.compare.artefacts import Measured
 from attensor.compare.config import CompareConfig
 from attensor.compare.plan import Plan
 from attensor.compare.preflight import check_disk
 from attensor.compare.subjects import Subject
 from attensor.errors import BackendError
-from attensor.files import new_folder, read_json
+from attensor.files import new_folder
 
 __all__ = ["is_measured", "is_trained", "new_run", "reopened"]
 
@@ -88,7 +89,7 @@ def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
 def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether cost, and decoding for text, are done."""
     files = ("cost.json", "decode.json") if plan.task.decodes else ("cost.json",)
-    return all((found := read_json(subject.folder(run) / file)) is not None and found["finished"] for file in files)
+    return all((found := Measured.load(subject.folder(run) / file)) is not None and found.finished for file in files)
 
 
 def _plain(value: object) -> object:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from attensor import catalogue
+from attensor.compare.artefacts import Measured
 from attensor.compare.cost import Cost, measure_cost
 from attensor.compare.decode import Decode, measure_decode
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
 from attensor.compare.tasks import autocast, doubled
-from attensor.files import read_json, write_json
 from attensor.lab import Reporter
 from attensor.nn.cache import JointCache
 from attensor.train import Stopped
@@ -81,21 +81,21 @@ class Measurement:
 
     def _stage(self, name: str, measure: Callable[[Callable[[Any], None]], str | None]) -> None:
         path = self.folder / f"{name}.json"
-        saved = read_json(path)
-        if saved is not None and saved["finished"]:
+        saved = Measured.load(path)
+        if saved is not None and saved.finished:
             return
         rows: list[Any] = []
 
         def on_row(row: Any) -> None:
             rows.append(row)
-            write_json(path, {"rows": rows, "stopped": None, "finished": False})
+            Measured(rows).save(path)
             self.reporter.event(stage=name, length=row.get("length") or row.get("context"))
             if self.reporter.stop:
                 raise Stopped(f"stopped while {name} was measured")
 
         self.reporter.event(stage=name)
         stopped = measure(on_row)
-        write_json(path, {"rows": rows, "stopped": stopped, "finished": True})
+        Measured(rows, stopped, finished=True).save(path)
 
     def _flops(self, layers: list[Any], space: tuple[int, ...]) -> int | None:
         if self.subject.path is not None:

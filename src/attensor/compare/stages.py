@@ -18,6 +18,7 @@ from safetensors.torch import save_model
 from torch import nn
 
 from attensor.catalogue import Domain
+from attensor.compare.artefacts import Balance, Pace, Pilot, SeedRun
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
@@ -63,11 +64,11 @@ class Training:
         plan, folder = self.plan, self.folder
         self.reporter.event(stage="laws")
         kept(folder / "laws.json", self._laws)
-        self.size = kept(folder / "balance.json", self._balance)
+        self.size = Balance.kept(folder / "balance.json", self._balance)
         self.task = open_task(plan)
         self._stop_here()
         self.reporter.event(stage="calibrate")
-        self.pace = kept(folder / "calibration.json", self._calibrate)
+        self.pace = Pace.kept(folder / "calibration.json", self._calibrate)
         pilots = [self._pilot(i) for i in range(len(plan.learning_rates))]
         best = self._best(pilots)
         for index in range(len(plan.seeds)):
@@ -84,16 +85,16 @@ class Training:
             )
         return {"kept": True}
 
-    def _balance(self) -> dict[str, int]:
+    def _balance(self) -> Balance:
         plan = self.plan
         reference = plan.mixers(Subject.of("softmax"))
         with torch.device("meta"):
             target = parameter_count(plan.task.build(plan, reference, plan.reference_mlp_size))
         mixer = plan.mixers(self.subject)
         width, count = balanced_mlp_size(lambda width: plan.task.build(plan, mixer, width), target)
-        return {"mlp_hidden_size": width, "parameters": count, "reference_parameters": target}
+        return Balance(width, count, target)
 
-    def _calibrate(self) -> dict[str, Any]:
+    def _calibrate(self) -> Pace:
         """Seconds a step, measured once; the numbers of steps follow and stay."""
         plan = self.plan
         started, started_processor = time.perf_counter(), self._clock()
@@ -108,7 +109,7 @@ class Training:
             weight = len(plan.seeds) + plan.pilot_fraction * len(plan.learning_rates)
             steps = max(_FEWEST_STEPS, int((plan.share_seconds or 0.0) / (seconds * load) / weight))
         pilot = max(_FEWEST_STEPS, math.ceil(plan.pilot_fraction * steps))
-        return {"seconds_per_step": seconds, "steps": steps, "pilot_steps": min(pilot, steps)}
+        return Pace(seconds, steps, min(pilot, steps))
 
     def _seconds_per_step(self) -> float:
         stamps: list[float] = []
@@ -131,50 +132,49 @@ class Training:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _pilot(self, index: int) -> dict[str, Any]:
-        rate, steps = self.plan.learning_rates[index], self.pace["pilot_steps"]
+    def _pilot(self, index: int) -> Pilot:
+        rate, steps = self.plan.learning_rates[index], self.pace.pilot_steps
         key = f"pilot-{index}"
 
-        def make() -> dict[str, Any]:
+        def make() -> Pilot:
             try:
                 progress, _ = self._train(key, self.plan.seeds[0], rate, steps, done=index * steps, evaluations=1)
             except Diverged as error:
-                return {"learning_rate": rate, "steps": steps, "score": None, "reason": str(error)}
-            return {"learning_rate": rate, "steps": steps, "score": progress.curve[-1].score}
+                return Pilot(rate, steps, None, str(error))
+            return Pilot(rate, steps, progress.curve[-1].score)
 
-        result: dict[str, Any] = kept(self.folder / f"{key}.json", make)
+        result = Pilot.kept(self.folder / f"{key}.json", make)
         self._state(key).unlink(missing_ok=True)
         return result
 
-    def _best(self, pilots: list[dict[str, Any]]) -> float:
-        finite = [pilot for pilot in pilots if pilot["score"] is not None]
+    def _best(self, pilots: list[Pilot]) -> float:
+        finite = [(pilot.score, pilot.learning_rate) for pilot in pilots if pilot.score is not None]
         if not finite:
-            raise Diverged(f"diverged with every learning rate: {', '.join(str(p['reason']) for p in pilots)}")
-        best = (min if self.plan.task.lower_is_better else max)(finite, key=lambda pilot: pilot["score"])
-        return float(best["learning_rate"])
+            raise Diverged(f"diverged with every learning rate: {', '.join(str(pilot.reason) for pilot in pilots)}")
+        return (min if self.plan.task.lower_is_better else max)(finite, key=lambda pilot: pilot[0])[1]
 
     def _seed(self, index: int, rate: float) -> None:
-        seed, steps, tokens = self.plan.seeds[index], self.pace["steps"], self.task.tokens_per_step
-        done = len(self.plan.learning_rates) * self.pace["pilot_steps"] + index * steps
+        seed, steps, tokens = self.plan.seeds[index], self.pace.steps, self.task.tokens_per_step
+        done = len(self.plan.learning_rates) * self.pace.pilot_steps + index * steps
         key = f"seed-{seed}"
 
-        def make() -> dict[str, Any]:
+        def make() -> SeedRun:
             progress, model = self._train(key, seed, rate, steps, done=done, evaluations=_CURVE_POINTS)
             model.eval()
             with torch.no_grad(), autocast(self.plan):
                 final = self.task.final(model)
             with atomic_path(self.folder / f"{key}.safetensors") as temporary:
                 save_model(model, str(temporary))
-            return {
-                "seed": seed,
-                "learning_rate": rate,
-                "tokens_per_second": steps * tokens / progress.seconds,
-                "curve": [point._asdict() | {"tokens": point.step * tokens} for point in progress.curve],
-                "final": final,
-                "checkpoint": f"{self.folder.name}/{key}.safetensors",
-            }
+            return SeedRun(
+                seed=seed,
+                learning_rate=rate,
+                tokens_per_second=steps * tokens / progress.seconds,
+                curve=[point._asdict() | {"tokens": point.step * tokens} for point in progress.curve],
+                final=final,
+                checkpoint=f"{self.folder.name}/{key}.safetensors",
+            )
 
-        kept(self.folder / f"{key}.json", make)
+        SeedRun.kept(self.folder / f"{key}.json", make)
         self._state(key).unlink(missing_ok=True)
 
     def _train(
@@ -182,7 +182,7 @@ class Training:
     ) -> tuple[Progress, nn.Module]:
         """One run from its checkpoint or its start; `done` steps of this mechanism lie before it."""
         self._stop_here()
-        total = len(self.plan.learning_rates) * self.pace["pilot_steps"] + len(self.plan.seeds) * self.pace["steps"]
+        total = len(self.plan.learning_rates) * self.pace.pilot_steps + len(self.plan.seeds) * self.pace.steps
 
         def on_step(progress: Progress) -> bool:
             self.reporter.progress(
@@ -210,7 +210,7 @@ class Training:
 
     def _model(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return self.task.build(self.plan, self.plan.mixers(self.subject), self.size["mlp_hidden_size"]).to(
+        return self.task.build(self.plan, self.plan.mixers(self.subject), self.size.mlp_hidden_size).to(
             self.plan.device
         )
 
