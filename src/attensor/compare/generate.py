@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from attensor.compare.artefacts import Balance
 from attensor.compare.config import GenerateConfig
 from attensor.compare.plan import Plan
 
@@ -42,12 +43,11 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     import torch
     from safetensors.torch import load_model
 
-    from attensor.files import read_json
     from attensor.models.language import generate
 
     subject = plan.subject(mechanism)
-    width = read_json(subject.folder(run) / "balance.json")["mlp_hidden_size"]
-    model: Any = plan.task.build(plan, plan.mixers(subject), width)
+    balance: Any = Balance.load(subject.folder(run) / "balance.json")
+    model: Any = plan.task.build(plan, plan.mixers(subject), balance.mlp_hidden_size)
     load_model(model, checkpoint)
     model.eval()
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
