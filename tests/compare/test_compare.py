@@ -154,3 +154,24 @@ def test_interrupted_and_resumed(tmp_path, start):
     assert {row["status"] for row in results["mechanisms"]} == {"unfinished"}
     assert (run / "report.html").exists()
     assert list(run.glob("softmax/*.state.safetensors"))
+
+
+def test_killed_and_resumed_to_the_same_numbers(finished, tmp_path, start):
+    """kill -9 in the middle of the training, its processes outliving it for a moment."""
+    code = (
+        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='linear,linear+softmax', max_length=128)!r}))"
+    )
+    process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*/linear/seed-0.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    (run,) = (tmp_path / "out").iterdir()
+    assert not list(run.glob("linear+softmax/cost.json"))
+    compare(CompareConfig(resume=str(run)), console=Console(file=io.StringIO()))
+    again = rows(json.loads((run / "results.json").read_text()))
+    for name in ("linear", "linear+softmax"):
+        before, after = rows(finished[1])[name], again[name]
+        assert [r["final"] for r in after["runs"]] == [r["final"] for r in before["runs"]]
+        assert after["pilots"] == before["pilots"]

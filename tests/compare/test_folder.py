@@ -83,6 +83,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         reopened(tmp_path, CompareConfig(resume=str(tmp_path)))
 
 
+def test_a_run_of_another_version_is_refused(run):
+    saved = json.loads((run / "plan.json").read_text())
+    del saved["kernels"]
+    (run / "plan.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="was started by another version of attensor"):
+        Plan.load(run)
+
+
 def test_a_users_file_that_has_changed_is_refused(config, tmp_path):
     file = tmp_path / "my_file.py"
     file.write_text(USER_FILE)

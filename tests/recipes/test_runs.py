@@ -11,6 +11,7 @@ from torch import nn
 
 from attensor.recipes import RecipeConfig, _runs
 from attensor.recipes._runs import Runs, growth, measure, trained
+from attensor.train import TrainConfig
 
 RUNS = Runs(
     {
@@ -72,7 +73,7 @@ def test_a_training_leaves_its_last_score_and_its_curve() -> None:
         return (model(x) - x @ target.mT).square().mean()
 
     found = trained(
-        model, batch, loss, lambda model: float(loss(model, batch(-1))), steps=40, learning_rate=0.3, evaluations=4
+        model, batch, loss, lambda model: float(loss(model, batch(-1))), TrainConfig(40, 0.3, evaluations=4)
     )
     assert [step for step, _ in found["curve"]] == [10, 20, 30, 40]
     assert found["score"] == found["curve"][-1][1] < 0.3 * found["curve"][0][1]

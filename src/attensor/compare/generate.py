@@ -35,8 +35,12 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
             top_k=config.top_k,
             seed=config.seed,
         )
-        return
-    run, mechanism = Path(config.folder or ""), config.mechanism or ""
+    else:
+        yield from _from_run(config, Path(config.folder or ""), config.mechanism or "")
+
+
+def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str]:
+    """Continue with a model of a comparison."""
     plan = Plan.load(run)
     checkpoint = _checkpoint(run, plan, mechanism, config.seed_index)
 

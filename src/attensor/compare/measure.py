@@ -48,21 +48,15 @@ class Measurement:
         build = plan.mixers(self.subject)
         layers: list[Any] = [build(index).to(plan.device) for index in range(self.subject.period)]
         mixer = layers[0] if len(layers) == 1 else Stack(layers)
+        options: dict[str, Any] = {"device": plan.device, "precision": lambda: autocast(plan)}
 
         def cost(on_row: Callable[[Any], None]) -> str | None:
             def with_flops(row: Cost) -> None:
                 on_row(_cost_row(row, self._flops(layers, spaces[row.length]), len(layers)))
 
             spaces = {torch.Size(space).numel(): space for space in plan.task.spaces(plan.max_length)}
-            return measure_cost(
-                mixer,
-                plan.hidden_size,
-                list(spaces.values()),
-                seconds=_COST_SECONDS,
-                device=plan.device,
-                precision=lambda: autocast(plan),
-                on_row=with_flops,
-            )
+            lengths = list(spaces.values())
+            return measure_cost(mixer, plan.hidden_size, lengths, seconds=_COST_SECONDS, on_row=with_flops, **options)
 
         def decode(on_row: Callable[[Any], None]) -> str | None:
             return measure_decode(
@@ -70,9 +64,8 @@ class Measurement:
                 plan.hidden_size,
                 doubled(_SHORTEST_CONTEXT, plan.max_length),
                 seconds=_DECODE_SECONDS,
-                device=plan.device,
-                precision=lambda: autocast(plan),
                 on_row=lambda row: on_row(_decode_row(row, len(layers))),
+                **options,
             )
 
         self._stage("cost", cost)

@@ -38,13 +38,6 @@ def run_phase(
         watch: shows what happens.
         on_end: called after each mechanism.
     """
-    function = {"train": train, "measure": measure}[phase]
-    cells = []
-    for subject in subjects:
-        folder = subject.folder(run)
-        folder.mkdir(exist_ok=True)
-        (folder / f"failed-{phase}.json").unlink(missing_ok=True)
-        cells.append(Cell.of(function, {"run": str(run), "name": subject.name}, log=folder / f"{phase}.log"))
 
     def ended(cell: Cell, outcome: Outcome) -> None:
         name = cell.arguments["name"]
@@ -56,12 +49,21 @@ def run_phase(
     # on a GPU the C++ kernels have no part
     kernels = plan.kernels if plan.device == "cpu" else None
     Pool(interruption, threads=plan.threads, kernels=kernels).run(
-        cells,
+        [_cell(run, phase, subject) for subject in subjects],
         at_once=at_once,
         on_end=ended,
         on_event=lambda cell, event: watch.event(cell.arguments["name"], event),
         on_tick=watch.tick,
     )
+
+
+def _cell(run: Path, phase: str, subject: Subject) -> Cell:
+    """The cell of a phase; an earlier failure is forgotten."""
+    folder = subject.folder(run)
+    folder.mkdir(exist_ok=True)
+    (folder / f"failed-{phase}.json").unlink(missing_ok=True)
+    function = {"train": train, "measure": measure}[phase]
+    return Cell.of(function, {"run": str(run), "name": subject.name}, log=folder / f"{phase}.log")
 
 
 def train(run: str, name: str) -> None:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from attensor.compare.config import CompareConfig, parse_budget
 from attensor.compare.subjects import Subject, resolve
 from attensor.compare.tasks import TASKS, ImageTask, Task, TextTask, data_facts
+from attensor.data import open_data
 from attensor.files import read_json, write_json
+from attensor.ops import kernels_form
 
 if TYPE_CHECKING:
     from torch import nn
@@ -100,14 +102,17 @@ class Plan:
         """Read the plan of a run.
 
         Raises:
-            ValueError: the folder is no run.
+            ValueError: the folder is no run, or one of another version of attensor.
         """
         saved = read_json(run / PLAN_FILE)
         if saved is None:
             raise ValueError(f"{run}: is not the folder of a run: it has no {PLAN_FILE}.")
-        saved["subjects"] = tuple(Subject(**s | {"layers": tuple(s["layers"])}) for s in saved["subjects"])
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-        return cls(**values)
+        try:
+            saved["subjects"] = tuple(Subject(**s | {"layers": tuple(s["layers"])}) for s in saved["subjects"])
+            values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{run}: was started by another version of attensor. Start a new run.") from error
 
 
 def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
@@ -117,23 +122,14 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         DataError: the data cannot be used.
         ValueError: an option does not fit the data or the machine.
     """
-    from attensor.data import open_data
-    from attensor.ops import kernels_form
-
     hidden_size, num_layers, num_heads = SIZES[config.size]
-    source = config.data if config.data in ("stdlib", "digits") else str(Path(config.data).expanduser().resolve())
-    data = open_data(
-        source,
-        minimum_bytes=4 * (config.length or TextTask.sizes[config.size][0]) + 1,
-        image_size=config.length or (None if source == "digits" else ImageTask.sizes[config.size][0]),
-    )
+    source, data = _opened(config)
     task: type[Task] = TASKS[data.kind]
     device, dtype = _machine(config)
     subjects = resolve(config.mechanisms, task.domain)
     cores = os.cpu_count() or 1
     jobs = min(len(subjects), config.jobs or (1 if device == "cuda" else min(_MOST_JOBS, cores)))
     budget = task.budget if config.budget is None else parse_budget(config.budget)
-    budget_seconds = None if config.steps is not None else budget
     return Plan(
         created=created,
         command=command,
@@ -148,9 +144,9 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         **task.layout(config, data, hidden_size),
         seeds=tuple(range(config.seeds)),
         steps=config.steps,
-        budget_seconds=budget_seconds,
+        budget_seconds=None if config.steps is not None else budget,
         # the mechanisms run in rounds of `jobs`, so that all rounds together take the budget
-        share_seconds=None if budget_seconds is None else budget_seconds / -(-len(subjects) // jobs),
+        share_seconds=None if config.steps is not None else budget / -(-len(subjects) // jobs),
         learning_rates=config.learning_rates,
         pilot_fraction=0.2,
         device=device,
@@ -162,6 +158,14 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         kernels=kernels_form(),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
     )
+
+
+def _opened(config: CompareConfig) -> tuple[str, Any]:
+    """Where the data is, the same from every folder, and the data."""
+    source = config.data if config.data in ("stdlib", "digits") else str(Path(config.data).expanduser().resolve())
+    length, side = (task.sizes[config.size][0] for task in (TextTask, ImageTask))
+    image_size = config.length or (None if source == "digits" else side)
+    return source, open_data(source, minimum_bytes=4 * (config.length or length) + 1, image_size=image_size)
 
 
 def _machine(config: CompareConfig) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from attensor.data.cluttered import ClutteredDigits
 from attensor.models.blocks import MLP
 from attensor.nn import LocalConcentration
 from attensor.recipes._runs import trained
+from attensor.train import TrainConfig
 
 __all__ = ["HIDDEN_SIZE", "NUM_HEADS", "Block", "Classifier", "fit", "held_out_images"]
 
@@ -100,7 +101,7 @@ def fit(model: nn.Module, *, seed: int, steps: int) -> dict[str, Any]:
     def accuracy(model: nn.Module) -> float:
         return sum(int((model(images).argmax(1) == labels).sum()) for images, labels in held_out) / count
 
-    result = trained(model, batch, loss, accuracy, steps=steps, learning_rate=LEARNING_RATE, evaluations=5)
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, LEARNING_RATE, evaluations=5))
     return {"accuracy": result["score"], "curve": result["curve"]}
 
 

@@ -13,6 +13,7 @@ from attensor.compare.tasks.text import cut, mean_loss, next_byte_loss
 from attensor.data import TextData, open_text
 from attensor.models.language import Decoder, DecoderConfig
 from attensor.recipes._runs import trained
+from attensor.train import TrainConfig
 
 __all__ = ["decoder", "fit"]
 
@@ -50,7 +51,6 @@ def fit(
     length: int,
     batch_size: int,
     factors: Sequence[int] = (1,),
-    evaluations: int = 8,
 ) -> dict[str, Any]:
     """Train a causal model in place to predict the next byte; its held-out loss.
 
@@ -62,7 +62,6 @@ def fit(
         length: bytes in a training window.
         batch_size: windows.
         factors: the final loss is measured on the same bytes in windows of so many times `length`.
-        evaluations: points of the curve.
     Returns:
         `loss`: {factor: nats a byte}; `curve`: [[step, nats a byte], ..] on a part of the held-out bytes.
     Raises:
@@ -78,20 +77,13 @@ def fit(
     def windows(factor: int) -> Tensor:
         return cut(held_out, factor * length)
 
-    result = trained(
-        model,
-        batch,
-        next_byte_loss,
-        lambda model: mean_loss(model, windows(1)[::_CURVE_EVERY]),
-        steps=steps,
-        learning_rate=learning_rate,
-        evaluations=evaluations,
-    )
+    def score(model: nn.Module) -> float:
+        return mean_loss(model, windows(1)[::_CURVE_EVERY])
+
+    settings = TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=8)
+    curve = trained(model, batch, next_byte_loss, score, settings)["curve"]
     model.eval()
-    return {
-        "loss": {str(factor): mean_loss(model, windows(factor)) for factor in factors},
-        "curve": result["curve"],
-    }
+    return {"loss": {str(factor): mean_loss(model, windows(factor)) for factor in factors}, "curve": curve}
 
 
 @cache

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attensor import lab
-from attensor.metrics import t_interval
+from attensor.metrics.intervals import t_interval
 
 __all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
 

@@ -81,13 +81,9 @@ def trained(
     batch: Callable[[int], Any],
     loss: Callable[[nn.Module, Any], Tensor],
     score: Callable[[nn.Module], float],
-    *,
-    steps: int,
-    learning_rate: float,
-    evaluations: int = 10,
+    settings: TrainConfig,
 ) -> dict[str, Any]:
     """Train in place by `attensor.train.train`: the final `score`, and the `curve` [[step, score], ..]."""
-    settings = TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=evaluations)
     curve = [[point.step, point.score] for point in train(model, batch, loss, settings, evaluate=score).curve]
     return {"score": curve[-1][1], "curve": curve}
 

@@ -20,6 +20,7 @@ from attensor.nn import GatedLinearAttention, LinearAttention, ScalarGatedLinear
 from attensor.recipes._language import decoder, fit
 from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict
 from attensor.recipes._runs import Runs, measure, trained
+from attensor.train import TrainConfig
 
 __all__ = ["RECIPE"]
 
@@ -99,7 +100,7 @@ def train_recall(gate: str, seed: int, steps: int) -> dict[str, Any]:
     def accuracy(model: nn.Module) -> float:
         return float((model(tokens).argmax(-1)[asked] == targets[asked]).float().mean())
 
-    result = trained(model, batch, loss, accuracy, steps=steps, learning_rate=LEARNING_RATE)
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, LEARNING_RATE))
     return {"accuracy": result["score"], "curve": result["curve"]}
 
 

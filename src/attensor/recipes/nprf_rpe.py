@@ -24,7 +24,7 @@ from attensor.ops.feature_maps import random_projection
 from attensor.recipes._language import decoder, fit
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict
 from attensor.recipes._runs import Runs, growth, measure, trained
-from attensor.train import Diverged
+from attensor.train import Diverged, TrainConfig
 
 __all__ = ["RECIPE"]
 
@@ -138,7 +138,7 @@ def train_shift(mixer: str, seed: int, steps: int) -> dict[str, Any]:
     def accuracy(model: nn.Module) -> float:
         return float((model(unseen)[:, SHIFT:].argmax(-1) == unseen[:, :-SHIFT]).float().mean())
 
-    result = trained(model, batch, loss, accuracy, steps=steps, learning_rate=SHIFT_RATE)
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, SHIFT_RATE))
     return {"accuracy": result["score"], "curve": result["curve"]}
 
 
