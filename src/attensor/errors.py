@@ -5,7 +5,16 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-__all__ = ["BackendError", "DataError", "LawError", "MissingExtraError", "ShapeError", "require"]
+__all__ = [
+    "BackendError",
+    "DataError",
+    "Diverged",
+    "LawError",
+    "MissingExtraError",
+    "ShapeError",
+    "Stopped",
+    "require",
+]
 
 
 class ShapeError(ValueError):
@@ -26,6 +35,14 @@ class LawError(RuntimeError):
 
 class MissingExtraError(ImportError):
     """An optional library is needed and absent; the message gives the `pip install` line."""
+
+
+class Diverged(RuntimeError):
+    """The loss became infinite or not a number; the message gives the step and the learning rate."""
+
+
+class Stopped(RuntimeError):
+    """A training or a measurement was asked to stop; what it keeps holds the state after the last finished step."""
 
 
 # module that is imported -> the extra of ours that brings it

@@ -32,7 +32,7 @@ def options(out, **more):
 def finished(tmp_path_factory):
     """One run of everything that can happen to a row: (folder, results, what the terminal showed)."""
     shown = io.StringIO()
-    names = f"softmax,linear,{MIXERS}:Mean,{MIXERS}:Future,{MIXERS}:Raises,{MIXERS}:Huge"
+    names = f"softmax,linear,linear+softmax,{MIXERS}:Mean,{MIXERS}:Future,{MIXERS}:Raises,{MIXERS}:Huge"
     config = CompareConfig(**options(tmp_path_factory.mktemp("runs"), mechanisms=names), device="cpu")
     run = compare(config, console=Console(file=shown, width=160))
     return run, json.loads((run / "results.json").read_text()), shown.getvalue()
@@ -45,7 +45,7 @@ def rows(results):
 def test_good_rows_have_everything(finished):
     run, results, _ = finished
     assert results["finished"]
-    for name in ("softmax", "linear", "Mean"):
+    for name in ("softmax", "linear", "linear+softmax", "Mean"):
         row = rows(results)[name]
         assert row["status"] == "ok", row["reason"]
         assert [pilot["learning_rate"] for pilot in row["pilots"]] == results["plan"]["learning_rates"]
@@ -91,6 +91,8 @@ def test_decode_state_grows_only_with_a_cache_of_keys(finished):
     assert [d["context"] for d in softmax] == [128, 256, 512, 1024]
     assert softmax[-1]["state_bytes"] == 8 * softmax[0]["state_bytes"]
     assert linear[-1]["state_bytes"] == linear[0]["state_bytes"]
+    both = [d["state_bytes"] for d in rows(finished[1])["linear+softmax"]["decode"]]
+    assert both == [(a["state_bytes"] + b["state_bytes"]) // 2 for a, b in zip(softmax, linear, strict=True)]
     assert rows(finished[1])["Mean"]["decode_stopped"] == "Mean has no new_cache(), so it cannot decode token by token"
 
 
@@ -106,7 +108,7 @@ def test_nothing_temporary_is_left(finished):
     assert left == []
 
 
-@pytest.mark.parametrize("name", ["linear", "Mean"])
+@pytest.mark.parametrize("name", ["linear", "Mean", "linear+softmax"])
 def test_trained_models_write_text(finished, name):
     """With a decode cache and without; the same seed writes the same."""
     config = GenerateConfig(folder=str(finished[0]), mechanism=name, prompt="def ", tokens=40, seed=3)
@@ -119,7 +121,7 @@ def test_trained_models_write_text(finished, name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mechanism": "gla"}, "the run .* has softmax, linear, Mean"),
+        ({"mechanism": "gla"}, "the run .* has softmax, linear, linear\\+softmax, Mean"),
         ({"seed_index": 2}, "--seed-index 2: the run has 2 seeds"),
         ({"mechanism": "Huge"}, "not trained to the end"),
     ],
@@ -152,3 +154,24 @@ def test_interrupted_and_resumed(tmp_path, start):
     assert {row["status"] for row in results["mechanisms"]} == {"unfinished"}
     assert (run / "report.html").exists()
     assert list(run.glob("softmax/*.state.safetensors"))
+
+
+def test_killed_and_resumed_to_the_same_numbers(finished, tmp_path, start):
+    """kill -9 in the middle of the training, its processes outliving it for a moment."""
+    code = (
+        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='linear,linear+softmax', max_length=128)!r}))"
+    )
+    process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("out/*/linear/seed-0.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    (run,) = (tmp_path / "out").iterdir()
+    assert not list(run.glob("linear+softmax/cost.json"))
+    compare(CompareConfig(resume=str(run)), console=Console(file=io.StringIO()))
+    again = rows(json.loads((run / "results.json").read_text()))
+    for name in ("linear", "linear+softmax"):
+        before, after = rows(finished[1])[name], again[name]
+        assert [r["final"] for r in after["runs"]] == [r["final"] for r in before["runs"]]
+        assert after["pilots"] == before["pilots"]

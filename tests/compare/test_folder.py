@@ -12,6 +12,7 @@ from attensor.compare.config import CompareConfig
 from attensor.compare.folder import new_run, reopened
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.preflight import check_disk
+from attensor.errors import BackendError
 from tests.compare.test_subjects import USER_FILE
 
 NOW = datetime(2026, 11, 22, 21, 0, 5)
@@ -82,6 +83,14 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path):
         reopened(tmp_path, CompareConfig(resume=str(tmp_path)))
 
 
+def test_a_run_of_another_version_is_refused(run):
+    saved = json.loads((run / "plan.json").read_text())
+    del saved["kernels"]
+    (run / "plan.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="was started by another version of attensor"):
+        Plan.load(run)
+
+
 def test_a_users_file_that_has_changed_is_refused(config, tmp_path):
     file = tmp_path / "my_file.py"
     file.write_text(USER_FILE)
@@ -106,6 +115,24 @@ def test_images_are_cut_into_a_grid():
     plan = make_plan(CompareConfig(data="digits", length=32, device="cpu"), created="", command="")
     assert (plan.length, plan.patch_size) == (32, 4)
     assert {"softmax", "neighborhood", "window-grid", "axial"} <= {s.name for s in plan.subjects}
+
+
+def test_all_models_are_as_deep_as_the_longest_stack(config):
+    options = {**config.__dict__, "mechanisms": "softmax,3*gla+softmax", "size": "tiny"}
+    plan = make_plan(CompareConfig(**options), created="", command="")
+    assert plan.num_layers == 4
+    assert plan.subject("3*gla+softmax").layers == ("gla", "gla", "gla", "softmax")
+
+
+def test_kernels_that_the_run_had_must_be_there_again(run, monkeypatch):
+    assert Plan.load(run).kernels in ("cpp", "torch")
+    saved = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**saved, "kernels": "cpp"}))
+    monkeypatch.setattr("attensor.ops.kernels_form", lambda: "torch")
+    with pytest.raises(BackendError, match="attensor doctor --build"):
+        reopened(run, CompareConfig(resume=str(run)))
+    (run / "plan.json").write_text(json.dumps({**saved, "kernels": "torch"}))
+    assert reopened(run, CompareConfig(resume=str(run))).kernels == "torch"
 
 
 def test_the_plan_is_plain_json(run):

@@ -12,7 +12,8 @@ from torch import nn
 from attensor.compare import cost
 from attensor.compare.cost import measure_cost
 from attensor.compare.decode import measure_decode
-from attensor.compare.measure import doubled
+from attensor.compare.measure import Stack, _cost_row
+from attensor.compare.tasks import doubled
 from tests.compare.mixers import Mean
 
 SPACES = [(16,), (32,), (64,), (128,)]
@@ -119,6 +120,23 @@ def test_decoding_fills_one_cache_to_each_context():
 def test_a_mixer_without_a_cache_is_named():
     stopped = measure_decode(Mean(5, 1), 5, [3], seconds=60, device="cpu", precision=contextlib.nullcontext)
     assert stopped == "Mean has no new_cache(), so it cannot decode token by token"
+
+
+def test_a_stack_costs_as_its_layers_together():
+    from attensor.nn import GatedLinearAttention, SoftmaxAttention
+
+    layers = [GatedLinearAttention(16, 2), SoftmaxAttention(16, 2)]
+    stack, inputs = Stack(layers), torch.randn(1, 24, 16)
+    assert torch.equal(stack(inputs), layers[0](inputs) + layers[1](inputs))
+    cache = stack.new_cache(1)
+    pieces = [stack(piece, cache=cache) for piece in inputs.split(8, 1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), stack(inputs))
+    alone = [layer.new_cache(1) for layer in layers]
+    for layer, one in zip(layers, alone, strict=True):
+        layer(inputs, cache=one)
+    assert cache.nbytes == sum(one.nbytes for one in alone)
+    row = _cost_row(cost.Cost(64, 2.0, 6.0, 1000), 500, 2)
+    assert row == {"length": 64, "forward_ms": 1e3, "forward_backward_ms": 3e3, "peak_bytes": 500, "flops": 500}
 
 
 def test_lengths_double_up_to_the_longest():

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.recipes import _digits, l2vit, rala
+from attensor.recipes._runs import Runs
 
 
 def ranks_of(rank: int) -> Tensor:
@@ -99,7 +100,7 @@ def test_rala_is_judged_by_its_marks(variant: str, changed: dict[str, float], fa
     runs: dict[str, Any] = copy.deepcopy(RALA_RUNS)
     runs[variant] |= changed
     extra = {"curve": [[1, 0.1]], "output_ranks": [2.0, 3.0], "output_rank_before": 4.0}
-    trained = {name: [run | extra] * 3 for name, run in runs.items()}
+    trained = Runs({name: [run | extra] * 3 for name, run in runs.items()})
     verdict = rala.judge(trained, RALA_TIMES)
     assert sum(not check.passed for check in verdict.checks) == failed
     assert not rala.judge(trained, [[n, ours, 3.9 * ours] for n, ours, _ in RALA_TIMES]).holds
@@ -136,12 +137,12 @@ L2VIT_RUNS = {
 def test_l2vit_is_judged_by_its_marks(variant: str, changed: dict[str, float], failed: int) -> None:
     runs: dict[str, Any] = copy.deepcopy(L2VIT_RUNS)
     runs[variant] |= changed
-    trained = {name: [run | {"curve": [[1, 0.1]]}] * 3 for name, run in runs.items()}
+    trained = Runs({name: [run | {"curve": [[1, 0.1]]}] * 3 for name, run in runs.items()})
     times = [[256, 1.0, 1.0], [16384, 80.0, 900.0]]
-    toys = {clamp: [{"norms": [1.0, norm]}] * 3 for clamp, norm in zip(l2vit.CLAMPS, (2.0, 3.0))}
+    toys = Runs({clamp: [{"norms": [1.0, norm]}] * 3 for clamp, norm in zip(l2vit.CLAMPS, (2.0, 3.0))})
     verdict = l2vit.judge(trained, times, toys)
     assert sum(not check.passed for check in verdict.checks) == failed
-    broken = {**toys, "clamp 100": [{"norms": [1.0, None]}] * 3}
+    broken = Runs({**toys, "clamp 100": [{"norms": [1.0, None]}] * 3})
     for others in ((times, broken), ([times[0], [16384, 91.0, 900.0]], toys)):
         assert sum(not check.passed for check in l2vit.judge(trained, *others).checks) == failed + 1
 

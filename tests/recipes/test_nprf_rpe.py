@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from attensor.recipes import nprf_rpe
+from attensor.recipes._runs import Runs
 from attensor.recipes.nprf_rpe import LENGTHS, NPRF, PRF, RECIPE, SHIFTS, SOFTMAX, TEXT, judge
 
 WITHOUT, WITH = SHIFTS
@@ -41,7 +42,7 @@ def results(**changed: Any) -> tuple[Any, ...]:
         for n in LENGTHS
     }
     errors = {0.5: [0.1] * 3, 1.0: [found["near"]] * 3, 4.0: [found["far"]] * 3}
-    return errors, text, shift, seconds
+    return tuple(map(Runs, (errors, text, shift, seconds)))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from rich.console import Console
 from attensor import cli, recipes
 from attensor.catalogue import cards, load
 from attensor.recipes import CellError, Check, Interval, Recipe, RecipeConfig, Verdict
+from attensor.recipes._runs import Runs
 
 CARDS = [card for card in cards().values() if card.recipe]
 FINDING = Verdict(
@@ -60,8 +61,8 @@ def test_an_interval_is_students(values: list[float], text: str) -> None:
 
 def test_an_interval_of_many_values_is_nearly_normal() -> None:
     wide = Interval.of([0.0, 1.0] * 50)
-    assert wide.half_width == pytest.approx(1.96 * 0.5025 / 10, rel=1e-3)
-    with pytest.raises(ValueError, match="values is empty"):
+    assert wide.half_width == pytest.approx(1.984 * 0.5025 / 10, rel=1e-3)
+    with pytest.raises(ValueError, match="values"):
         Interval.of([])
 
 
@@ -169,7 +170,7 @@ def test_the_gate_ablation_judges_by_the_marks_of_the_sheet(changed: dict[str, f
         "constant decay": [{"accuracy": 0.30, "curve": [[5, 0.3]]}] * 2,
         "gate per channel (GLA)": [{"accuracy": 0.36, "curve": [[5, 0.4]]}] * 2,
     }
-    failed = [check.text for check in gla.judge(text, recall).checks if not check.passed]
+    failed = [check.text for check in gla.judge(Runs(text), Runs(recall)).checks if not check.passed]
     assert len(failed) == len(missed)
     assert all(part in text for part, text in zip(missed, failed, strict=True))
 
@@ -183,7 +184,7 @@ def test_recall_and_length_have_marks_of_their_own() -> None:
         "constant decay": [{"accuracy": 0.32, "curve": [[5, 0.3]]}],
         "gate per channel (GLA)": [{"accuracy": 0.36, "curve": [[5, 0.4]]}],
     }
-    passed = [check.passed for check in gla.judge(text, recall).checks]
+    passed = [check.passed for check in gla.judge(Runs(text), Runs(recall)).checks]
     assert passed == [True, True, True, False, False]
 
 
@@ -220,7 +221,7 @@ def test_constant_speed_is_judged_by_the_marks_of_the_sheet(
     from attensor.recipes import lightning_attention as recipe
 
     texts = {recipe.LA1: seeds_of(losses[0]), recipe.LA2: seeds_of(losses[1])}
-    assert [check.passed for check in recipe.judge([times_of(**times)], texts).checks] == passed
+    assert [check.passed for check in recipe.judge([times_of(**times)], Runs(texts)).checks] == passed
 
 
 def test_the_parts_of_transnormerllm_are_judged_by_the_marks_of_the_sheet() -> None:
@@ -232,7 +233,7 @@ def test_the_parts_of_transnormerllm_are_judged_by_the_marks_of_the_sheet() -> N
         rows = [[recipe.TNL, 64, 1.0], [recipe.TNL, 4096, decode[0]]]
         rows += [[recipe.TRANSFORMER, 64, 1.0], [recipe.TRANSFORMER, 4096, decode[1]]]
         times = [{"decode": rows, "train": {"512": 1.0, "8192": train}}]
-        return [check.passed for check in recipe.judge(texts, times).checks]
+        return [check.passed for check in recipe.judge(Runs(texts), times).checks]
 
     assert judged((1.2, 2.1), 0.7) == [True] * 7
     assert judged((1.4, 1.9), 0.6) == [True, True, True, True, False, False, False]

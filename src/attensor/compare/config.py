@@ -21,7 +21,8 @@ class CompareConfig:
     stdlib (the source code of Python's standard library) or digits (images)."""
     mechanisms: str | None = None
     """Names from `attensor list` and your own modules, separated by commas: softmax,gla,my_file.py:MyMixer.
-    Left out: every mechanism of the catalogue that fits the data."""
+    Cards whose layers take turns are one: gla+softmax, 3*gla+softmax; all models are then as deep as the longest
+    of them. Left out: every mechanism of the catalogue that fits the data."""
     budget: str | None = None
     """Time for all training, shared equally: 90s, 3m, 1h. Left out: 2m for text, 1m for images."""
     steps: int | None = None

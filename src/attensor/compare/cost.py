@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from attensor.bench import measure_peak_bytes, paired
-from attensor.compare.memory import available_bytes, is_out_of_memory
+from attensor.compare.memory import available_bytes
+from attensor.lab.reason import is_out_of_memory
 from attensor.report.numbers import size
 
 __all__ = ["Cost", "measure_cost"]

@@ -7,10 +7,13 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
+from attensor.compare.artefacts import Measured
 from attensor.compare.config import CompareConfig
 from attensor.compare.plan import Plan
 from attensor.compare.preflight import check_disk
-from attensor.files import new_folder, read_json
+from attensor.compare.subjects import Subject
+from attensor.errors import BackendError
+from attensor.files import new_folder
 
 __all__ = ["is_measured", "is_trained", "new_run", "reopened"]
 
@@ -41,6 +44,7 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
 
     Raises:
         ValueError: no run, contradicting options (each is named), or a user's file that has changed.
+        BackendError: the run was started with the C++ kernels, and they are missing here.
         OSError: the disk.
     """
     plan = Plan.load(run)
@@ -61,19 +65,31 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
         path = Path(subject.path)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != subject.digest:
             raise ValueError(f"--resume {run}: {path} has changed since the run was started. Start a new run.")
+    if plan.kernels == "cpp" and plan.device == "cpu":
+        _need_kernels(run)
     check_disk(run, needed_bytes(plan))
     return plan
 
 
-def is_trained(run: Path, name: str, plan: Plan) -> bool:
+def _need_kernels(run: Path) -> None:
+    from attensor.ops import kernels_form
+
+    if kernels_form() != "cpp":
+        raise BackendError(
+            f"--resume {run}: it was started with the C++ kernels, which are missing here. So that its numbers stay "
+            "comparable, build them first: attensor doctor --build"
+        )
+
+
+def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether all seeds of a mechanism are done."""
-    return all((run / name / f"seed-{seed}.json").exists() for seed in plan.seeds)
+    return all((subject.folder(run) / f"seed-{seed}.json").exists() for seed in plan.seeds)
 
 
-def is_measured(run: Path, name: str, plan: Plan) -> bool:
+def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether cost, and decoding for text, are done."""
-    files = ("cost.json",) if plan.kind == "images" else ("cost.json", "decode.json")
-    return all((found := read_json(run / name / file)) is not None and found["finished"] for file in files)
+    files = ("cost.json", "decode.json") if plan.task.decodes else ("cost.json",)
+    return all((found := Measured.load(subject.folder(run) / file)) is not None and found.finished for file in files)
 
 
 def _plain(value: object) -> object:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from attensor.compare.artefacts import Balance
 from attensor.compare.config import GenerateConfig
 from attensor.compare.plan import Plan
 
@@ -33,23 +35,23 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
             top_k=config.top_k,
             seed=config.seed,
         )
-        return
-    run, mechanism = Path(config.folder or ""), config.mechanism or ""
+    else:
+        yield from _from_run(config, Path(config.folder or ""), config.mechanism or "")
+
+
+def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str]:
+    """Continue with a model of a comparison."""
     plan = Plan.load(run)
     checkpoint = _checkpoint(run, plan, mechanism, config.seed_index)
 
     import torch
     from safetensors.torch import load_model
 
-    from attensor.compare.subjects import mixer_factory
-    from attensor.compare.tasks import decoder
-    from attensor.files import read_json
     from attensor.models.language import generate
 
     subject = plan.subject(mechanism)
-    mixer = mixer_factory(subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
-    width = read_json(run / subject.name / "balance.json")["mlp_hidden_size"]
-    model = decoder(plan, mixer, width)
+    balance: Any = Balance.load(subject.folder(run) / "balance.json")
+    model: Any = plan.task.build(plan, plan.mixers(subject), balance.mlp_hidden_size)
     load_model(model, checkpoint)
     model.eval()
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
@@ -68,14 +70,14 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
 
 
 def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
-    if plan.kind != "text":
+    if not plan.task.decodes:
         raise ValueError(f"--run {run}: was trained on images, which cannot be continued as text.")
     names = [subject.name for subject in plan.subjects]
     if mechanism not in names:
         raise ValueError(f"--mechanism {mechanism}: the run {run} has {', '.join(names)}.")
     if not 0 <= seed_index < len(plan.seeds):
         raise ValueError(f"--seed-index {seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
-    checkpoint = run / mechanism / f"seed-{plan.seeds[seed_index]}.safetensors"
+    checkpoint = plan.subject(mechanism).folder(run) / f"seed-{plan.seeds[seed_index]}.safetensors"
     if not checkpoint.exists():
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"

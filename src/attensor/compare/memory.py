@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["available_bytes", "is_out_of_memory"]
+__all__ = ["available_bytes"]
 
 _SYSTEM = Path("/proc/meminfo")
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -18,13 +18,6 @@ def available_bytes(device: str) -> int | None:
         return torch.cuda.mem_get_info()[0]
     found = [amount for amount in (_system_bytes(), _container_bytes()) if amount is not None]
     return min(found, default=None)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocation failed; PyTorch's CPU allocator raises a plain RuntimeError."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and ("allocate memory" in str(error) or "not enough memory" in str(error))
 
 
 def _system_bytes() -> int | None:

@@ -1,111 +1,61 @@
-"""What the terminal shows while a comparison runs: a bar a mechanism and the time left, or plain lines in a pipe."""
+"""A comparison on the terminal: what its processes say, as bars, lines and the time left."""
 
 from __future__ import annotations
 
-import time
-from types import TracebackType
-from typing import Any, Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
+from typing import Any
 
 from attensor.compare.plan import Plan
+from attensor.lab import Display
 
-__all__ = ["Display"]
+__all__ = ["Watch"]
 
 # what a mechanism takes besides its training: two starts of Python, laws, calibration; then its measurements
 _START_SECONDS = 5.0
 _MEASURE_SECONDS = 6.0
 
 
-class Display:
-    """Shows events of the workers, and how long everything will take.
+class Watch:
+    """Shows events of the mechanisms.
 
     Args:
         plan: of the run.
-        console: where to show; a console that is no terminal gets one line a stage.
+        display: with a row for each mechanism.
     """
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan, self._console = plan, console
-        self._is_live = console.is_terminal
+    def __init__(self, plan: Plan, display: Display) -> None:
+        self._display = display
+        names = [subject.name for subject in plan.subjects]
         # None: not known before the first one of them has measured its step
         share = None if plan.share_seconds is None else plan.share_seconds + _START_SECONDS
-        self._training = {s.name: share for s in plan.subjects}
-        self._measuring = {s.name: _MEASURE_SECONDS for s in plan.subjects}
-        self._stages: dict[str, str] = {}
-        self._started = time.monotonic()
-        self._progress = Progress(
-            TextColumn("{task.description:<16}"),
-            BarColumn(bar_width=None),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[state]:<28}"),
-            console=console,
-            expand=True,
-        )
-        self._bars: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        if self._is_live:
-            self._bars = {
-                s.name: self._progress.add_task(s.name, total=1.0, state="waits") for s in self._plan.subjects
-            }
-            self._bars["all"] = self._progress.add_task("[bold]all", total=1.0, state="")
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._is_live:
-            self._progress.stop()
+        # trainings run `jobs` at a time, measurements one at a time
+        self._training = display.expect(dict.fromkeys(names, share), plan.jobs)
+        self._measuring = display.expect(dict.fromkeys(names, _MEASURE_SECONDS), 1)
+        self.tick = display.tick
 
     def event(self, name: str, event: dict[str, Any]) -> None:
-        """Show one event of the worker `name`."""
-        if "ended" in event:
-            self._end(name, event["phase"], event["ended"])
+        """Show one event of a mechanism."""
+        stage = event["stage"]
+        if stage in ("cost", "decode"):
+            state = f"measures {stage}" + (f", {event['length']}" if "length" in event else "")
         else:
-            stage = event["stage"]
-            if stage in ("cost", "decode"):
-                self._training[name] = 0.0
-                state = f"measures {stage}" + (f", {event['length']}" if "length" in event else "")
-            else:
-                score = event.get("score")
-                state = stage if score is None else f"{stage}, {score:.3f}"
-                if "seconds_left" in event:
-                    self._training[name] = event["seconds_left"]
-            self._show(name, stage, state, event.get("fraction"))
-        self._show_all()
+            score = event.get("score")
+            state = stage if score is None else f"{stage}, {score:.3f}"
+            if "seconds_left" in event:
+                self._training.left[name] = event["seconds_left"]
+        self._display.row(name, state, stage=stage, fraction=event.get("fraction"))
+        self.tick()
 
-    def seconds_left(self) -> float:
-        """An estimate: trainings run `jobs` at a time, measurements one at a time."""
-        known = [seconds for seconds in self._training.values() if seconds is not None]
-        typical = max(known, default=_START_SECONDS)
-        training = [typical if seconds is None else seconds for seconds in self._training.values()]
-        return max(sum(training) / self._plan.jobs, max(training)) + sum(self._measuring.values())
-
-    def _end(self, name: str, phase: str, reason: str | None) -> None:
-        self._training[name] = 0.0
-        if phase == "measure" or reason is not None:
-            self._measuring[name] = 0.0
+    def ended(self, name: str, phase: str, reason: str | None) -> None:
+        """Show the end of a phase, or why it failed."""
+        self.finished(name, is_measured=phase == "measure" or reason is not None)
         if reason is not None:
-            self._show(name, f"failed-{phase}", "[red]failed", None)
-            self._console.print(f"[red]{name} failed:[/] ", end="")
-            self._console.print(reason, markup=False, highlight=False)
-        else:
-            self._show(name, f"done-{phase}", "trained" if phase == "train" else "done", 1.0)
+            self._display.alarm(f"{name} failed", reason)
+        state = "failed" if reason is not None else "trained" if phase == "train" else "done"
+        self._display.row(name, state, stage=f"end of {phase}", fraction=None if reason else 1.0)
+        self.tick()
 
-    def _show(self, name: str, stage: str, state: str, fraction: float | None) -> None:
-        if self._is_live:
-            self._progress.update(self._bars[name], state=state, completed=fraction)
-        elif self._stages.get(name) != stage and "failed" not in stage:
-            self._console.print(f"{time.monotonic() - self._started:6.1f} s  {name:<16} {state}", highlight=False)
-        self._stages[name] = stage
-
-    def _show_all(self) -> None:
-        if self._is_live:
-            left, gone = self.seconds_left(), time.monotonic() - self._started
-            minutes, seconds = divmod(round(left), 60)
-            self._progress.update(
-                self._bars["all"], completed=gone / max(gone + left, 1e-9), state=f"about {minutes}:{seconds:02d} left"
-            )
+    def finished(self, name: str, *, is_measured: bool) -> None:
+        """A mechanism is trained, and perhaps measured: now, or by an earlier run."""
+        for work in (self._training, self._measuring) if is_measured else (self._training,):
+            self._display.done += work.left[name] != 0.0
+            work.finished(name)

@@ -19,6 +19,7 @@ from typing import Any
 
 import attensor
 from attensor import catalogue
+from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, SeedRun
 from attensor.compare.fits import exponent
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
@@ -31,7 +32,7 @@ RESULTS_FILE = "results.json"
 SCHEMA = 1
 _PLAN_FIELDS = (
     *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "max_length", "seeds"),
-    *("steps", "budget_seconds", "share_seconds", "learning_rates", "pilot_fraction"),
+    *("steps", "budget_seconds", "share_seconds", "learning_rates", "pilot_fraction", "kernels"),
 )
 
 
@@ -48,8 +49,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
 
     from attensor.bench import processor
 
-    is_text = plan.kind == "text"
-    rows = [_row(run / subject.name, subject, plan) for subject in plan.subjects]
+    rows = [_row(subject.folder(run), subject, plan) for subject in plan.subjects]
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "attensor": attensor.__version__,
@@ -68,49 +68,48 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
         "plan": {
             name: list(value) if isinstance(value := getattr(plan, name), tuple) else value for name in _PLAN_FIELDS
         },
-        "quality": {"metric": "bits per byte" if is_text else "accuracy", "lower_is_better": is_text},
+        "quality": {"metric": plan.task.metric, "lower_is_better": plan.task.lower_is_better},
         "mechanisms": rows,
     }
     return results | {"answer": answer(results)}
 
 
 def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
-    balance = read_json(folder / "balance.json") or {}
-    pace = read_json(folder / "calibration.json") or {}
-    pilots = [p for i in range(len(plan.learning_rates)) if (p := read_json(folder / f"pilot-{i}.json"))]
-    runs = [r for seed in plan.seeds if (r := read_json(folder / f"seed-{seed}.json"))]
+    balance, pace = Balance.load(folder / "balance.json"), Pace.load(folder / "calibration.json")
+    pilots = [p for i in range(len(plan.learning_rates)) if (p := Pilot.load(folder / f"pilot-{i}.json"))]
+    runs = [r for seed in plan.seeds if (r := SeedRun.load(folder / f"seed-{seed}.json"))]
     cost, decode = (_measured(folder, name) for name in ("cost", "decode"))
-    needed = [cost] if plan.kind == "images" else [cost, decode]
-    status, reason = _status(folder, len(runs) == len(plan.seeds) and all(m["finished"] for m in needed))
+    needed = [cost, decode] if plan.task.decodes else [cost]
+    status, reason = _status(folder, len(runs) == len(plan.seeds) and all(measured.finished for measured in needed))
     return {
         "name": subject.name,
         "title": subject.title,
         "source": subject.source,
         "status": status,
         "reason": reason,
-        "parameters": balance.get("parameters"),
-        "mlp_hidden_size": balance.get("mlp_hidden_size"),
+        "parameters": balance and balance.parameters,
+        "mlp_hidden_size": balance and balance.mlp_hidden_size,
         "formula": _formula(subject),
-        "learning_rate": runs[0]["learning_rate"] if runs else None,
-        "pilots": [{k: pilot[k] for k in ("learning_rate", "steps", "score")} for pilot in pilots],
-        "steps": pace.get("steps"),
-        "train_tokens_per_second": statistics.median(r["tokens_per_second"] for r in runs) if runs else None,
-        "runs": [{k: r[k] for k in ("seed", "curve", "final", "checkpoint")} for r in runs],
+        "learning_rate": runs[0].learning_rate if runs else None,
+        "pilots": [{"learning_rate": p.learning_rate, "steps": p.steps, "score": p.score} for p in pilots],
+        "steps": pace and pace.steps,
+        "train_tokens_per_second": statistics.median(r.tokens_per_second for r in runs) if runs else None,
+        "runs": [{k: getattr(r, k) for k in ("seed", "curve", "final", "checkpoint")} for r in runs],
         "score": _spread(runs, "1x", plan),
         "score_2x": _spread(runs, "2x", plan),
         "score_4x": _spread(runs, "4x", plan),
-        "cost": cost["rows"],
-        "cost_stopped": cost["stopped"],
+        "cost": cost.rows,
+        "cost_stopped": cost.stopped,
         "exponent": {
-            name: exponent([(row["length"], row[key]) for row in cost["rows"]])
+            name: exponent([(row["length"], row[key]) for row in cost.rows])
             for name, key in (
                 ("forward", "forward_ms"),
                 ("forward_backward", "forward_backward_ms"),
                 ("peak_bytes", "peak_bytes"),
             )
         },
-        "decode": decode["rows"],
-        "decode_stopped": decode["stopped"],
+        "decode": decode.rows,
+        "decode_stopped": decode.stopped,
     }
 
 
@@ -121,24 +120,24 @@ def _status(folder: Path, is_complete: bool) -> tuple[str, str | None]:
     return ("ok" if is_complete else "unfinished"), None
 
 
-def _measured(folder: Path, name: str) -> dict[str, Any]:
+def _measured(folder: Path, name: str) -> Measured:
     """Rows of a measurement; when its process failed, the reason counts as the end of it."""
-    found: dict[str, Any] = read_json(folder / f"{name}.json") or {"rows": [], "stopped": None, "finished": False}
+    found = Measured.load(folder / f"{name}.json") or Measured()
     failed = read_json(folder / "failed-measure.json")
-    if failed is not None and not found["finished"]:
-        return {"rows": found["rows"], "stopped": f"failed: {failed['reason']}", "finished": True}
+    if failed is not None and not found.finished:
+        return Measured(found.rows, f"failed: {failed['reason']}", finished=True)
     return found
 
 
 def _formula(subject: Subject) -> dict[str, str] | None:
-    if subject.path is not None:
+    if len(subject.layers) != 1:
         return None
-    card = catalogue.mechanism(subject.name)
+    card = catalogue.mechanism(subject.layers[0])
     return {"flops": card.flops, "state_bytes": card.state_bytes}
 
 
-def _spread(runs: list[dict[str, Any]], factor: str, plan: Plan) -> dict[str, float] | None:
-    scores = [run["final"][factor] for run in runs]
-    if len(scores) < len(plan.seeds) or None in scores:
+def _spread(runs: list[SeedRun], factor: str, plan: Plan) -> dict[str, float] | None:
+    scores = [score for run in runs if (score := run.final[factor]) is not None]
+    if len(scores) < len(plan.seeds):
         return None
     return {"mean": statistics.fmean(scores), "spread": (max(scores) - min(scores)) / 2}

@@ -12,12 +12,14 @@ from rich.console import Console
 
 from attensor.compare.config import CompareConfig
 from attensor.compare.folder import is_measured, is_trained, new_run, reopened
+from attensor.compare.phases import run_phase
 from attensor.compare.plan import Plan, make_plan
-from attensor.compare.processes import Interruption, Workers
-from attensor.compare.progress import Display
+from attensor.compare.progress import Watch
 from attensor.compare.results import write_results
+from attensor.compare.subjects import Subject
 from attensor.errors import MissingExtraError
 from attensor.files import locked
+from attensor.lab import Display, Interruption
 
 __all__ = ["compare"]
 
@@ -58,19 +60,29 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
 
 def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -> None:
     console.print(_headline(run, plan), highlight=False, markup=False)
-    with Display(plan, console) as display:
+    names = [subject.name for subject in plan.subjects]
+    with Display("all", names, console=console) as display:
+        watch = Watch(plan, display)
+        for subject in plan.subjects:
+            if is_trained(run, subject, plan):
+                watch.finished(subject.name, is_measured=is_measured(run, subject, plan))
 
-        def on_event(name: str, event: dict[str, Any]) -> None:
-            display.event(name, event)
-            if "ended" in event:
-                write_results(run, plan)
+        def phase(which: str, of: list[Subject], at_once: int) -> None:
+            run_phase(
+                run,
+                plan,
+                which,
+                of,
+                at_once=at_once,
+                interruption=interruption,
+                watch=watch,
+                on_end=lambda: write_results(run, plan),
+            )
 
-        workers = Workers(run, plan, interruption, on_event)
-        names = [subject.name for subject in plan.subjects]
-        workers.all([name for name in names if not is_trained(run, name, plan)], "train", plan.jobs)
+        phase("train", [s for s in plan.subjects if not is_trained(run, s, plan)], plan.jobs)
+        trained = [s for s in plan.subjects if is_trained(run, s, plan)]
         # one at a time: alone on the machine, so that none disturbs the times of another
-        trained = [name for name in names if is_trained(run, name, plan)]
-        workers.all([name for name in trained if not is_measured(run, name, plan)], "measure", 1)
+        phase("measure", [s for s in trained if not is_measured(run, s, plan)], 1)
 
 
 def _headline(run: Path, plan: Plan) -> str:

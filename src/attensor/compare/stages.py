@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,30 +17,23 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from attensor.catalogue import Domain
+from attensor.compare.artefacts import Balance, Pace, Pilot, SeedRun
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.compare.laws import check_laws
 from attensor.compare.plan import Plan
-from attensor.compare.reporter import Reporter
-from attensor.compare.subjects import Subject, mixer_factory
-from attensor.compare.tasks import autocast, build_model, open_task
-from attensor.files import atomic_path, locked, read_json, write_json
+from attensor.compare.subjects import Subject
+from attensor.compare.tasks import autocast, open_task
+from attensor.files import atomic_path, locked
+from attensor.lab import Reporter, kept
 from attensor.train import Diverged, Progress, Stopped, TrainConfig, train
 
-__all__ = ["Training", "artefact"]
+__all__ = ["Training"]
 
 _CALIBRATION_STEPS = 24
 _CALIBRATION_WARM_UP = 4
 _FEWEST_STEPS = 10
 _CURVE_POINTS = 12
-
-
-def artefact(path: Path, make: Callable[[], Any]) -> Any:
-    """The content of a JSON file; made and written first if it is not there."""
-    value = read_json(path)
-    if value is None:
-        value = make()
-        write_json(path, value)
-    return value
 
 
 @dataclass
@@ -71,41 +63,38 @@ class Training:
         """
         plan, folder = self.plan, self.folder
         self.reporter.event(stage="laws")
-        artefact(folder / "laws.json", self._laws)
-        self.size = artefact(folder / "balance.json", self._balance)
+        kept(folder / "laws.json", self._laws)
+        self.size = Balance.kept(folder / "balance.json", self._balance)
         self.task = open_task(plan)
         self._stop_here()
         self.reporter.event(stage="calibrate")
-        self.pace = artefact(folder / "calibration.json", self._calibrate)
+        self.pace = Pace.kept(folder / "calibration.json", self._calibrate)
         pilots = [self._pilot(i) for i in range(len(plan.learning_rates))]
         best = self._best(pilots)
         for index in range(len(plan.seeds)):
             self._seed(index, best)
 
-    def _mixer(self) -> Callable[[int], nn.Module]:
-        plan = self.plan
-        return mixer_factory(self.subject, plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers)
-
     def _laws(self) -> dict[str, Any]:
         torch.manual_seed(0)
-        build = self._mixer()
-        for index in range(min(2, self.plan.num_layers)):
+        build = self.plan.mixers(self.subject)
+        # layers may differ by their place, and the cards of a stack do
+        for index in range(min(max(2, self.subject.period), self.plan.num_layers)):
             mixer = build(index).to(self.plan.device)
-            check_laws(mixer, self.plan.hidden_size, is_grid=self.plan.kind == "images", device=self.plan.device)
+            check_laws(
+                mixer, self.plan.hidden_size, is_grid=self.plan.task.domain is Domain.GRID, device=self.plan.device
+            )
         return {"kept": True}
 
-    def _balance(self) -> dict[str, int]:
+    def _balance(self) -> Balance:
         plan = self.plan
-        reference = mixer_factory(
-            Subject("softmax", ""), plan.domain, plan.hidden_size, plan.num_heads, plan.num_layers
-        )
+        reference = plan.mixers(Subject.of("softmax"))
         with torch.device("meta"):
-            target = parameter_count(build_model(plan, reference, plan.reference_mlp_size))
-        mixer = self._mixer()
-        width, count = balanced_mlp_size(lambda width: build_model(plan, mixer, width), target)
-        return {"mlp_hidden_size": width, "parameters": count, "reference_parameters": target}
+            target = parameter_count(plan.task.build(plan, reference, plan.reference_mlp_size))
+        mixer = plan.mixers(self.subject)
+        width, count = balanced_mlp_size(lambda width: plan.task.build(plan, mixer, width), target)
+        return Balance(width, count, target)
 
-    def _calibrate(self) -> dict[str, Any]:
+    def _calibrate(self) -> Pace:
         """Seconds a step, measured once; the numbers of steps follow and stay."""
         plan = self.plan
         started, started_processor = time.perf_counter(), self._clock()
@@ -113,14 +102,14 @@ class Training:
         load = (time.perf_counter() - started) / (self._clock() - started_processor)
         # how busy the machine is counts once, for all alike: it shortens the runs, and favours nobody
         with locked(self.folder.parent, wait=True, name=".load"):
-            load = artefact(self.folder.parent / "load.json", lambda: max(1.0, load))
+            load = kept(self.folder.parent / "load.json", lambda: max(1.0, load))
         if plan.steps is not None:
             steps = plan.steps
         else:
             weight = len(plan.seeds) + plan.pilot_fraction * len(plan.learning_rates)
             steps = max(_FEWEST_STEPS, int((plan.share_seconds or 0.0) / (seconds * load) / weight))
         pilot = max(_FEWEST_STEPS, math.ceil(plan.pilot_fraction * steps))
-        return {"seconds_per_step": seconds, "steps": steps, "pilot_steps": min(pilot, steps)}
+        return Pace(seconds, steps, min(pilot, steps))
 
     def _seconds_per_step(self) -> float:
         stamps: list[float] = []
@@ -143,50 +132,49 @@ class Training:
         torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _pilot(self, index: int) -> dict[str, Any]:
-        rate, steps = self.plan.learning_rates[index], self.pace["pilot_steps"]
+    def _pilot(self, index: int) -> Pilot:
+        rate, steps = self.plan.learning_rates[index], self.pace.pilot_steps
         key = f"pilot-{index}"
 
-        def make() -> dict[str, Any]:
+        def make() -> Pilot:
             try:
                 progress, _ = self._train(key, self.plan.seeds[0], rate, steps, done=index * steps, evaluations=1)
             except Diverged as error:
-                return {"learning_rate": rate, "steps": steps, "score": None, "reason": str(error)}
-            return {"learning_rate": rate, "steps": steps, "score": progress.curve[-1].score}
+                return Pilot(rate, steps, None, str(error))
+            return Pilot(rate, steps, progress.curve[-1].score)
 
-        result: dict[str, Any] = artefact(self.folder / f"{key}.json", make)
+        result = Pilot.kept(self.folder / f"{key}.json", make)
         self._state(key).unlink(missing_ok=True)
         return result
 
-    def _best(self, pilots: list[dict[str, Any]]) -> float:
-        finite = [pilot for pilot in pilots if pilot["score"] is not None]
+    def _best(self, pilots: list[Pilot]) -> float:
+        finite = [(pilot.score, pilot.learning_rate) for pilot in pilots if pilot.score is not None]
         if not finite:
-            raise Diverged(f"diverged with every learning rate: {', '.join(str(p['reason']) for p in pilots)}")
-        best = (min if self.plan.kind == "text" else max)(finite, key=lambda pilot: pilot["score"])
-        return float(best["learning_rate"])
+            raise Diverged(f"diverged with every learning rate: {', '.join(str(pilot.reason) for pilot in pilots)}")
+        return (min if self.plan.task.lower_is_better else max)(finite, key=lambda pilot: pilot[0])[1]
 
     def _seed(self, index: int, rate: float) -> None:
-        seed, steps, tokens = self.plan.seeds[index], self.pace["steps"], self.task.tokens_per_step
-        done = len(self.plan.learning_rates) * self.pace["pilot_steps"] + index * steps
+        seed, steps, tokens = self.plan.seeds[index], self.pace.steps, self.task.tokens_per_step
+        done = len(self.plan.learning_rates) * self.pace.pilot_steps + index * steps
         key = f"seed-{seed}"
 
-        def make() -> dict[str, Any]:
+        def make() -> SeedRun:
             progress, model = self._train(key, seed, rate, steps, done=done, evaluations=_CURVE_POINTS)
             model.eval()
             with torch.no_grad(), autocast(self.plan):
                 final = self.task.final(model)
             with atomic_path(self.folder / f"{key}.safetensors") as temporary:
                 save_model(model, str(temporary))
-            return {
-                "seed": seed,
-                "learning_rate": rate,
-                "tokens_per_second": steps * tokens / progress.seconds,
-                "curve": [point._asdict() | {"tokens": point.step * tokens} for point in progress.curve],
-                "final": final,
-                "checkpoint": f"{self.folder.name}/{key}.safetensors",
-            }
+            return SeedRun(
+                seed=seed,
+                learning_rate=rate,
+                tokens_per_second=steps * tokens / progress.seconds,
+                curve=[point._asdict() | {"tokens": point.step * tokens} for point in progress.curve],
+                final=final,
+                checkpoint=f"{self.folder.name}/{key}.safetensors",
+            )
 
-        artefact(self.folder / f"{key}.json", make)
+        SeedRun.kept(self.folder / f"{key}.json", make)
         self._state(key).unlink(missing_ok=True)
 
     def _train(
@@ -194,7 +182,7 @@ class Training:
     ) -> tuple[Progress, nn.Module]:
         """One run from its checkpoint or its start; `done` steps of this mechanism lie before it."""
         self._stop_here()
-        total = len(self.plan.learning_rates) * self.pace["pilot_steps"] + len(self.plan.seeds) * self.pace["steps"]
+        total = len(self.plan.learning_rates) * self.pace.pilot_steps + len(self.plan.seeds) * self.pace.steps
 
         def on_step(progress: Progress) -> bool:
             self.reporter.progress(
@@ -222,7 +210,9 @@ class Training:
 
     def _model(self, seed: int) -> nn.Module:
         torch.manual_seed(seed)
-        return self.task.model(self._mixer(), self.size["mlp_hidden_size"]).to(self.plan.device)
+        return self.task.build(self.plan, self.plan.mixers(self.subject), self.size.mlp_hidden_size).to(
+            self.plan.device
+        )
 
     def _precision(self) -> torch.dtype | None:
         return torch.bfloat16 if self.plan.dtype == "bfloat16" else None

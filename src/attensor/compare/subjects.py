@@ -1,4 +1,4 @@
-"""What is compared: mechanisms of the catalogue, and modules from the user's own files."""
+"""What is compared: mechanisms of the catalogue, stacks of several, and modules from the user's own files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from attensor.catalogue import Domain
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Subject", "mixer_factory", "resolve"]
+__all__ = ["Subject", "resolve"]
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Subject:
     """One row of the comparison.
 
     Attributes:
-        name: of the row and of its folder.
+        name: of the row.
         title: for people.
+        layers: the cards of its layers, which take turns: layer i has the i-th, from the first again after the last;
+            none for a user's class.
         source: `"catalogue"`, or `"my_file.py:MyMixer"` as the user wrote it.
         path: the user's file, absolute; None for the catalogue.
         digest: SHA-256 of that file, so that a resumed run notices a change.
@@ -34,24 +37,48 @@ class Subject:
 
     name: str
     title: str
+    layers: tuple[str, ...] = ()
     source: str = "catalogue"
     path: str | None = None
     digest: str | None = None
 
-    def layer(self) -> type[nn.Module]:
-        """The class of the mixer layer.
+    @classmethod
+    def of(cls, *layers: str) -> Subject:
+        """The row of a card, or of several that take turns."""
+        runs = [(name, len(list(group))) for name, group in groupby(layers if len(set(layers)) > 1 else layers[:1])]
+        titles = dict.fromkeys(catalogue.mechanism(name).title for name in layers)
+        name = "+".join(name if count == 1 else f"{count}*{name}" for name, count in runs)
+        return cls(name, " + ".join(titles), layers if len(runs) > 1 else layers[:1])
+
+    @property
+    def period(self) -> int:
+        """Layers after which the cards begin again."""
+        return max(len(self.layers), 1)
+
+    def folder(self, run: Path) -> Path:
+        """Where its artefacts are in the folder of a run."""
+        return run / self.name.replace("*", "x")
+
+    def mixers(self, domain: Domain, hidden_size: int, num_heads: int, num_layers: int) -> Callable[[int], nn.Module]:
+        """Layer index -> a new mixer, for the generic bodies.
 
         Raises:
             ValueError: the user's file cannot be imported, or has no such module class.
         """
-        if self.path is None:
-            layer: type[nn.Module] = catalogue.load(catalogue.mechanism(self.name).layer)
-            return layer
-        return _user_class(Path(self.path), self.source.rpartition(":")[2])
+        kinds: list[tuple[type[nn.Module], dict[str, Any]]]
+        if self.path is not None:
+            kinds = [(_user_class(Path(self.path), self.source.rpartition(":")[2]), {})]
+        else:
+            cards = [catalogue.mechanism(name) for name in self.layers]
+            kinds = [(catalogue.load(card.layer), card.mixer_options(domain)) for card in cards]
 
-    def options(self, domain: Domain) -> dict[str, Any]:
-        """Keyword arguments of the layer, from its card; none for a user's class."""
-        return catalogue.mechanism(self.name).mixer_options(domain) if self.path is None else {}
+        def build(index: int) -> nn.Module:
+            layer, options = kinds[index % len(kinds)]
+            return catalogue.build_mixer(
+                layer, hidden_size, num_heads, layer_index=index, num_layers=num_layers, **options
+            )
+
+        return build
 
 
 def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
@@ -61,9 +88,7 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
         ValueError: unknown or unfit name, one that comes twice, or a user's file without such a class.
     """
     if wanted is None:
-        return tuple(
-            Subject(card.name, card.title) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None
-        )
+        return tuple(Subject.of(card.name) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None)
     subjects: list[Subject] = []
     for text in (part.strip() for part in wanted.split(",") if part.strip()):
         subject = _from_file(text) if ".py" in text else _from_catalogue(text, domain)
@@ -71,26 +96,11 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
             raise ValueError(f"--mechanisms: {text} is named twice.")
         taken = {s.name for s in subjects}
         if subject.name in taken:
-            subject = Subject(
-                f"{subject.name}-{len(subjects)}", subject.title, subject.source, subject.path, subject.digest
-            )
+            subject = replace(subject, name=f"{subject.name}-{len(subjects)}")
         subjects.append(subject)
     if not subjects:
         raise ValueError("--mechanisms is empty; leave it out to compare all, or name some of `attensor list`.")
     return tuple(subjects)
-
-
-def mixer_factory(
-    subject: Subject, domain: Domain, hidden_size: int, num_heads: int, num_layers: int
-) -> Callable[[int], nn.Module]:
-    """layer index -> a new mixer, for the generic bodies."""
-    layer = subject.layer()
-    options = subject.options(domain)
-
-    def build(index: int) -> nn.Module:
-        return catalogue.build_mixer(layer, hidden_size, num_heads, layer_index=index, num_layers=num_layers, **options)
-
-    return build
 
 
 def _misfit(card: catalogue.Mechanism, domain: Domain) -> str | None:
@@ -101,14 +111,15 @@ def _misfit(card: catalogue.Mechanism, domain: Domain) -> str | None:
     return None
 
 
-def _from_catalogue(name: str, domain: Domain) -> Subject:
-    card = catalogue.mechanism(name)
-    misfit = _misfit(card, domain)
-    if misfit is not None:
-        kind = "text" if domain is Domain.SEQUENCE else "images"
-        fitting = ", ".join(c.name for c in catalogue.mechanisms().values() if _misfit(c, domain) is None)
-        raise ValueError(f"--mechanisms: {name} {misfit}, and the data is {kind}. For {kind} there are {fitting}.")
-    return Subject(card.name, card.title)
+def _from_catalogue(text: str, domain: Domain) -> Subject:
+    layers = catalogue.parse_stack(text)
+    for name in layers:
+        misfit = _misfit(catalogue.mechanism(name), domain)
+        if misfit is not None:
+            kind = "text" if domain is Domain.SEQUENCE else "images"
+            fitting = ", ".join(c.name for c in catalogue.mechanisms().values() if _misfit(c, domain) is None)
+            raise ValueError(f"--mechanisms: {name} {misfit}, and the data is {kind}. For {kind} there are {fitting}.")
+    return Subject.of(*layers)
 
 
 def _from_file(text: str) -> Subject:
@@ -120,7 +131,7 @@ def _from_file(text: str) -> Subject:
         raise ValueError(f"--mechanisms {text}: say which class of the file: {path}:ClassName.")
     _user_class(path.resolve(), name)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Subject(name, name, f"{path.name}:{name}", str(path.resolve()), digest)
+    return Subject(name, name, (), f"{path.name}:{name}", str(path.resolve()), digest)
 
 
 def _user_class(path: Path, name: str) -> type[nn.Module]:

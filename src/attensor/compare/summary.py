@@ -5,12 +5,11 @@ Nothing here knows a mechanism by name: every sentence is computed from the rows
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from attensor.compare.fits import leaders, ranked, tied
-from attensor.compare.units import enumerated, readable_count, readable_length
-from attensor.report.numbers import size
+from attensor.report.numbers import short, size
 
 __all__ = ["answer"]
 
@@ -96,17 +95,15 @@ def _fastest(rows: list[Row], units: str, what: str) -> str:
         return ""
     first, *later = parts
     if not later:
-        return f"On this machine {first.name} is {what} at all lengths, up to {readable_length(first.last)} {units}."
-    sentence = (
-        f"Up to {readable_length(first.last)} {units} on this machine {first.name} is {what} (forward and backward)"
-    )
+        return f"On this machine {first.name} is {what} at all lengths, up to {short(first.last)} {units}."
+    sentence = f"Up to {short(first.last)} {units} on this machine {first.name} is {what} (forward and backward)"
     for part in later:
-        sentence += f"; from {readable_length(part.first)} {units} on {part.name} is"
+        sentence += f"; from {short(part.first)} {units} on {part.name} is"
     last = later[-1]
     times = _times(rows)
     if first.name != last.name and last.last in times[first.name]:
         ratio = times[first.name][last.last] / times[last.name][last.last]
-        sentence += f", {ratio:.1f}x faster than {first.name} at {readable_length(last.last)}"
+        sentence += f", {ratio:.1f}x faster than {first.name} at {short(last.last)}"
     return sentence + "."
 
 
@@ -120,9 +117,7 @@ def _price_of_quality(best: Row, rows: list[Row], units: str) -> str:
         least, name = min((t[length], name) for name, t in times.items() if length in t)
         ratio = own[length] / least
         is_dear = ratio > _NOISE
-        prices[readable_length(length)] = (
-            f"{ratio:.1f}x the time of the fastest ({name})" if is_dear else "as little as any"
-        )
+        prices[short(length)] = f"{ratio:.1f}x the time of the fastest ({name})" if is_dear else "as little as any"
     if set(prices.values()) == {"as little as any"}:
         return f"The best in quality, {best['name']}, is also as fast as any at {enumerated(prices)} {units}."
     sentence = enumerated(f"{price} at {length} {units}" for length, price in prices.items())
@@ -131,14 +126,12 @@ def _price_of_quality(best: Row, rows: list[Row], units: str) -> str:
 
 def _memory(rows: list[Row], units: str) -> list[str]:
     peaks = {row["name"]: {cost["length"]: cost["peak_bytes"] for cost in row["cost"]} for row in rows if row["cost"]}
-    return _range(peaks, lambda length: f"A training step of one layer on {readable_length(length)} {units} needs", "")
+    return _range(peaks, lambda length: f"A training step of one layer on {short(length)} {units} needs", "")
 
 
 def _decode(rows: list[Row]) -> list[str]:
     states = {r["name"]: {d["context"]: d["state_bytes"] for d in r["decode"]} for r in rows if r["decode"]}
-    sentences = _range(
-        states, lambda n: f"Decoding after {readable_length(n)} tokens, a layer keeps", " for one sequence"
-    )
+    sentences = _range(states, lambda n: f"Decoding after {short(n)} tokens, a layer keeps", " for one sequence")
     times = {r["name"]: {d["context"]: d["ms_per_token"] for d in r["decode"]} for r in rows if r["decode"]}
     longest = _longest_shared(times)
     if longest is not None:
@@ -189,3 +182,17 @@ def _caution(order: list[Row], units: str) -> list[str]:
         "a run; a larger --budget and --size can change the order, so repeat it near your own scale before a costly "
         "decision."
     ]
+
+
+def readable_count(count: float) -> str:
+    """`1.5 million`, `120 thousand`."""
+    for factor, word in ((1e9, " billion"), (1e6, " million"), (1e4, " thousand")):
+        if count >= factor:
+            return f"{count / (1e3 if factor == 1e4 else factor):.3g}{word}"
+    return f"{count:.0f}"
+
+
+def enumerated(names: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last

@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 
 from attensor.catalogue import card
-from attensor.recipes._recipe import CellError as CellError
+from attensor.lab import CellError as CellError
 from attensor.recipes._recipe import Chart as Chart
 from attensor.recipes._recipe import Check as Check
 from attensor.recipes._recipe import Interval as Interval

@@ -16,10 +16,10 @@ from torch.nn import functional as F
 from attensor.data.cluttered import ClutteredDigits
 from attensor.models.blocks import MLP
 from attensor.nn import LocalConcentration
-from attensor.recipes._recipe import Interval
-from attensor.train import TrainConfig, train
+from attensor.recipes._runs import trained
+from attensor.train import TrainConfig
 
-__all__ = ["HIDDEN_SIZE", "NUM_HEADS", "Block", "Classifier", "fit", "held_out_images", "margin", "per_seed"]
+__all__ = ["HIDDEN_SIZE", "NUM_HEADS", "Block", "Classifier", "fit", "held_out_images"]
 
 HIDDEN_SIZE, NUM_HEADS, NUM_BLOCKS, PATCH_SIZE, NUM_CLASSES = 32, 2, 2, 4, 10
 BATCH_SIZE = 64
@@ -92,30 +92,19 @@ def fit(model: nn.Module, *, seed: int, steps: int) -> dict[str, Any]:
     held_out = list(data.held_out_batches(128))
     count = sum(len(labels) for _, labels in held_out)
 
-    def loss(trained: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(trained(batch[0]), batch[1])
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        return data.batch(step, seed=seed, batch_size=BATCH_SIZE)
 
-    def accuracy(trained: nn.Module) -> float:
-        return sum(int((trained(images).argmax(1) == labels).sum()) for images, labels in held_out) / count
+    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
 
-    settings = TrainConfig(steps=steps, learning_rate=LEARNING_RATE, evaluations=5)
-    progress = train(
-        model, lambda step: data.batch(step, seed=seed, batch_size=BATCH_SIZE), loss, settings, evaluate=accuracy
-    )
-    curve = [[point.step, point.score] for point in progress.curve]
-    return {"accuracy": curve[-1][1], "curve": curve}
+    def accuracy(model: nn.Module) -> float:
+        return sum(int((model(images).argmax(1) == labels).sum()) for images, labels in held_out) / count
+
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, LEARNING_RATE, evaluations=5))
+    return {"accuracy": result["score"], "curve": result["curve"]}
 
 
 def held_out_images(count: int, *, image_size: int = 32) -> Tensor:
     """The first held-out images, [count, 1, image_size, image_size]."""
     return next(ClutteredDigits(image_size=image_size).held_out_batches(count))[0]
-
-
-def per_seed(results: list[dict[str, Any]], key: str) -> Interval:
-    """A measured number over the seeds."""
-    return Interval.of([result[key] for result in results])
-
-
-def margin(results: list[dict[str, Any]], key: str, others: list[dict[str, Any]]) -> Interval:
-    """By how much a number exceeds that of another variant with the same seed."""
-    return Interval.of([one[key] - other[key] for one, other in zip(results, others, strict=True)])

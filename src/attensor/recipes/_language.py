@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from attensor.compare.tasks.text import cut, mean_loss, next_byte_loss
 from attensor.data import TextData, open_text
-from attensor.train import TrainConfig, train
+from attensor.models.language import Decoder, DecoderConfig
+from attensor.recipes._runs import trained
+from attensor.train import TrainConfig
 
-__all__ = ["fit", "mean_curve"]
+__all__ = ["decoder", "fit"]
 
 _HELD_OUT_BYTES = 32_768
 _LONGEST_WINDOW = 8_193
-_TOKENS_AT_ONCE = 4_096
 # each point of the curve reads every eighth window of the held-out bytes
 _CURVE_EVERY = 8
+
+
+def decoder(
+    mixer: Callable[[int], nn.Module],
+    *,
+    seed: int,
+    vocab_size: int = 256,
+    num_layers: int = 2,
+    mlp_hidden_size: int = 168,
+) -> Decoder:
+    """A small model, 64 wide, with weights drawn from `seed`.
+
+    Args:
+        mixer: layer index -> a layer of 64 channels, two heads where it has any.
+        seed: of the weights.
+        vocab_size, num_layers, mlp_hidden_size: as in `DecoderConfig`.
+    """
+    torch.manual_seed(seed)
+    return Decoder(DecoderConfig(vocab_size, 64, num_layers, num_heads=2, mlp_hidden_size=mlp_hidden_size), mixer)
 
 
 def fit(
@@ -32,7 +51,6 @@ def fit(
     length: int,
     batch_size: int,
     factors: Sequence[int] = (1,),
-    evaluations: int = 8,
 ) -> dict[str, Any]:
     """Train a causal model in place to predict the next byte; its held-out loss.
 
@@ -44,7 +62,6 @@ def fit(
         length: bytes in a training window.
         batch_size: windows.
         factors: the final loss is measured on the same bytes in windows of so many times `length`.
-        evaluations: points of the curve.
     Returns:
         `loss`: {factor: nats a byte}; `curve`: [[step, nats a byte], ..] on a part of the held-out bytes.
     Raises:
@@ -58,39 +75,17 @@ def fit(
         return data.batch(step, seed=seed, batch_size=batch_size, length=length)
 
     def windows(factor: int) -> Tensor:
-        # a window starts with the byte that the one before it ended with
-        return held_out.unfold(1, factor * length + 1, factor * length).flatten(0, 1)
+        return cut(held_out, factor * length)
 
-    progress = train(
-        model,
-        batch,
-        _loss,
-        TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=evaluations),
-        evaluate=lambda trained: _mean_loss(trained, windows(1)[::_CURVE_EVERY]),
-    )
+    def score(model: nn.Module) -> float:
+        return mean_loss(model, windows(1)[::_CURVE_EVERY])
+
+    settings = TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=8)
+    curve = trained(model, batch, next_byte_loss, score, settings)["curve"]
     model.eval()
-    return {
-        "loss": {str(factor): _mean_loss(model, windows(factor)) for factor in factors},
-        "curve": [[point.step, point.score] for point in progress.curve],
-    }
-
-
-def mean_curve(results: Sequence[dict[str, Any]]) -> list[tuple[float, float]]:
-    """The mean over seeds of results with a `curve`, point by point."""
-    curves = [result["curve"] for result in results]
-    return [(points[0][0], fmean(score for _, score in points)) for points in zip(*curves, strict=True)]
+    return {"loss": {str(factor): mean_loss(model, windows(factor)) for factor in factors}, "curve": curve}
 
 
 @cache
 def _text() -> TextData:
     return open_text("stdlib", minimum_bytes=_LONGEST_WINDOW)
-
-
-def _loss(model: nn.Module, tokens: Tensor) -> Tensor:
-    return F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
-
-
-@torch.no_grad()
-def _mean_loss(model: nn.Module, windows: Tensor) -> float:
-    parts = torch.split(windows, max(1, _TOKENS_AT_ONCE // windows.shape[1]))
-    return sum(float(_loss(model, part)) * len(part) for part in parts) / len(windows)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from attensor.recipes._cells import CellError as CellError
-from attensor.recipes._cells import run_cells as run_cells
+from attensor import lab
+from attensor.metrics.intervals import t_interval
 
-__all__ = ["CellError", "Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
-
-# two-sided 95 % points of Student's t for 1, 2, .. degrees of freedom
-_T_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+__all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
 
 
 @dataclass(frozen=True)
@@ -29,11 +26,21 @@ class RecipeConfig:
         folder: where finished cells, `verdict.json` and `report.html` are written; made when missing.
         quick: fewer steps and seeds; an indication instead of a verdict.
         resume: take the finished cells that `folder` holds instead of computing them anew.
+        kernels: `"cpp"` or `"torch"`, what operators with C++ kernels take in all cells; None leaves it to them.
     """
 
     folder: Path
     quick: bool = False
     resume: bool = False
+    kernels: str | None = None
+
+
+def run_cells(
+    config: RecipeConfig, function: Callable[..., Any], cells: Sequence[dict[str, Any]], *, at_once: int | None = None
+) -> list[Any]:
+    """`attensor.lab.run_cells` in the recipe's folder."""
+    folder, resume, kernels = config.folder / "cells", config.resume, config.kernels
+    return lab.run_cells(folder, function, cells, resume=resume, at_once=at_once, kernels=kernels)
 
 
 @dataclass(frozen=True)
@@ -57,14 +64,8 @@ class Interval:
         Raises:
             ValueError: no values.
         """
-        if not values:
-            raise ValueError("Interval.of: values is empty; give one number for each seed.")
-        count = len(values)
-        if count == 1:
-            return cls(float(values[0]), math.nan, 1)
-        # beyond the table the normal value is less than 9 % too small
-        quantile = _T_95[count - 2] if count - 2 < len(_T_95) else 1.96
-        return cls(statistics.fmean(values), quantile * statistics.stdev(values) / math.sqrt(count), count)
+        found = t_interval(values)
+        return cls(found.estimate, found.half_width, found.count)
 
     def __str__(self) -> str:
         """`0.912 ± 0.013 (3 seeds)`, with two significant digits of the half-width."""

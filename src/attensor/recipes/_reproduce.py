@@ -17,6 +17,7 @@ import attensor
 from attensor.bench.machine import processor
 from attensor.errors import MissingExtraError
 from attensor.files import locked, new_folder, read_json, write_json
+from attensor.ops import kernels_form
 from attensor.recipes import Recipe, RecipeConfig, Verdict, find
 from attensor.recipes._claims import CLAIMS_FOLDER, write_claims
 from attensor.recipes._report import write_report
@@ -48,11 +49,12 @@ def reproduce(
     now = datetime.now()
     if resume is None:
         folder = new_folder(out, f"{now:%Y-%m-%d_%H-%M-%S}-{recipe.name}")
-        write_json(folder / PLAN_FILE, {"recipe": recipe.name, "quick": quick, "seconds": 0.0})
+        kernels: str = kernels_form()
+        write_json(folder / PLAN_FILE, {"recipe": recipe.name, "quick": quick, "kernels": kernels, "seconds": 0.0})
     else:
         folder = resume
-        quick = _quick_of(folder, recipe, quick)
-    config = RecipeConfig(folder=folder, quick=quick, resume=True)
+        quick, kernels = _plan_of(folder, recipe, quick)
+    config = RecipeConfig(folder=folder, quick=quick, resume=True, kernels=kernels)
     with locked(folder):
         verdict, seconds = _timed(recipe, config, console)
         found = _facts(recipe, verdict, config, now, seconds)
@@ -86,7 +88,8 @@ def save(folder: Path, console: Console, *, to: Path = CLAIMS_FOLDER, page: Path
     console.print(f"Saved: {to / found['recipe']}.json, {written}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _quick_of(folder: Path, recipe: Recipe, quick: bool) -> bool:
+def _plan_of(folder: Path, recipe: Recipe, quick: bool) -> tuple[bool, str]:
+    """Whether the run in `folder` is a quick one, and what its operators with C++ kernels take."""
     plan = read_json(folder / PLAN_FILE)
     if plan is None:
         raise ValueError(f"--resume {folder}: no run of a recipe is there.")
@@ -94,7 +97,7 @@ def _quick_of(folder: Path, recipe: Recipe, quick: bool) -> bool:
         raise ValueError(f"--resume {folder}: that is a run of {plan['recipe']}, not of {recipe.name}.")
     if quick and not plan["quick"]:
         raise ValueError(f"--resume {folder}: that is a full run; leave out --quick.")
-    return bool(plan["quick"])
+    return bool(plan["quick"]), str(plan["kernels"])
 
 
 def _timed(recipe: Recipe, config: RecipeConfig, console: Console) -> tuple[Verdict, float]:

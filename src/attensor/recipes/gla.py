@@ -8,6 +8,7 @@ Three claims of arXiv:2312.06635 at a small size: the ablation of the gate (tabl
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.data.mqar import IGNORED, mqar_batch
-from attensor.models.language import Decoder, DecoderConfig
 from attensor.nn import GatedLinearAttention, LinearAttention, ScalarGatedLinearAttention
-from attensor.recipes._language import fit, mean_curve
-from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
-from attensor.train import TrainConfig, train
+from attensor.recipes._language import decoder, fit
+from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict
+from attensor.recipes._runs import Runs, measure, trained
+from attensor.train import TrainConfig
 
 __all__ = ["RECIPE"]
 
-HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS = 64, 2, 2
+HIDDEN_SIZE, NUM_HEADS = 64, 2
 LEARNING_RATE = 3e-3
 LENGTH, BATCH_SIZE, FACTORS = 96, 16, (1, 2, 4, 8)
 # pairs in a row of the recall task, eight tokens each; as in arXiv:2312.04927 a training begins with easy rows
@@ -71,11 +72,8 @@ class Shifted(nn.Module):
 
 def train_text(gate: str, seed: int, steps: int) -> dict[str, Any]:
     """A small byte-level language model: held-out loss at one to eight times its training length."""
-    torch.manual_seed(seed)
-    config = DecoderConfig(256, HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS, mlp_hidden_size=168)
-    model = Decoder(config, lambda i: GATES[gate](HIDDEN_SIZE, NUM_HEADS))
     return fit(
-        model,
+        decoder(lambda i: GATES[gate](HIDDEN_SIZE, NUM_HEADS), seed=seed),
         seed=seed,
         steps=steps,
         learning_rate=LEARNING_RATE,
@@ -87,25 +85,23 @@ def train_text(gate: str, seed: int, steps: int) -> dict[str, Any]:
 
 def train_recall(gate: str, seed: int, steps: int) -> dict[str, Any]:
     """A small model of multi-query associative recall: share of right values among eight pairs in 64 tokens."""
-    torch.manual_seed(seed)
-    config = DecoderConfig(RECALL_VOCAB, HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS, mlp_hidden_size=128)
-    model = Decoder(config, lambda i: Shifted(GATES[gate](HIDDEN_SIZE, NUM_HEADS)))
+    model = decoder(
+        lambda i: Shifted(GATES[gate](HIDDEN_SIZE, NUM_HEADS)), seed=seed, vocab_size=RECALL_VOCAB, mlp_hidden_size=128
+    )
     tokens, targets = recall_rows(-1, seed, PAIRS[-1], tokens=8 * RECALL_TOKENS)
     asked = targets != IGNORED
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
         return recall_rows(step, seed, PAIRS[len(PAIRS) * step // steps])
 
-    def loss(trained: nn.Module, rows: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(trained(rows[0]).flatten(0, 1), rows[1].flatten(), ignore_index=IGNORED)
+    def loss(model: nn.Module, rows: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(model(rows[0]).flatten(0, 1), rows[1].flatten(), ignore_index=IGNORED)
 
-    def accuracy(trained: nn.Module) -> float:
-        return float((trained(tokens).argmax(-1)[asked] == targets[asked]).float().mean())
+    def accuracy(model: nn.Module) -> float:
+        return float((model(tokens).argmax(-1)[asked] == targets[asked]).float().mean())
 
-    settings = TrainConfig(steps=steps, learning_rate=LEARNING_RATE)
-    progress = train(model, batch, loss, settings, evaluate=accuracy)
-    curve = [[point.step, point.score] for point in progress.curve]
-    return {"accuracy": curve[-1][1], "curve": curve}
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, LEARNING_RATE))
+    return {"accuracy": result["score"], "curve": result["curve"]}
 
 
 def recall_rows(step: int, seed: int, num_pairs: int, *, tokens: int = RECALL_TOKENS) -> tuple[Tensor, Tensor]:
@@ -117,27 +113,21 @@ def recall_rows(step: int, seed: int, num_pairs: int, *, tokens: int = RECALL_TO
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds = range(2 if config.quick else 3)
-    text_steps, recall_steps = (80, 60) if config.quick else (500, 900)
-    cells = [{"gate": gate, "seed": seed, "steps": text_steps} for seed in seeds for gate in reversed(GATES)]
-    texts = run_cells(config, train_text, cells)
-    by_gate = {g: [r for c, r in zip(cells, texts, strict=True) if c["gate"] == g] for g in GATES}
-    cells = [{"gate": gate, "seed": seed, "steps": recall_steps} for seed in seeds for gate in (GLA, CONSTANT)]
-    recalls = run_cells(config, train_recall, cells)
-    recall = {g: [r for c, r in zip(cells, recalls, strict=True) if c["gate"] == g] for g in (CONSTANT, GLA)}
-    return judge(by_gate, recall)
-
-
-def judge(text: dict[str, list[dict[str, Any]]], recall: dict[str, list[dict[str, Any]]]) -> Verdict:
-    """The verdict on results of `train_text` and `train_recall`, one a seed, by gate."""
-    losses = {gate: [r["loss"]["1"] for r in results] for gate, results in text.items()}
-    hits = {gate: [100 * r["accuracy"] for r in results] for gate, results in recall.items()}
-    farther = {f: [r["loss"][str(f)] - r["loss"]["1"] for r in text[GLA]] for f in FACTORS[1:]}
-    to_constant, to_scalar, to_none = (
-        _difference(losses[a], losses[b]) for a, b in ((GLA, CONSTANT), (GLA, SCALAR), (CONSTANT, NONE))
+    seeds, text_steps, recall_steps = (2, 80, 60) if config.quick else (3, 500, 900)
+    return judge(
+        measure(config, train_text, "gate", reversed(GATES), seeds=seeds, steps=text_steps),
+        measure(config, train_recall, "gate", (GLA, CONSTANT), seeds=seeds, steps=recall_steps),
     )
-    gain = _difference(hits[GLA], hits[CONSTANT])
-    worst = max((Interval.of(values) for values in farther.values()), key=lambda change: change.mean)
+
+
+def judge(text: Runs, recall: Runs) -> Verdict:
+    """The verdict on results of `train_text` and `train_recall`, one a seed, by gate."""
+    to_constant, to_scalar, to_none = (
+        text.margin(a, b, "loss.1") for a, b in ((GLA, CONSTANT), (GLA, SCALAR), (CONSTANT, NONE))
+    )
+    gain = recall.margin(GLA, CONSTANT, _percent)
+    farther = {f: text.interval(GLA, partial(_rise, factor=f)) for f in FACTORS[1:]}
+    worst = max(farther.values(), key=lambda change: change.mean)
     checks = (
         Check(f"loss, GLA less constant decay at most -0.15 nats a byte: {to_constant}", to_constant.mean <= -0.15),
         Check(f"loss, GLA less a gate per head at most +0.02: {to_scalar}", to_scalar.mean <= 0.02),
@@ -147,26 +137,24 @@ def judge(text: dict[str, list[dict[str, Any]]], recall: dict[str, list[dict[str
             f"read at up to 8 times the training length, GLA's loss rises by at most 0.02: {worst}", worst.mean <= 0.02
         ),
     )
-    figures = {f"loss, {gate}, nats a byte": str(Interval.of(values)) for gate, values in losses.items()}
-    figures |= {f"recall, {gate}, % of 8 pairs": str(Interval.of(values)) for gate, values in hits.items()}
-    figures |= {f"GLA's loss at {f}x less that at 1x": str(Interval.of(values)) for f, values in farther.items()}
-    lengths = {
-        gate: [(LENGTH * f, Interval.of([r["loss"][str(f)] for r in results]).mean) for f in FACTORS]
-        for gate, results in text.items()
-    }
-    curves = {gate: mean_curve(results) for gate, results in text.items()}
-    recall_curves = {gate: mean_curve(results) for gate, results in recall.items()}
+    figures = text.figures("loss, {}, nats a byte", "loss.1")
+    figures |= recall.figures("recall, {}, % of 8 pairs", _percent)
+    figures |= {f"GLA's loss at {f}x less that at 1x": str(change) for f, change in farther.items()}
+    lengths = {gate: [(LENGTH * f, text.interval(gate, f"loss.{f}").mean) for f in FACTORS] for gate in text}
     charts = (
-        Chart("Held-out loss while training", "step", "nats a byte", curves),
+        Chart("Held-out loss while training", "step", "nats a byte", text.curves()),
         Chart("Loss in longer windows", f"tokens read (trained at {LENGTH})", "nats a byte", lengths, log_x=True),
-        Chart("Recall of 8 pairs while training", "step", "share of right values", recall_curves),
+        Chart("Recall of 8 pairs while training", "step", "share of right values", recall.curves()),
     )
     return Verdict(checks, figures, charts)
 
 
-def _difference(ours: list[float], theirs: list[float]) -> Interval:
-    """Of runs with the same seed: the same data in the same order."""
-    return Interval.of([a - b for a, b in zip(ours, theirs, strict=True)])
+def _rise(result: dict[str, Any], factor: int) -> float:
+    return float(result["loss"][str(factor)] - result["loss"]["1"])
+
+
+def _percent(result: dict[str, Any]) -> float:
+    return float(100 * result["accuracy"])
 
 
 RECIPE = Recipe(

@@ -24,9 +24,9 @@ from torch.nn import functional as F
 from attensor.bench import paired
 from attensor.data.cluttered import ClutteredDigits
 from attensor.nn import GlobalLinearAttention, SoftmaxAttention
-from attensor.recipes._digits import HIDDEN_SIZE, NUM_HEADS, Classifier, fit, held_out_images, margin, per_seed
-from attensor.recipes._language import mean_curve
-from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._digits import HIDDEN_SIZE, NUM_HEADS, Classifier, fit, held_out_images
+from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
 
@@ -125,13 +125,11 @@ def train_toy(clamp: str, seed: int, steps: int) -> dict[str, Any]:
     return {"norms": norms}
 
 
-def judge(
-    trained: dict[str, list[dict[str, Any]]], times: list[list[float]], toys: dict[str, list[dict[str, Any]]]
-) -> Verdict:
+def judge(trained: Runs, times: list[list[float]], toys: Runs) -> Verdict:
     """The verdict on results of `train_variant` and `train_toy`, one a seed, and of `time_forward`."""
-    over_linear, over_softmax = (margin(trained[WITH_LCM], "accuracy", trained[v]) for v in (LINEAR, SOFTMAX))
+    over_linear, over_softmax = (trained.margin(WITH_LCM, v, "accuracy") for v in (LINEAR, SOFTMAX))
     growth, softmax_growth = (times[-1][column] / times[0][column] for column in (1, 2))
-    high, low = ([_largest(run["norms"]) for run in toys[clamp]] for clamp in CLAMPS)
+    high, low = (toys.of(clamp, _largest) for clamp in CLAMPS)
     checks = (
         *_concentration(trained),
         Check(f"accuracy with LCM at least 0.05 over linear: {over_linear}", over_linear.mean >= 0.05),
@@ -146,21 +144,21 @@ def judge(
             all(a < b for a, b in zip(high, low, strict=True)),
         ),
     )
-    figures = {f"accuracy, {variant}": str(per_seed(runs, "accuracy")) for variant, runs in trained.items()}
+    figures = trained.figures("accuracy, {}", "accuracy")
     figures |= _concentration_figures(trained)
     figures["seconds of softmax over those of linear + LCM at 128 x 128"] = f"{times[-1][2] / times[-1][1]:.1f}"
     return Verdict(checks, figures, _charts(trained, times, toys))
 
 
-def _concentration(trained: dict[str, list[dict[str, Any]]]) -> Iterator[Check]:
+def _concentration(trained: Runs) -> Iterator[Check]:
     for variant in (LINEAR, SOFTMAX):
-        more = Interval.of([run["entropy_linear"] - run["entropy_softmax"] for run in trained[variant]])
+        more = trained.interval(variant, lambda run: run["entropy_linear"] - run["entropy_softmax"])
         yield Check(
             f"entropy, linear above softmax weights of q and k trained with {variant}, by 0.5 nat: {more}",
             more.mean > 0.5,
         )
     for rows in IMAGE_SIZES:
-        without, with_lcm = (per_seed(trained[v], f"mass_{rows}").mean for v in (LINEAR, WITH_LCM))
+        without, with_lcm = (trained.interval(v, f"mass_{rows}").mean for v in (LINEAR, WITH_LCM))
         yield Check(
             f"Jacobian within 7 x 7 of {rows} x {rows} cells, with LCM at least 1.5 times without: "
             f"{with_lcm:.3f} to {without:.3f}, {with_lcm / without:.2f} times",
@@ -168,23 +166,21 @@ def _concentration(trained: dict[str, list[dict[str, Any]]]) -> Iterator[Check]:
         )
 
 
-def _concentration_figures(trained: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
+def _concentration_figures(trained: Runs) -> dict[str, str]:
     figures = {}
     for variant, weights in itertools.product((LINEAR, SOFTMAX), ("linear", "softmax")):
         label = f"entropy of {weights} weights, q and k of {variant}, nats"
-        figures[label] = str(per_seed(trained[variant], f"entropy_{weights}"))
+        figures[label] = str(trained.interval(variant, f"entropy_{weights}"))
     for rows in IMAGE_SIZES:
         place = f"Jacobian within 7 x 7 of {rows} x {rows} cells"
         for variant in (LINEAR, WITH_LCM):
-            figures[f"{place}, {variant}"] = str(per_seed(trained[variant], f"mass_{rows}"))
-        before = per_seed(trained[WITH_LCM], f"mass_{rows}_before_lcm")
+            figures[f"{place}, {variant}"] = str(trained.interval(variant, f"mass_{rows}"))
+        before = trained.interval(WITH_LCM, f"mass_{rows}_before_lcm")
         figures[f"{place}, the model with LCM before its LCM"] = str(before)
     return figures
 
 
-def _charts(
-    trained: dict[str, list[dict[str, Any]]], times: list[list[float]], toys: dict[str, list[dict[str, Any]]]
-) -> tuple[Chart, ...]:
+def _charts(trained: Runs, times: list[list[float]], toys: Runs) -> tuple[Chart, ...]:
     milliseconds = {
         "ReLU linear + LCM": [(cells, 1e3 * ours) for cells, ours, _ in times],
         "softmax": [(cells, 1e3 * theirs) for cells, _, theirs in times],
@@ -194,12 +190,7 @@ def _charts(
         for clamp, runs in toys.items()
     }
     return (
-        Chart(
-            "Held-out accuracy while training",
-            "step",
-            "share of right answers",
-            {variant: mean_curve(runs) for variant, runs in trained.items()},
-        ),
+        Chart("Held-out accuracy while training", "step", "share of right answers", trained.curves()),
         Chart("Forward of one layer", "cells", "milliseconds", milliseconds, log_x=True, log_y=True),
         Chart("Gradient in the toy, first seed", "step", "norm", norms, log_y=True),
     )
@@ -240,8 +231,8 @@ def _entropy(weights: Tensor) -> float:
     return float(torch.special.entr(weights).sum(-1).mean())
 
 
-def _largest(norms: list[float | None]) -> float:
-    return max(math.inf if norm is None else norm for norm in norms)
+def _largest(run: dict[str, Any]) -> float:
+    return max(math.inf if norm is None else norm for norm in run["norms"])
 
 
 def _texts(values: list[float]) -> str:
@@ -249,13 +240,9 @@ def _texts(values: list[float]) -> str:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, toy_steps = (range(2), 100, 50) if config.quick else (range(3), 500, 200)
-    cells = [{"variant": variant, "seed": seed, "steps": steps} for variant in VARIANTS for seed in seeds]
-    results = run_cells(config, train_variant, cells)
-    trained = {v: [r for c, r in zip(cells, results, strict=True) if c["variant"] == v] for v in VARIANTS}
-    cells = [{"clamp": clamp, "seed": seed, "steps": toy_steps} for clamp in CLAMPS for seed in range(3)]
-    results = run_cells(config, train_toy, cells)
-    toys = {clamp: [r for c, r in zip(cells, results, strict=True) if c["clamp"] == clamp] for clamp in CLAMPS}
+    seeds, steps, toy_steps = (2, 100, 50) if config.quick else (3, 500, 200)
+    trained = measure(config, train_variant, "variant", VARIANTS, seeds=seeds, steps=steps)
+    toys = measure(config, train_toy, "clamp", CLAMPS, seeds=3, steps=toy_steps)
     (times,) = run_cells(config, time_forward, [{"rounds": 3 if config.quick else 7}], at_once=1)
     return judge(trained, times, toys)
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.bench.timing import paired
-from attensor.models.language import Decoder, DecoderConfig
 from attensor.nn import LightningAttention
 from attensor.nn.lightning import decay_slopes
 from attensor.ops import linear_attention
-from attensor.recipes._language import fit, mean_curve
+from attensor.recipes._language import decoder, fit
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
 
@@ -37,7 +37,7 @@ class LightningAttention1(LightningAttention):
     algorithm = "la1"
 
 
-def measure(seed: int, rounds: int) -> dict[str, Any]:
+def measure_times(seed: int, rounds: int) -> dict[str, Any]:
     """Median seconds of each operator at each length, all taking turns; largest difference of the two algorithms."""
     calls = {
         (operator, passes, length): call
@@ -52,12 +52,10 @@ def measure(seed: int, rounds: int) -> dict[str, Any]:
     return {"rows": rows, "difference": float((ones - twos).abs().max() / ones.abs().max())}
 
 
-def train_text(algorithm: Algorithm, seed: int, steps: int) -> dict[str, Any]:
+def train_text(algorithm: str, seed: int, steps: int) -> dict[str, Any]:
     """A small byte-level language model trained with one of the algorithms: its held-out loss."""
-    torch.manual_seed(seed)
-    layer = LightningAttention1 if algorithm == "la1" else LightningAttention
-    config = DecoderConfig(256, 64, num_layers=2, num_heads=NUM_HEADS, mlp_hidden_size=168)
-    model = Decoder(config, lambda i: layer(64, NUM_HEADS, layer_index=i, num_layers=2))
+    layer = LightningAttention1 if algorithm == LA1 else LightningAttention
+    model = decoder(lambda i: layer(64, NUM_HEADS, layer_index=i, num_layers=2), seed=seed)
     return fit(model, seed=seed, steps=steps, learning_rate=3e-3, length=128, batch_size=8)
 
 
@@ -92,17 +90,14 @@ def _passes(name: str, length: int, seed: int) -> Iterator[tuple[str, Callable[[
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds = range(1 if config.quick else 3)
-    rounds, steps = (1, 40) if config.quick else (3, 200)
+    seeds, rounds, steps = (1, 1, 40) if config.quick else (3, 3, 200)
     # alone on the machine, so that none disturbs the times of another
-    times = run_cells(config, measure, [{"seed": seed, "rounds": rounds} for seed in seeds], at_once=1)
-    cells = [{"algorithm": algorithm, "seed": seed, "steps": steps} for seed in seeds for algorithm in ("la1", "la2")]
-    texts = run_cells(config, train_text, cells)
-    return judge(times, {LA1: texts[::2], LA2: texts[1::2]})
+    times = run_cells(config, measure_times, [{"seed": s, "rounds": rounds} for s in range(seeds)], at_once=1)
+    return judge(times, measure(config, train_text, "algorithm", (LA1, LA2), seeds=seeds, steps=steps))
 
 
-def judge(times: list[dict[str, Any]], texts: dict[str, list[dict[str, Any]]]) -> Verdict:
-    """The verdict on results of `measure`, one a seed, and of `train_text`, one a seed and algorithm."""
+def judge(times: list[dict[str, Any]], texts: Runs) -> Verdict:
+    """The verdict on results of `measure_times`, one a seed, and of `train_text`, one a seed and algorithm."""
     tables = [{(name, passes, length): time for name, passes, length, time in found["rows"]} for found in times]
 
     def ratio(above: tuple[str, str, int], below: tuple[str, str, int]) -> Interval:
@@ -117,8 +112,7 @@ def judge(times: list[dict[str, Any]], texts: dict[str, list[dict[str, Any]]]) -
     linear = {passes: growth(LA1, passes, 8192) for passes in (FORWARD, BOTH)}
     to_la1, to_softmax = (ratio((name, FORWARD, 4096), (LA2, FORWARD, 4096)) for name in (LA1, SOFTMAX))
     difference = max(found["difference"] for found in times)
-    ones, twos = ([result["loss"]["1"] for result in texts[name]] for name in (LA1, LA2))
-    gap = max(abs(a - b) for a, b in zip(ones, twos, strict=True))
+    gap = max(abs(a - b) for a, b in zip(texts.of(LA1, "loss.1"), texts.of(LA2, "loss.1"), strict=True))
     checks = (
         *(
             Check(f"time per token of LA-2, {passes}, at 16384 at most 2 x that at 1024: {grown}", grown.mean <= 2)
@@ -136,11 +130,12 @@ def judge(times: list[dict[str, Any]], texts: dict[str, list[dict[str, Any]]]) -
     figures = {
         "LA-1's time over LA-2's at 4096, forward + backward": str(ratio((LA1, BOTH, 4096), (LA2, BOTH, 4096))),
         "SDPA's time over LA-2's at 4096, forward + backward": str(ratio((SOFTMAX, BOTH, 4096), (LA2, BOTH, 4096))),
-        "loss with LA-1, nats a byte": str(Interval.of(ones)),
-        "loss with LA-2, nats a byte": str(Interval.of(twos)),
+        **texts.figures("loss with {}, nats a byte", "loss.1"),
     }
-    curves = {name: mean_curve(results) for name, results in texts.items()}
-    charts = (*(_by_length(tables, p) for p in (FORWARD, BOTH)), Chart("Training", "step", "nats a byte", curves))
+    charts = (
+        *(_by_length(tables, p) for p in (FORWARD, BOTH)),
+        Chart("Training", "step", "nats a byte", texts.curves()),
+    )
     return Verdict(checks, figures, charts)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -18,18 +18,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.models.language import Decoder, DecoderConfig
 from attensor.nn import Heads, RelativeKernelAttention, SoftmaxAttention
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention, softmax_attention
 from attensor.ops.feature_maps import random_projection
-from attensor.recipes._language import fit, mean_curve
-from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
-from attensor.train import Diverged, TrainConfig, train
+from attensor.recipes._language import decoder, fit
+from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict
+from attensor.recipes._runs import Runs, growth, measure, trained
+from attensor.train import Diverged, TrainConfig
 
 __all__ = ["RECIPE"]
 
 HIDDEN_SIZE, NUM_HEADS, NUM_FEATURES = 64, 2, 32
-TEXT_LAYERS, TEXT_LENGTH, TEXT_BATCH, TEXT_RATE = 2, 128, 12, 3e-3
+TEXT_LENGTH, TEXT_BATCH, TEXT_RATE = 128, 12, 3e-3
 SHIFT, SHIFT_LENGTH, SHIFT_BATCH, SHIFT_VOCAB, SHIFT_RATE = 11, 256, 4, 32, 2e-2
 RADII = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0)
 LENGTHS, COMPARED_LENGTHS = tuple(2**i for i in range(11, 17)), (2048, 4096, 8192)
@@ -102,9 +102,7 @@ def train_text(mixer: str, seed: int, steps: int) -> dict[str, Any]:
 
     The loss of a run that diverged is None.
     """
-    torch.manual_seed(seed)
-    config = DecoderConfig(256, HIDDEN_SIZE, TEXT_LAYERS, NUM_HEADS, mlp_hidden_size=168)
-    model = Decoder(config, lambda i: TEXT[mixer]())
+    model = decoder(lambda i: TEXT[mixer](), seed=seed)
     norms = _watch_gradients(model)
     factors = (1, 4) if mixer == NPRF else (1,)
     try:
@@ -124,25 +122,24 @@ def train_text(mixer: str, seed: int, steps: int) -> dict[str, Any]:
 
 def train_shift(mixer: str, seed: int, steps: int) -> dict[str, Any]:
     """One layer that is to say which random token stood `SHIFT` places before: share of right answers."""
-    torch.manual_seed(seed)
-    config = DecoderConfig(SHIFT_VOCAB, HIDDEN_SIZE, 1, NUM_HEADS, mlp_hidden_size=HIDDEN_SIZE)
-    model = Decoder(config, lambda i: SHIFTS[mixer]())
+    model = decoder(
+        lambda i: SHIFTS[mixer](), seed=seed, vocab_size=SHIFT_VOCAB, num_layers=1, mlp_hidden_size=HIDDEN_SIZE
+    )
 
     def batch(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * seed + step + 1)
         return torch.randint(SHIFT_VOCAB, (SHIFT_BATCH, SHIFT_LENGTH), generator=generator)
 
-    def loss(trained: nn.Module, tokens: Tensor) -> Tensor:
-        return F.cross_entropy(trained(tokens)[:, SHIFT:].flatten(0, 1), tokens[:, :-SHIFT].flatten())
+    def loss(model: nn.Module, tokens: Tensor) -> Tensor:
+        return F.cross_entropy(model(tokens)[:, SHIFT:].flatten(0, 1), tokens[:, :-SHIFT].flatten())
 
     unseen = torch.cat([batch(-1 - i) for i in range(4)])
 
-    def accuracy(trained: nn.Module) -> float:
-        return float((trained(unseen)[:, SHIFT:].argmax(-1) == unseen[:, :-SHIFT]).float().mean())
+    def accuracy(model: nn.Module) -> float:
+        return float((model(unseen)[:, SHIFT:].argmax(-1) == unseen[:, :-SHIFT]).float().mean())
 
-    progress = train(model, batch, loss, TrainConfig(steps=steps, learning_rate=SHIFT_RATE), evaluate=accuracy)
-    curve = [[point.step, point.score] for point in progress.curve]
-    return {"accuracy": curve[-1][1], "curve": curve}
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, SHIFT_RATE))
+    return {"accuracy": result["score"], "curve": result["curve"]}
 
 
 @torch.no_grad()
@@ -186,41 +183,25 @@ def _watch_gradients(model: nn.Module) -> list[float]:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds = range(2 if config.quick else 3)
-    text_steps, shift_steps = (60, 250) if config.quick else (500, 300)
-
-    def by(first: str, function: Callable[..., Any], values: Sequence[Any], **more: Any) -> dict[Any, list[Any]]:
-        at_once = more.pop("at_once", None)
-        cells = [{first: value, "seed": seed, **more} for seed in seeds for value in values]
-        results = run_cells(config, function, cells, at_once=at_once)
-        return {v: [r for c, r in zip(cells, results, strict=True) if c[first] == v] for v in values}
-
+    seeds, text_steps, shift_steps = (2, 60, 250) if config.quick else (3, 500, 300)
+    lengths = LENGTHS[:4] if config.quick else LENGTHS
     return judge(
-        by("radius", measure_error, RADII),
-        by("mixer", train_text, list(TEXT), steps=text_steps),
-        by("mixer", train_shift, list(SHIFTS), steps=shift_steps),
-        by("length", measure_time, LENGTHS[:4] if config.quick else LENGTHS, at_once=1),
+        measure(config, measure_error, "radius", RADII, seeds=seeds),
+        measure(config, train_text, "mixer", TEXT, seeds=seeds, steps=text_steps),
+        measure(config, train_shift, "mixer", SHIFTS, seeds=seeds, steps=shift_steps),
+        measure(config, measure_time, "length", lengths, seeds=seeds, at_once=1),
     )
 
 
-def judge(
-    errors: dict[float, list[float]],
-    text: dict[str, list[dict[str, Any]]],
-    shift: dict[str, list[dict[str, Any]]],
-    seconds: dict[int, list[dict[str, float]]],
-) -> Verdict:
+def judge(errors: Runs, text: Runs, shift: Runs, seconds: Runs) -> Verdict:
     """The verdict on results of the four measurements, one a seed."""
-    # a run that diverged counts as one that learned nothing
-    loss = {m: [r["loss"]["1"] if r["loss"] else math.log(256) for r in results] for m, results in text.items()}
-    near, far = Interval.of(errors[1.0]), Interval.of(errors[4.0])
-    to_prf, to_softmax = (Interval.of([a - b for a, b in zip(loss[NPRF], loss[m])]) for m in (PRF, SOFTMAX))
+    near, far = (errors.interval(radius, float) for radius in (1.0, 4.0))
+    to_prf, to_softmax = (text.margin(NPRF, mixer, _loss) for mixer in (PRF, SOFTMAX))
     finite = sum(r["loss"] is not None for r in text[NPRF])
-    spikes = {m: [r["spikes"] for r in results] for m, results in text.items()}
-    longer = Interval.of([r["loss"]["4"] - r["loss"]["1"] if r["loss"] else math.log(256) for r in text[NPRF]])
-    hits = {m: Interval.of([100 * r["accuracy"] for r in results]) for m, results in shift.items()}
-    slope = Interval.of([_slope(seconds, "fft", i) for i in range(len(seconds[LENGTHS[0]]))])
-    quadratic = Interval.of([_slope(seconds, "softmax", i) for i in range(len(seconds[LENGTHS[0]]))])
-    ratio = Interval.of([row["softmax"] / row["fft"] for row in seconds[8192]])
+    longer = text.interval(NPRF, lambda r: r["loss"]["4"] - r["loss"]["1"] if r["loss"] else math.log(256))
+    hits = {mixer: shift.interval(mixer, lambda r: 100 * r["accuracy"]) for mixer in shift}
+    slope, quadratic = (Interval.of(_powers(seconds, name)) for name in ("fft", "softmax"))
+    ratio = seconds.interval(8192, lambda row: row["softmax"] / row["fft"])
     checks = (
         Check(f"error of attention rows (L1) below 0.3 at length 1: {near}", near.mean < 0.3),
         Check(f"error of attention rows above 1.2 at length 4: {far}", far.mean > 1.2),
@@ -233,42 +214,36 @@ def judge(
         Check(f"time grows with a power of the length of at most 1.2: {slope}", slope.mean <= 1.2),
         Check(f"at 8192 tokens faster than softmax with bias, ratio above 1: {ratio}", ratio.mean > 1),
     )
-    figures = {f"loss, {m}, nats a byte": str(Interval.of(values)) for m, values in loss.items()}
-    figures |= {f"steps of a gradient 10 times the median, {m}": str(Interval.of(v)) for m, v in spikes.items()}
+    figures = text.figures("loss, {}, nats a byte", _loss)
+    figures |= text.figures("steps of a gradient 10 times the median, {}", "spikes")
     figures["power of the length in softmax's time"] = str(quadratic)
     return Verdict(checks, figures, _charts(errors, text, shift, seconds))
 
 
-def _slope(seconds: dict[int, list[dict[str, float]]], name: str, seed: int) -> float:
-    """Of the straight line through log time over log length."""
-    points = [(math.log(n), math.log(rows[seed][name])) for n, rows in seconds.items() if name in rows[seed]]
-    x, y = torch.tensor(points, dtype=torch.float64).T
-    return float((x - x.mean()) @ y / (x - x.mean()).square().sum())
+def _loss(result: dict[str, Any]) -> float:
+    """A run that diverged counts as one that learned nothing."""
+    return float(result["loss"]["1"]) if result["loss"] else math.log(256)
 
 
-def _charts(
-    errors: dict[float, list[float]],
-    text: dict[str, list[dict[str, Any]]],
-    shift: dict[str, list[dict[str, Any]]],
-    seconds: dict[int, list[dict[str, float]]],
-) -> tuple[Chart, ...]:
+def _powers(seconds: Runs, name: str) -> list[float]:
+    """With which the time grows with the length, one a seed."""
+    measured = [length for length, rows in seconds.items() if name in rows[0]]
+    times = zip(*(seconds.of(length, name) for length in measured), strict=True)
+    return [growth(list(zip(measured, of_seed, strict=True))) for of_seed in times]
+
+
+def _charts(errors: Runs, text: Runs, shift: Runs, seconds: Runs) -> tuple[Chart, ...]:
     times = {
         label: [(n, 1e3 * median(row[name] for row in rows)) for n, rows in seconds.items() if name in rows[0]]
         for label, name in (("Fourier transforms", "fft"), ("softmax with bias", "softmax"))
     }
-    curves = {m: mean_curve([r for r in results if r["curve"]]) for m, results in text.items()}
-    error = {"64 features, width 32": [(radius, Interval.of(values).mean) for radius, values in errors.items()]}
+    error = {"64 features, width 32": [(radius, errors.interval(radius, float).mean) for radius in errors]}
     return (
         Chart(
             "Error of positive random features", "length of queries and keys", "L1 distance of attention rows", error
         ),
-        Chart("Held-out loss while training", "step", "nats a byte", curves),
-        Chart(
-            f"The token {SHIFT} places before",
-            "step",
-            "share of right answers",
-            {m: mean_curve(r) for m, r in shift.items()},
-        ),
+        Chart("Held-out loss while training", "step", "nats a byte", text.curves()),
+        Chart(f"The token {SHIFT} places before", "step", "share of right answers", shift.curves()),
         Chart("Time of one head, one thread", "tokens", "milliseconds", times, log_x=True, log_y=True),
     )
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from attensor.bench import paired
 from attensor.nn import RankAugmentedLinearAttention, SoftmaxAttention, grid_rotary_embedding
 from attensor.ops import Denominator, linear_attention, softmax_attention
-from attensor.recipes._digits import HIDDEN_SIZE, NUM_HEADS, Classifier, fit, held_out_images, margin, per_seed
-from attensor.recipes._language import mean_curve
+from attensor.recipes._digits import HIDDEN_SIZE, NUM_HEADS, Classifier, fit, held_out_images
 from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._runs import Runs, growth, measure
 
 __all__ = ["RECIPE"]
 
@@ -78,18 +78,18 @@ def effective_rank(matrices: Tensor) -> Tensor:
     return ranks
 
 
-def judge(trained: dict[str, list[dict[str, Any]]], times: list[list[float]]) -> Verdict:
+def judge(trained: Runs, times: list[list[float]]) -> Verdict:
     """The verdict on results of `train_variant`, one a seed, by variant, and of `time_forward`."""
-    ranks = {variant: per_seed(runs, "output_rank") for variant, runs in trained.items()}
-    over_plain = {v: margin(trained[v], "accuracy", trained[PLAIN]) for v in (WEIGHTED, BOTH)}
-    over_softmax = {v: margin(trained[v], "accuracy", trained[SOFTMAX]) for v in (WEIGHTED, BOTH)}
+    both, plain = (trained.interval(variant, "output_rank").mean for variant in (BOTH, PLAIN))
+    over_plain = {v: trained.margin(v, PLAIN, "accuracy") for v in (WEIGHTED, BOTH)}
+    over_softmax = {v: trained.margin(v, SOFTMAX, "accuracy") for v in (WEIGHTED, BOTH)}
     ratios = {int(cells): theirs / ours for cells, ours, theirs in times}
-    slope = _slope([(cells, ours) for cells, ours, _ in times[1:]])
+    slope = growth([(cells, ours) for cells, ours, _ in times[1:]])
     checks = (
         Check(
             f"effective rank of the outputs of RALA above 3 times that of plain linear attention: "
-            f"{ranks[BOTH].mean / ranks[PLAIN].mean:.2f} times",
-            ranks[BOTH].mean > 3 * ranks[PLAIN].mean,
+            f"{both / plain:.2f} times",
+            both > 3 * plain,
         ),
         *(
             Check(f"accuracy, {v}, at least 0.15 over plain linear: {over}", over.mean >= 0.15)
@@ -110,23 +110,20 @@ def judge(trained: dict[str, list[dict[str, Any]]], times: list[list[float]]) ->
     return Verdict(checks, _figures(trained, ratios), _charts(trained, times))
 
 
-def _figures(trained: dict[str, list[dict[str, Any]]], ratios: dict[int, float]) -> dict[str, str]:
+def _figures(trained: Runs, ratios: dict[int, float]) -> dict[str, str]:
     measured = {
         "accuracy": "accuracy",
         "output_rank": f"rank of outputs (of {HIDDEN_SIZE})",
         "output_rank_before": "rank of outputs before training",
         "kv_rank": f"rank of KV (of {HIDDEN_SIZE // NUM_HEADS})",
     }
-    figures = {
-        f"{label}, {variant}": str(per_seed(runs, key))
-        for key, label in measured.items()
-        for variant, runs in trained.items()
-        if key in runs[0]
-    }
+    figures: dict[str, str] = {}
+    for key, label in measured.items():
+        figures |= trained.figures(label + ", {}", key)
     return figures | {f"speed over softmax at {cells} cells": f"{ratio:.2g}" for cells, ratio in ratios.items()}
 
 
-def _charts(trained: dict[str, list[dict[str, Any]]], times: list[list[float]]) -> tuple[Chart, ...]:
+def _charts(trained: Runs, times: list[list[float]]) -> tuple[Chart, ...]:
     bars = {
         variant: [(block, fmean(ranks)) for block, ranks in enumerate(zip(*(r["output_ranks"] for r in runs)), 1)]
         for variant, runs in trained.items()
@@ -137,12 +134,7 @@ def _charts(trained: dict[str, list[dict[str, Any]]], times: list[list[float]]) 
     }
     return (
         Chart("Effective rank of the outputs", "block of the trained model", "effective rank", bars, bars=True),
-        Chart(
-            "Held-out accuracy while training",
-            "step",
-            "share of right answers",
-            {variant: mean_curve(runs) for variant, runs in trained.items()},
-        ),
+        Chart("Held-out accuracy while training", "step", "share of right answers", trained.curves()),
         Chart("Forward of one head", "cells", "milliseconds", milliseconds, log_x=True, log_y=True),
     )
 
@@ -188,20 +180,9 @@ def _kv_buffer(layer: RankAugmentedLinearAttention, hidden_states: Tensor) -> Te
     return cast("Tensor", state)
 
 
-def _slope(points: list[tuple[float, float]]) -> float:
-    """Least squares through the points on logarithmic axes."""
-    x, y = torch.tensor(points, dtype=torch.float64).log().unbind(1)
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).sum() / (x * x).sum())
-
-
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps = (range(2), 150) if config.quick else (range(3), 500)
-    # the slowest first, so that no core waits at the end
-    cells = [{"variant": v, "seed": seed, "steps": steps} for v in reversed(PARTS) for seed in seeds]
-    cells += [{"variant": SOFTMAX, "seed": seed, "steps": steps} for seed in seeds]
-    results = run_cells(config, train_variant, cells)
-    trained = {v: [r for c, r in zip(cells, results, strict=True) if c["variant"] == v] for v in VARIANTS}
+    seeds, steps = (2, 150) if config.quick else (3, 500)
+    trained = measure(config, train_variant, "variant", (*reversed(PARTS), SOFTMAX), seeds=seeds, steps=steps)
     (times,) = run_cells(config, time_forward, [{"rounds": 3 if config.quick else 7}], at_once=1)
     return judge(trained, times)
 

@@ -18,8 +18,9 @@ from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.models.language import Decoder, DecoderConfig
 from attensor.models.language.decoder import GatedMLP
 from attensor.nn import SoftmaxAttention, TransNormerAttention
-from attensor.recipes._language import fit, mean_curve
+from attensor.recipes._language import fit
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
 
@@ -100,7 +101,7 @@ def train_text(variant: str, seed: int, steps: int) -> dict[str, Any]:
     return fit(model, seed=seed, steps=steps, learning_rate=LEARNING_RATE, length=LENGTH, batch_size=BATCH_SIZE)
 
 
-def measure(seed: int, rounds: int) -> dict[str, Any]:
+def measure_times(seed: int, rounds: int) -> dict[str, Any]:
     """Seconds of one more token early and late in a text, and of a training step on short and long rows."""
     torch.manual_seed(seed)
     models = {name: model_of(name) for name in (TNL, TRANSFORMER)}
@@ -145,20 +146,16 @@ def _training(model: Decoder, tokens: Tensor, length: int) -> Callable[[], objec
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds = range(1 if config.quick else 3)
-    rounds, steps = (1, 40) if config.quick else (3, 190)
+    seeds, rounds, steps = (1, 1, 40) if config.quick else (3, 3, 190)
     # alone on the machine, so that none disturbs the times of another
-    times = run_cells(config, measure, [{"seed": seed, "rounds": rounds} for seed in seeds], at_once=1)
-    cells = [{"variant": variant, "seed": seed, "steps": steps} for seed in seeds for variant in VARIANTS]
-    texts = run_cells(config, train_text, cells)
-    return judge({v: [r for c, r in zip(cells, texts, strict=True) if c["variant"] == v] for v in VARIANTS}, times)
+    times = run_cells(config, measure_times, [{"seed": s, "rounds": rounds} for s in range(seeds)], at_once=1)
+    return judge(measure(config, train_text, "variant", VARIANTS, seeds=seeds, steps=steps), times)
 
 
-def judge(texts: dict[str, list[dict[str, Any]]], times: list[dict[str, Any]]) -> Verdict:
-    """The verdict on results of `train_text`, one a seed, by variant, and of `measure`, one a seed."""
-    losses = {variant: [r["loss"]["1"] for r in results] for variant, results in texts.items()}
-    rise = {variant: Interval.of(_differences(losses[variant], losses[TNL])) for variant in losses}
-    behind = Interval.of(_differences(losses[TNL], losses[TRANSFORMER]))
+def judge(texts: Runs, times: list[dict[str, Any]]) -> Verdict:
+    """The verdict on results of `train_text`, one a seed, by variant, and of `measure_times`, one a seed."""
+    rise = {variant: texts.margin(variant, TNL, "loss.1") for variant in texts}
+    behind = texts.margin(TNL, TRANSFORMER, "loss.1")
     tables = [{(name, place): seconds for name, place, seconds in found["decode"]} for found in times]
     later, later_softmax = (
         Interval.of([table[name, LATE] / table[name, EARLY] for table in tables]) for name in (TNL, TRANSFORMER)
@@ -175,31 +172,29 @@ def judge(texts: dict[str, list[dict[str, Any]]], times: list[dict[str, Any]]) -
         Check(f"with a Transformer's key-value cache more than 2 x: {later_softmax}", later_softmax.mean > 2),
         Check(f"training time per token, rows of {LONG} against {SHORT}, within 1.5 x: {longer}", _near(longer, 1.5)),
     )
-    figures = {f"loss, {variant}, nats a byte": str(Interval.of(values)) for variant, values in losses.items()}
+    figures = texts.figures("loss, {}, nats a byte", "loss.1")
     for name, place in tables[0]:
         milliseconds = Interval.of([1e3 * table[name, place] for table in tables])
         figures[f"a token at position {place}, {name}, ms"] = str(milliseconds)
     return Verdict(checks, figures, _charts(texts, tables))
 
 
-def _charts(texts: dict[str, list[dict[str, Any]]], tables: list[dict[tuple[str, int], float]]) -> tuple[Chart, ...]:
-    losses = {variant: [r["loss"]["1"] for r in results] for variant, results in texts.items()}
-    against = {v: list(enumerate(_differences(losses[v], losses[TNL]))) for v in losses if v != TNL}
+def _charts(texts: Runs, tables: list[dict[tuple[str, int], float]]) -> tuple[Chart, ...]:
+    base = texts.of(TNL, "loss.1")
+    against = {
+        v: [(seed, a - b) for seed, (a, b) in enumerate(zip(texts.of(v, "loss.1"), base, strict=True))]
+        for v in texts
+        if v != TNL
+    }
     decode = {
         name: [(place, 1e3 * Interval.of([table[name, place] for table in tables]).mean) for place in (EARLY, LATE)]
         for name in (TNL, TRANSFORMER)
     }
-    curves = {variant: mean_curve(results) for variant, results in texts.items()}
     return (
-        Chart("Held-out loss while training", "step", "nats a byte", curves),
+        Chart("Held-out loss while training", "step", "nats a byte", texts.curves()),
         Chart("Loss less TransNormerLLM's", "seed", "nats a byte", against, bars=True),
         Chart("One more token", "position", "milliseconds", decode, log_x=True, log_y=True),
     )
-
-
-def _differences(ours: list[float], theirs: list[float]) -> list[float]:
-    """Of runs with the same seed: the same data in the same order."""
-    return [a - b for a, b in zip(ours, theirs, strict=True)]
 
 
 def _near(ratio: Interval, factor: float) -> bool:

@@ -18,23 +18,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from attensor.errors import Diverged, Stopped
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
 from attensor.train.optimizer import adamw
 from attensor.train.schedule import learning_rate_factor
 
-__all__ = ["Diverged", "Point", "Progress", "Stopped", "TrainConfig", "evaluation_steps", "train"]
+__all__ = ["Point", "Progress", "TrainConfig", "evaluation_steps", "train"]
 
 Batch = TypeVar("Batch")
 
 _SAVING_SHARE = 0.02
-
-
-class Diverged(RuntimeError):
-    """The loss became infinite or not a number; the message gives the step and the learning rate."""
-
-
-class Stopped(RuntimeError):
-    """`on_step` asked for a stop; the checkpoint holds the state after the last finished step."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""What is learned, by kind of data: a further kind is a file here and its line in `TASKS`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attensor.compare.tasks.images import ImageTask as ImageTask
+from attensor.compare.tasks.task import Task as Task
+from attensor.compare.tasks.task import doubled as doubled
+from attensor.compare.tasks.text import TextTask as TextTask
+from attensor.data import open_data
+from attensor.errors import DataError
+
+if TYPE_CHECKING:
+    from attensor.compare.plan import Plan
+
+__all__ = ["TASKS", "Task", "autocast", "data_facts", "doubled", "open_task"]
+
+TASKS: dict[str, type[Any]] = {task.kind: task for task in (TextTask, ImageTask)}
+
+
+def open_task(plan: Plan) -> Task:
+    """Open the plan's data.
+
+    Raises:
+        DataError: the data is no longer what the plan was made for.
+    """
+    data = open_data(plan.source, minimum_bytes=4 * plan.length + 1, image_size=plan.length)
+    found = data_facts(data)
+    if found != plan.facts:
+        changed = [
+            f"{k} {plan.facts.get(k)} is now {found.get(k)}" for k in plan.facts if plan.facts[k] != found.get(k)
+        ]
+        raise DataError(f"{plan.source} has changed since the run was started: {'; '.join(changed)}. Start a new run.")
+    return plan.task(plan, data)
+
+
+def data_facts(data: Any) -> dict[str, Any]:
+    """The `data` part of results.json."""
+    facts = {name: getattr(data, name) for name in TASKS[data.kind].facts}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items()}
+    return {"name": data.name, "kind": data.kind} | plain
+
+
+def autocast(plan: Plan) -> torch.autocast:
+    """The plan's precision as a context."""
+    return torch.autocast(plan.device, dtype=torch.bfloat16, enabled=plan.dtype == "bfloat16")

@@ -1,0 +1,95 @@
+"""Images: what is learned is their class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attensor.catalogue import Domain
+from attensor.compare.tasks.task import Mixer, Task, doubled
+from attensor.data import ImageData
+from attensor.models.vision import Encoder, EncoderConfig
+
+if TYPE_CHECKING:
+    from attensor.compare.config import CompareConfig
+    from attensor.compare.plan import Plan
+
+__all__ = ["ImageTask"]
+
+# of the cost measurement
+_SMALLEST_SIDE = 8
+
+
+class ImageTask(Task):
+    """Name the class; scored in held-out accuracy."""
+
+    kind, domain, units, decodes, budget = "images", Domain.GRID, "cells", False, 60.0
+    metric, lower_is_better = "accuracy", False
+    facts = ("classes", "train_images", "held_out_images", "image_shape")
+    _data: ImageData
+    sizes: ClassVar = {"tiny": (32, 16), "small": (64, 64), "base": (128, 64)}
+
+    def __init__(self, plan: Plan, data: ImageData) -> None:
+        super().__init__(plan, data)
+        self.tokens_per_step = plan.batch_size * (plan.length // plan.patch_size) ** 2
+
+    @classmethod
+    def layout(cls, config: CompareConfig, data: ImageData, hidden_size: int) -> dict[str, int]:
+        """Square images in square patches."""
+        side = data.image_shape[1]
+        fewest = 8 if config.size == "tiny" else 16
+        return {
+            "length": side,
+            "batch_size": config.batch_size or cls.sizes[config.size][1],
+            # the largest that divides the image and leaves so many patches a side
+            "patch_size": max((p for p in range(1, side + 1) if side % p == 0 and side // p >= fewest), default=1),
+            "reference_mlp_size": 4 * hidden_size,
+        }
+
+    @classmethod
+    def build(cls, plan: Plan, mixer: Mixer, mlp_hidden_size: int) -> Encoder:
+        """An `Encoder`."""
+        channels, height, width = plan.facts["image_shape"]
+        config = EncoderConfig(
+            image_size=(height, width),
+            patch_size=plan.patch_size,
+            in_channels=channels,
+            num_classes=len(plan.facts["classes"]),
+            hidden_size=plan.hidden_size,
+            num_layers=plan.num_layers,
+            num_heads=plan.num_heads,
+            mlp_hidden_size=mlp_hidden_size,
+        )
+        return Encoder(config, mixer)
+
+    @classmethod
+    def spaces(cls, max_length: int) -> list[tuple[int, ...]]:
+        """Square grids of cells."""
+        return [(side, side) for side in doubled(_SMALLEST_SIDE, int(max_length**0.5))]
+
+    def batch(self, step: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Images [batch_size, channels, height, width] and labels [batch_size] on the plan's device."""
+        images, labels = self._data.batch(step, seed=seed, batch_size=self._plan.batch_size)
+        return images.to(self._plan.device), labels.to(self._plan.device)
+
+    def loss(self, model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Mean cross-entropy."""
+        return functional.cross_entropy(model(batch[0]), batch[1])
+
+    def score(self, model: nn.Module) -> float:
+        """Share of the held-out images that are named right."""
+        right = total = 0
+        for images, labels in self._batches():
+            right += int((model(images.to(self._plan.device)).argmax(-1).cpu() == labels).sum())
+            total += len(labels)
+        return right / total
+
+    def final(self, model: nn.Module) -> dict[str, float | None]:
+        """Accuracy; images have one size, so nothing at 2x and 4x."""
+        return {"1x": self.score(model), "2x": None, "4x": None}
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self._data.held_out_batches(4 * self._plan.batch_size)

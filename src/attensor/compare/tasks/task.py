@@ -1,0 +1,88 @@
+"""What a kind of data has to say: one file a kind, which owns its metric, units, sizes and model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, nn
+
+from attensor.catalogue import Domain
+
+if TYPE_CHECKING:
+    from attensor.compare.config import CompareConfig
+    from attensor.compare.plan import Plan
+
+__all__ = ["Mixer", "Task", "doubled"]
+
+Mixer = Callable[[int], nn.Module]
+
+
+class Task(ABC):
+    """Builds models, and says what they learn and how good they are.
+
+    Attributes:
+        kind: of the data it opens, as `attensor.data` calls it.
+        domain: what its mixers mix.
+        metric, lower_is_better: of the scores.
+        units: what a mixer reads, in the plural.
+        decodes: whether its models go on one token at a time.
+        budget: seconds of training where nothing is said.
+        facts: what results tell of its data, by attribute.
+        sizes: size of the model -> (length in tokens or pixels a side, batch size).
+    """
+
+    kind: ClassVar[str]
+    domain: ClassVar[Domain]
+    metric: ClassVar[str]
+    lower_is_better: ClassVar[bool]
+    units: ClassVar[str]
+    decodes: ClassVar[bool]
+    budget: ClassVar[float]
+    facts: ClassVar[tuple[str, ...]]
+    sizes: ClassVar[dict[str, tuple[int, int]]]
+
+    tokens_per_step: int
+
+    def __init__(self, plan: Plan, data: Any) -> None:
+        self._plan, self._data = plan, data
+
+    @classmethod
+    @abstractmethod
+    def layout(cls, config: CompareConfig, data: Any, hidden_size: int) -> dict[str, int]:
+        """The plan's `length`, `batch_size`, `patch_size` and `reference_mlp_size`."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, plan: Plan, mixer: Mixer, mlp_hidden_size: int) -> nn.Module:
+        """A model of the plan's size around `mixer`, on whatever device is the default; needs no data."""
+
+    @classmethod
+    @abstractmethod
+    def spaces(cls, max_length: int) -> list[tuple[int, ...]]:
+        """Ascending sizes of a mixer's input for the cost measurement."""
+
+    @abstractmethod
+    def batch(self, step: int, seed: int) -> Any:
+        """Training data of one step: a pure function."""
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Any) -> Tensor:
+        """What is minimised."""
+
+    @abstractmethod
+    def score(self, model: nn.Module) -> float:
+        """Held-out score for the curve."""
+
+    @abstractmethod
+    def final(self, model: nn.Module) -> dict[str, float | None]:
+        """Held-out scores at the end: at 1x, 2x and 4x the training length; None where there is none."""
+
+
+def doubled(first: int, last: int) -> list[int]:
+    """`first`, twice that, and so on, up to `last`; `last` alone when it is below `first`."""
+    found = [min(first, last)]
+    while 2 * found[-1] <= last:
+        found.append(2 * found[-1])
+    return found

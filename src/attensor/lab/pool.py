@@ -1,0 +1,199 @@
+"""Starts the processes that compute cells, listens to them, stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from attensor.lab.cell import Cell
+from attensor.lab.interruption import Interruption, interrupts_blocked
+from attensor.lab.reason import death
+
+__all__ = ["Outcome", "Pool"]
+
+_TICK_SECONDS = 0.5
+# a process that is asked to end may write a checkpoint first
+_LAST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes:
+        result: what its function returned.
+        reason: why it failed, in one line, or None.
+        trace: of the exception, where there was one.
+        is_stopped: it was asked to stop, and can go on later.
+        seconds: it took.
+    """
+
+    result: Any = None
+    reason: str | None = None
+    trace: str | None = None
+    is_stopped: bool = False
+    seconds: float = 0.0
+
+
+class Pool:
+    """Runs cells in processes.
+
+    Args:
+        interruption: asked before each start; told which processes live.
+        threads: of each process.
+        kernels: `"cpp"` or `"torch"`, what operators with C++ kernels take in every cell; None leaves it to them.
+    """
+
+    def __init__(self, interruption: Interruption, *, threads: int = 1, kernels: str | None = None) -> None:
+        self._interruption, self._threads, self._kernels = interruption, threads, kernels
+        self._news: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+
+    def run(
+        self,
+        cells: Sequence[Cell],
+        *,
+        at_once: int,
+        on_end: Callable[[Cell, Outcome], object],
+        on_event: Callable[[Cell, dict[str, Any]], object] = lambda cell, event: None,
+        on_tick: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Compute the cells, `at_once` at a time; returns when all have ended, after an interruption those under way.
+
+        Args:
+            cells: with a log, each in a process of its own; without, processes take one after the other.
+            at_once: processes.
+            on_end: told how each cell ended.
+            on_event: told what the cells say.
+            on_tick: called every now and then.
+        """
+        waiting, workers = list(cells), list[_Worker]()
+        try:
+            while waiting or workers:
+                while waiting and len(workers) < at_once and not self._interruption.requested:
+                    workers.append(self._start(waiting.pop(0)))
+                if not workers:
+                    return
+                on_tick()
+                try:
+                    worker, message = self._news.get(timeout=_TICK_SECONDS)
+                except queue.Empty:
+                    continue
+                if message is not None and "event" in message:
+                    on_event(cast("Cell", worker.cell), message["event"])
+                    continue
+                if message is None:
+                    workers.remove(worker)
+                self._conclude(worker, message, waiting, on_end)
+        finally:
+            for worker in workers:
+                self._end(worker)
+
+    def _start(self, cell: Cell) -> _Worker:
+        threads = str(self._threads)
+        environment = os.environ | {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+            "PYTHONUNBUFFERED": "1",
+            # what can be imported here can be imported there; -P: and nothing else, whatever the folder
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        }
+        command = [sys.executable, "-P", "-m", "attensor.lab.worker"]
+        log = None if cell.log is None else cell.log.open("ab")
+        try:
+            with interrupts_blocked():
+                process = subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
+                )
+        finally:
+            if log is not None:
+                log.close()
+        self._interruption.processes.append(process)
+        if self._interruption.requested:  # between the last look and the start
+            process.terminate()
+        worker = _Worker(process, cell.log)
+        threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True).start()
+        self._ask(worker, cell)
+        return worker
+
+    def _ask(self, worker: _Worker, cell: Cell) -> None:
+        worker.cell, worker.started = cell, time.monotonic()
+        call = {"function": cell.function, "arguments": cell.arguments}
+        worker.write(json.dumps({**call, "threads": self._threads, "kernels": self._kernels}, allow_nan=False))
+
+    def _listen(self, worker: _Worker, pipe: IO[bytes]) -> None:
+        for line in pipe:
+            self._news.put((worker, json.loads(line)))
+        pipe.close()
+        self._news.put((worker, None))
+
+    def _conclude(
+        self,
+        worker: _Worker,
+        message: dict[str, Any] | None,
+        waiting: list[Cell],
+        on_end: Callable[[Cell, Outcome], object],
+    ) -> None:
+        """A cell has ended with a message, or a process without."""
+        cell, worker.cell = worker.cell, None
+        seconds = time.monotonic() - worker.started
+        if message is not None:
+            if waiting and worker.log is None and not self._interruption.requested:
+                self._ask(worker, waiting.pop(0))
+            else:
+                worker.close()
+            outcome = Outcome(
+                message.get("result"), message.get("reason"), message.get("trace"), "stopped" in message, seconds
+            )
+        else:
+            worker.close()
+            status = worker.process.wait()
+            self._interruption.processes.remove(worker.process)
+            is_stopped = self._interruption.requested and status == -signal.SIGTERM
+            reason = None if is_stopped or cell is None else death(status, worker.log)
+            outcome = Outcome(reason=reason, is_stopped=is_stopped, seconds=seconds)
+        if cell is not None:
+            on_end(cell, outcome)
+
+    def _end(self, worker: _Worker) -> None:
+        worker.close()
+        worker.process.terminate()
+        try:
+            worker.process.wait(_LAST_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            worker.process.wait()
+        if worker.process in self._interruption.processes:
+            self._interruption.processes.remove(worker.process)
+
+
+class _Worker:
+    """One process, the cell it is at (None: it is ending) and since when."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path | None) -> None:
+        self.process, self.log = process, log
+        self.cell: Cell | None = None
+        self.started = 0.0
+        self._requests = cast("IO[bytes]", process.stdin)
+
+    def write(self, line: str) -> None:
+        """Ask; a process that has just died says so by the end of its answers."""
+        with suppress(BrokenPipeError):
+            self._requests.write(line.encode() + b"\n")
+            self._requests.flush()
+
+    def close(self) -> None:
+        """Ask for no more: the process ends after the cell it is at."""
+        with suppress(BrokenPipeError):
+            self._requests.close()

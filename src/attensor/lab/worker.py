@@ -1,0 +1,74 @@
+"""A process of a pool, `python -m attensor.lab.worker`: computes cells until its standard input ends.
+
+A line of JSON asks for a cell: function, arguments, threads, kernels. The answer is a line with `result`, with `reason`
+and `trace`, or with `stopped`, after any number of lines with an `event`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import traceback
+from typing import IO, Any
+
+import torch
+
+import attensor
+from attensor.errors import BackendError, Stopped
+from attensor.lab.reason import reason
+from attensor.lab.reporter import Reporter
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Serve until the other side closes."""
+    reporter = Reporter.take_stdout()
+    with _take_stdin() as requests, contextlib.suppress(BrokenPipeError):
+        for line in requests:
+            _serve(reporter, **json.loads(line))
+
+
+def _take_stdin() -> IO[bytes]:
+    """The requests; what anyone else reads from the standard input is empty."""
+    requests = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return requests
+
+
+def _serve(reporter: Reporter, *, function: str, arguments: dict[str, Any], threads: int, kernels: str | None) -> None:
+    torch.set_num_threads(threads)
+    module, _, name = function.partition(":")
+    try:
+        with _kernels(kernels):
+            result = getattr(importlib.import_module(module), name)(**arguments)
+        # numbers that JSON does not have are a failure of this cell
+        reporter.send({"result": result})
+    except Stopped:
+        reporter.send({"stopped": True})
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # a cell may be the user's code, and fail in any way
+        traceback.print_exc()
+        reporter.send({"reason": reason(error), "trace": traceback.format_exc()})
+
+
+def _kernels(form: str | None) -> contextlib.AbstractContextManager[None]:
+    if form == "torch":
+        return attensor.backend("torch")
+    if form == "cpp":
+        from attensor.ops import kernels_form
+
+        if kernels_form() != "cpp":
+            raise BackendError(MISSING_KERNELS)
+    return contextlib.nullcontext()
+
+
+MISSING_KERNELS = "the C++ kernels that this run was started with are missing here; build them: attensor doctor --build"
+
+if __name__ == "__main__":
+    main()

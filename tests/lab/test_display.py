@@ -1,0 +1,47 @@
+"""The time left is the processes', and a terminal gets bars where a pipe gets lines."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from attensor.lab import Display, Estimate
+
+
+def test_work_side_by_side_takes_as_long_as_its_longest_part_and_as_its_share() -> None:
+    assert Estimate({"a": 7.0, "b": 3.0, "c": 2.0}, 2).seconds() == 7.0
+    assert Estimate({"a": 3.0, "b": 3.0, "c": 2.0}, 2).seconds() == 4.0
+    assert Estimate({"a": 3.0, "b": None}, 1).seconds() == pytest.approx(6.0, abs=0.1)
+
+
+def test_what_has_ended_tells_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    estimate = Estimate(dict.fromkeys("abcd"), 2)
+    assert estimate.seconds() is None
+    now[0] += 5.0
+    estimate.finished("a", 5.0)
+    # three of 5 seconds for two processes, of which one has spent 2.5 more than the ended cell explains
+    assert estimate.seconds() == pytest.approx(7.5 - 2.5)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_line_or_a_bar(is_terminal: bool) -> None:
+    file = io.StringIO()
+    with Display("all", ["first"], console=Console(file=file, force_terminal=is_terminal, width=120)) as display:
+        work = display.expect({"first": 90.0}, 1, done=2)
+        display.tick()
+        display.row("first", "seed-0, 2.500", stage="seed")
+        display.row("first", "seed-0, 2.400", stage="seed")
+        work.finished("first")
+        display.done += 1
+        display.tick()
+        display.alarm("second failed", "leaks [the] future")
+    shown = file.getvalue()
+    assert "leaks [the] future" in shown
+    assert ("3 of 3" in shown) == is_terminal
+    assert ("2.500" in shown) == (not is_terminal)  # a terminal shows the last state only
+    assert ("2.400" in shown) == is_terminal

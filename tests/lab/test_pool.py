@@ -1,0 +1,178 @@
+"""Processes end in every possible way, and each way becomes an outcome; what is asked to stop stops."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attensor.errors import LawError
+from attensor.lab import Cell, Interruption, Outcome, Pool, Reporter, kept
+from attensor.lab.reason import reason
+
+from . import cells
+
+
+def outcomes(
+    function: Callable[..., Any],
+    arguments: list[dict[str, Any]],
+    *,
+    logs: Path | None = None,
+    interruption: Interruption | None = None,
+    at_once: int = 2,
+    kernels: str | None = None,
+) -> list[tuple[Cell, Outcome]]:
+    """How the calls ended."""
+    log = [None if logs is None else logs / f"{i}.log" for i in range(len(arguments))]
+    asked = [Cell.of(function, each, log=path) for each, path in zip(arguments, log, strict=True)]
+    ended: list[tuple[Cell, Outcome]] = []
+    pool = Pool(interruption or Interruption(), kernels=kernels)
+    pool.run(asked, at_once=at_once, on_end=lambda cell, outcome: ended.append((cell, outcome)))
+    return ended
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("kill", "killed by the system, most likely because memory"),
+        ("abort", "ended with signal SIGABRT"),
+        ("exit", "ended with status 1: deep inside"),
+    ],
+)
+def test_a_death_is_explained_and_costs_its_cell_alone(how: str, why: str, tmp_path: Path) -> None:
+    named = [{"name": "a", "how": None}, {"name": "b", "how": how}, {"name": "c", "how": None}]
+    ended = {cell.arguments["name"]: outcome for cell, outcome in outcomes(cells.end, named, logs=tmp_path)}
+    assert (ended["a"].result, ended["c"].result) == ("a", "c")
+    assert re.search(why, ended["b"].reason or "")
+    assert (tmp_path / "2.log").read_text() == "c says so\n"
+
+
+@pytest.mark.slow
+def test_events_are_heard_in_their_order() -> None:
+    heard: list[int] = []
+    Pool(Interruption()).run(
+        [Cell.of(cells.say, {"count": 500})],
+        at_once=1,
+        on_end=lambda cell, outcome: heard.append(-outcome.result),
+        on_event=lambda cell, event: heard.append(event["number"]),
+    )
+    assert heard == [*range(500), -500]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
+def test_the_first_interruption_stops_the_rest() -> None:
+    interruption = Interruption()
+    whom = [{"whom": os.getpid()}, {"whom": None}]
+    with interruption.listening():
+        ended = outcomes(cells.interrupt, whom, interruption=interruption, at_once=1)
+    assert interruption.requested
+    assert [(cell.arguments["whom"], outcome.is_stopped) for cell, outcome in ended] == [(os.getpid(), True)]
+    assert interruption.processes == []
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_later_interruption_ends_at_once() -> None:
+    interruption = Interruption()
+    with interruption.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interruption.requested
+        os.kill(os.getpid(), signal.SIGTERM)  # at once: the same request, sent to the whole group
+        interruption._second_from = 0.0
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_job_that_ignores_ctrl_c_goes_on_ignoring_it_and_stops_for_sigterm() -> None:
+    """As after nohup, where whoever started the job meant it to live on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interruption = Interruption()
+    with interruption.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert not interruption.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.requested
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.slow
+def test_an_error_here_ends_the_processes() -> None:
+    interruption = Interruption()
+
+    def on_end(cell: Cell, outcome: Outcome) -> None:
+        raise OSError("the disk is full")
+
+    slow = [Cell.of(cells.count_up_to, {"limit": limit}) for limit in (3, 1)]
+    with pytest.raises(OSError, match="the disk is full"):
+        Pool(interruption).run(slow, at_once=2, on_end=on_end)
+    assert interruption.processes == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "found"), [("torch", "torch"), (None, None)])
+def test_the_form_of_the_kernels_is_the_pools(form: str | None, found: str | None) -> None:
+    ((_, outcome),) = outcomes(cells.kernels, [{}], kernels=form)
+    assert outcome == Outcome(found, seconds=outcome.seconds)
+
+
+@pytest.mark.slow
+def test_kernels_that_are_missing_are_a_failure_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTENSOR_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-compiler-of-this-name")
+    ((_, outcome),) = outcomes(cells.kernels, [{}], kernels="cpp")
+    assert "attensor doctor --build" in str(outcome.reason)
+
+
+def test_a_function_that_no_other_process_can_import_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be a function of a module that can be imported"):
+        Cell.of(lambda: None, {})
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (MemoryError("9 GB"), "out of memory: 9 GB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory: DefaultCPUAllocator"),
+        (LawError("leaks the future"), "leaks the future"),
+        (KeyError("x\ny"), "KeyError: 'x\\ny' (test_pool.py, line"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_an_error_is_one_line(error: Exception, text: str) -> None:
+    assert reason(raised(error)).startswith(text)
+
+
+def test_events_are_lines_of_json_and_not_too_many() -> None:
+    read, write = os.pipe()
+    reporter = Reporter(write)
+    for i in range(100):
+        reporter.progress(step=i)
+    reporter.event(stage="end")
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        lines = pipe.read().splitlines()
+    assert (lines[0], lines[-1]) == ('{"event": {"step": 0}}', '{"event": {"stage": "end"}}')
+    assert len(lines) < 50
+    Reporter.current().event(stage="nobody listens here")
+
+
+def test_what_is_kept_is_made_once(tmp_path: Path) -> None:
+    made = [kept(tmp_path / "a.json", lambda value=value: value) for value in (3, 4)]
+    assert made == [3, 3]
