@@ -68,7 +68,8 @@ class BiasedSoftmax(SoftmaxAttention):
         """Softmax attention with the bias of every offset: [B, T, H, K]."""
         position = torch.arange(heads.q.shape[1])
         bias = self.relative_bias[:, (position[:, None] - position).clamp(0, TEXT_LENGTH - 1)]
-        return softmax_attention(heads.q, heads.k, heads.v, is_causal=True, attn_mask=bias)
+        out: Tensor = softmax_attention(heads.q, heads.k, heads.v, is_causal=True, attn_mask=bias)
+        return out
 
 
 def _with_bias() -> nn.Module:
