@@ -167,6 +167,7 @@ def test_killed_and_resumed_to_the_same_numbers(finished, tmp_path, start):
     while not list(tmp_path.glob("out/*/linear/seed-0.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
+    process.wait()
     (run,) = (tmp_path / "out").iterdir()
     assert not list(run.glob("linear+softmax/cost.json"))
     compare(CompareConfig(resume=str(run)), console=Console(file=io.StringIO()))
