@@ -110,6 +110,11 @@ def test_one_graph_checkpoints_and_a_gradient_that_nobody_has(inputs):
     assert_equal(*only_lse)
 
 
+def test_one_graph_without_gradients(inputs):
+    compiled = torch.compile(fast, fullgraph=True, backend="aot_eager")
+    assert_equal(compiled(*inputs), fast(*inputs))
+
+
 def test_forward_mode_with_one_dual_input(inputs):
     q, k = inputs
     tangent = torch.randn_like(k)

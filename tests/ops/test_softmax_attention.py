@@ -199,6 +199,24 @@ def test_compiles_without_graph_breaks():
     torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
 
 
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"return_lse": True}], ids=str)
+def test_one_graph_serves_all_lengths_and_head_groups_without_gradients(options):
+    graphs = []
+
+    def note(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda q, k, v: softmax_attention(q, k, v, **options), fullgraph=True, dynamic=True, backend=note
+    )
+    for tokens in (21, 34, 55):
+        inputs = [t.detach() for t in make(tokens, tokens)]
+        torch.testing.assert_close(compiled(*inputs), softmax_attention(*inputs, **options))
+    assert len(graphs) == 1
+
+
 STRIDES = {
     "tokens inside heads": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2),
     "columns outside": lambda x: x.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0),

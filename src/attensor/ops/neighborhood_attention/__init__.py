@@ -100,21 +100,8 @@ def neighborhood_attention(
                 f"{_NAME}: cu_seqlens needs one causal axis with dilation 1 and stride 1, got {axes}; "
                 "call it once for each sequence."
             )
-    problem = Problem(
-        q,
-        k,
-        v,
-        window_size,
-        dilation,
-        stride,
-        is_causal,
-        scale,
-        relative_bias,
-        additional_keys,
-        additional_values,
-        return_lse,
-        cu_seqlens,
-    )
+    window, more = (window_size, dilation, stride, is_causal), (additional_keys, additional_values)
+    problem = Problem(q, k, v, *window, scale, relative_bias, *more, return_lse, cu_seqlens)
     return _OPERATOR(problem, backend)
 
 
