@@ -102,8 +102,10 @@ def differentiable(
 
     def call(tensors: Tensors, options: Any) -> tuple[Tensor, ...]:
         needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and needs_gradient:
             return traced.apply(*tensors, options, needs_gradient)[:outputs]  # type: ignore[no-any-return]
+        if torch.compiler.is_compiling():  # which mistakes the arguments of a function that is not differentiated
+            return tuple(forward(tensors, options, False)[:outputs])
         if needs_gradient or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
             return eager.apply(*tensors, options, torch.is_grad_enabled())[:outputs]  # type: ignore[no-any-return]
         return tuple(forward(tensors, options, False)[:outputs])
