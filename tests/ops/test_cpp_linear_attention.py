@@ -19,7 +19,7 @@ from attensor.bench import measure_peak_bytes
 from attensor.ops._native.compiler import compiler
 from attensor.ops.linear_attention import linear_attention, linear_attention_reference
 from attensor.ops.linear_attention.cpp import recurrence as kernels
-from attensor.ops.linear_attention.plan import Inputs
+from attensor.ops.linear_attention.problem import Inputs
 
 pytestmark = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 
@@ -87,7 +87,7 @@ def test_segments_and_turns_equal_the_recurrence(
     decay: str, chunk_size: int, segment: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Heads take turns every 256 tokens, rounded up to segments; the last of each is not full."""
-    monkeypatch.setattr(kernels, "segment_size", lambda *_: segment)
+    monkeypatch.setattr(kernels, "_segment_size", lambda *_: segment)
     tensors = mild(decay, batch=1, tokens=530, heads=3, key_heads=3, decay_heads=3)
     expected = results(linear_attention_reference, tensors)
     assert_same(results(in_cpp, tensors, chunk_size=chunk_size), expected)
@@ -101,8 +101,8 @@ def test_kept_states_are_no_larger_than_q(dtype: torch.dtype, key_dim: int, valu
     tokens = 64 * 512
     q, v = (torch.empty(1, tokens, 1, size, dtype=dtype, device="meta") for size in (key_dim, value_dim))
     inputs = Inputs(q, q, v, None, None, None)
-    segment = kernels.segment_size(inputs, chunk_size)
-    _, kept = kernels.new_states(inputs, chunk_size, segment)
+    segment = kernels._segment_size(inputs, chunk_size)
+    kept = inputs.new_states(kernels._kept_rows(inputs, chunk_size))
     assert kept[1:].numel() <= q.numel()  # one more than whole segments
     # those in between fit a cache, unless there have to be so many
     needed = segment * chunk_size < value_dim + chunk_size

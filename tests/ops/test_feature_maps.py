@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops import linear_attention
+from attensor.ops import kernel_attention
 from attensor.ops.feature_maps import (
     FEATURE_MAPS,
     PositiveRandomFeatures,
@@ -124,10 +124,10 @@ def test_low_precision_is_computed_in_float32() -> None:
     torch.testing.assert_close(out.double(), exact, rtol=1e-5, atol=0)
 
 
-def test_linear_attention_takes_them() -> None:
+def test_kernel_attention_takes_them() -> None:
     phi = PositiveRandomFeatures(draw(1, 6, 5))
     q, k, v = torch.randn(3, 2, 11, 3, 5).double()
-    out, _ = linear_attention(q, k, v, feature_map=phi, scale=1.0)
+    out, _ = kernel_attention(q, k, v, feature_map=phi)
     scores = torch.einsum("bihm,bjhm->bhij", phi(q), phi(k)).tril()
     torch.testing.assert_close(out, torch.einsum("bhij,bjhv->bihv", scores, v), rtol=1e-10, atol=1e-10)
 

@@ -77,7 +77,7 @@ def assert_same(actual: dict, expected: dict, tolerance: float = 1e-12) -> None:
 @pytest.fixture
 def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have torch cut the work into segments of few chunks, as it does with long sequences."""
-    plan = importlib.import_module("attensor.ops.linear_attention.plan")
+    plan = importlib.import_module("attensor.ops.linear_attention.chunked")
     monkeypatch.setattr(plan, "_CPU_SEGMENT", 600)
 
 

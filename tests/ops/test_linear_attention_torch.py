@@ -7,7 +7,6 @@ import torch
 from tests.ops.test_linear_attention import DECAYS, assert_same, make, results, weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from attensor.errors import ShapeError
 from attensor.ops.linear_attention import linear_attention, linear_attention_reference, linear_attention_step
@@ -63,7 +62,7 @@ def test_vmap_of_grad(decay: str, mapped: tuple[int, ...]) -> None:
 
 def test_vmap_over_packings_is_refused() -> None:
     tensors = make("none", batch=1, tokens=19, rows=4)
-    with pytest.raises(NotImplementedError, match="cu_seqlens"):
+    with pytest.raises(NotImplementedError, match="packed sequences"):
         torch.func.vmap(loss, (None, None, None, None, None, 0))(*tensors.values(), torch.stack([PACKED, PACKED]))
 
 
@@ -174,18 +173,6 @@ def test_large_inputs_stay_finite(decay: str) -> None:
     assert all(x.isfinite().all() for x in results(linear_attention, tensors, chunk_size=8).values())
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("tokens", [64, 75])
-def test_cost_is_the_documented_formula(decay: str, tokens: int) -> None:
-    tensors = make(decay, tokens=tokens)
-    with FlopCounterMode(display=False) as counter:
-        linear_attention(**tensors, chunk_size=16, backend="torch")  # nothing is counted inside C++
-    batch, heads, key_dim, value_dim, size, padded = 2, 6, 5, 7, 16, -(-tokens // 16) * 16
-    inside = (size - 1) * key_dim if decay == "channel" else 2 * size * key_dim
-    formula = batch * heads * padded * (inside + 2 * size * value_dim + 4 * key_dim * value_dim)
-    assert counter.get_total_flops() == formula
-
-
 @both_backends
 @pytest.mark.parametrize("decay", DECAYS)
 def test_scale_may_be_zero(decay: str) -> None:
@@ -212,15 +199,6 @@ def test_little_is_kept_but_the_inputs(backend: str, share: float) -> None:
     assert extra <= share * tensors["q"].nbytes
 
 
-@both_backends
-def test_second_derivatives_are_the_references() -> None:
-    tensors = make("none", batch=1, tokens=5)
-    out, _ = linear_attention(**tensors)
-    grad = torch.autograd.grad(out.square().sum(), tensors["q"], create_graph=True)[0]
-    with pytest.raises(NotImplementedError, match='backend="reference"'):
-        grad.square().sum().backward()
-
-
 @pytest.mark.parametrize("decay", DECAYS)
 def test_step_equals_the_recurrence(decay: str) -> None:
     tensors = make(decay, tokens=1)
@@ -237,16 +215,19 @@ def test_step_equals_the_recurrence(decay: str) -> None:
 
 
 ERRORS = {
-    "dimensions": ({"q": (2, 37, 5)}, ShapeError, r"q must be \[B, T, heads, dim\], got \[2, 37, 5\]"),
+    "dimensions": ({"q": (2, 37, 5)}, ShapeError, "1 space axes"),
     "layout of q": ({"q": (2, 6, 37, 5), "k": (2, 3, 37, 5), "v": (2, 3, 37, 7)}, ShapeError, r"transpose\(1, 2\)"),
-    "tokens": ({"k": (2, 36, 3, 5)}, ShapeError, "batch and tokens of q"),
-    "values": ({"v": (2, 37, 6, 7)}, ShapeError, "batch, tokens and heads of k"),
-    "key size": ({"k": (2, 37, 3, 4)}, ShapeError, "same last size K"),
-    "heads": ({"k": (2, 37, 4, 5), "v": (2, 37, 4, 7)}, ShapeError, "6 heads of q must be a multiple of the 4 heads"),
-    "decay": ({"log_decay": (2, 37, 2)}, ShapeError, r"fits none of \[6\], \[2, 37, 6\], \[2, 37, 6, 5\]"),
+    "tokens": ({"k": (2, 36, 3, 5)}, ShapeError, "must agree in everything but the last size"),
+    "values": ({"v": (2, 37, 6, 7)}, ShapeError, "must agree in everything but the last size"),
+    "key size": ({"k": (2, 37, 3, 4)}, ShapeError, "same head size"),
+    "heads": (
+        {"k": (2, 37, 4, 5), "v": (2, 37, 4, 7)},
+        ShapeError,
+        "6 heads of q .* a multiple of the 4 heads",
+    ),
+    "decay": ({"log_decay": (2, 37, 2)}, ShapeError, "is none of .*the 3 key heads"),
     "layout of decay": ({"log_decay": (2, 6, 37)}, ShapeError, r"transpose\(1, 2\)"),
     "state": ({"initial_state": (2, 6, 7, 5)}, ShapeError, r"\[B, H, K, V\] = \[2, 6, 5, 7\], got \[2, 6, 7, 5\]"),
-    "layout of state": ({"initial_state": (2, 37, 5, 7)}, ShapeError, r"transpose\(1, 2\)"),
 }
 
 
@@ -263,13 +244,13 @@ def test_wrong_sizes_are_named(case: str, backend: str) -> None:
     ("changes", "error", "message"),
     [
         ({"q": torch.ones(2, 37, 6, 5, dtype=torch.long)}, TypeError, "q must be floating point, got torch.int64"),
-        ({"q": torch.ones(2, 37, 6, 5)}, TypeError, "must have one dtype"),
+        ({"q": torch.ones(2, 37, 6, 5)}, TypeError, "must share one floating dtype"),
         ({"k": torch.ones(2, 37, 3, 5, device="meta")}, ValueError, "k is on meta, q on cpu"),
         ({"log_decay": torch.ones(6, dtype=torch.int32)}, TypeError, "log_decay must be floating point"),
         ({"log_decay": torch.ones(6, device="meta")}, ValueError, "log_decay is on meta"),
         ({"chunk_size": 48}, ValueError, "power of two or None"),
         ({"chunk_size": 0}, ValueError, "power of two or None"),
-        ({"cu_seqlens": torch.tensor([0, 37])}, ShapeError, r"q must be \[1, T, H, K\], got \[2, 37, 6, 5\]"),
+        ({"cu_seqlens": torch.tensor([0, 37])}, ShapeError, "need a batch of 1"),
         ({"cu_seqlens": torch.tensor([[0, 37]])}, ShapeError, r"cu_seqlens must be \[N \+ 1\]"),
         ({"cu_seqlens": torch.tensor([0.0, 37.0])}, TypeError, "int32 or int64"),
         ({"cu_seqlens": torch.tensor([0, 37], device="meta")}, ValueError, "cu_seqlens is on meta"),
@@ -289,11 +270,11 @@ def test_packed_states_are_one_a_sequence() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"q": torch.ones(2, 1, 6, 5)}, r"q must be one token, \[B, heads, dim\]"),
-        ({"k": torch.ones(3, 3, 5)}, r"must be \[B, H, K\], \[B, Hkv, K\], \[B, Hkv, V\]"),
-        ({"k": torch.ones(2, 3, 4)}, "same last size K"),
+        ({"q": torch.ones(2, 1, 6, 5)}, "0 space axes"),
+        ({"k": torch.ones(3, 3, 5)}, "must agree in everything but the last size"),
+        ({"k": torch.ones(2, 3, 4)}, "same head size"),
         ({"state": torch.ones(2, 3, 5, 7)}, r"state must be \[B, H, K, V\] = \[2, 6, 5, 7\]"),
-        ({"log_decay": torch.ones(2, 2)}, r"fits none of \[6\], \[2, 6\], \[2, 6, 5\]"),
+        ({"log_decay": torch.ones(2, 2)}, "is none of .*the 3 key heads"),
     ],
 )
 def test_wrong_steps_are_named(changes: dict[str, Tensor], message: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from attensor.bench.contestants.left_product import left_product
 from attensor.nn import LightningAttention
 from attensor.nn.lightning import decay_slopes
 from attensor.ops import linear_attention
@@ -37,7 +38,8 @@ def test_the_authors_left_product(algorithm: str, heads: int) -> None:
     q, k, v = (torch.randn(2, 150, heads, d, generator=generator).requires_grad_() for d in (32, 32, 17))
     slopes = decay_slopes(heads, device=CPU).float()
     theirs = authors().linear_attn(*(x.transpose(1, 2) for x in (q, k, v)), slopes).transpose(1, 2)
-    ours, _ = linear_attention(q, k, v, log_decay=-slopes, scale=1.0, algorithm=algorithm)
+    run = left_product if algorithm == "la1" else lambda *x: linear_attention(*x[:3], log_decay=x[3], scale=1.0)[0]
+    ours = run(q, k, v, -slopes)
     weights = torch.linspace(-1, 1, ours.numel()).view_as(ours)
     grads = [torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (ours, theirs)]
     for mine, their in zip((ours, *grads[0]), (theirs, *grads[1]), strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.local_concentration import LocalConcentration
 from attensor.nn.mixer import Heads
-from attensor.ops import Denominator, linear_attention
+from attensor.ops import Denominator, kernel_attention
 
 __all__ = ["GlobalLinearAttention"]
 
@@ -77,15 +77,8 @@ class GlobalLinearAttention(GridMixer):
         """Every cell over all cells: [B, *space, H, D]."""
         space = heads.q.shape[1:-2]
         q, k, v = (x.flatten(1, -3) for x in heads[:3])
-        out, _ = linear_attention(
-            q,
-            k,
-            v,
-            scale=1.0,
-            is_causal=False,
-            feature_map="relu",
-            denominator=Denominator(minimum=self.denominator_minimum),
-        )
+        divide = Denominator(minimum=self.denominator_minimum)
+        out, _ = kernel_attention(q, k, v, is_causal=False, feature_map="relu", denominator=divide)
         return torch.unflatten(out * self.temperature.squeeze(-1), 1, space)
 
     def forward(self, hidden_states: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ Members of the family differ in the log decay g and in what they put around it; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,8 @@ from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.padding import pad, unpad
 from attensor.nn.rotary import rotary_embedding
-from attensor.ops import Denominator, linear_attention, linear_attention_step
+from attensor.ops import Denominator, kernel_attention, kernel_attention_step, linear_attention, linear_attention_step
 from attensor.ops.feature_maps import resolve_feature_map
-from attensor.ops.linear_attention.backends import Algorithm
 
 __all__ = ["LinearAttention"]
 
@@ -73,7 +72,6 @@ class LinearAttention(SequenceMixer):
         "output_gate",
     )
     scale: float | None = None  # of the scores; K ** -0.5 if None
-    algorithm: Algorithm = "la2"  # of the whole pass; decoding in pieces always carries the state
 
     def __init__(
         self,
@@ -213,35 +211,43 @@ class LinearAttention(SequenceMixer):
 
     def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
         """Whole rows, from a state (the last state is then of use) or without a past."""
-        out, last = linear_attention(
-            heads.q,
-            heads.k,
-            heads.v,
-            log_decay=heads.log_decay,
-            scale=self.scale,
-            feature_map=self.feature_map,
-            denominator=self.denominator,
-            initial_state=state,
-            output_final_state=state is not None,
-            cu_seqlens=cu_seqlens,
-            algorithm=self.algorithm if state is None else "la2",
-        )
+        past: dict[str, Any] = {
+            "log_decay": heads.log_decay,
+            "initial_state": state,
+            "output_final_state": state is not None,
+            "cu_seqlens": cu_seqlens,
+        }
+        if self._is_plain:
+            out, last = linear_attention(*heads[:3], scale=self.scale, **past)
+        else:
+            out, last = kernel_attention(*heads[:3], feature_map=self.feature_map, denominator=self.denominator, **past)
+            out = self._scaled(out)
         return out, cast("Tensor", last)
 
     def _step(self, heads: Heads, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token of each row."""
         decay = heads.log_decay
-        out, state = linear_attention_step(
-            heads.q[:, 0],
-            heads.k[:, 0],
-            heads.v[:, 0],
-            state,
-            log_decay=decay[:, 0] if decay is not None and decay.dim() > 1 else decay,
-            scale=self.scale,
-            feature_map=self.feature_map,
-            denominator=self.denominator,
-        )
+        decay = decay[:, 0] if decay is not None and decay.dim() > 1 else decay
+        q, k, v = (x[:, 0] for x in heads[:3])
+        if self._is_plain:
+            out, state = linear_attention_step(q, k, v, state, log_decay=decay, scale=self.scale)
+        else:
+            out, state = kernel_attention_step(
+                q, k, v, state, log_decay=decay, feature_map=self.feature_map, denominator=self.denominator
+            )
+            out = self._scaled(out)
         return out[:, None], state
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.feature_map is None and self.denominator is None
+
+    def _scaled(self, out: Tensor) -> Tensor:
+        """The output of features times the scale; without one, K ** -0.5 unless a denominator divides."""
+        scale = self.scale
+        if scale is None:
+            scale = self.key_dim**-0.5 if self.denominator is None else 1.0
+        return out if scale == 1.0 else out * scale
 
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {

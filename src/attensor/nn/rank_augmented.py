@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from attensor.nn._shapes import head_dim
 from attensor.nn.grid_rotary import grid_rotary_embedding
 from attensor.nn.mixer import Heads, Mixer
-from attensor.ops import Denominator, linear_attention
+from attensor.ops import FEATURE_MAPS, Denominator, kernel_attention
 
-__all__ = ["RankAugmentedLinearAttention"]
+__all__ = ["RankAugmentedLinearAttention", "rank_augmented_features"]
 
 _EPS = 1e-6  # of the authors' code, on the mean over the cells
 
@@ -99,18 +99,36 @@ class RankAugmentedLinearAttention(Mixer):
         q, k, v, *_ = heads
         space = (q.shape[1], q.shape[2])
         q, k, v = (x.flatten(1, 2) for x in (q, k, v))
-        out, _ = linear_attention(
-            q,
-            k,
-            v,
-            scale=1.0,
+        queries, keys = rank_augmented_features(q, k, is_weighted=self.kv_weighting)
+        out, _ = kernel_attention(
+            queries,
+            keys,
+            v.to(keys.dtype),
             is_causal=False,
-            feature_map="elu+1",
             position_map=partial(grid_rotary_embedding, space=space) if self.rotary else None,
             denominator=Denominator(minimum=0.0, eps=_EPS * q.shape[1]),
-            kv_weighting="global-query" if self.kv_weighting else None,
         )
-        return torch.unflatten(out, 1, space)
+        return torch.unflatten(out.to(v.dtype), 1, space)
+
+
+def rank_augmented_features(q: Tensor, k: Tensor, *, is_weighted: bool = True) -> tuple[Tensor, Tensor]:
+    """Features elu + 1 of queries and keys; those of keys weighted by their agreement with the mean query.
+
+    Key j of n is multiplied by n w_j with w = softmax_j(D ** -0.5 mean_i(Q_i) . K_j): on average by 1.
+
+    Args:
+        q, k: [B, n, H, D].
+        is_weighted: whether keys are weighted.
+    Returns:
+        both [B, n, H, D], in at least float32.
+    Source: arXiv:2411.07635, equations 5 to 7.
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    queries, keys = (FEATURE_MAPS["elu+1"](x.to(dtype)) for x in (q, k))
+    if is_weighted:
+        scores = q.shape[-1] ** -0.5 * (queries.mean(1, keepdim=True) * keys).sum(-1, keepdim=True)
+        keys = keys * (keys.shape[1] * scores.softmax(1))
+    return queries, keys
 
 
 def _convolution_of_each_channel(

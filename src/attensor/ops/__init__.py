@@ -13,10 +13,15 @@ from attensor.ops.block_attention import block_attention_reference as block_atte
 from attensor.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
 from attensor.ops.feature_maps import PositiveRandomFeatures as PositiveRandomFeatures
 from attensor.ops.feature_maps import TrigonometricRandomFeatures as TrigonometricRandomFeatures
-from attensor.ops.linear_attention import Denominator as Denominator
+from attensor.ops.kernel_attention import Denominator as Denominator
+from attensor.ops.kernel_attention import kernel_attention as kernel_attention
+from attensor.ops.kernel_attention import kernel_attention_reference as kernel_attention_reference
+from attensor.ops.kernel_attention import kernel_attention_step as kernel_attention_step
+from attensor.ops.kernel_attention import kernel_attention_step_reference as kernel_attention_step_reference
 from attensor.ops.linear_attention import linear_attention as linear_attention
 from attensor.ops.linear_attention import linear_attention_reference as linear_attention_reference
 from attensor.ops.linear_attention import linear_attention_step as linear_attention_step
+from attensor.ops.linear_attention import linear_attention_step_reference as linear_attention_step_reference
 from attensor.ops.merge import merge_attention as merge_attention
 from attensor.ops.merge import merge_attention_reference as merge_attention_reference
 from attensor.ops.neighborhood_attention import neighborhood_attention as neighborhood_attention

@@ -7,7 +7,15 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 
-__all__ = ["check_broadcast", "check_cu_seqlens", "check_devices", "check_qkv", "check_same_space"]
+__all__ = [
+    "check_broadcast",
+    "check_cu_seqlens",
+    "check_devices",
+    "check_float",
+    "check_integers",
+    "check_qkv",
+    "check_same_space",
+]
 
 _INTEGERS = (torch.int32, torch.int64)
 _HEADS_FIRST = " Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
@@ -23,7 +31,7 @@ def check_qkv(name: str, q: Tensor, k: Tensor, v: Tensor, *, space_dims: tuple[i
         space_dims: how many space axes are allowed.
     Raises:
         ShapeError: rank, batch, tokens, heads or head sizes disagree.
-        TypeError: a tensor is not of a floating dtype, or dtypes differ.
+        TypeError: a tensor is not of a floating dtype, or dtypes differ outside autocast.
         ValueError: devices differ.
     """
     ranks = [dims + 3 for dims in space_dims]
@@ -34,13 +42,12 @@ def check_qkv(name: str, q: Tensor, k: Tensor, v: Tensor, *, space_dims: tuple[i
                 f"{name}: {label} must be [B, *space, heads, head size] with {expected}, the same rank "
                 f"as q, got {_sizes(tensor)} beside q {_sizes(q)}."
             )
-        if not tensor.is_floating_point() or tensor.dtype != q.dtype:
+        check_float(name, label, tensor, q)
+        if tensor.dtype != q.dtype and not _is_autocast(q.device.type):
             raise TypeError(
                 f"{name}: q, k and v must share one floating dtype, got {label} {tensor.dtype} beside "
                 f"q {q.dtype}; use .to(q.dtype)."
             )
-        if tensor.device != q.device:
-            raise ValueError(f"{name}: {label} is on {tensor.device}, q on {q.device}; use .to(q.device).")
     if k.shape[:-1] != v.shape[:-1]:
         raise ShapeError(f"{name}: k {_sizes(k)} and v {_sizes(v)} must agree in everything but the last size.")
     if q.shape[-1] != k.shape[-1]:
@@ -82,17 +89,34 @@ def check_devices(name: str, q: Tensor, **others: Tensor | None) -> None:
             raise ValueError(f"{name}: {argument} is on {tensor.device}, q on {q.device}; use .to(q.device).")
 
 
+def check_float(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
+    """Refuse a tensor that is not floating point, or not where q is."""
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: {argument} must be floating point, got {tensor.dtype}; use .to(q.dtype).")
+    check_devices(name, q, **{argument: tensor})
+
+
+def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
+    """Refuse a tensor that is not int32 or int64, or not where q is."""
+    if tensor.dtype not in _INTEGERS:
+        raise TypeError(f"{name}: {argument} must be int32 or int64, got {tensor.dtype}; use .long().")
+    check_devices(name, q, **{argument: tensor})
+
+
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
-    """Refuse a packing that is not [N + 1] integers over a batch of one."""
-    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.dtype not in _INTEGERS:
-        raise ShapeError(
-            f"{name}: cu_seqlens must be [N + 1] int32 or int64, got {_sizes(cu_seqlens)} {cu_seqlens.dtype}."
-        )
+    """Refuse a packing that is not [N + 1] integers over a batch of one; N may be 0."""
+    check_integers(name, "cu_seqlens", cu_seqlens, q)
+    if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
+        raise ShapeError(f"{name}: cu_seqlens must be [N + 1] with N >= 0, got {_sizes(cu_seqlens)}.")
     if q.shape[0] != 1:
         raise ShapeError(
             f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
             "along the tokens."
         )
+
+
+def _is_autocast(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 
 def _sizes(tensor: Tensor) -> list[int]:

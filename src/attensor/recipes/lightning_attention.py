@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attensor.bench.contestants.left_product import left_product
 from attensor.bench.timing import paired
 from attensor.nn import LightningAttention
+from attensor.nn.cache import StateCache
 from attensor.nn.lightning import decay_slopes
+from attensor.nn.mixer import Heads
 from attensor.ops import linear_attention
 from attensor.recipes._language import decoder, fit
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
@@ -34,7 +37,9 @@ FORWARD, BOTH = "forward", "forward + backward"
 class LightningAttention1(LightningAttention):
     """The layer of lightning attention, computed by the left product."""
 
-    algorithm = "la1"
+    def attend(self, heads: Heads, *, cache: StateCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """The left product of whole rows: [B, T, H, V]."""
+        return left_product(*heads[:3], heads.log_decay)
 
 
 def measure_times(seed: int, rounds: int) -> dict[str, Any]:
@@ -68,9 +73,10 @@ def _inputs(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 def _operator(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     if name == SOFTMAX:
         return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    algorithm: Algorithm = "la1" if name == LA1 else "la2"
     decay = -decay_slopes(NUM_HEADS, device=torch.device("cpu")).float()
-    return lambda q, k, v: linear_attention(q, k, v, log_decay=decay, scale=1.0, algorithm=algorithm)[0]
+    if name == LA1:
+        return lambda q, k, v: left_product(q, k, v, decay)
+    return lambda q, k, v: linear_attention(q, k, v, log_decay=decay, scale=1.0)[0]
 
 
 def _passes(name: str, length: int, seed: int) -> Iterator[tuple[str, Callable[[], object]]]:

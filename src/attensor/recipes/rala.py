@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from attensor.bench import paired
 from attensor.nn import RankAugmentedLinearAttention, SoftmaxAttention, grid_rotary_embedding
-from attensor.ops import Denominator, linear_attention, softmax_attention
+from attensor.nn.rank_augmented import rank_augmented_features
+from attensor.ops import Denominator, kernel_attention, softmax_attention
 from attensor.recipes._digits import HIDDEN_SIZE, NUM_HEADS, Classifier, fit, held_out_images
 from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict, run_cells
 from attensor.recipes._runs import Runs, growth, measure
@@ -52,22 +53,18 @@ def time_forward(rounds: int) -> list[list[float]]:
     for space in GRIDS:
         cells = math.prod(space)
         q, k, v = torch.randn(3, 1, cells, 1, HEAD_DIM, generator=torch.Generator().manual_seed(0))
-        rank_augmented = partial(
-            linear_attention,
-            q,
-            k,
-            v,
-            scale=1.0,
-            is_causal=False,
-            feature_map="elu+1",
-            position_map=partial(grid_rotary_embedding, space=space),
-            denominator=Denominator(minimum=0.0, eps=1e-6 * cells),
-            kv_weighting="global-query",
-        )
+        rank_augmented = partial(_rank_augmented, q, k, v, space)
         with torch.inference_mode():
             seconds = paired({"ours": rank_augmented, "softmax": partial(softmax_attention, q, k, v)}, rounds)
         rows.append([cells, seconds["ours"], seconds["softmax"]])
     return rows
+
+
+def _rank_augmented(q: Tensor, k: Tensor, v: Tensor, space: tuple[int, int]) -> Tensor:
+    queries, keys = rank_augmented_features(q, k)
+    position_map = partial(grid_rotary_embedding, space=space)
+    divide = Denominator(minimum=0.0, eps=1e-6 * q.shape[1])
+    return kernel_attention(queries, keys, v, is_causal=False, position_map=position_map, denominator=divide)[0]
 
 
 def effective_rank(matrices: Tensor) -> Tensor:
@@ -168,15 +165,8 @@ def _before_projection(layer: SoftmaxAttention | RankAugmentedLinearAttention, h
 def _kv_buffer(layer: RankAugmentedLinearAttention, hidden_states: Tensor) -> Tensor:
     """sum_j w_j K_j v_j^T for every image and head, [B, H, K, V]."""
     q, k, v = (x.flatten(1, 2) for x in layer.project(hidden_states)[:3])
-    _, state = linear_attention(
-        q,
-        k,
-        v,
-        is_causal=False,
-        feature_map="elu+1",
-        kv_weighting="global-query" if layer.kv_weighting else None,
-        output_final_state=True,
-    )
+    queries, keys = rank_augmented_features(q, k, is_weighted=layer.kv_weighting)
+    _, state = kernel_attention(queries, keys, v, is_causal=False, output_final_state=True)
     return cast("Tensor", state)
 
 

@@ -107,11 +107,65 @@ def one_token(heads: int = 4, kv_heads: int = 2) -> dict[str, Tensor]:
     return {**{name: x[:, 0] for name, x in qkv(tokens=1).items()}, "state": normal(2, 4, 3, 5, seed=5)}
 
 
+register(
+    Contract(
+        "linear_attention_step",
+        ops.linear_attention_step,
+        ops.linear_attention_step_reference,
+        {
+            "token": lambda: Inputs({**one_token(), "log_decay": decays(2, 4)}),
+            "none": lambda: Inputs(one_token(), {"scale": 0.7}),
+            "constant": lambda: Inputs({**one_token(), "log_decay": decays(4)}),
+            "channel": lambda: Inputs({**one_token(), "log_decay": decays(2, 2, 3)}),
+        },
+        batch={"q": 0, "k": 0, "v": 0, "log_decay": 0, "state": 0},
+        flops=lambda x: 2 * 4 * 4 * 3 * 5,
+    )
+)
+
+
 def turned(x: Tensor) -> Tensor:
     """Features with signs by their channel."""
     return x * torch.linspace(-1, 1, x.shape[-1], dtype=x.dtype)
 
 
+register(
+    Contract(
+        "kernel_attention",
+        ops.kernel_attention,
+        ops.kernel_attention_reference,
+        {
+            "normalised": lambda: Inputs(
+                {**qkv(), "log_decay": decays(2, 7, 4)},
+                {"feature_map": "elu+1", "denominator": ops.Denominator(), "output_final_state": True},
+            ),
+            "features": lambda: Inputs(qkv(), {"feature_map": "relu", "is_causal": False}),
+            "positions": lambda: Inputs(
+                qkv(), {"feature_map": "elu+1", "denominator": ops.Denominator(), "position_map": turned}
+            ),
+        },
+        batch={"q": 0, "k": 0, "v": 0, "log_decay": 0},
+        tokens={"q": 1, "k": 1, "v": 1, "log_decay": 1},
+        per_sequence=("initial_state",),
+    )
+)
+
+
+register(
+    Contract(
+        "kernel_attention_step",
+        ops.kernel_attention_step,
+        ops.kernel_attention_step_reference,
+        {
+            "normalised": lambda: Inputs(
+                {**one_token(), "state": normal(2, 4, 3, 6, seed=5).abs(), "log_decay": decays(2, 4)},
+                {"feature_map": "elu+1", "denominator": ops.Denominator()},
+            ),
+            "features": lambda: Inputs(one_token(), {"feature_map": "silu"}),
+        },
+        batch={"q": 0, "k": 0, "v": 0, "log_decay": 0, "state": 0},
+    )
+)
 register(
     Contract(
         "neighborhood_attention",

@@ -88,9 +88,10 @@ def test_jvp_and_second_derivatives_are_the_definition_s(contract: Contract, for
         tracked = [x.detach().requires_grad_() for x in floats]
         grads = torch.autograd.grad(weighted(list(function(*tracked))), tracked, create_graph=True, allow_unused=True)
         norm = torch.stack([g.square().sum() for g in grads if g is not None]).sum()
+        second = [torch.zeros_like(x) for x in tracked]
         if norm.requires_grad:
-            second = torch.autograd.grad(norm, tracked, allow_unused=True, materialize_grads=True)
-        results.append([*outs, *moved, *(second if norm.requires_grad else ())])
+            second = list(torch.autograd.grad(norm, tracked, allow_unused=True, materialize_grads=True))
+        results.append([*outs, *moved, *second])
     finite = [[torch.nan_to_num(x) for x in found] for found in results]
     assert_equal(*finite)
 

@@ -43,7 +43,7 @@ def kernels() -> list[tuple[str, dict[str, Any]]]:
 
 def compiled(name: str, variant: dict[str, Any], half: bool, capability: int, stages: int) -> dict[str, Any]:
     """Compile one kernel for bfloat16 or float32."""
-    module = importlib.import_module(f"attensor.ops.triton.linear_attention.{name}")
+    module = importlib.import_module(f"attensor.ops.linear_attention.triton.{name}")
     kernel = getattr(module, f"{name}_kernel")
     function = getattr(kernel, "fn", kernel) if hasattr(kernel, "configs") else kernel
     numbers = {"DOT": tl.bfloat16 if half else tl.float32, "PRECISION": "tf32" if half else "tf32x3"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests.ops.kernels.test_triton_linear_attention import chunked
 from tests.ops.test_linear_attention import DECAYS, make, weights
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from attensor.ops.linear_attention import linear_attention_reference
 
 pytest.importorskip("triton", reason="the kernels are written in triton")
 
-from attensor.ops.triton.linear_attention import chunked
 
 pytestmark = [
     pytest.mark.gpu,

@@ -16,7 +16,8 @@ from attensor.ops.linear_attention import linear_attention_reference
 
 pytest.importorskip("triton", reason="the kernels are written in triton")
 
-from attensor.ops.triton.linear_attention import chunked
+from attensor.ops.linear_attention.problem import LinearAttentionProblem
+from attensor.ops.linear_attention.triton import chunked as run_kernels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SCHEDULES = ("parallel", "on_chip", "recurrent")
@@ -33,6 +34,14 @@ def _poison() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def chunked(
+    q: Tensor, k: Tensor, v: Tensor, gates: Tensor | None, state: Tensor | None, packing: Tensor | None,
+    scale: float, chunk_size: int | None, *, schedule: str | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    problem = LinearAttentionProblem(q, k, v, gates, scale, True, state, packing, chunk_size)
+    return run_kernels(problem, schedule)
 
 
 def run(tensors: dict, options: dict, dtype: torch.dtype, schedule: str | None = None) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ from tests.ops.test_linear_attention import make, weights
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from attensor.errors import BackendError
 from attensor.ops import linear_attention, linear_attention_step
 
 pytest.importorskip("triton", reason="the kernels are written in triton")
 
-from attensor.ops.triton.linear_attention import library
+from attensor.ops.linear_attention.triton import entry as _entry  # noqa: F401 - registers the operators
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SIZES = {"batch": 1, "tokens": 5, "heads": 2, "key_heads": 1, "decay_heads": 2, "key_dim": 3, "value_dim": 7}
@@ -76,12 +77,15 @@ def test_the_library_accepts_the_operators(decay: str) -> None:
     q, k, v, log_decay, state = (None if x is None else x.detach() for x in single(decay))
     log_decay = log_decay[None] if decay == "constant" else log_decay
     inputs = (q, k, v, log_decay, state[None], None)
-    torch.library.opcheck(library.forward, (*inputs, 0.5, 16, None))
+    registered = torch.ops.attensor
+    torch.library.opcheck(registered.triton_linear_attention.default, (*inputs, 0.5, 16, "", 0))
     grads = (torch.randn(1, 5, 2, 7, device=DEVICE), torch.randn(1, 1, 2, 3, 7, device=DEVICE))
-    torch.library.opcheck(library.backward, (*inputs, *grads, 0.5, 16, "on_chip", decay != "none"))
+    backward, kept = registered.triton_linear_attention_backward.default, grads[1][:0]
+    torch.library.opcheck(backward, (*inputs, kept, *grads, 0.5, 16, "on_chip", decay != "none"))
     gate = log_decay[:, :1] if decay == "channel" else log_decay
     token, pool = [x[:, :1].contiguous() for x in (q, k, v)], torch.randn(4, 2, 3, 7, device=DEVICE)
-    torch.library.opcheck(library.decode, (*token, gate, pool, torch.tensor([2], device=DEVICE), 0.5))
+    step, slots = registered.triton_linear_attention_step.default, torch.tensor([2], device=DEVICE)
+    torch.library.opcheck(step, (*token, gate, pool, slots, 0.5))
 
 
 @pytest.mark.parametrize("decay", ["constant", "channel"])
@@ -115,20 +119,19 @@ def test_any_strides_and_expanded_gradients() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_float64_runs_in_torch_and_says_so() -> None:
+def test_float64_is_refused() -> None:
     q, k, v, log_decay, state = make("channel", **SIZES).values()
-    known = {"log_decay": log_decay, "initial_state": state}
-    with pytest.warns(UserWarning, match='float64 tensors run in the "torch" back-end'):
-        out, _ = linear_attention(q, k, v, **known, backend="triton")
-    torch.testing.assert_close(out, linear_attention(q, k, v, **known, backend="torch")[0], rtol=0, atol=0)
-    with pytest.warns(UserWarning, match='Pass backend="torch"'):
-        out, _ = linear_attention_step(q[:, 0], k[:, 0], v[:, 0], state, backend="triton")
-    assert out.dtype == torch.float64
+    with pytest.raises(BackendError, match="compute in float32, not float64"):
+        linear_attention(q, k, v, log_decay=log_decay, initial_state=state, backend="triton")
+    with pytest.raises(BackendError, match="compute in float32, not float64"):
+        linear_attention_step(q[:, 0], k[:, 0], v[:, 0], state, backend="triton")
 
 
-def test_second_derivatives_are_the_references() -> None:
+def test_second_derivatives_are_those_of_the_definition() -> None:
     arguments = single("none")
-    out, _ = linear_attention(*arguments[:3], backend="triton")
-    grad = torch.autograd.grad(out.square().sum(), arguments[0], create_graph=True)[0]
-    with pytest.raises(NotImplementedError, match='backend="reference"'):
-        grad.square().sum().backward()
+    second = []
+    for backend in ("triton", "reference"):
+        out, _ = linear_attention(*arguments[:3], backend=backend)
+        grad = torch.autograd.grad(out.square().sum(), arguments[0], create_graph=True)[0]
+        second.append(torch.autograd.grad(grad.square().sum(), arguments[1])[0])
+    torch.testing.assert_close(*second, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("triton", reason="the kernels are written in triton")
 
-from attensor.ops.triton.linear_attention.tuning import fitting, padded
+from attensor.ops.linear_attention.triton.tuning import fitting, padded
 
 RTX_4090, H100 = 101376, 232448
 CONFIGS = [

@@ -27,7 +27,7 @@ from attensor.bench.contestants.linear_problem import (
 )
 from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, fla_naive, load
 from attensor.nn import LightningAttention
-from attensor.ops import Denominator, backend, linear_attention, softmax_attention
+from attensor.ops import Denominator, backend, kernel_attention, linear_attention, softmax_attention
 
 __all__ = ["MINIMAX", "SOFTMAX", "minimax_layer", "sdpa"]
 
@@ -54,7 +54,9 @@ def _ours(problem: LinearProblem) -> Contestant:
         return problem.layer_contestant(problem.layer, problem.layer)
     decay = problem.log_decay
     divide = Denominator() if problem.variant == "denominator" else None
-    return problem.contestant(lambda q, k, v, *_: linear_attention(q, k, v, log_decay=decay, denominator=divide)[0])
+    if divide is not None:
+        return problem.contestant(lambda q, k, v, *_: kernel_attention(q, k, v, log_decay=decay, denominator=divide)[0])
+    return problem.contestant(lambda q, k, v, *_: linear_attention(q, k, v, log_decay=decay)[0])
 
 
 enter(OURS, chunked, tuple(VARIANTS), packages=("attensor",), reference=reference(_ours))(_ours)

@@ -37,9 +37,10 @@ class TensorView(ctypes.Structure):
 
 
 def readable(x: Tensor) -> Tensor:
-    """x in a dtype that C++ reads and with a contiguous last dimension; itself if it is so already."""
+    """x in a dtype that C++ reads, with a contiguous last dimension and its own signs; itself if it is so already."""
     if x.dtype not in STORAGE:
         x = x.float()
+    x = x.resolve_neg() if x.is_neg() else x
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 

@@ -3,8 +3,8 @@ r"""Linear attention with decay: causal attention whose memory is one K x V matr
     S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T          o_t = scale q_t S_t          S_0 = initial_state or 0
 
 Without decay this is linear attention; with one per head, lightning attention and retention; with one per head and
-token, scalar gates; with one per head, token and key channel, gated linear attention. All are one chunked algorithm
-(`chunk`). Feature maps, denominators and weights on the keys stand around it (`forms`).
+token, scalar gates; with one per head, token and key channel, gated linear attention. Features, denominators and
+positions stand around it: `kernel_attention`.
 
 Sizes: B batch, T tokens, H query heads, Hkv key/value heads, K key and V value channels, N packed sequences.
 Source: arXiv:2312.06635 (GLA), arXiv:2401.04658 (Lightning Attention-2), arXiv:2307.08621 (retention).
@@ -12,31 +12,25 @@ Source: arXiv:2312.06635 (GLA), arXiv:2401.04658 (Lightning Attention-2), arXiv:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+import torch
 from torch import Tensor
 
-from attensor.ops._dispatch import Operator
-from attensor.ops.linear_attention.backends import (
-    Algorithm,
-    Call,
-    cpp_backend,
-    reference_backend,
-    torch_backend,
-    triton_backend,
-)
-from attensor.ops.linear_attention.checks import (
-    check_chunk_size,
-    check_decay,
-    check_inputs,
-    check_options,
-    check_packing,
-    check_state,
-)
-from attensor.ops.linear_attention.forms import Denominator, FeatureMap, Form, KeyWeighting
-from attensor.ops.linear_attention.step import linear_attention_step
+from attensor.ops._operator import Implementation, Operator
+from attensor.ops.linear_attention.definition import define
+from attensor.ops.linear_attention.problem import LinearAttentionProblem
+from attensor.ops.linear_attention.step import linear_attention_step as linear_attention_step
+from attensor.ops.linear_attention.step import linear_attention_step_reference as linear_attention_step_reference
 
-__all__ = ["Denominator", "linear_attention", "linear_attention_reference", "linear_attention_step"]
+__all__ = [
+    "OPERATOR",
+    "linear_attention",
+    "linear_attention_reference",
+    "linear_attention_step",
+    "linear_attention_step_reference",
+]
+
+# measured on a CPU, forward and backward, for K = V = 32 to 128; C++ takes half of it up to K = V = 64
+_CHUNK_SIZE = 64
 
 
 def linear_attention(
@@ -47,14 +41,9 @@ def linear_attention(
     log_decay: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = True,
-    feature_map: FeatureMap | None = None,
-    position_map: Callable[[Tensor], Tensor] | None = None,
-    denominator: Denominator | None = None,
-    kv_weighting: KeyWeighting | None = None,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    algorithm: Algorithm = "la2",
     chunk_size: int | None = None,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -67,59 +56,32 @@ def linear_attention(
         log_decay: None (no decay), [Hd] (constant), [B, T, Hd], or [B, T, Hd, K] (per key channel), with Hd = H or Hkv:
             natural log of the factor on the state at each token. It must be <= 0, which is not checked, because that
             would wait for the device; `-inf` forgets everything.
-        scale: multiplies the output; if None `K ** -0.5`, or 1 with a denominator.
+        scale: multiplies the output; if None `K ** -0.5`.
         is_causal: False lets every query see every key of its sequence, O(T K V); then there is no log_decay.
-        feature_map: `"elu+1"`, `"relu"`, `"silu"`, or a function or module [B, T, heads, K] -> [B, T, heads, M], such
-            as `ops.feature_maps.PositiveRandomFeatures`; for queries and keys, in float32 at least. M takes K's place
-            in log_decay and the states.
-        position_map: function of the features [B, T, heads, M] used in the numerator only (rotary embedding, RALA).
-        denominator: divides each output by the sum of its weights; see `Denominator`. The state has one more value
-            column then, [B, H, M, V + 1]: the decayed sum of the keys.
-        kv_weighting: `"global-query"` weights the keys of a sequence by their softmax against its mean query, times
-            its length (RALA); needs `is_causal=False`.
         initial_state: [B, H, K, V], as returned by an earlier call; zeros if None. With cu_seqlens [N, H, K, V].
         output_final_state: also return the state after the last token.
         cu_seqlens: [N + 1], int32 or int64, ascending from 0 to T: B is 1 and sequence n is tokens `cu_seqlens[n]` up
             to `cu_seqlens[n + 1]`; sequences may be empty. Never read back to the host.
-        algorithm: `"la2"`, chunks and a state, or `"la1"`, the left product in tiles, O(T^2 (K + V)), for no or a
-            constant decay. They differ in speed, not in the result.
         chunk_size: tokens C handled by one matrix product, a power of two; changes the speed, not the result. None:
             automatic.
-        backend: `"reference"` (the recurrence token by token), `"torch"`, `"cpp"` (a CPU with a C++ compiler, which is
-            called once on a machine), `"triton"`; None: the context's or the best available.
+        backend: `"reference"` (the recurrence token by token), `"torch"`, `"cpp"` (causal, on a CPU), `"triton"`
+            (causal, on a GPU); None: the context's or the best available.
     Returns:
         out [B, T, H, V] in v's dtype; state [B, H, K, V] (packed: [N, H, K, V]; one per query head) in float32, or
-        float64 for float64 inputs, or None. Both are differentiable, once (`"reference"`: any number of times).
+        float64 for float64 inputs, or None. Both are differentiable; second and forward derivatives are those of the
+        definition, token by token.
     Raises:
         ShapeError: sizes disagree, tensors look like [B, H, T, D], or B != 1 with cu_seqlens.
         TypeError: not floating point; q, k, v of different dtypes outside autocast; cu_seqlens not int32 or int64.
-        ValueError: chunk_size is no power of two; options that exclude each other; tensors on different devices.
-    Cost: with T' = T rounded up to chunks, B H T' (2 C K + 2 C V + 4 K V) floating-point operations in matrix products;
-        per key channel B H T' ((C - 1) K + 2 C V + 4 K V); not causal B H T 4 K V.
-    Source: arXiv:2312.06635, sections 4.1 to 4.3; arXiv:2006.16236, equations 4 to 12.
+        ValueError: chunk_size is no power of two; a decay that is not causal; tensors on different devices.
+        BackendError: `backend` cannot compute this.
+    Cost: B H T 4 K V floating-point operations; with C >> 1 as many as B H T (2 C K + 2 C V + 4 K V) are carried out.
+    Source: arXiv:2312.06635, sections 4.1 to 4.3.
     """
-    form = Form(feature_map, position_map, denominator, kv_weighting)
-    check_inputs(q, k, v)
-    check_options(form, algorithm, is_causal, log_decay, initial_state, output_final_state)
-    check_packing(q, cu_seqlens)
-    check_chunk_size(chunk_size)
-    if scale is None:
-        scale = q.shape[-1] ** -0.5 if denominator is None else 1.0
-    run = _OPERATOR.choose(backend, q.device)
-    kind = algorithm if is_causal else "bidirectional"
-
-    def core(q: Tensor, k: Tensor, v: Tensor, initial_state: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
-        check_decay(q, k, log_decay)
-        check_state(q, v, initial_state, cu_seqlens)
-        result: tuple[Tensor, Tensor] = run(
-            Call(q, k, v, log_decay, initial_state, cu_seqlens, scale, chunk_size, kind)
-        )
-        return result
-
-    if form.is_plain:
-        out, state = core(q, k, v, initial_state, scale)
-    else:
-        out, state = form.around(core, q, k, v, initial_state, cu_seqlens, scale)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    problem = LinearAttentionProblem(q, k, v, log_decay, scale, is_causal, initial_state, cu_seqlens, chunk_size)
+    problem.check("linear_attention")
+    out, state = OPERATOR(problem, backend)
     return out, state if output_final_state else None
 
 
@@ -131,41 +93,68 @@ def linear_attention_reference(
     log_decay: Tensor | None = None,
     scale: float | None = None,
     is_causal: bool = True,
-    feature_map: FeatureMap | None = None,
-    position_map: Callable[[Tensor], Tensor] | None = None,
-    denominator: Denominator | None = None,
-    kv_weighting: KeyWeighting | None = None,
     initial_state: Tensor | None = None,
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
-    algorithm: Algorithm = "la2",
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """The definition of `linear_attention`, token by token (not causal: by the T x T weights).
-
-    Same arguments and results; `algorithm` and `chunk_size` have no effect.
-    """
-    return linear_attention(
-        q,
-        k,
-        v,
-        log_decay=log_decay,
-        scale=scale,
-        is_causal=is_causal,
-        feature_map=feature_map,
-        position_map=position_map,
-        denominator=denominator,
-        kv_weighting=kv_weighting,
-        initial_state=initial_state,
-        output_final_state=output_final_state,
-        cu_seqlens=cu_seqlens,
-        algorithm=algorithm,
-        chunk_size=chunk_size,
-        backend="reference",
-    )
+    """The definition of `linear_attention`, token by token (not causal: by all pairs); `chunk_size` has no effect."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    problem = LinearAttentionProblem(q, k, v, log_decay, scale, is_causal, initial_state, cu_seqlens, chunk_size)
+    problem.check("linear_attention")
+    out, state = _reference(problem)
+    return out, state if output_final_state else None
 
 
-_OPERATOR = Operator(
+def _reference(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
+    out, state = define(problem.inputs, problem.scale, problem.is_causal)
+    return out, state.squeeze(problem.batch_dim)
+
+
+def _torch(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
+    # imported here: a call loads what it needs
+    if not problem.is_causal:
+        from attensor.ops.linear_attention.bidirectional import bidirectional
+
+        return bidirectional(problem)
+    from attensor.ops.linear_attention.chunked import recurrence
+    from attensor.ops.linear_attention.kernels import recur
+
+    return recur(recurrence, problem, problem.chunk_size or _CHUNK_SIZE)
+
+
+def _cpp(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
+    # imported here: the kernels are looked for by the first call
+    from attensor.ops.linear_attention.cpp.recurrence import recurrence
+    from attensor.ops.linear_attention.kernels import recur
+
+    is_wide = max(problem.q.shape[3], problem.v.shape[3]) > _CHUNK_SIZE
+    return recur(recurrence, problem, problem.chunk_size or (_CHUNK_SIZE if is_wide else _CHUNK_SIZE // 2))
+
+
+def _triton(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
+    # imported here: triton is an optional library
+    from attensor.ops.linear_attention.triton import chunked
+
+    return chunked(problem)
+
+
+def _why_not_cpp(problem: LinearAttentionProblem) -> str | None:
+    return None if problem.is_causal else "no is_causal=False: two large matrix products, which torch does as well"
+
+
+def _why_not_triton(problem: LinearAttentionProblem) -> str | None:
+    if torch.float64 in (problem.q.dtype, problem.v.dtype):
+        return "the kernels compute in float32, not float64"
+    return _why_not_cpp(problem)
+
+
+OPERATOR: Operator[LinearAttentionProblem, tuple[Tensor, Tensor]] = Operator(
     "linear_attention",
-    {"triton": triton_backend, "cpp": cpp_backend, "torch": torch_backend, "reference": reference_backend},
+    {
+        "reference": Implementation(_reference),
+        "torch": Implementation(_torch),
+        "cpp": Implementation(_cpp, _why_not_cpp),
+        "triton": Implementation(_triton, _why_not_triton),
+    },
 )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from attensor.ops.triton.linear_attention.device import chunk_place, load_tile
+from attensor.ops.linear_attention.triton.device import chunk_place, load_tile
 
 __all__ = ["gates_kernel"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from attensor.ops.triton.linear_attention.device import chunk_place, decay_factors, load_tile
-from attensor.ops.triton.linear_attention.tuning import operand_width, tuned
+from attensor.ops.linear_attention.triton.device import chunk_place, decay_factors, load_tile
+from attensor.ops.linear_attention.triton.tuning import operand_width, tuned
 
 __all__ = ["scan_kernel"]
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attensor.ops.triton.linear_attention import launch
-from attensor.ops.triton.linear_attention.plan import Plan
+from attensor.ops.linear_attention.triton import launch
+from attensor.ops.linear_attention.triton.plan import Plan
 
 __all__ = ["SCHEDULES", "Gradients", "backward", "forward"]
 

@@ -18,8 +18,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from attensor.ops.triton.linear_attention.device import chunk_place, diagonal_decay, load_tile
-from attensor.ops.triton.linear_attention.tuning import tuned
+from attensor.ops.linear_attention.triton.device import chunk_place, diagonal_decay, load_tile
+from attensor.ops.linear_attention.triton.tuning import tuned
 
 __all__ = ["BLOCK", "block_decay", "border_decay", "scores_kernel"]
 

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
-from attensor.ops.triton.linear_attention.tuning import INTERPRETED
+from attensor.ops.linear_attention.problem import Inputs
+from attensor.ops.linear_attention.triton.tuning import INTERPRETED
 
-__all__ = ["Inputs", "Plan"]
+__all__ = ["Plan"]
 
 _SMALLEST_CHUNK = 16  # rows of a matrix unit
-
-
-class Inputs(NamedTuple):
-    """Tensors of one call; R rows of states, one a packed sequence, or 1."""
-
-    q: Tensor  # [B, T, H, K]
-    k: Tensor  # [B, T, Hkv, K]
-    v: Tensor  # [B, T, Hkv, V]
-    log_decay: Tensor | None  # [B or 1, Hd], [B, T, Hd] or [B, T, Hd, K], Hd = H or Hkv
-    initial_state: Tensor | None  # [R, B, H, K, V]
-    cu_seqlens: Tensor | None  # [R + 1]; None: R = 1
 
 
 class Plan:

@@ -9,15 +9,15 @@ import torch
 import triton
 from torch import Tensor
 
-from attensor.ops.triton.linear_attention.gates import gates_kernel
-from attensor.ops.triton.linear_attention.inside import inside_kernel
-from attensor.ops.triton.linear_attention.on_chip import on_chip_kernel
-from attensor.ops.triton.linear_attention.plan import Plan
-from attensor.ops.triton.linear_attention.read import read_kernel
-from attensor.ops.triton.linear_attention.recurrent import recurrent_kernel
-from attensor.ops.triton.linear_attention.scan import scan_kernel
-from attensor.ops.triton.linear_attention.scores import BLOCK, scores_kernel
-from attensor.ops.triton.linear_attention.tuning import INTERPRETED, padded
+from attensor.ops.linear_attention.triton.gates import gates_kernel
+from attensor.ops.linear_attention.triton.inside import inside_kernel
+from attensor.ops.linear_attention.triton.on_chip import on_chip_kernel
+from attensor.ops.linear_attention.triton.plan import Plan
+from attensor.ops.linear_attention.triton.read import read_kernel
+from attensor.ops.linear_attention.triton.recurrent import recurrent_kernel
+from attensor.ops.linear_attention.triton.scan import scan_kernel
+from attensor.ops.linear_attention.triton.scores import BLOCK, scores_kernel
+from attensor.ops.linear_attention.triton.tuning import INTERPRETED, padded
 
 __all__ = ["decode", "gate_gradient", "on_chip", "read", "recurrent", "scan", "score_gradient", "scores"]
 

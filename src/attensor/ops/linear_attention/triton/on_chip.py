@@ -19,9 +19,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from attensor.ops.triton.linear_attention.device import decay_factors, decay_mask, load_tile
-from attensor.ops.triton.linear_attention.read import load_scores
-from attensor.ops.triton.linear_attention.tuning import operand_width, tuned
+from attensor.ops.linear_attention.triton.device import decay_factors, decay_mask, load_tile
+from attensor.ops.linear_attention.triton.read import load_scores
+from attensor.ops.linear_attention.triton.tuning import operand_width, tuned
 
 __all__ = ["on_chip_kernel"]
 

@@ -11,11 +11,11 @@ set TRITON_INTERPRET=1 before Python starts.
     scores      decayed scores for a decay per key channel, by secondary chunking
     inside      gradients of those scores
     gates       gradients of log decays
-    plan, tuning, forward, backward    sizes, tile sizes, and which kernel runs when
-    library, function                  the operators as torch sees them
+    plan, tuning, launch, passes       sizes, tile sizes, and which kernel runs when
+    entry       the operators as torch sees them
 """
 
-from attensor.ops.triton.linear_attention.function import chunked as chunked
-from attensor.ops.triton.linear_attention.function import step as step
+from attensor.ops.linear_attention.triton.entry import chunked as chunked
+from attensor.ops.linear_attention.triton.entry import step as step
 
 __all__ = ["chunked", "step"]

@@ -1,0 +1,242 @@
+r"""Kernelised attention: `linear_attention` of features, with denominators and positions.
+
+    out_i = sum_j <P f(q_i), P f(k_j)> v_j / (max(sum_j <f(q_i), f(k_j)>, minimum) + eps)
+
+with f the feature map, P the position map and the sums over the keys that a query sees, decayed.
+Sizes: as in `linear_attention`; M features.
+Source: arXiv:2006.16236, equations 4 to 7 (features, denominator); arXiv:2104.09864, section 3.3 (positions in the
+numerator only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from attensor.ops._checks import check_cu_seqlens, check_qkv, check_same_space
+from attensor.ops._precision import working_dtype
+from attensor.ops.feature_maps import resolve_feature_map
+from attensor.ops.linear_attention import OPERATOR, linear_attention_reference
+from attensor.ops.linear_attention.problem import LinearAttentionProblem
+from attensor.ops.linear_attention.step import STEP, StepProblem, linear_attention_step_reference
+
+__all__ = [
+    "Denominator",
+    "kernel_attention",
+    "kernel_attention_reference",
+    "kernel_attention_step",
+    "kernel_attention_step_reference",
+]
+
+FeatureMap = str | Callable[[Tensor], Tensor]
+
+
+class Denominator(NamedTuple):
+    """Divide each output by the sum of its weights, `max(sum, minimum) + eps`.
+
+    Attributes:
+        minimum: smaller sums are raised to it; L2ViT takes 100. No gradient flows where that happens.
+        eps: added to the sum; RALA takes 1e-6 with a minimum of 0.
+    """
+
+    minimum: float = 1e-6
+    eps: float = 0.0
+
+    def of(self, sums: Tensor) -> Tensor:
+        """The divisors for sums of weights of any shape."""
+        clamped = sums.clamp_min(self.minimum)
+        return clamped + self.eps if self.eps else clamped
+
+
+def kernel_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature_map: FeatureMap | None = None,
+    position_map: Callable[[Tensor], Tensor] | None = None,
+    denominator: Denominator | None = None,
+    log_decay: Tensor | None = None,
+    is_causal: bool = True,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """Linear attention of features, unscaled.
+
+    Args:
+        q: [B, T, H, K], any float dtype, any strides.
+        k: [B, T, Hkv, K]; H is a multiple of Hkv.
+        v: [B, T, Hkv, V].
+        feature_map: `"elu+1"`, `"relu"`, `"silu"`, or a function or module [B, T, heads, K] -> [B, T, heads, M], such
+            as `ops.feature_maps.PositiveRandomFeatures`; for queries and keys, in float32 at least. M takes K's place
+            in log_decay and the states.
+        position_map: function of the features [B, T, heads, M] used in the numerator only (rotary embedding, RALA).
+        denominator: divides each output by the sum of its weights; see `Denominator`. The state has one more value
+            column then, [B, H, M, V + 1]: the decayed sum of the keys.
+        log_decay, is_causal, initial_state, output_final_state, cu_seqlens: as in `linear_attention`.
+    Returns:
+        out [B, T, H, V] in v's dtype, and the state or None, as `linear_attention`.
+    Raises:
+        ShapeError, TypeError, ValueError: as `linear_attention`; also unknown features, and a state asked of
+            positions with a denominator.
+    Cost: as `linear_attention`, with M for K and, with a denominator, V + 1 for V.
+    """
+    name = "kernel_attention"
+    _check(name, q, k, v, cu_seqlens)
+    queries, keys, values = _features(q, k, v, feature_map)
+    # the sum of the weights is what a value of 1 comes out as
+    columns = F.pad(values, (0, 1), value=1.0) if denominator is not None else values
+    if position_map is not None and denominator is not None:
+        _check_stateless(name, initial_state, output_final_state)
+        columns, ones = values, torch.ones_like(values[..., :1])
+        sums, _ = _recur(name, queries, keys, ones, log_decay, is_causal, None, cu_seqlens)
+    if position_map is not None:
+        queries, keys = position_map(queries), position_map(keys)
+    out, state = _recur(name, queries, keys, columns, log_decay, is_causal, initial_state, cu_seqlens)
+    if denominator is not None:
+        if position_map is None:
+            out, sums = out[..., :-1], out[..., -1:]
+        out = out / denominator.of(sums)
+    return out.to(v.dtype), state if output_final_state else None
+
+
+def kernel_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature_map: FeatureMap | None = None,
+    position_map: Callable[[Tensor], Tensor] | None = None,
+    denominator: Denominator | None = None,
+    log_decay: Tensor | None = None,
+    is_causal: bool = True,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    cu_seqlens: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """The definition of `kernel_attention`: a numerator and, by itself, the sum of the weights."""
+    _check("kernel_attention", q, k, v, cu_seqlens)
+    shared: dict[str, Any] = {"log_decay": log_decay, "is_causal": is_causal, "cu_seqlens": cu_seqlens, "scale": 1.0}
+    turn = position_map or (lambda x: x)
+    queries, keys, values = _features(q, k, v, feature_map)
+    initial, of_sums = initial_state, None
+    if denominator is not None and initial_state is not None:
+        initial, of_sums = initial_state[..., :-1], initial_state[..., -1:]
+    out, state = linear_attention_reference(
+        turn(queries), turn(keys), values, initial_state=initial, output_final_state=True, **shared
+    )
+    if denominator is not None:
+        if position_map is not None:
+            _check_stateless("kernel_attention", initial_state, output_final_state)
+        ones = torch.ones_like(values[..., :1])
+        sums, weights = linear_attention_reference(
+            queries, keys, ones, initial_state=of_sums, output_final_state=True, **shared
+        )
+        out = out / (sums.clamp_min(denominator.minimum) + denominator.eps)
+        state = torch.cat([state, weights], -1)  # type: ignore[list-item]
+    return out.to(v.dtype), state if output_final_state else None
+
+
+def kernel_attention_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    *,
+    feature_map: FeatureMap | None = None,
+    denominator: Denominator | None = None,
+    log_decay: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One token of `kernel_attention`: O(M V) per head.
+
+    Args:
+        q, k, v: [B, H, K], [B, Hkv, K], [B, Hkv, V].
+        state: [B, H, M, V], or [B, H, M, V + 1] with a denominator, as returned before; not changed.
+        feature_map, denominator: as in `kernel_attention`.
+        log_decay: None, [Hd], [B, Hd] or [B, Hd, M].
+    Returns:
+        out [B, H, V] in v's dtype, and the new state in at least float32.
+    Raises:
+        ShapeError, TypeError, ValueError: as `linear_attention_step`.
+    """
+    name = "kernel_attention_step"
+    check_qkv(name, q, k, v, space_dims=(0,))
+    queries, keys, values = (x.squeeze(1) for x in _features(q[:, None], k[:, None], v[:, None], feature_map))
+    if denominator is not None:
+        values = F.pad(values, (0, 1), value=1.0)
+    problem = StepProblem(queries, keys, values, state, log_decay, 1.0, None)
+    problem.check(name)
+    out, state = STEP(problem)
+    if denominator is not None:
+        out = out[..., :-1] / denominator.of(out[..., -1:])
+    return out.to(v.dtype), state
+
+
+def kernel_attention_step_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    *,
+    feature_map: FeatureMap | None = None,
+    denominator: Denominator | None = None,
+    log_decay: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition of `kernel_attention_step`: a numerator and, by itself, the sum of the weights."""
+    check_qkv("kernel_attention_step", q, k, v, space_dims=(0,))
+    queries, keys, values = (x.squeeze(1) for x in _features(q[:, None], k[:, None], v[:, None], feature_map))
+    width = v.shape[-1]
+    out, new = linear_attention_step_reference(
+        queries, keys, values, state[..., :width], log_decay=log_decay, scale=1.0
+    )
+    if denominator is not None:
+        ones = torch.ones_like(values[..., :1])
+        sums, weights = linear_attention_step_reference(
+            queries, keys, ones, state[..., width:], log_decay=log_decay, scale=1.0
+        )
+        out, new = out / (sums.clamp_min(denominator.minimum) + denominator.eps), torch.cat([new, weights], -1)
+    return out.to(v.dtype), new
+
+
+def _check(name: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
+    check_qkv(name, q, k, v)
+    check_same_space(name, q, k)
+    if cu_seqlens is not None:
+        check_cu_seqlens(name, cu_seqlens, q)
+
+
+def _check_stateless(name: str, initial_state: Tensor | None, output_final_state: bool) -> None:
+    if initial_state is not None or output_final_state:
+        raise ValueError(
+            f"{name}: with a position_map the denominator has features of its own, so that no single state sums up "
+            "the past; leave initial_state and output_final_state out."
+        )
+
+
+def _features(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = working_dtype(q, v)
+    if feature_map is None:
+        return q.to(dtype), k.to(dtype), v.to(dtype)
+    features = resolve_feature_map(feature_map)
+    queries, keys = features(q.to(dtype)), features(k.to(dtype))
+    return queries, keys, v.to(working_dtype(queries, keys))
+
+
+def _recur(
+    name: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    is_causal: bool,
+    initial_state: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    problem = LinearAttentionProblem(q, k, v, log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
+    problem.check(name)
+    return OPERATOR(problem)
