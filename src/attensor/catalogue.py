@@ -45,7 +45,6 @@ SYMBOLS = {
     "H": "heads",
     "K": "key width of a head",
     "V": "value width of a head",
-    "C": "tokens in a chunk",
 }
 # verb -> the first words of the commands that give it; `bench` measures and is no use of its own
 _VERBS = {"look": ("lens",), "edit": ("edit",), "solve": ("solve", "train", "plan")}

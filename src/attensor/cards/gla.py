@@ -17,7 +17,7 @@ CARD = Mechanism(
     recipe="attensor.recipes.gla",
     domain=Domain.SEQUENCE,
     is_causal=True,
-    flops="B*T*H*(4*K*V + 2*C*V + (C - 1)*K)",
+    flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
     variants={
         "layer norm, gate bias": {"norm": "layer", "gate_bias": True},

@@ -13,10 +13,11 @@ CARD = Mechanism(
     use="the baseline of its family, and sums over a whole sequence in which old tokens count as much as new ones",
     avoid="language: a state that never forgets fills up; the gated members of the family cost hardly more",
     operator="attensor.ops:linear_attention",
+    operators=("attensor.ops:kernel_attention",),
     layer="attensor.nn.linear_attention:LinearAttention",
     domain=Domain.SEQUENCE,
     is_causal=True,
-    flops="B*T*H*(4*K*V + 2*C*(K + V))",
+    flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
     variants={
         "elu+1 with denominator": {"feature_map": "elu+1", "normalize": True},

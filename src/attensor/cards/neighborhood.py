@@ -16,7 +16,7 @@ CARD = Mechanism(
     flops="2*B*T*M*H*(K + V)",
     state_bytes="0",
     symbols={
-        "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
+        "M": "keys a query sees, on average",
     },
     grid_options={"window_size": 5},
     example_options={"window_size": 3},

@@ -23,7 +23,7 @@ CARD = Mechanism(
     state_bytes="4*B*T*H*(F + V)",
     symbols={
         "F": "features of a query or key",
-        "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
+        "M": "keys a query sees, on average; of long sequences as many as cost what their transforms do",
     },
     grid_options={"is_causal": False, "space_dims": 2, "max_distance": 16},
     example_options={"num_features": 11, "max_distance": 5},

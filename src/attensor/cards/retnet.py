@@ -15,7 +15,7 @@ CARD = Mechanism(
     recipe="attensor.recipes.retnet",
     domain=Domain.SEQUENCE,
     is_causal=True,
-    flops="B*T*H*(4*K*V + 2*C*(K + V))",
+    flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
     example="""
 import torch; from attensor import nn

@@ -16,7 +16,7 @@ CARD = Mechanism(
     state_bytes="4*B*W*H*(K + V)",
     symbols={
         "W": "keys a query sees (product of the window over the axes)",
-        "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
+        "M": "keys a query sees, on average",
     },
     sequence_options={"window_size": 64},
     example="""

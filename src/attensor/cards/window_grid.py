@@ -16,7 +16,7 @@ CARD = Mechanism(
     flops="2*B*T*M*H*(K + V)",
     state_bytes="0",
     symbols={
-        "M": "keys a query is multiplied with: those it sees and those that share their tile, on average",
+        "M": "keys of a block for each query, those that fill up the border included, on average",
     },
     grid_options={"block_size": 4},
     example_options={"block_size": 4},

@@ -177,9 +177,8 @@ class LinearAttention(SequenceMixer):
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
         tokens = torch.Size(space).numel()
-        chunk = min(64, 1 << max(tokens - 1, 0).bit_length())
         key_dim, value_dim = self.state_sizes
-        return {"T": tokens, "H": self.num_heads, "K": key_dim, "V": value_dim, "C": chunk}
+        return {"T": tokens, "H": self.num_heads, "K": key_dim, "V": value_dim}
 
     @property
     def state_sizes(self) -> tuple[int, int]:

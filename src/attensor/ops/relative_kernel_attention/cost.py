@@ -25,7 +25,7 @@ def faster_algorithm(geometry: Geometry, num_features: int, value_dim: int, back
 def keys_per_query(
     space: tuple[int, ...], num_features: int, value_dim: int, *, is_causal: bool, reach: int | None = None
 ) -> int:
-    """Keys that a query is multiplied with, on average: those of its tiles, far ones as the sums they come in.
+    """Keys that a query sees, on average, far ones as the sums they come in.
 
     Where Fourier transforms take the place of the products, the number of keys whose products would have as many
     floating-point operations as the transforms.
@@ -38,10 +38,14 @@ def keys_per_query(
         reach: offsets from which on the bias is constant; None on a grid.
     """
     geometry = Geometry(space, space, is_causal, reach)
-    products: float = products_of_tiles(geometry, num_features, value_dim)
+    cells = math.prod(space)
+    seen = (cells + 1) / 2 if is_causal else cells
+    products: float = min(
+        seen * cells * (num_features + value_dim), products_of_tiles(geometry, num_features, value_dim)
+    )
     if faster_algorithm(geometry, num_features, value_dim) == "fft":
         products = transform_flops(geometry, num_features, value_dim) / 2
-    return round(products / (math.prod(space) * (num_features + value_dim)))
+    return round(products / (cells * (num_features + value_dim)))
 
 
 def transform_flops(geometry: Geometry, num_features: int, value_dim: int) -> float:
