@@ -67,7 +67,7 @@ def is_direct(arguments: Sequence[Any]) -> bool:
         return False
     if torch._C._are_functorch_transforms_active():
         return False
-    return all(type(x) in _PLAIN for x in arguments if isinstance(x, Tensor))
+    return all(type(x) in _PLAIN and not x.is_meta for x in arguments if isinstance(x, Tensor))
 
 
 _PLAIN = (Tensor, torch.nn.Parameter)
