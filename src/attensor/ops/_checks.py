@@ -82,7 +82,7 @@ def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, 
         )
 
 
-def check_devices(name: str, q: Tensor, **others: Tensor | None) -> None:
+def check_devices(name: str, q: Tensor, /, **others: Tensor | None) -> None:
     """Refuse further tensors, given by their names, that do not lie where q lies."""
     for argument, tensor in others.items():
         if tensor is not None and tensor.device != q.device:
