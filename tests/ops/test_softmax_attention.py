@@ -329,7 +329,7 @@ def test_what_is_refused_says_how_to_repair_it():
         softmax_attention(q, k, v, attn_mask=torch.ones(5, 7, dtype=torch.int64))
     with pytest.raises(ShapeError, match="batch of 1"):
         softmax_attention(k, k, v, cu_seqlens=torch.tensor([0, 7]))
-    with pytest.raises(ShapeError, match=r"\[N \+ 1\]"):
+    with pytest.raises(TypeError, match="must be int32 or int64"):
         softmax_attention(k[:1], k[:1], v[:1], cu_seqlens=torch.tensor([0.0, 7.0]))
     with pytest.raises(ShapeError, match="same number of tokens"):
         softmax_attention(q[:1], k[:1], v[:1], cu_seqlens=torch.tensor([0, 5]))
