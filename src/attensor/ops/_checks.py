@@ -93,14 +93,14 @@ def check_float(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
     """Refuse a tensor that is not floating point, or not where q is."""
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: {argument} must be floating point, got {tensor.dtype}; use .to(q.dtype).")
-    _check_device(name, argument, tensor, q)
+    check_devices(name, q, **{argument: tensor})
 
 
 def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
     """Refuse a tensor that is not int32 or int64, or not where q is."""
     if tensor.dtype not in _INTEGERS:
         raise TypeError(f"{name}: {argument} must be int32 or int64, got {tensor.dtype}; use .long().")
-    _check_device(name, argument, tensor, q)
+    check_devices(name, q, **{argument: tensor})
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
@@ -113,11 +113,6 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
             f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
             "along the tokens."
         )
-
-
-def _check_device(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
-    if tensor.device != q.device:
-        raise ValueError(f"{name}: {argument} is on {tensor.device}, q on {q.device}; use .to(q.device).")
 
 
 def _is_autocast(device_type: str) -> bool:
