@@ -97,7 +97,7 @@ def recur(
     while size < chunk_size and size < problem.q.shape[1]:
         size *= 2
     out, state = recurrence(problem.inputs, (problem.scale, size, schedule))
-    return out, state.squeeze(problem.batch_dim)
+    return out, state.squeeze(0 if problem.cu_seqlens is None else 1)
 
 
 def products(q: Sequence[int], v: Sequence[int]) -> int:

@@ -68,9 +68,12 @@ def _run(
     dtype = working_dtype(q, v)
     gates = None if log_decay is None else _as_tokens(log_decay).expand(q.shape[0], -1, -1, -1)
     # kept by name: a pointer does not keep what it points to
-    given = {"q": readable(q), "k": readable(k), "v": readable(v), **tokens}
+    given = {"q": q, "k": k, "v": v, **tokens}
     if gates is not None:
-        given["log_decay"] = readable(gates)
+        given["log_decay"] = gates
+    for name, x in given.items():
+        if x.stride(3) != 1 or x.dtype not in STORAGE or x.is_neg():
+            given[name] = readable(x)
     if initial_state is not None:
         states["initial_state"] = initial_state.to(dtype).contiguous()
     if cu_seqlens is not None:
@@ -151,7 +154,7 @@ def _backward(
             else _new_tokens(inputs, _as_tokens(log_decay))
         )
         grads["grad_decay"] = of_decay
-    _run(inputs, scale, chunk_size, {"grad_out": readable(grad_out), **grads}, states, backward=True)
+    _run(inputs, scale, chunk_size, {"grad_out": grad_out, **grads}, states, backward=True)
     if of_decay is not None and log_decay is not None:
         if log_decay.ndim == 2:
             # rounded once, after all sums
