@@ -21,8 +21,8 @@ from attensor.ops._checks import check_cu_seqlens, check_qkv, check_same_space
 from attensor.ops._precision import working_dtype
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention import OPERATOR, linear_attention_reference
-from attensor.ops.linear_attention.problem import LinearAttentionProblem
-from attensor.ops.linear_attention.step import STEP, StepProblem, linear_attention_step_reference
+from attensor.ops.linear_attention.problem import LinearAttentionProblem, StepProblem
+from attensor.ops.linear_attention.step import STEP, linear_attention_step_reference
 
 __all__ = [
     "Denominator",

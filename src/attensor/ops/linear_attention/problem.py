@@ -8,10 +8,10 @@ from typing import NamedTuple
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_float, check_qkv, check_same_space
+from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, check_qkv, check_same_space
 from attensor.ops._precision import working_dtype
 
-__all__ = ["Inputs", "LinearAttentionProblem", "check_decay"]
+__all__ = ["Inputs", "LinearAttentionProblem", "StepProblem"]
 
 
 class Inputs(NamedTuple):
@@ -99,6 +99,48 @@ class LinearAttentionProblem:
                 "pass the state that an earlier call returned."
             )
         check_float(name, "initial_state", state, self.q)
+
+
+@dataclass(frozen=True)
+class StepProblem:
+    """The arguments of `linear_attention_step`, with the scale filled in."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    state: Tensor
+    log_decay: Tensor | None
+    scale: float
+    state_slots: Tensor | None
+
+    def check(self, name: str) -> None:
+        """Refuse what does not fit together; raises as the public function does."""
+        check_qkv(name, self.q, self.k, self.v, space_dims=(0,))
+        expected = (*self.q.shape, self.v.shape[-1])
+        slots = self.state_slots
+        if slots is None and self.state.shape != expected:
+            raise ShapeError(f"{name}: state must be [B, H, K, V] = {list(expected)}, got {list(self.state.shape)}.")
+        if slots is not None and (self.state.shape[1:] != expected[1:] or not len(self.state)):
+            raise ShapeError(
+                f"{name}: state must be a pool [S, *{list(expected[1:])}] of S >= 1, got {list(self.state.shape)}."
+            )
+        check_float(name, "state", self.state, self.q)
+        if slots is not None:
+            check_integers(name, "state_slots", slots, self.q)
+            if slots.shape != self.q.shape[:1]:
+                raise ShapeError(f"{name}: state_slots must be [B] = [{len(self.q)}], got {list(slots.shape)}.")
+        if self.log_decay is not None:
+            check_decay(name, self.q, self.k, self.log_decay)
+
+    def decays(self) -> Tensor | None:
+        """log_decay as [B, H, K or 1] in the working precision."""
+        x = self.log_decay
+        if x is None:
+            return None
+        batch, heads, _ = self.q.shape
+        x = x.to(working_dtype(self.q, self.v))
+        x = x.expand(batch, -1).unsqueeze(-1) if x.ndim == 1 else x.unsqueeze(-1) if x.ndim == 2 else x
+        return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
 def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:

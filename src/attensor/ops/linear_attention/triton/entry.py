@@ -7,8 +7,7 @@ from torch import Tensor
 
 from attensor.ops._kernel import register
 from attensor.ops.linear_attention.kernels import bind, recur, sum_heads
-from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem
-from attensor.ops.linear_attention.step import StepProblem
+from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, StepProblem
 from attensor.ops.linear_attention.triton import launch, passes
 from attensor.ops.linear_attention.triton.plan import Plan
 
