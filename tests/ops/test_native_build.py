@@ -79,7 +79,7 @@ class Workshop:
 
     def forget(self) -> None:
         """As if this process had asked for nothing yet."""
-        for cached in (build._begin, build._key):
+        for cached in (build._begin, build._key, build.why_not_by_default):
             cached.cache_clear()
 
     def answer(self) -> int:

@@ -10,6 +10,7 @@ from attensor.errors import ShapeError
 __all__ = [
     "check_broadcast",
     "check_cu_seqlens",
+    "check_decay",
     "check_devices",
     "check_float",
     "check_integers",
@@ -101,6 +102,20 @@ def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
     if tensor.dtype not in _INTEGERS:
         raise TypeError(f"{name}: {argument} must be int32 or int64, got {tensor.dtype}; use .long().")
     check_devices(name, q, **{argument: tensor})
+
+
+def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
+    """Refuse decays that are not [Hd], [.., Hd] or [.., Hd, K] for q [.., H, K] and k [.., Hkv, K], Hd = H or Hkv."""
+    *tokens, heads, key_dim = q.shape
+    shape = list(log_decay.shape)
+    for decays in (heads, k.shape[-2]):
+        if shape in ([decays], [*tokens, decays], [*tokens, decays, key_dim]):
+            return check_float(name, "log_decay", log_decay, q)
+    place = "B, T" if len(tokens) == 2 else "B"
+    raise ShapeError(
+        f"{name}: log_decay {shape} is none of [H], [{place}, H] and [{place}, H, K] for q {list(q.shape)}, with H or "
+        f"the {k.shape[-2]} key heads. Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
+    )
 
 
 def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:

@@ -211,10 +211,10 @@ def _why_not_cpp(device: torch.device, demanded: bool) -> str | None:
         return f"cpp kernels run on a CPU, the tensors are on {device.type}"
     # imported here: the kernels are looked for by the first operator that has some
     if torch.compiler.is_compiling():
-        from attensor.ops._native.traced import why_not
+        from attensor.ops._native import traced as build
     else:
-        from attensor.ops._native.build import why_not
-    return why_not(demanded)
+        from attensor.ops._native import build  # type: ignore[no-redef]
+    return build.why_not(True) if demanded else build.why_not_by_default()
 
 
 def _check_name(name: str) -> None:

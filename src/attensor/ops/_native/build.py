@@ -24,7 +24,7 @@ from pathlib import Path
 from attensor.errors import BackendError
 from attensor.ops._native.compiler import OPTIONS, compile_library, compiler, version
 
-__all__ = ["SOURCES", "build", "library", "why_not"]
+__all__ = ["SOURCES", "build", "library", "why_not", "why_not_by_default"]
 
 SOURCES = Path(__file__).parents[1]  # each operator's kernels are in its own folder `cpp`
 
@@ -48,16 +48,23 @@ def library() -> ctypes.CDLL:
 def why_not(demanded: bool = False) -> str | None:
     """The reason why this process does not take the kernels, or None when it does.
 
-    The first question decides for the process, so that its numbers do not depend on when a build is finished; it also
-    starts one where nothing is kept.
-
     Args:
-        demanded: count kernels too that were finished after that.
+        demanded: count kernels too that were finished after the process began without.
     """
     found = _begin()
     if demanded and isinstance(found, str):
         found = _look()
     return found if isinstance(found, str) else None
+
+
+@functools.cache
+def why_not_by_default() -> str | None:
+    """The reason why this process does not take the kernels unasked; the same at every call.
+
+    The first question decides for the process, so that its numbers do not depend on when a build is finished; it also
+    starts one where nothing is kept.
+    """
+    return why_not()
 
 
 def build() -> Path:

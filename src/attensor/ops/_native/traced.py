@@ -9,7 +9,7 @@ import torch
 
 from attensor.ops._native import build
 
-__all__ = ["why_not"]
+__all__ = ["why_not", "why_not_by_default"]
 
 
 def why_not(demanded: bool) -> str | None:
@@ -17,5 +17,11 @@ def why_not(demanded: bool) -> str | None:
     return build.why_not(demanded)
 
 
+def why_not_by_default() -> str | None:
+    """What `build.why_not_by_default` says."""
+    return build.why_not()
+
+
 # called, not written as a decorator, which has no types and would take them away
 torch.compiler.assume_constant_result(why_not)  # type: ignore[no-untyped-call]
+torch.compiler.assume_constant_result(why_not_by_default)  # type: ignore[no-untyped-call]

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from attensor.ops._operator import Implementation, Operator
+from attensor.ops.linear_attention import chunked
+from attensor.ops.linear_attention.cpp import recurrence as cpp
 from attensor.ops.linear_attention.definition import define
-from attensor.ops.linear_attention.problem import LinearAttentionProblem
+from attensor.ops.linear_attention.problem import LinearAttentionProblem, causal_only
 from attensor.ops.linear_attention.step import linear_attention_step as linear_attention_step
 from attensor.ops.linear_attention.step import linear_attention_step_reference as linear_attention_step_reference
 
@@ -28,9 +30,6 @@ __all__ = [
     "linear_attention_step",
     "linear_attention_step_reference",
 ]
-
-# measured on a CPU, forward and backward, for K = V = 32 to 128; C++ takes half of it up to K = V = 64
-_CHUNK_SIZE = 64
 
 
 def linear_attention(
@@ -111,50 +110,25 @@ def _reference(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
     return out, state.squeeze(problem.batch_dim)
 
 
-def _torch(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
-    # imported here: a call loads what it needs
-    if not problem.is_causal:
-        from attensor.ops.linear_attention.bidirectional import bidirectional
-
-        return bidirectional(problem)
-    from attensor.ops.linear_attention.chunked import recurrence
-    from attensor.ops.linear_attention.kernels import recur
-
-    return recur(recurrence, problem, problem.chunk_size or _CHUNK_SIZE)
-
-
-def _cpp(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
-    # imported here: the kernels are looked for by the first call
-    from attensor.ops.linear_attention.cpp.recurrence import recurrence
-    from attensor.ops.linear_attention.kernels import recur
-
-    is_wide = max(problem.q.shape[3], problem.v.shape[3]) > _CHUNK_SIZE
-    return recur(recurrence, problem, problem.chunk_size or (_CHUNK_SIZE if is_wide else _CHUNK_SIZE // 2))
-
-
 def _triton(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
     # imported here: triton is an optional library
-    from attensor.ops.linear_attention.triton import chunked
+    from attensor.ops.linear_attention import triton
 
-    return chunked(problem)
-
-
-def _why_not_cpp(problem: LinearAttentionProblem) -> str | None:
-    return None if problem.is_causal else "no is_causal=False: two large matrix products, which torch does as well"
+    return triton.chunked(problem)
 
 
 def _why_not_triton(problem: LinearAttentionProblem) -> str | None:
     if torch.float64 in (problem.q.dtype, problem.v.dtype):
         return "the kernels compute in float32, not float64"
-    return _why_not_cpp(problem)
+    return causal_only(problem)
 
 
 OPERATOR: Operator[LinearAttentionProblem, tuple[Tensor, Tensor]] = Operator(
     "linear_attention",
     {
         "reference": Implementation(_reference),
-        "torch": Implementation(_torch),
-        "cpp": Implementation(_cpp, _why_not_cpp),
+        "torch": Implementation(chunked.run),
+        "cpp": Implementation(cpp.run, causal_only),
         "triton": Implementation(_triton, _why_not_triton),
     },
 )

@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from attensor.ops._packing import chunks_of
-from attensor.ops._precision import full_precision, working_dtype
-from attensor.ops.linear_attention.kernels import bind
-from attensor.ops.linear_attention.problem import Inputs
+from attensor.ops._precision import WORKING, full_precision
+from attensor.ops.linear_attention.bidirectional import bidirectional
+from attensor.ops.linear_attention.definition import define
+from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, bind, recur
 
-__all__ = ["recurrence"]
+__all__ = ["run"]
 
 # numbers in one [n, N, C, D] tensor of a segment: a core's cache, or enough to fill a GPU
 _CPU_SEGMENT, _GPU_SEGMENT = 2**18, 2**24
@@ -45,6 +46,13 @@ class _Segment(NamedTuple):
     state: Tensor
     begins: Tensor | None  # [n, N, K, V], the states that sequences begin with
     starts: Tensor | None  # [n, 1, 1, 1], whether a chunk is a sequence's first
+
+
+def run(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
+    """Output [B, T, H, V] and states; not causal, two products of whole sequences."""
+    if not problem.is_causal:
+        return bidirectional(problem)
+    return recur(recurrence, (64, 64), problem)  # chunks as measured, forward and backward
 
 
 def _count_segments(inputs: Inputs, size: int) -> int:
@@ -67,7 +75,7 @@ class _Chunks:
     def __init__(self, inputs: Inputs, size: int, segments: int) -> None:
         self.inputs, self.size = inputs, size
         self.batch, tokens, self.heads, _ = inputs.q.shape
-        self.dtype = working_dtype(inputs.q, inputs.v)
+        self.dtype = WORKING[inputs.q.dtype, inputs.v.dtype]
         self.count, self.token = -(-tokens // size), None
         if inputs.cu_seqlens is not None:
             self.token, self.sequence = chunks_of(inputs.cu_seqlens, tokens, size)
@@ -297,5 +305,5 @@ def _differentiate(part: _Segment, grad_out: Tensor, ends: Tensor, scale: float)
 
 
 recurrence = bind(
-    "torch_linear_attention", _forward, _backward, _count_segments, devices=("CompositeExplicitAutograd",)
+    "torch_linear_attention", _forward, _backward, _count_segments, define, ("CompositeExplicitAutograd",)
 )

@@ -1,17 +1,24 @@
-"""One call of `linear_attention`, checked."""
+"""The problems of linear attention, and what its forms share: their inputs, and how a pair of kernels becomes one.
+
+Sizes: B batch, T tokens, H query heads, Hkv key/value heads, K key and V value channels, R rows of states, S kept
+states of the forward pass.
+"""
+# mypy: disable-error-code="no-untyped-call, no-any-return"
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, check_qkv, check_same_space
-from attensor.ops._precision import working_dtype
+from attensor.ops._checks import check_cu_seqlens, check_decay, check_float, check_integers, check_qkv, check_same_space
+from attensor.ops._kernel import differentiable, register
+from attensor.ops._precision import WORKING, working_dtype
 
-__all__ = ["Inputs", "LinearAttentionProblem", "StepProblem"]
+__all__ = ["Inputs", "LinearAttentionProblem", "StepProblem", "bind", "causal_only", "products", "recur", "sum_heads"]
 
 
 class Inputs(NamedTuple):
@@ -36,7 +43,7 @@ class Inputs(NamedTuple):
     def new_states(self, rows: int) -> Tensor:
         """[rows, B, H, K, V] in the working precision, to be filled."""
         batch, _, heads, key_dim = self.q.shape
-        return self.q.new_empty(rows, batch, heads, key_dim, self.v.shape[3], dtype=working_dtype(self.q, self.v))
+        return self.q.new_empty(rows, batch, heads, key_dim, self.v.shape[3], dtype=WORKING[self.q.dtype, self.v.dtype])
 
 
 @dataclass(frozen=True)
@@ -143,15 +150,114 @@ class StepProblem:
         return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 
-def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
-    """Refuse decays that are not [Hd], [.., Hd] or [.., Hd, K] for q [.., H, K] and k [.., Hkv, K], Hd = H or Hkv."""
-    *tokens, heads, key_dim = q.shape
-    shape = list(log_decay.shape)
-    for decays in (heads, k.shape[-2]):
-        if shape in ([decays], [*tokens, decays], [*tokens, decays, key_dim]):
-            return check_float(name, "log_decay", log_decay, q)
-    place = "B, T" if len(tokens) == 2 else "B"
-    raise ShapeError(
-        f"{name}: log_decay {shape} is none of [H], [{place}, H] and [{place}, H, K] for q {list(q.shape)}, with H or "
-        f"the {k.shape[-2]} key heads. Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
-    )
+_INPUTS = "Tensor q, Tensor k, Tensor v, Tensor? log_decay, Tensor? initial_state, Tensor? cu_seqlens"
+_OPTIONS = "float scale, int chunk_size, str schedule"
+
+Recurrence = Callable[[tuple[Tensor | None, ...], tuple[float, int, str]], tuple[Tensor, ...]]
+
+
+def bind(
+    name: str,
+    forward: Callable[..., tuple[Tensor, Tensor, Tensor]],
+    backward: Callable[..., tuple[Tensor | None, ...]],
+    kept_rows: Callable[[Inputs, int], int],
+    definition: Callable[[Inputs, float, bool], tuple[Tensor, Tensor]],
+    devices: Sequence[str] = ("CPU",),
+) -> Recurrence:
+    """The function (inputs, (scale, chunk size, schedule)) -> output [B, T, H, V] and final states [R, B, H, K, V].
+
+    Args:
+        name: of the operators in torch's library.
+        forward: (inputs, scale, chunk size, schedule, S) -> output, final states, kept states [S, B, H, K, V].
+        backward: (inputs, kept, gradients of output and final states, scale, chunk size, schedule, whether that of
+            log_decay is wanted) -> gradients of q, k, v, log_decay (or None) and the initial state, shaped as they are.
+        kept_rows: (inputs, chunk size) -> S, if a backward pass may come.
+        definition: (inputs, scale, True) -> output and final states, for further derivatives.
+        devices: dispatch keys that the kernels run on.
+    """
+
+    def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return forward(Inputs(*arguments[:6]), *arguments[6:])
+
+    def run_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        inputs = Inputs(*arguments[:6])
+        return inputs.new_output(), inputs.new_states(inputs.rows), inputs.new_states(arguments[-1])
+
+    def run_back(*arguments: Any) -> tuple[Tensor | None, ...]:
+        return backward(Inputs(*arguments[:6]), *arguments[6:])
+
+    def run_back_fake(*arguments: Any) -> tuple[Tensor | None, ...]:
+        inputs = Inputs(*arguments[:6])
+        grads = [None if x is None else x.new_empty(x.shape) for x in inputs[:4]]
+        return (*grads[:3], grads[3] if arguments[-1] else None, inputs.new_states(inputs.rows))
+
+    forward_kernel = register(
+        f"{name}({_INPUTS}, {_OPTIONS}, int kept_rows) -> (Tensor, Tensor, Tensor)",
+        run, run_fake, flops=lambda q, k, v, *_: products(q, v), devices=devices,
+    )  # fmt: skip
+    backward_kernel = register(
+        f"{name}_backward({_INPUTS}, Tensor kept, Tensor grad_out, Tensor grad_final, {_OPTIONS}, bool decay) "
+        "-> (Tensor, Tensor, Tensor, Tensor?, Tensor)",
+        run_back, run_back_fake, flops=lambda q, k, v, *_: 2 * products(q, v), devices=devices,
+    )  # fmt: skip
+
+    def passed(tensors: Any, options: Any, keep: bool) -> tuple[Tensor, ...]:
+        rows = kept_rows(Inputs(*tensors), options[1]) if keep else 0
+        return tuple(forward_kernel(*tensors, *options, rows))
+
+    def returned(
+        tensors: Any, kept: Any, grads: tuple[Tensor | None, ...], options: Any, needs: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        inputs = Inputs(*tensors)
+        grad_out = inputs.new_output().zero_() if grads[0] is None else grads[0]
+        grad_final = inputs.new_states(inputs.rows).zero_() if grads[1] is None else grads[1]
+        found = backward_kernel(*inputs, kept[0], grad_out, grad_final, *options, needs[3])
+        state = inputs.initial_state
+        of_state = found[4].to(state.dtype) if state is not None else None
+        return tuple(g if n else None for g, n in zip((*found[:4], of_state, None), needs))
+
+    def define(tensors: Any, options: Any) -> tuple[Tensor, Tensor]:
+        return definition(Inputs(*tensors), options[0], True)
+
+    # where the batch stands in the inputs, the outputs and the kept states
+    dims = (0, 0, 0, 0, 1, None)
+    return differentiable(passed, returned, define, batch_dims=dims, out_dims=(0, 1), kept_dims=(1,))
+
+
+def causal_only(problem: LinearAttentionProblem) -> str | None:
+    """The reason why kernels of the recurrence leave a problem to another form."""
+    return None if problem.is_causal else "no is_causal=False: two large matrix products, which torch does as well"
+
+
+def recur(
+    recurrence: Recurrence, chunk_sizes: tuple[int, int], problem: LinearAttentionProblem, schedule: str = ""
+) -> tuple[Tensor, Tensor]:
+    """Output and state as users see them.
+
+    Args:
+        recurrence: from `bind`.
+        chunk_sizes: tokens in a chunk if K and V are at most 64, and if one is wider; never many more than there are.
+        problem: a causal one.
+        schedule: passed on.
+    """
+    row, inputs = problem.batch_dim, problem.inputs
+    narrow, wide = chunk_sizes
+    largest = problem.chunk_size or (wide if max(problem.q.shape[3], problem.v.shape[3]) > 64 else narrow)
+    size = 1
+    while size < largest and size < problem.q.shape[1]:
+        size *= 2
+    out, state = recurrence(inputs, (problem.scale, size, schedule))
+    return out, state.squeeze(row)
+
+
+def products(q: Sequence[int], v: Sequence[int]) -> int:
+    """Useful floating-point operations of a pass: writing and reading K x V states, for each token and query head."""
+    return 4 * q[0] * q[1] * q[2] * q[3] * v[3]
+
+
+def sum_heads(x: Tensor, like: Tensor, dim: int = 2) -> Tensor:
+    """x with H heads in `dim`, summed over the query heads that share one of `like`'s, in its dtype."""
+    heads = like.shape[dim]
+    if x.shape[dim] != heads:
+        x = x.unflatten(dim, (heads, x.shape[dim] // heads)).sum(dim + 1)
+    return x.to(like.dtype)

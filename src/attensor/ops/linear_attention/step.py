@@ -9,6 +9,7 @@ from torch import Tensor
 
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops._precision import full_precision, working_dtype
+from attensor.ops.linear_attention.cpp import step as cpp
 from attensor.ops.linear_attention.definition import advance
 from attensor.ops.linear_attention.problem import StepProblem
 
@@ -113,10 +114,7 @@ def _torch(x: StepProblem) -> tuple[Tensor, Tensor]:
 
 
 def _cpp(x: StepProblem) -> tuple[Tensor, Tensor]:
-    # imported here: the kernels are looked for by the first call
-    from attensor.ops.linear_attention.cpp.step import step
-
-    out, state = step((x.q, x.k, x.v, x.state, x.decays()), (x.scale,))
+    out, state = cpp.step((x.q, x.k, x.v, x.state, x.decays()), (x.scale,))
     return out, state
 
 

@@ -6,17 +6,18 @@ Sizes: B batch, T tokens, H query heads, K key and V value channels, R rows of s
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 
 import torch
 from torch import Tensor
 
 from attensor.ops._native.tensors import STORAGE, TensorView, kernel, readable
-from attensor.ops._precision import working_dtype
-from attensor.ops.linear_attention.kernels import bind, sum_heads
-from attensor.ops.linear_attention.problem import Inputs
+from attensor.ops._precision import WORKING
+from attensor.ops.linear_attention.definition import define
+from attensor.ops.linear_attention.problem import Inputs, bind, recur, sum_heads
 
-__all__ = ["recurrence"]
+__all__ = ["run"]
 
 _TENSORS = "q k v out log_decay grad_out grad_q grad_k grad_v grad_decay"
 _POINTERS = "initial_state final_state checkpoints grad_initial grad_final cu_seqlens"
@@ -65,7 +66,7 @@ def _run(
         MemoryError: C++ got no memory.
     """
     q, k, v, log_decay, initial_state, cu_seqlens = inputs
-    dtype = working_dtype(q, v)
+    dtype = WORKING[q.dtype, v.dtype]
     gates = None if log_decay is None else _as_tokens(log_decay).expand(q.shape[0], -1, -1, -1)
     # kept by name: a pointer does not keep what it points to
     given = {"q": q, "k": k, "v": v, **tokens}
@@ -82,12 +83,16 @@ def _run(
     pointers = [states[name].data_ptr() if name in states else 0 for name in _POINTERS.split()]
     batch, length, heads, key_dim = q.shape
     call = _LAYOUT.pack(
-        *views, *pointers, batch, length, inputs.rows, states["checkpoints"].nbytes, heads, k.shape[2],
+        *views, *pointers, batch, length, _rows(inputs), states["checkpoints"].nbytes, heads, k.shape[2],
         heads if gates is None else gates.shape[2], key_dim, v.shape[3], chunk, _segment_size(inputs, chunk),
         0 if log_decay is None else log_decay.ndim - 1, torch.get_num_threads(), scale,
     )  # fmt: skip
     if not kernel("linear_attention", _Call, dtype)(call, int(backward)):
         raise MemoryError("linear_attention: the cpp back-end got no memory.")
+
+
+def _rows(inputs: Inputs) -> int:
+    return 1 if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
 
 
 def _as_tokens(log_decay: Tensor) -> Tensor:
@@ -107,7 +112,7 @@ def _new_tokens(inputs: Inputs, like: Tensor) -> Tensor:
 def _new(inputs: Inputs, sizes: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
     # when packed, tokens may lie outside all sequences, and there may be more kept states than are needed
     make = inputs.q.new_empty if inputs.cu_seqlens is None else inputs.q.new_zeros
-    return make(sizes, dtype=dtype or working_dtype(inputs.q, inputs.v))
+    return make(sizes, dtype=dtype or WORKING[inputs.q.dtype, inputs.v.dtype])
 
 
 def _segment_size(inputs: Inputs, chunk_size: int) -> int:
@@ -117,20 +122,20 @@ def _segment_size(inputs: Inputs, chunk_size: int) -> int:
     anew, fit into a cache: memory that is written once and read once costs more than the products.
     """
     key_dim, value_dim = inputs.q.shape[3], inputs.v.shape[3]
-    fitting = _CACHE_BYTES // max(1, key_dim * value_dim * working_dtype(inputs.q, inputs.v).itemsize)
+    fitting = _CACHE_BYTES // max(1, key_dim * value_dim * WORKING[inputs.q.dtype, inputs.v.dtype].itemsize)
     return max(1, -(-value_dim // chunk_size), min(fitting, _MOST_CHUNKS))
 
 
 def _kept_rows(inputs: Inputs, chunk_size: int) -> int:
     # enough for sequences of any lengths, because sum(ceil(length / span)) <= T // span + R
-    return inputs.q.shape[1] // (chunk_size * _segment_size(inputs, chunk_size)) + inputs.rows
+    return inputs.q.shape[1] // (chunk_size * _segment_size(inputs, chunk_size)) + _rows(inputs)
 
 
 def _forward(inputs: Inputs, scale: float, chunk_size: int, _: str, kept_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     sizes = (*inputs.q.shape[::2], inputs.q.shape[3], inputs.v.shape[3])
     out_dtype = inputs.v.dtype if inputs.v.dtype in STORAGE else None
     out = _new(inputs, (*inputs.q.shape[:3], inputs.v.shape[3]), out_dtype)
-    final, kept = _new(inputs, (inputs.rows, *sizes)), _new(inputs, (kept_rows, *sizes))
+    final, kept = _new(inputs, (_rows(inputs), *sizes)), _new(inputs, (kept_rows, *sizes))
     _run(inputs, scale, chunk_size, {"out": out}, {"final_state": final, "checkpoints": kept}, backward=False)
     return out.to(inputs.v.dtype), final, kept
 
@@ -141,7 +146,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
     q, k, v, log_decay, *_rest = inputs
     grads = {f"grad_{name}": _new_tokens(inputs, x) for name, x in zip("qkv", (q, k, v))}
-    dtype = working_dtype(q, v)
+    dtype = WORKING[q.dtype, v.dtype]
     states = {"checkpoints": kept, "grad_final": grad_final.to(dtype).contiguous()}
     states["grad_initial"] = _new(inputs, tuple(grad_final.shape))
     of_decay = None
@@ -149,7 +154,7 @@ def _backward(
         # of a constant decay one number for each state
         is_constant = log_decay.ndim == 2
         of_decay = (
-            q.new_zeros(inputs.rows, *q.shape[::2], 1, dtype=dtype)
+            q.new_zeros(_rows(inputs), *q.shape[::2], 1, dtype=dtype)
             if is_constant
             else _new_tokens(inputs, _as_tokens(log_decay))
         )
@@ -166,4 +171,5 @@ def _backward(
     return (*found, of_decay, states["grad_initial"])
 
 
-recurrence = bind("cpp_linear_attention", _forward, _backward, _kept_rows)
+recurrence = bind("cpp_linear_attention", _forward, _backward, _kept_rows, define)
+run = functools.partial(recur, recurrence, (32, 64))  # chunks as measured, forward and backward

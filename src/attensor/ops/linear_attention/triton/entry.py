@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from attensor.ops._kernel import register
-from attensor.ops.linear_attention.kernels import bind, recur, sum_heads
-from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, StepProblem
+from attensor.ops.linear_attention.definition import define
+from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, StepProblem, bind, recur, sum_heads
 from attensor.ops.linear_attention.triton import launch, passes
 from attensor.ops.linear_attention.triton.plan import Plan
 
 __all__ = ["chunked", "step"]
 
-_CHUNK_SIZE, _SMALLEST_CHUNK = 64, 16
+_SMALLEST_CHUNK = 16
 _DEVICES = ("CPU", "CUDA")
 
 
@@ -32,7 +32,7 @@ def chunked(problem: LinearAttentionProblem, schedule: str | None = None) -> tup
     if schedule is not None and schedule not in passes.SCHEDULES:
         names = ", ".join(map(repr, passes.SCHEDULES))
         raise ValueError(f"linear_attention: unknown schedule {schedule!r}; choose one of {names} or None.")
-    return recur(_recurrence, problem, problem.chunk_size or _CHUNK_SIZE, schedule or "")
+    return recur(_recurrence, (64, 64), problem, schedule or "")
 
 
 def step(x: StepProblem) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def _backward(
     return found.q.to(q.dtype), sum_heads(found.k, k), sum_heads(found.v, v), of_decay, found.initial_state
 
 
-_recurrence = bind("triton_linear_attention", _forward, _backward, lambda inputs, size: 0, _DEVICES)
+_recurrence = bind("triton_linear_attention", _forward, _backward, lambda inputs, size: 0, define, _DEVICES)
 
 
 def _run_decode(
