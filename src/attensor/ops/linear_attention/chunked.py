@@ -266,7 +266,7 @@ def _backward(
                 ends = after[chunks.writes[own]]
                 ends[-1] += state
             found = _differentiate(
-                chunks.read(own, kept[number].flatten(0, 1), initial), chunks.cut(grad_out, own), ends, scale
+                chunks.read(own, kept[number].flatten(0, 1), initial), chunks.cut(grad_out, own), ends, scale, decay
             )
             for x, out in zip(found[:3], grads):
                 chunks.join(x, out, own)
@@ -289,8 +289,8 @@ def _states_unread(inputs: Inputs, grad_final: Tensor) -> Tensor:
     return torch.where(is_empty[:, None, None, None], grad_final, 0.0)
 
 
-def _differentiate(part: _Segment, grad_out: Tensor, ends: Tensor, scale: float) -> list[Any]:
-    """Gradients of a segment's tensors, in their order."""
+def _differentiate(part: _Segment, grad_out: Tensor, ends: Tensor, scale: float, decay: bool) -> list[Any]:
+    """Gradients of a segment's tensors, in their order; that of the gates only if it is wanted."""
     # the library's operators run where autograd has done its part already, and it is needed once more
     excluded = torch._C._dispatch_tls_local_exclude_set()
     for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
@@ -298,10 +298,12 @@ def _differentiate(part: _Segment, grad_out: Tensor, ends: Tensor, scale: float)
     included = torch._C._dispatch_tls_local_include_set()
     with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
         leaves = [None if x is None else x.detach().requires_grad_() for x in part[:6]]
+        if part.gates is not None and not decay:
+            leaves[3] = part.gates.detach()
         outs = _run(_Segment(*leaves, part.starts), scale)  # type: ignore[arg-type, call-arg]
-        given = [x for x in leaves if x is not None]
+        given = [x for x in leaves if x is not None and x.requires_grad]
         found = iter(torch.autograd.grad(outs, given, (grad_out.flatten(1, 2), ends)))
-    return [None if x is None else next(found) for x in leaves]
+    return [None if x is None or not x.requires_grad else next(found) for x in leaves]
 
 
 recurrence = bind(
