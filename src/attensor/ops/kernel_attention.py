@@ -66,24 +66,20 @@ def kernel_attention(
     output_final_state: bool = False,
     cu_seqlens: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Linear attention of features, unscaled.
+    """Linear attention of features, unscaled; the form is the context's (`attensor.backend`) or the best.
 
     Args:
-        q: [B, T, H, K], any float dtype, any strides.
-        k: [B, T, Hkv, K]; H is a multiple of Hkv.
-        v: [B, T, Hkv, V].
+        q, k, v: [B, T, H, K], [B, T, Hkv, K] and [B, T, Hkv, V], any float dtype and strides; H a multiple of Hkv.
         feature_map: `"elu+1"`, `"relu"`, `"silu"`, or a function or module [B, T, heads, K] -> [B, T, heads, M], such
-            as `ops.feature_maps.PositiveRandomFeatures`; for queries and keys, in float32 at least. M takes K's place
-            in log_decay and the states.
-        position_map: function of the features [B, T, heads, M] used in the numerator only (rotary embedding, RALA).
-        denominator: divides each output by the sum of its weights; see `Denominator`. The state has one more value
-            column then, [B, H, M, V + 1]: the decayed sum of the keys.
-        log_decay, is_causal, initial_state, output_final_state, cu_seqlens: as in `linear_attention`.
+            as `ops.feature_maps.PositiveRandomFeatures`; in float32 at least. M takes K's place in the states.
+        position_map: function of the features used in the numerator only (rotary embedding, RALA).
+        denominator: see `Denominator`. The state has one more value column then, the decayed sum of the keys.
+        log_decay, is_causal, initial_state, output_final_state, cu_seqlens: as in `linear_attention`, M for K.
     Returns:
         out [B, T, H, V] in v's dtype, and the state or None, as `linear_attention`.
     Raises:
-        ShapeError, TypeError, ValueError: as `linear_attention`; also unknown features, and a state asked of
-            positions with a denominator.
+        ShapeError, TypeError, ValueError: as `linear_attention`; unknown features; a state asked of positions with a
+            denominator.
     Cost: as `linear_attention`, with M for K and, with a denominator, V + 1 for V.
     """
     name = "kernel_attention"

@@ -176,6 +176,37 @@ def bind(
         devices: dispatch keys that the kernels run on.
     """
 
+    forward_kernel, backward_kernel = _registered(name, forward, backward, devices)
+
+    def passed(tensors: Any, options: Any, keep: bool) -> tuple[Tensor, ...]:
+        rows = kept_rows(Inputs(*tensors), options[1]) if keep else 0
+        return tuple(forward_kernel(*tensors, *options, rows))
+
+    def returned(
+        tensors: Any, kept: Any, grads: tuple[Tensor | None, ...], options: Any, needs: tuple[bool, ...]
+    ) -> tuple[Tensor | None, ...]:
+        inputs = Inputs(*tensors)
+        grad_out = inputs.new_output().zero_() if grads[0] is None else grads[0]
+        grad_final = inputs.new_states(inputs.rows).zero_() if grads[1] is None else grads[1]
+        found = backward_kernel(*inputs, kept[0], grad_out, grad_final, *options, needs[3])
+        of_state = None if inputs.initial_state is None else found[4].to(inputs.initial_state.dtype)
+        return tuple(g if n else None for g, n in zip((*found[:4], of_state, None), needs))
+
+    return differentiable(
+        passed,
+        returned,
+        lambda tensors, options: definition(Inputs(*tensors), options[0], True),
+        batch_dims=(0, 0, 0, 0, 1, None),
+        out_dims=(0, 1),
+        kept_dims=(1,),
+    )
+
+
+def _registered(
+    name: str, forward: Callable[..., Any], backward: Callable[..., Any], devices: Sequence[str]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Both passes as operators of torch's library, with what they compute on fake tensors and cost."""
+
     def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         return forward(Inputs(*arguments[:6]), *arguments[6:])
 
@@ -200,28 +231,7 @@ def bind(
         "-> (Tensor, Tensor, Tensor, Tensor?, Tensor)",
         run_back, run_back_fake, flops=lambda q, k, v, *_: 2 * products(q, v), devices=devices,
     )  # fmt: skip
-
-    def passed(tensors: Any, options: Any, keep: bool) -> tuple[Tensor, ...]:
-        rows = kept_rows(Inputs(*tensors), options[1]) if keep else 0
-        return tuple(forward_kernel(*tensors, *options, rows))
-
-    def returned(
-        tensors: Any, kept: Any, grads: tuple[Tensor | None, ...], options: Any, needs: tuple[bool, ...]
-    ) -> tuple[Tensor | None, ...]:
-        inputs = Inputs(*tensors)
-        grad_out = inputs.new_output().zero_() if grads[0] is None else grads[0]
-        grad_final = inputs.new_states(inputs.rows).zero_() if grads[1] is None else grads[1]
-        found = backward_kernel(*inputs, kept[0], grad_out, grad_final, *options, needs[3])
-        state = inputs.initial_state
-        of_state = found[4].to(state.dtype) if state is not None else None
-        return tuple(g if n else None for g, n in zip((*found[:4], of_state, None), needs))
-
-    def define(tensors: Any, options: Any) -> tuple[Tensor, Tensor]:
-        return definition(Inputs(*tensors), options[0], True)
-
-    # where the batch stands in the inputs, the outputs and the kept states
-    dims = (0, 0, 0, 0, 1, None)
-    return differentiable(passed, returned, define, batch_dims=dims, out_dims=(0, 1), kept_dims=(1,))
+    return forward_kernel, backward_kernel
 
 
 def causal_only(problem: LinearAttentionProblem) -> str | None:
