@@ -167,13 +167,12 @@ def bind(
     """The function (inputs, (scale, chunk size, schedule)) -> output [B, T, H, V] and final states [R, B, H, K, V].
 
     Args:
-        name: of the operators in torch's library.
+        name, devices: of the operators in torch's library, and the dispatch keys that they run on.
         forward: (inputs, scale, chunk size, schedule, S) -> output, final states, kept states [S, B, H, K, V].
         backward: (inputs, kept, gradients of output and final states, scale, chunk size, schedule, whether that of
             log_decay is wanted) -> gradients of q, k, v, log_decay (or None) and the initial state, shaped as they are.
         kept_rows: (inputs, chunk size) -> S, if a backward pass may come.
         definition: (inputs, scale, True) -> output and final states, for further derivatives.
-        devices: dispatch keys that the kernels run on.
     """
 
     forward_kernel, backward_kernel = _registered(name, forward, backward, devices)
@@ -182,9 +181,7 @@ def bind(
         rows = kept_rows(Inputs(*tensors), options[1]) if keep else 0
         return tuple(forward_kernel(*tensors, *options, rows))
 
-    def returned(
-        tensors: Any, kept: Any, grads: tuple[Tensor | None, ...], options: Any, needs: tuple[bool, ...]
-    ) -> tuple[Tensor | None, ...]:
+    def returned(tensors: Any, kept: Any, grads: Any, options: Any, needs: Any) -> tuple[Tensor | None, ...]:
         inputs = Inputs(*tensors)
         grad_out = inputs.new_output().zero_() if grads[0] is None else grads[0]
         grad_final = inputs.new_states(inputs.rows).zero_() if grads[1] is None else grads[1]
@@ -192,14 +189,12 @@ def bind(
         of_state = None if inputs.initial_state is None else found[4].to(inputs.initial_state.dtype)
         return tuple(g if n else None for g, n in zip((*found[:4], of_state, None), needs))
 
-    return differentiable(
-        passed,
-        returned,
-        lambda tensors, options: definition(Inputs(*tensors), options[0], True),
-        batch_dims=(0, 0, 0, 0, 1, None),
-        out_dims=(0, 1),
-        kept_dims=(1,),
-    )
+    def define(tensors: Any, options: Any) -> tuple[Tensor, Tensor]:
+        return definition(Inputs(*tensors), options[0], True)
+
+    # where the batch stands in the inputs, the outputs and the kept states
+    dims = (0, 0, 0, 0, 1, None)
+    return differentiable(passed, returned, define, batch_dims=dims, out_dims=(0, 1), kept_dims=(1,))
 
 
 def _registered(
