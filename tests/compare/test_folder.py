@@ -9,9 +9,8 @@ from datetime import datetime
 import pytest
 
 from attensor.compare.config import CompareConfig
-from attensor.compare.folder import new_run, reopened
+from attensor.compare.folder import check_disk, new_run, reopened
 from attensor.compare.plan import Plan, make_plan
-from attensor.compare.preflight import check_disk
 from attensor.errors import BackendError
 from tests.compare.test_subjects import USER_FILE
 

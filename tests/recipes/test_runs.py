@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from attensor.compare.fits import growth
 from attensor.recipes import RecipeConfig, _runs
-from attensor.recipes._runs import Runs, growth, measure, trained
+from attensor.recipes._runs import Runs, measure, trained
 from attensor.train import TrainConfig
 
 RUNS = Runs(

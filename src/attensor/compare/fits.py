@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Leader", "exponent", "leaders", "ranked", "tied"]
+__all__ = ["Leader", "exponent", "growth", "leaders", "ranked", "tied"]
+
+
+def growth(points: Sequence[tuple[float, float]]) -> float:
+    """The power with which y grows with x: least squares through the points (x, y) on logarithmic axes."""
+    x, y = ([math.log(value) for value in values] for values in zip(*points, strict=True))
+    return statistics.linear_regression(x, y).slope
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """The power of the length with which a cost grows: slope of a least-squares line through the logarithms.
+    """The power of the length with which a cost grows, by `growth`.
 
     Only the upper half of the lengths counts (at least three points), where constant costs no longer hide the growth.
 
@@ -23,11 +30,7 @@ def exponent(points: Sequence[tuple[float, float]]) -> float | None:
     upper = sorted(points)[-max(3, math.ceil(len(points) / 2)) :]
     if len(upper) < 3 or any(cost <= 0 for _, cost in upper):
         return None
-    xs = [math.log(length) for length, _ in upper]
-    ys = [math.log(cost) for _, cost in upper]
-    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
-    covariance = sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True))
-    return covariance / sum((x - x_mean) ** 2 for x in xs)
+    return growth(upper)
 
 
 def ranked(rows: Sequence[dict[str, Any]], *, lower_is_better: bool, key: str = "score") -> list[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -10,12 +12,11 @@ from pathlib import Path
 from attensor.compare.artefacts import Measured
 from attensor.compare.config import CompareConfig
 from attensor.compare.plan import Plan
-from attensor.compare.preflight import check_disk
 from attensor.compare.subjects import Subject
 from attensor.errors import BackendError
 from attensor.files import new_folder
 
-__all__ = ["is_measured", "is_trained", "new_run", "reopened"]
+__all__ = ["check_disk", "is_measured", "is_trained", "new_run", "reopened"]
 
 # results, logs and the report with its plotting library
 _FIXED_BYTES = 20_000_000
@@ -90,6 +91,36 @@ def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether cost, and decoding for text, are done."""
     files = ("cost.json", "decode.json") if plan.task.decodes else ("cost.json",)
     return all((found := Measured.load(subject.folder(run) / file)) is not None and found.finished for file in files)
+
+
+def check_disk(folder: Path, needed_bytes: int) -> None:
+    """Create `folder`, write and sync a probe file in it, and compare the free space with `needed_bytes`.
+
+    Raises:
+        OSError: the folder cannot be made or written, or too little space is left; the message says which.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        with probe.open("wb") as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"--out {folder}: cannot be written ({error.strerror}). Choose another folder with --out."
+        ) from error
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        raise OSError(
+            f"--out {folder}: the run needs about {_megabytes(needed_bytes)} for checkpoints and results, "
+            f"{_megabytes(free)} are free. Make room or choose another disk with --out."
+        )
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"
 
 
 def _plain(value: object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,6 @@ from attensor.compare.phases import run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.progress import Watch
 from attensor.compare.results import write_results
-from attensor.compare.subjects import Subject
-from attensor.errors import MissingExtraError
 from attensor.files import locked
 from attensor.lab import Display, Interruption
 
@@ -67,22 +66,12 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
             if is_trained(run, subject, plan):
                 watch.finished(subject.name, is_measured=is_measured(run, subject, plan))
 
-        def phase(which: str, of: list[Subject], at_once: int) -> None:
-            run_phase(
-                run,
-                plan,
-                which,
-                of,
-                at_once=at_once,
-                interruption=interruption,
-                watch=watch,
-                on_end=lambda: write_results(run, plan),
-            )
-
-        phase("train", [s for s in plan.subjects if not is_trained(run, s, plan)], plan.jobs)
+        keep = partial(write_results, run, plan)
+        phase = partial(run_phase, run, plan, interruption=interruption, watch=watch, on_end=keep)
+        phase("train", [s for s in plan.subjects if not is_trained(run, s, plan)], at_once=plan.jobs)
         trained = [s for s in plan.subjects if is_trained(run, s, plan)]
         # one at a time: alone on the machine, so that none disturbs the times of another
-        phase("measure", [s for s in trained if not is_measured(run, s, plan)], 1)
+        phase("measure", [s for s in trained if not is_measured(run, s, plan)], at_once=1)
 
 
 def _headline(run: Path, plan: Plan) -> str:
@@ -98,13 +87,10 @@ def _headline(run: Path, plan: Plan) -> str:
 
 def _conclude(results: dict[str, Any], run: Path, console: Console) -> None:
     from attensor.report import quality_table, write_report
+    from attensor.report.document import announce_report
 
     console.print(quality_table(results))
     for sentence in results["answer"]:
         console.print(f"- {sentence}", highlight=False, markup=False)
-    try:
-        write_report(results, run / REPORT_FILE)
-        console.print(f"Report: {run / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
-    except MissingExtraError as error:
-        console.print(f"No report: {error}", highlight=False, markup=False)
+    announce_report(console, write_report, results, run / REPORT_FILE)
     console.print(f"Results: {run / 'results.json'}", highlight=False, markup=False, soft_wrap=True)

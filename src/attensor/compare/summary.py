@@ -5,7 +5,8 @@ Nothing here knows a mechanism by name: every sentence is computed from the rows
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from attensor.compare.fits import leaders, ranked, tied
@@ -19,6 +20,8 @@ _NOISE = 1.25
 _WORTH_SAYING = 0.02
 
 Row = dict[str, Any]
+Column = dict[str, dict[int, float]]
+Extremes = tuple[int, tuple[float, str], tuple[float, str]]
 
 
 def answer(results: Row) -> list[str]:
@@ -125,44 +128,47 @@ def _price_of_quality(best: Row, rows: list[Row], units: str) -> str:
 
 
 def _memory(rows: list[Row], units: str) -> list[str]:
-    peaks = {row["name"]: {cost["length"]: cost["peak_bytes"] for cost in row["cost"]} for row in rows if row["cost"]}
-    return _range(peaks, lambda length: f"A training step of one layer on {short(length)} {units} needs", "")
+    found = _extremes(_column(rows, "cost", "length", "peak_bytes"))
+    return (
+        [f"A training step of one layer on {short(found[0])} {units} needs {_from_to(found, size)}."] if found else []
+    )
 
 
 def _decode(rows: list[Row]) -> list[str]:
-    states = {r["name"]: {d["context"]: d["state_bytes"] for d in r["decode"]} for r in rows if r["decode"]}
-    sentences = _range(states, lambda n: f"Decoding after {short(n)} tokens, a layer keeps", " for one sequence")
-    times = {r["name"]: {d["context"]: d["ms_per_token"] for d in r["decode"]} for r in rows if r["decode"]}
-    longest = _longest_shared(times)
-    if longest is not None:
-        shared = sorted((t[longest], name) for name, t in times.items() if longest in t)
-        (fast, fastest), (slow, slowest) = shared[0], shared[-1]
-        if slow > _NOISE * fast:
-            sentences.append(
-                f"There one more token takes from {fast:.2g} ms a layer ({fastest}) to {slow:.2g} ms ({slowest})."
-            )
+    sentences = []
+    if state := _extremes(_column(rows, "decode", "context", "state_bytes")):
+        sentences += [
+            f"Decoding after {short(state[0])} tokens, a layer keeps {_from_to(state, size)} for one sequence."
+        ]
+    if time := _extremes(_column(rows, "decode", "context", "ms_per_token")):
+        _, (fast, fastest), (slow, slowest) = time
+        sentences += [
+            f"There one more token takes from {fast:.2g} ms a layer ({fastest}) to {slow:.2g} ms ({slowest})."
+        ]
     return sentences
 
 
-def _range(values: dict[str, dict[int, int]], start: Any, end: str) -> list[str]:
-    longest = _longest_shared(values)
+def _from_to(found: Extremes, form: Callable[[object], str]) -> str:
+    _, (least, least_name), (most, most_name) = found
+    return f"from {form(least)} ({least_name}) to {form(most)} ({most_name})"
+
+
+def _extremes(values: Column) -> Extremes | None:
+    """The longest length that at least two rows reached, the least and the most there; None where they are alike."""
+    counts = Counter(length for of_row in values.values() for length in of_row)
+    longest = max((length for length, count in counts.items() if count > 1), default=None)
     if longest is None:
-        return []
-    shared = sorted((v[longest], name) for name, v in values.items() if longest in v)
-    (least, least_name), (most, most_name) = shared[0], shared[-1]
-    if most <= _NOISE * least:
-        return []
-    return [f"{start(longest)} from {size(least)} ({least_name}) to {size(most)} ({most_name}){end}."]
+        return None
+    shared = sorted((of_row[longest], name) for name, of_row in values.items() if longest in of_row)
+    return (longest, shared[0], shared[-1]) if shared[-1][0] > _NOISE * shared[0][0] else None
 
 
-def _longest_shared(values: dict[str, dict[int, Any]]) -> int | None:
-    """The longest length that at least two rows reached."""
-    counts = [length for of_row in values.values() for length in of_row]
-    return max((length for length in set(counts) if counts.count(length) > 1), default=None)
+def _column(rows: Sequence[Row], table: str, length: str, key: str) -> Column:
+    return {row["name"]: {line[length]: line[key] for line in row[table]} for row in rows if row[table]}
 
 
-def _times(rows: Sequence[Row]) -> dict[str, dict[int, float]]:
-    return {row["name"]: {c["length"]: c["forward_backward_ms"] for c in row["cost"]} for row in rows if row["cost"]}
+def _times(rows: Sequence[Row]) -> Column:
+    return _column(rows, "cost", "length", "forward_backward_ms")
 
 
 def _score(score: dict[str, float], metric: str) -> str:

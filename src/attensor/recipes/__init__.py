@@ -6,14 +6,8 @@ import importlib
 import pkgutil
 
 from attensor.catalogue import card
-from attensor.lab import CellError as CellError
-from attensor.recipes._recipe import Chart as Chart
-from attensor.recipes._recipe import Check as Check
-from attensor.recipes._recipe import Interval as Interval
-from attensor.recipes._recipe import Recipe as Recipe
-from attensor.recipes._recipe import RecipeConfig as RecipeConfig
-from attensor.recipes._recipe import Verdict as Verdict
-from attensor.recipes._recipe import run_cells as run_cells
+from attensor.lab import CellError
+from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
 
 __all__ = ["CellError", "Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "find", "names", "run_cells"]
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attensor import lab
-from attensor.metrics.intervals import t_interval
+from attensor.metrics import intervals
 
 __all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
 
@@ -43,19 +43,13 @@ def run_cells(
     return lab.run_cells(folder, function, cells, resume=resume, at_once=at_once, kernels=kernels)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds and how far the true one may lie from it.
+class Interval(intervals.Interval):
+    """A mean over seeds and the two-sided 95 % interval by Student's t around it."""
 
-    Attributes:
-        mean: of the values.
-        half_width: of the two-sided 95 % interval by Student's t; nan for a single value.
-        count: values, one a seed.
-    """
-
-    mean: float
-    half_width: float
-    count: int
+    @property
+    def mean(self) -> float:
+        """Of the values."""
+        return self.estimate
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Interval:
@@ -64,8 +58,7 @@ class Interval:
         Raises:
             ValueError: no values.
         """
-        found = t_interval(values)
-        return cls(found.estimate, found.half_width, found.count)
+        return cls(**vars(intervals.t_interval(values)))
 
     def __str__(self) -> str:
         """`0.912 ± 0.013 (3 seeds)`, with two significant digits of the half-width."""

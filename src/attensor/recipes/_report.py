@@ -43,28 +43,21 @@ def looks_of(charts: Sequence[Chart]) -> dict[str, Identity]:
 
 def drawing(name: str, chart: Chart, looks: Mapping[str, Identity]) -> plots.Chart:
     """The chart in the form that the page's script draws."""
-    data: list[dict[str, Any]] = []
-    keys: list[plots.Key] = []
-    xs: list[float] = []
-    ys: list[float] = []
+    drawn = plots.Drawing()
+    # plotly has no lines on bars, and names them at the places where they stand
     for label, points in chart.series.items():
         identity = looks[label]
         shown = [(x, y) for x, y in points if (x > 0 or not chart.log_x) and (y > 0 or not chart.log_y)]
         if not shown:
             continue
         x, y = [x for x, _ in shown], [y for _, y in shown]
-        xs, ys = xs + x, ys + y
-        template = plots.hover(identity, f"{plot_text(chart.x)}: %{{x}}", f"{plot_text(chart.y)}: %{{y:.4~g}}")
-        options: dict[str, Any] = {"hovertemplate": template}
+        lines = (f"{plot_text(chart.x)}: %{{x}}", f"{plot_text(chart.y)}: %{{y:.4~g}}")
+        bars: dict[str, Any] = {"type": "bar", "marker": {"color": identity.colour}} if chart.bars else {}
+        drawn.add(identity, x, y, *lines, **bars)
         if chart.bars:
-            options |= {"type": "bar", "marker": {"color": identity.colour}}
-        data.append(plots.trace(identity, x, y, **options))
-        keys.append(plots.Key.of(identity))
-    if chart.bars:
-        # plotly has no lines on bars, and names them at the places where they stand
-        data = [{key: value for key, value in trace.items() if key not in ("mode", "line")} for trace in data]
-    layout = {"xaxis": _horizontal(chart, xs), "yaxis": _vertical(chart, ys)} if data else {}
-    return plots.Chart(name, chart.title, "", [plots.View("", chart.y, data, layout, keys)])
+            del drawn.data[-1]["mode"], drawn.data[-1]["line"]
+    axes = (_horizontal(chart, drawn.x), _vertical(chart, drawn.y)) if drawn.data else ({}, {})
+    return plots.Chart(name, chart.title, "", [drawn.view("", chart.y, *axes)])
 
 
 def _horizontal(chart: Chart, values: list[float]) -> Axis:

@@ -15,12 +15,12 @@ from rich.console import Console
 
 import attensor
 from attensor.bench.machine import processor
-from attensor.errors import MissingExtraError
 from attensor.files import locked, new_folder, read_json, write_json
 from attensor.ops import kernels_form
 from attensor.recipes import Recipe, RecipeConfig, Verdict, find
 from attensor.recipes._claims import CLAIMS_FOLDER, write_claims
 from attensor.recipes._report import write_report
+from attensor.report.document import announce_report
 
 __all__ = ["reproduce"]
 
@@ -60,11 +60,7 @@ def reproduce(
         found = _facts(recipe, verdict, config, now, seconds)
         write_json(folder / VERDICT_FILE, found)
         console.print(recipe.report(verdict, config))
-        try:
-            write_report(found, folder / REPORT_FILE)
-            console.print(f"Report: {folder / REPORT_FILE}", highlight=False, markup=False, soft_wrap=True)
-        except MissingExtraError as error:
-            console.print(f"No report: {error}", highlight=False, markup=False)
+        announce_report(console, write_report, found, folder / REPORT_FILE)
     return verdict, folder
 
 

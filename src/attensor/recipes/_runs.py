@@ -7,13 +7,12 @@ from functools import reduce
 from statistics import fmean
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attensor.recipes._recipe import Interval, RecipeConfig, run_cells
 from attensor.train import TrainConfig, train
 
-__all__ = ["Runs", "growth", "measure", "trained"]
+__all__ = ["Runs", "measure", "trained"]
 
 Key = str | Callable[[Any], float]
 
@@ -86,13 +85,6 @@ def trained(
     """Train in place by `attensor.train.train`: the final `score`, and the `curve` [[step, score], ..]."""
     curve = [[point.step, point.score] for point in train(model, batch, loss, settings, evaluate=score).curve]
     return {"score": curve[-1][1], "curve": curve}
-
-
-def growth(points: Sequence[tuple[float, float]]) -> float:
-    """The power with which y grows with x: least squares through the points on logarithmic axes."""
-    x, y = torch.tensor(points, dtype=torch.float64).log().unbind(1)
-    x, y = x - x.mean(), y - y.mean()
-    return float((x * y).sum() / (x * x).sum())
 
 
 def _number(result: Any, key: Key) -> float:

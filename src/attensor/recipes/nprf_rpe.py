@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.compare.fits import growth
 from attensor.nn import Heads, RelativeKernelAttention, SoftmaxAttention
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention, softmax_attention
 from attensor.ops.feature_maps import random_projection
 from attensor.recipes._language import decoder, fit
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict
-from attensor.recipes._runs import Runs, growth, measure, trained
+from attensor.recipes._runs import Runs, measure, trained
 from attensor.train import Diverged, TrainConfig
 
 __all__ = ["RECIPE"]

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from attensor.bench import paired
+from attensor.compare.fits import growth
 from attensor.nn import RankAugmentedLinearAttention, SoftmaxAttention, grid_rotary_embedding
 from attensor.nn.rank_augmented import rank_augmented_features
 from attensor.ops import Denominator, kernel_attention, softmax_attention
 from attensor.recipes._digits import HIDDEN_SIZE, NUM_HEADS, Classifier, fit, held_out_images
 from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict, run_cells
-from attensor.recipes._runs import Runs, growth, measure
+from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
 

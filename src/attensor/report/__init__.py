@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from attensor.report.page import write_report as write_report
-from attensor.report.tables import describe as describe
-from attensor.report.tables import quality_table as quality_table
+from attensor.report.page import write_report
+from attensor.report.tables import describe, quality_table
 
 __all__ = ["describe", "quality_table", "write_report"]

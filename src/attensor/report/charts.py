@@ -12,6 +12,7 @@ from attensor.report.identity import Identity, plot_text
 
 __all__ = [
     "Chart",
+    "Drawing",
     "Key",
     "View",
     "axis",
@@ -143,6 +144,29 @@ def _ticked(
     margin = 0.03 * (high - low)
     labels = {"tickvals": list(ticks), "ticktext": [text(tick) for tick in ticks]}
     return axis(title, type="log", range=[low - margin, high + margin], **labels)
+
+
+class Drawing:
+    """Traces with their legend, and all values in them, which the axes must show."""
+
+    def __init__(self) -> None:
+        self.data: list[Trace] = []
+        self.keys: list[Key] = []
+        self.x: list[Any] = []
+        self.y: list[Any] = []
+
+    def add(
+        self, identity: Identity, x: Sequence[Any], y: Sequence[Any], *lines: str, detail: str = "", **options: Any
+    ) -> None:
+        """A mechanism's `trace` with hover lines; `detail` stands behind its name in the legend."""
+        self.x += x
+        self.y += y
+        self.data.append(trace(identity, x, y, **{"hovertemplate": hover(identity, *lines), **options}))
+        self.keys.append(Key.of(identity, detail))
+
+    def view(self, label: str, vertical: str, horizontal_axis: Trace, vertical_axis: Trace) -> View:
+        """What was added, as a view."""
+        return View(label, vertical, self.data, {"xaxis": horizontal_axis, "yaxis": vertical_axis}, self.keys)
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, lower_is_better: bool) -> list[tuple[float, float]]:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from attensor.errors import require
+from rich.console import Console
+
+from attensor.errors import MissingExtraError, require
 from attensor.files import write_text
 from attensor.report.charts import Chart
 
-__all__ = ["json_in_script", "render_document", "write_document"]
+__all__ = ["announce_report", "json_in_script", "render_document", "write_document"]
 
 
 def write_document(path: str | os.PathLike[str], template: str, **parts: Any) -> None:
@@ -35,6 +37,15 @@ def write_document(path: str | os.PathLike[str], template: str, **parts: Any) ->
     Cost: 5 MB with charts, nearly all of it plotly.js; without a few KB.
     """
     write_text(Path(path), render_document(template, **parts))
+
+
+def announce_report(console: Console, write: Callable[[Any, Path], None], results: Any, path: Path) -> None:
+    """Write a page by `write(results, path)` and say where it is; or what must be installed to have one."""
+    try:
+        write(results, path)
+        console.print(f"Report: {path}", highlight=False, markup=False, soft_wrap=True)
+    except MissingExtraError as error:
+        console.print(f"No report: {error}", highlight=False, markup=False)
 
 
 def render_document(template: str, *, charts: Sequence[Chart] = (), **parts: Any) -> str:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from attensor.report.charts import (
     Chart,
-    Key,
-    Trace,
+    Drawing,
     View,
     axis,
     band,
-    hover,
     log_axis,
     pareto_front,
     score_axis,
     size_axis,
-    trace,
 )
 from attensor.report.identity import Identity, identities
 from attensor.report.numbers import is_number, milliseconds, rounded, short, size
@@ -44,8 +42,7 @@ def quality_curves(results: Results) -> Chart | None:
         (f"by {tokens}", "tokens", f"training {tokens} seen"),
         ("by time", "seconds", "training time"),
     ):
-        data: list[Trace] = []
-        keys: list[Key] = []
+        drawing = Drawing()
         form: Format = short_count if key == "tokens" else seconds
         reach = _reach(results, key)
         late: list[float] = []
@@ -55,21 +52,18 @@ def quality_curves(results: Results) -> Chart | None:
                 continue
             late += [score for at, *scores in zip(x, low, high, strict=True) if at >= 0.25 * reach for score in scores]
             lines = (_hover_score(results), "%{customdata[0]}", "between seeds: %{customdata[1]}")
-            data.append(band(identity, x, low, high))
+            drawing.data.append(band(identity, x, low, high))
             custom = [
                 [f"{form(a)} {tokens}" if key == "tokens" else form(a), rounded((h - b) / 2, 2)]
                 for a, b, h in zip(x, low, high, strict=True)
             ]
-            data.append(trace(identity, x, mean, customdata=custom, hovertemplate=hover(identity, *lines)))
-            keys.append(Key.of(identity))
-        if data:
+            drawing.add(identity, x, mean, *lines, customdata=custom)
+        if drawing.data:
             unit = {"tickformat": "~s"} if key == "tokens" else {"ticksuffix": " s"}
-            layout = {"xaxis": axis(title, range=[0, 1.02 * reach], **unit), "yaxis": _score_axis(results, late)}
-            views.append(View(label, _score_title(results), data, layout, keys))
-    text = (
-        "Held-out quality while training. Lines are means over the seeds, bands reach from the worst to the best seed."
-    )
-    return Chart("curves", "Quality during training", text, views) if views else None
+            horizontal = axis(title, range=[0, 1.02 * reach], **unit)
+            views.append(drawing.view(label, _score_title(results), horizontal, _score_axis(results, late)))
+    text = "Held-out quality while training. Lines are means over seeds, bands reach from the worst to the best seed."
+    return _chart("curves", "Quality during training", text, *views)
 
 
 def quality_against_cost(results: Results) -> Chart | None:
@@ -91,55 +85,43 @@ def quality_against_cost(results: Results) -> Chart | None:
         "Final quality against its price. The dotted line is the Pareto front: nothing else beats what lies on it in "
         "both at once."
     )
-    views = [view for view in (time, memory) if view is not None]
-    return Chart("pareto", "Quality against cost", text, views) if views else None
+    return _chart("pareto", "Quality against cost", text, time, memory)
 
 
 def cost_against_length(results: Results) -> Chart | None:
     """Time and memory of one layer against length, with the fitted exponents in the legend."""
-    views = []
-    for label, key, fit, form, scale in (
-        ("forward + backward", "forward_backward_ms", "forward_backward", milliseconds, log_axis),
-        ("forward", "forward_ms", "forward", milliseconds, log_axis),
-        ("peak memory", "peak_bytes", "peak_bytes", size, size_axis),
-    ):
-        view = _against_length(results, label, "cost", "length", key, form, scale, fit)
-        views += [view] if view else []
+    columns = (
+        ("forward + backward", "forward_backward_ms", milliseconds, log_axis, "forward_backward"),
+        ("forward", "forward_ms", milliseconds, log_axis, "forward"),
+        ("peak memory", "peak_bytes", size, size_axis, "peak_bytes"),
+    )
     text = (
         "One layer alone, batch 1, both axes logarithmic: a straight line is a power of the length n. The fitted "
         "exponent stands in the legend: n^1 doubles with the length, n^2 quadruples."
     )
-    return Chart("cost", "Cost against length", text, views) if views else None
+    views = (_against_length(results, "cost", "length", *column) for column in columns)
+    return _chart("cost", "Cost against length", text, *views)
 
 
 def decoding(results: Results) -> Chart | None:
     """Latency of the next token, and bytes of state, against the context."""
-    views = []
-    for label, key, form, scale in (
-        ("latency", "ms_per_token", milliseconds, log_axis),
-        ("state", "state_bytes", size, size_axis),
-    ):
-        view = _against_length(results, label, "decode", "context", key, form, scale)
-        views += [view] if view else []
+    latency = _against_length(results, "decode", "context", "latency", "ms_per_token", milliseconds, log_axis)
+    state = _against_length(results, "decode", "context", "state", "state_bytes", size, size_axis)
     text = (
         "One layer, batch 1: the time for one more token and the bytes kept for it, after a context of so many tokens."
     )
-    return Chart("decode", "Decoding", text, views) if views else None
+    return _chart("decode", "Decoding", text, latency, state)
 
 
 def pilots(results: Results) -> Chart | None:
     """Score of the short pilot runs against the learning rate; the chosen one is larger."""
-    data: list[Trace] = []
-    keys: list[Key] = []
-    rates: list[float] = []
-    scores: list[float] = []
+    drawing = Drawing()
     for mechanism, identity in _by_quality(results):
         rows = sorted(
             (p["learning_rate"], p["score"]) for p in mechanism.get("pilots") or () if is_number(p.get("score"))
         )
         if not rows:
             continue
-        rates += [rate for rate, _ in rows]
         chosen = mechanism.get("learning_rate")
         marker = {
             "color": identity.colour,
@@ -148,22 +130,21 @@ def pilots(results: Results) -> Chart | None:
             "opacity": 1,
         }
         notes = [[rounded(rate, 2), " (taken)" if rate == chosen else ""] for rate, _ in rows]
-        template = hover(identity, _hover_score(results), "learning rate %{customdata[0]}%{customdata[1]}")
+        lines = (_hover_score(results), "learning rate %{customdata[0]}%{customdata[1]}")
+        detail = rounded(chosen, 2) if is_number(chosen) else ""
         x, y = zip(*rows, strict=True)
-        scores += y
-        data.append(trace(identity, x, y, marker=marker, customdata=notes, hovertemplate=template))
-        keys.append(Key.of(identity, rounded(chosen, 2) if is_number(chosen) else ""))
-    if not data:
+        drawing.add(identity, x, y, *lines, detail=detail, marker=marker, customdata=notes)
+    if not drawing.data:
         return None
-    ticks = sorted(set(rates))
-    horizontal = log_axis(rates, rounded, "learning rate")
+    ticks = sorted(set(drawing.x))
+    horizontal = log_axis(drawing.x, rounded, "learning rate")
     horizontal |= {"tickvals": ticks, "ticktext": [rounded(rate, 2) for rate in ticks]}
-    layout = {"xaxis": horizontal, "yaxis": _score_axis(results, scores)}
+    view = drawing.view("", _score_title(results), horizontal, _score_axis(results, drawing.y))
     text = (
         "Every mechanism tried the same learning rates in short pilot runs and trained on with its best, the larger "
         "marker. A best one at the edge of the grid may not be its best."
     )
-    return Chart("pilots", "Learning rates", text, [View("", _score_title(results), data, layout, keys)])
+    return _chart("pilots", "Learning rates", text, view)
 
 
 def seconds(value: object) -> str:
@@ -188,65 +169,62 @@ def _against(
     title: str,
 ) -> View | None:
     """Final score against a price, with the Pareto front."""
-    data: list[Trace] = []
-    keys: list[Key] = []
-    points: list[tuple[float, float]] = []
+    drawing = Drawing()
     scores: list[float] = []
     for mechanism, identity in _by_quality(results):
         x, y, spread = price(mechanism), field(mechanism, "score", "mean"), field(mechanism, "score", "spread")
         if not (is_number(x) and x > 0 and is_number(y)):
             continue
-        points.append((x, y))
         spread = spread if is_number(spread) else 0.0
         scores += [y - spread, y + spread]
         error = {"type": "data", "array": [spread], "thickness": 1.5, "width": 4}
         marker = {"color": identity.colour, "symbol": identity.marker, "size": 13}
-        template = hover(identity, _hover_score(results), f"{title}: %{{customdata}}")
-        options = {"error_y": error, "marker": marker, "customdata": [form(x)], "hovertemplate": template}
-        data.append(trace(identity, [x], [y], mode="markers", **options))
-        keys.append(Key.of(identity, form(x)))
-    if not points:
+        lines, looks = (_hover_score(results), f"{title}: %{{customdata}}"), {"mode": "markers", "marker": marker}
+        drawing.add(identity, [x], [y], *lines, detail=form(x), error_y=error, customdata=[form(x)], **looks)
+    if not drawing.data:
         return None
+    points = list(zip(drawing.x, drawing.y, strict=True))
     front = pareto_front(points, lower_is_better=bool(field(results, "quality", "lower_is_better")))
     line = {"color": "#8a8f98", "width": 1.5, "dash": "dot", "shape": "hv"}
     x_front, y_front = zip(*front, strict=True)
-    data.insert(0, {"type": "scatter", "mode": "lines", "x": x_front, "y": y_front, "line": line, "hoverinfo": "skip"})
-    layout = {"xaxis": scale([x for x, _ in points], form, title), "yaxis": _score_axis(results, scores)}
-    return View(label, _score_title(results) + "; further left is cheaper", data, layout, keys)
+    drawing.data.insert(
+        0, {"type": "scatter", "mode": "lines", "x": x_front, "y": y_front, "line": line, "hoverinfo": "skip"}
+    )
+    vertical = _score_title(results) + "; further left is cheaper"
+    return drawing.view(label, vertical, scale(drawing.x, form, title), _score_axis(results, scores))
 
 
 def _against_length(
     results: Results,
-    label: str,
     table: str,
     length: str,
+    label: str,
     key: str,
     form: Format,
     scale: Callable[..., dict[str, Any]],
     fit: str | None = None,
 ) -> View | None:
     """A column of the `cost` or `decode` rows against length."""
-    data: list[Trace] = []
-    keys: list[Key] = []
-    xs: list[float] = []
-    ys: list[float] = []
+    drawing = Drawing()
     for mechanism, identity in _by_quality(results):
         rows = [r for r in mechanism.get(table) or () if is_number(r.get(key)) and r[key] > 0]
         if not rows:
             continue
         x, y = [r[length] for r in rows], [r[key] for r in rows]
-        xs, ys = xs + x, ys + y
         exponent = field(mechanism, "exponent", fit) if fit else None
         detail = f"n^{exponent:.2f}" if is_number(exponent) else ""
-        template = hover(identity, f"{label}: %{{customdata[0]}}", f"{length}: %{{customdata[1]}}")
+        lines = (f"{label}: %{{customdata[0]}}", f"{length}: %{{customdata[1]}}")
         custom = [[form(b), f"{a:,}"] for a, b in zip(x, y, strict=True)]
-        data.append(trace(identity, x, y, customdata=custom, hovertemplate=template))
-        keys.append(Key.of(identity, detail))
-    if not data:
+        drawing.add(identity, x, y, *lines, detail=detail, customdata=custom)
+    if not drawing.data:
         return None
-    unit = length_name(results)
-    layout = {"xaxis": size_axis(xs, short, f"{length} in {unit}"), "yaxis": scale(ys, form)}
-    return View(label, label, data, layout, keys)
+    horizontal = size_axis(drawing.x, short, f"{length} in {length_name(results)}")
+    return drawing.view(label, label, horizontal, scale(drawing.y, form))
+
+
+def _chart(name: str, title: str, text: str, *views: View | None) -> Chart | None:
+    shown = [view for view in views if view is not None]
+    return Chart(name, title, text, shown) if shown else None
 
 
 def _by_quality(results: Results) -> Iterator[tuple[Results, Identity]]:
@@ -268,18 +246,9 @@ def _seed_curves(mechanism: Results, key: str) -> tuple[list[float], list[float]
         for point in run.get("curve") or ():
             if is_number(point.get(key)) and point[key] > 0 and is_number(point.get("score")):
                 by_step[point["step"]].append((point[key], point["score"]))
-    x, low, mean, high = [], [], [], []
-    for _, points in sorted(by_step.items()):
-        scores = [score for _, score in points]
-        x.append(_mean([place for place, _ in points]))
-        low.append(min(scores))
-        mean.append(_mean(scores))
-        high.append(max(scores))
-    return x, low, mean, high
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    points = [tuple(zip(*at, strict=True)) for _, at in sorted(by_step.items())]
+    x, mean = ([fmean(at[i]) for at in points] for i in (0, 1))
+    return x, [min(scores) for _, scores in points], mean, [max(scores) for _, scores in points]
 
 
 def _is_accuracy(results: Results) -> bool:

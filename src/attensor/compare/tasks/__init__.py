@@ -6,17 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from attensor.compare.tasks.images import ImageTask as ImageTask
-from attensor.compare.tasks.task import Task as Task
-from attensor.compare.tasks.task import doubled as doubled
-from attensor.compare.tasks.text import TextTask as TextTask
+from attensor.compare.tasks.images import ImageTask
+from attensor.compare.tasks.task import Task, doubled
+from attensor.compare.tasks.text import TextTask
 from attensor.data import open_data
 from attensor.errors import DataError
 
 if TYPE_CHECKING:
     from attensor.compare.plan import Plan
 
-__all__ = ["TASKS", "Task", "autocast", "data_facts", "doubled", "open_task"]
+__all__ = ["TASKS", "ImageTask", "Task", "TextTask", "autocast", "data_facts", "doubled", "open_task"]
 
 TASKS: dict[str, type[Any]] = {task.kind: task for task in (TextTask, ImageTask)}
 
