@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -39,16 +41,6 @@ def _flash_attn(problem: LinearProblem) -> Contestant:
     return problem.contestant(lambda q, k, v: attend(q, k, v, causal=True), problem.qkv)
 
 
-@enter("fla-chunk", chunked, OPERATOR_VARIANTS, packages=("fla-core", "triton"))
-def _fla_chunk(problem: LinearProblem) -> Contestant:
-    return _fla(problem, "chunk")
-
-
-@enter("fla-recurrent", recurrent, OPERATOR_VARIANTS, packages=("fla-core", "triton"))
-def _fla_recurrent(problem: LinearProblem) -> Contestant:
-    return _fla(problem, "fused_recurrent")
-
-
 def _fla(problem: LinearProblem, schedule: str) -> Contestant:
     """fla's kernel of that schedule for the variant."""
     family = {"none": "linear_attn", "channel": "gla"}.get(problem.variant, "simple_gla")
@@ -60,6 +52,10 @@ def _fla(problem: LinearProblem, schedule: str) -> Contestant:
         constant = problem.log_decay
         return problem.contestant(lambda q, k, v: kernel(q, k, v, g_gamma=constant)[0])
     return problem.contestant(lambda q, k, v, gates: kernel(q, k, v, gates)[0])
+
+
+for _name, _schedule, _work in (("fla-chunk", "chunk", chunked), ("fla-recurrent", "fused_recurrent", recurrent)):
+    enter(_name, _work, OPERATOR_VARIANTS, packages=("fla-core", "triton"))(partial(_fla, schedule=_schedule))
 
 
 @enter("lightning-attn", chunked, ("constant",), packages=("lightning-attn", "triton"))

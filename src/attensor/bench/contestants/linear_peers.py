@@ -6,6 +6,7 @@ Peers that need a GPU are in `linear_gpu_peers`.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +26,7 @@ from attensor.bench.contestants.linear_problem import (
     quadratic,
     recurrent,
 )
-from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, fla_naive, load
+from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, fla_naive, heads_first, load
 from attensor.nn import LightningAttention
 from attensor.ops import Denominator, backend, kernel_attention, linear_attention, softmax_attention
 
@@ -36,8 +37,7 @@ MINIMAX = "transformers.models.minimax.modeling_minimax"
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """PyTorch's causal softmax attention, heads last."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
+    return heads_first(partial(F.scaled_dot_product_attention, is_causal=True))(q, k, v)
 
 
 def _softmax_reference(problem: LinearProblem) -> Tensor:
@@ -98,15 +98,9 @@ def _flex(problem: LinearProblem) -> Contestant:
 
     compiled = torch.compile(flex_attention, fullgraph=True)
     mask = causal_blocks(problem.length, problem.device)
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out: Tensor = compiled(q, k, v, block_mask=mask)
-        return out.transpose(1, 2)
-
     # on a CPU it refuses whatever could be differentiated, even where nothing is
     inputs = (x.detach() for x in problem.qkv) if problem.device == "cpu" else problem.qkv
-    return problem.contestant(attend, inputs)
+    return problem.contestant(heads_first(partial(compiled, block_mask=mask)), inputs)
 
 
 @enter("fla-chunk-naive", chunked, ("none", "constant", "scalar"), packages=("fla-core",))
@@ -140,13 +134,7 @@ def _per_token(problem: LinearProblem) -> Tensor:
 @enter("performer", recurrent, ("denominator",), packages=("performer-pytorch",))
 def _performer(problem: LinearProblem) -> Contestant:
     module = load("performer_pytorch.performer_pytorch", "performer-pytorch")
-    causal = module.causal_linear_attention_noncuda
-
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out: Tensor = causal(*(x.transpose(1, 2) for x in (q, k, v)))
-        return out.transpose(1, 2)
-
-    return problem.contestant(attend)
+    return problem.contestant(heads_first(module.causal_linear_attention_noncuda))
 
 
 @enter("minimax", chunked, ("layer",), packages=("transformers",))

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from attensor.bench.apart import LeftOut, brief
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
-__all__ = ["FLEX_HAS_NO_BACKWARD", "causal_blocks", "fla_naive", "load", "load_for_gpu"]
+__all__ = ["FLEX_HAS_NO_BACKWARD", "causal_blocks", "fla_naive", "heads_first", "load", "load_for_gpu"]
 
 FLEX_HAS_NO_BACKWARD = "FlexAttention has no backward pass on a CPU"
 
@@ -59,6 +61,11 @@ def fla_naive(family: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def heads_first(attend: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of [B, H, T, D] as one of [B, T, H, D], its output too."""
+    return lambda *tensors: attend(*(x.transpose(1, 2) for x in tensors)).transpose(1, 2)
 
 
 def causal_blocks(length: int, device: str = "cpu") -> BlockMask:

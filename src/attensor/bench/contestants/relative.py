@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, reference
-from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks
+from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, heads_first
 from attensor.bench.hold import Bench
 from attensor.ops import relative_kernel_attention
 
@@ -82,14 +82,7 @@ def _ours(problem: RelativeProblem, algorithm: str | None = None) -> Contestant:
     features = (problem.inputs(problem.num_features, seed).detach().abs().requires_grad_() for seed in (5, 6))
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return relative_kernel_attention(
-            q,
-            k,
-            v,
-            relative_bias=bias,
-            is_causal=problem.is_causal,
-            algorithm=algorithm,
-        )
+        return relative_kernel_attention(q, k, v, relative_bias=bias, is_causal=problem.is_causal, algorithm=algorithm)
 
     return problem.contestant(attend, *features, problem.inputs(problem.width, 2), problem.bias)
 
@@ -121,11 +114,7 @@ def _flex(problem: RelativeProblem) -> Contestant:
     def add_bias(score: Tensor, batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return score + bias[head, j - i + center]
 
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        out: Tensor = compiled(q, k, v, score_mod=add_bias, block_mask=blocks)
-        return out.transpose(1, 2)
-
+    attend = heads_first(partial(compiled, score_mod=add_bias, block_mask=blocks))
     # on a CPU it refuses whatever could be differentiated, even where nothing is
     return problem.contestant(attend, *(problem.inputs(problem.width, seed).detach() for seed in range(3)))
 
