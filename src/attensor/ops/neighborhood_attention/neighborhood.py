@@ -83,23 +83,27 @@ def axes_of(
         )
     )
     for name, n, w, d, s in zip(_NAMES[rank], space, windows, dilations, strides):
-        for label, value in (("window_size", w), ("dilation", d), ("stride", s)):
-            if value < 1:
-                raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
-        if w * d > n:
-            dilated = f" with dilation {d} reaches over {w * d} tokens, which" if d > 1 else ""
-            raise ShapeError(
-                f"{_NAME}: window_size {w}{dilated} is larger than the {name} {n} of q's grid "
-                f"{list(space)}; use window_size <= {n // d}."
-            )
-        if s > w:
-            raise ValueError(
-                f"{_NAME}: stride {s} is larger than window_size {w} along the {name}, so some keys "
-                f"would be seen by no query; use stride <= {w}."
-            )
+        _check_axis(name, space, n, w, d, s)
     return tuple(
         Axis(n, int(w), int(d), int(s), bool(c)) for n, w, d, s, c in zip(space, windows, dilations, strides, causal)
     )
+
+
+def _check_axis(name: str, space: tuple[int, ...], length: int, window: int, dilation: int, stride: int) -> None:
+    for label, value in (("window_size", window), ("dilation", dilation), ("stride", stride)):
+        if value < 1:
+            raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
+    if window * dilation > length:
+        dilated = f" with dilation {dilation} reaches over {window * dilation} tokens, which" if dilation > 1 else ""
+        raise ShapeError(
+            f"{_NAME}: window_size {window}{dilated} is larger than the {name} {length} of q's grid "
+            f"{list(space)}; use window_size <= {length // dilation}."
+        )
+    if stride > window:
+        raise ValueError(
+            f"{_NAME}: stride {stride} is larger than window_size {window} along the {name}, so some keys "
+            f"would be seen by no query; use stride <= {window}."
+        )
 
 
 def _per_axis(label: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
