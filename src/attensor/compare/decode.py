@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
+
+from attensor.bench import paired
 
 __all__ = ["Decode", "measure_decode"]
 
@@ -55,8 +56,7 @@ def measure_decode(
         return f"{type(mixer).__name__} has no new_cache(), so it cannot decode token by token"
     deadline = time.monotonic() + seconds
     mixer.eval()
-    layer: Any = mixer
-    cache = layer.new_cache(1)
+    cache = cast("Any", mixer).new_cache(1)
     hidden = torch.randn(1, _PIECE, hidden_size, generator=torch.Generator().manual_seed(0)).to(device)
     took, reached = 0.0, 0
     for context in contexts:
@@ -68,15 +68,7 @@ def measure_decode(
             while cache.length < context:
                 mixer(hidden[:, : min(_PIECE, context - cache.length)], cache=cache)
             state_bytes = cache.nbytes
-            times = [_seconds(lambda: mixer(hidden[:, :1], cache=cache), device) for _ in range(_WARM_UP + _TOKENS)]
-        on_row(Decode(context, statistics.median(times[_WARM_UP:]), state_bytes))
+            token = paired({"token": lambda: mixer(hidden[:, :1], cache=cache)}, _TOKENS, _WARM_UP)["token"]
+        on_row(Decode(context, token, state_bytes))
         took, reached = time.monotonic() - started, context
     return None
-
-
-def _seconds(call: Callable[[], Any], device: str) -> float:
-    started = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started

@@ -27,14 +27,8 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     if config.model is not None:
         from attensor.models.language.generate import continue_text
 
-        yield from continue_text(
-            config.model,
-            config.prompt,
-            config.tokens,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            seed=config.seed,
-        )
+        choice: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "seed": config.seed}
+        yield from continue_text(config.model, config.prompt, config.tokens, **choice)
     else:
         yield from _from_run(config, Path(config.folder or ""), config.mechanism or "")
 
@@ -56,15 +50,9 @@ def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str
     model.eval()
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-    tokens = generate(
-        model,
-        prompt,
-        config.tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        generator=torch.Generator().manual_seed(config.seed),
-    )
-    for token in tokens:
+    generator = torch.Generator().manual_seed(config.seed)
+    choice: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "generator": generator}
+    for token in generate(model, prompt, config.tokens, **choice):
         yield utf8.decode(bytes(token.tolist()))
     yield utf8.decode(b"", final=True)
 

@@ -101,12 +101,8 @@ def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
         "cost": cost.rows,
         "cost_stopped": cost.stopped,
         "exponent": {
-            name: exponent([(row["length"], row[key]) for row in cost.rows])
-            for name, key in (
-                ("forward", "forward_ms"),
-                ("forward_backward", "forward_backward_ms"),
-                ("peak_bytes", "peak_bytes"),
-            )
+            key.removesuffix("_ms"): exponent([(row["length"], row[key]) for row in cost.rows])
+            for key in ("forward_ms", "forward_backward_ms", "peak_bytes")
         },
         "decode": decode.rows,
         "decode_stopped": decode.stopped,

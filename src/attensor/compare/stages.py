@@ -121,7 +121,8 @@ class Training:
         config = TrainConfig(_CALIBRATION_STEPS, self.plan.learning_rates[0], evaluations=1, autocast=self._precision())
         seed = self.plan.seeds[0]
         model = self._model(seed)
-        train(model, lambda step: self.task.batch(step, seed), self.task.loss, config, evaluate=_nothing, on_step=stamp)
+        batch, loss = (lambda step: self.task.batch(step, seed)), self.task.loss
+        train(model, batch, loss, config, evaluate=lambda model: 0.0, on_step=stamp)
         # the evaluation falls into the last interval
         return statistics.median(b - a for a, b in pairwise(stamps[_CALIBRATION_WARM_UP:-1]))
 
@@ -220,7 +221,3 @@ class Training:
     def _stop_here(self) -> None:
         if self.reporter.stop:
             raise Stopped("stopped between two stages")
-
-
-def _nothing(model: nn.Module) -> float:
-    return 0.0

@@ -72,15 +72,9 @@ class Shifted(nn.Module):
 
 def train_text(gate: str, seed: int, steps: int) -> dict[str, Any]:
     """A small byte-level language model: held-out loss at one to eight times its training length."""
-    return fit(
-        decoder(lambda i: GATES[gate](HIDDEN_SIZE, NUM_HEADS), seed=seed),
-        seed=seed,
-        steps=steps,
-        learning_rate=LEARNING_RATE,
-        length=LENGTH,
-        batch_size=BATCH_SIZE,
-        factors=FACTORS,
-    )
+    model = decoder(lambda i: GATES[gate](HIDDEN_SIZE, NUM_HEADS), seed=seed)
+    data: dict[str, Any] = {"length": LENGTH, "batch_size": BATCH_SIZE, "factors": FACTORS}
+    return fit(model, seed=seed, steps=steps, learning_rate=LEARNING_RATE, **data)
 
 
 def train_recall(gate: str, seed: int, steps: int) -> dict[str, Any]:

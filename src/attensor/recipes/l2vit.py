@@ -10,7 +10,6 @@ Source: arXiv:2501.16182, sections 3 and 4.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -167,16 +166,13 @@ def _concentration(trained: Runs) -> Iterator[Check]:
 
 
 def _concentration_figures(trained: Runs) -> dict[str, str]:
-    figures = {}
-    for variant, weights in itertools.product((LINEAR, SOFTMAX), ("linear", "softmax")):
-        label = f"entropy of {weights} weights, q and k of {variant}, nats"
-        figures[label] = str(trained.interval(variant, f"entropy_{weights}"))
+    figures: dict[str, str] = {}
+    for weights in ("linear", "softmax"):
+        figures |= trained.figures(f"entropy of {weights} weights, q and k of {{}}, nats", f"entropy_{weights}")
     for rows in IMAGE_SIZES:
         place = f"Jacobian within 7 x 7 of {rows} x {rows} cells"
-        for variant in (LINEAR, WITH_LCM):
-            figures[f"{place}, {variant}"] = str(trained.interval(variant, f"mass_{rows}"))
-        before = trained.interval(WITH_LCM, f"mass_{rows}_before_lcm")
-        figures[f"{place}, the model with LCM before its LCM"] = str(before)
+        figures |= trained.figures(f"{place}, {{}}", f"mass_{rows}")
+        figures |= trained.figures(f"{place}, the model with LCM before its LCM", f"mass_{rows}_before_lcm")
     return figures
 
 

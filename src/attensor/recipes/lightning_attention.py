@@ -111,8 +111,7 @@ def judge(times: list[dict[str, Any]], texts: Runs) -> Verdict:
 
     def growth(name: str, passes: str, length: int) -> Interval:
         """Of the time per token from 1024 tokens on."""
-        per_token = [table[name, passes, length] / length for table in tables]
-        return Interval.of([t / (table[name, passes, 1024] / 1024) for t, table in zip(per_token, tables, strict=True)])
+        return Interval.of([t[name, passes, length] / t[name, passes, 1024] * 1024 / length for t in tables])
 
     constant = {passes: growth(LA2, passes, 16384) for passes in (FORWARD, BOTH)}
     linear = {passes: growth(LA1, passes, 8192) for passes in (FORWARD, BOTH)}

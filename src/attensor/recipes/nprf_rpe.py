@@ -9,7 +9,6 @@ the same bias at thousands of tokens (section 3.2).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.bench.timing import alternate
 from attensor.compare.fits import growth
 from attensor.nn import Heads, RelativeKernelAttention, SoftmaxAttention
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention, softmax_attention
@@ -108,15 +108,8 @@ def train_text(mixer: str, seed: int, steps: int) -> dict[str, Any]:
     norms = _watch_gradients(model)
     factors = (1, 4) if mixer == NPRF else (1,)
     try:
-        result = fit(
-            model,
-            seed=seed,
-            steps=steps,
-            learning_rate=TEXT_RATE,
-            length=TEXT_LENGTH,
-            batch_size=TEXT_BATCH,
-            factors=factors,
-        )
+        data: dict[str, Any] = {"length": TEXT_LENGTH, "batch_size": TEXT_BATCH, "factors": factors}
+        result = fit(model, seed=seed, steps=steps, learning_rate=TEXT_RATE, **data)
     except Diverged:
         result = {"loss": None, "curve": []}
     return result | {"spikes": sum(norm > 10 * median(norms) for norm in norms)}
@@ -158,13 +151,7 @@ def measure_time(length: int, seed: int) -> dict[str, float]:
         position = torch.arange(length)
         dense = bias[:, position - position[:, None] + length - 1][None]
         calls["softmax"] = lambda: softmax_attention(q, k, v, attn_mask=dense)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(4):
-        for name, call in calls.items():
-            started = time.perf_counter()
-            call()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: min(values[1:]) for name, values in seconds.items()}
+    return {name: min(seconds) for name, seconds in alternate(calls, rounds=3).items()}
 
 
 def _watch_gradients(model: nn.Module) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ def columns(results: Mapping[str, Any]) -> list[Column]:
             score("score_4x", "at 4x", "the same model on windows of four times the training length"),
         ]
     found += [
-        Column("learning rate", lambda m: _rate(m.get("learning_rate")), note="the best in the pilots", is_brief=False),
+        Column("learning rate", lambda m: rounded(m.get("learning_rate"), 2), None, "the best in the pilots", False),
         Column("parameters", lambda m: count(m.get("parameters")), is_brief=False),
         Column("steps", lambda m: count(m.get("steps")), note="for each seed", is_brief=False),
         Column(f"{tokens}/s", lambda m: count(m.get("train_tokens_per_second")), _speed, "in training"),
@@ -123,33 +122,19 @@ def _decode_columns(results: Mapping[str, Any]) -> list[Column]:
         return []
     length = field(results, "plan", "length")
     near = min(contexts, key=lambda c: abs(math.log(c / length))) if is_number(length) else contexts[0]
-    found = []
-    for context in sorted({near, contexts[-1]}):
-        state = functools.partial(_at_context, context=context, key="state_bytes")
-        note = f"bytes one layer keeps to decode after {context} tokens, batch 1"
-        text = functools.partial(_formatted, size, state)
-        found.append(Column(f"state at {short(context)}", text, state, note, is_brief=context == contexts[-1]))
 
-    latency = functools.partial(_at_context, context=contexts[-1], key="ms_per_token")
-    note = f"time of one layer for one more token after {contexts[-1]}, batch 1"
-    return [
-        *found,
-        Column(f"decode at {short(contexts[-1])}", functools.partial(_formatted, milliseconds, latency), latency, note),
-    ]
+    def column(title: str, key: str, context: int, form: Callable[[object], str], note: str) -> Column:
+        def value(mechanism: Mechanism) -> Any:
+            return next((row.get(key) for row in mechanism.get("decode") or () if row.get("context") == context), None)
 
+        text = f"{title} at {short(context)}"
+        return Column(text, lambda m: form(value(m)), value, note.format(context), is_brief=context == contexts[-1])
 
-def _formatted(form: Callable[[object], str], value: Callable[[Mechanism], Any], mechanism: Mechanism) -> str:
-    return form(value(mechanism))
-
-
-def _at_context(mechanism: Mechanism, context: int, key: str) -> Any:
-    return next((row.get(key) for row in mechanism.get("decode") or () if row.get("context") == context), None)
+    kept, time = "bytes one layer keeps to decode after {} tokens", "time of one layer for one more token after {}"
+    states = [column("state", "state_bytes", c, size, f"{kept}, batch 1") for c in sorted({near, contexts[-1]})]
+    return [*states, column("decode", "ms_per_token", contexts[-1], milliseconds, f"{time}, batch 1")]
 
 
 def _speed(mechanism: Mechanism) -> float | None:
     value = mechanism.get("train_tokens_per_second")
     return -value if is_number(value) else None
-
-
-def _rate(value: object) -> str:
-    return rounded(value, 2) if is_number(value) else DASH

@@ -58,14 +58,7 @@ class TextTask(Task):
     @classmethod
     def build(cls, plan: Plan, mixer: Mixer, mlp_hidden_size: int) -> Decoder:
         """A `Decoder`."""
-        config = DecoderConfig(
-            vocab_size=256,
-            hidden_size=plan.hidden_size,
-            num_layers=plan.num_layers,
-            num_heads=plan.num_heads,
-            mlp_hidden_size=mlp_hidden_size,
-        )
-        return Decoder(config, mixer)
+        return Decoder(DecoderConfig(256, plan.hidden_size, plan.num_layers, plan.num_heads, mlp_hidden_size), mixer)
 
     @classmethod
     def spaces(cls, max_length: int) -> list[tuple[int, ...]]:
