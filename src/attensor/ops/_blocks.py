@@ -34,15 +34,7 @@ def axes_of(
 ) -> tuple[Axis, ...]:
     """How each axis of `space` is cut by a pattern of `block_attention`.
 
-    Args:
-        name: the operator, for the messages.
-        space: sizes of the axes.
-        pattern: as in `block_attention`.
-        block_size: as in `block_attention`.
-        axis: as in `block_attention`.
-    Raises:
-        ShapeError: block_size does not fit the number of axes.
-        ValueError: an unknown pattern, or an argument that the pattern does not have.
+    Arguments and errors as there; `name` is the operator, for the messages.
     """
     rank = len(space)
     if pattern in ("window", "grid"):

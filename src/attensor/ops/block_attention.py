@@ -120,16 +120,23 @@ def block_attention(
         ValueError: an unknown pattern, or an argument that the pattern does not have.
     Source: arXiv:2204.01697, section 3.2; arXiv:1912.12180, section 3.1.
     """
-    check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3))
-    check_same_space(_NAME, q, k)
-    check_devices(_NAME, q, attn_mask=attn_mask)
-    axes = axes_of(_NAME, q.shape[1:-2], pattern, block_size, axis)
-    if is_causal and pattern != "axial":
-        raise ValueError(f'{_NAME}: is_causal has a meaning along one axis only; use pattern="axial", got {pattern!r}.')
-    if attn_mask is not None:
+    problem = Problem(q, k, v, pattern, block_size, axis, is_causal, attn_mask, scale)
+    _check(problem)
+    return _OPERATOR(problem, backend)
+
+
+def _check(x: Problem) -> None:
+    check_qkv(_NAME, x.q, x.k, x.v, space_dims=(1, 2, 3))
+    check_same_space(_NAME, x.q, x.k)
+    check_devices(_NAME, x.q, attn_mask=x.attn_mask)
+    axes = axes_of(_NAME, x.q.shape[1:-2], x.pattern, x.block_size, x.axis)
+    if x.is_causal and x.pattern != "axial":
+        raise ValueError(
+            f'{_NAME}: is_causal has a meaning along one axis only; use pattern="axial", got {x.pattern!r}.'
+        )
+    if x.attn_mask is not None:
         tokens = prod([cut.places for cut in axes])
-        check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[-2], tokens, tokens))
-    return _OPERATOR(Problem(q, k, v, pattern, block_size, axis, is_causal, attn_mask, scale), backend)
+        check_broadcast(_NAME, "attn_mask", x.attn_mask, (x.q.shape[-2], tokens, tokens))
 
 
 def _torch(problem: Problem) -> Tensor:

@@ -34,13 +34,9 @@ class Far(NamedTuple):
 
 
 def add_far(out: Tensor, tiles: tuple[Tensor, Tensor, Tensor], ends: Tensor, far: Far) -> None:
-    """Add what queries take from far keys to out [I, N, E, V].
+    """Add what queries take from far keys to out [I, N, E, V], in place.
 
-    Args:
-        out: changed in place.
-        tiles: q [I, N, E, M], k [J, N, E, M], v [J, N, E, V].
-        ends: [H, 2], coefficients of the left and right side.
-        far: which.
+    tiles: q [I, N, E, M], k [J, N, E, M], v [J, N, E, V]; ends [H, 2]: coefficients of the left and right side.
     """
     q, k, v = tiles
     products = _matmul(k.mT, v)  # [J, N, M, V]
@@ -57,15 +53,7 @@ def add_far_gradients(
     ends: Tensor,
     far: Far,
 ) -> Tensor:
-    """Add the gradients of `add_far` to those of q, k, v, in place, and return that of ends [H, 2].
-
-    Args:
-        grads: shaped as `tiles`.
-        tiles: as in `add_far`.
-        grad_out: [I, N, E, V].
-        ends: as in `add_far`.
-        far: as in `add_far`.
-    """
+    """Add the gradients of `add_far` to those of q, k, v, in place, and return that of ends; grad_out [I, N, E, V]."""
     q, k, v = tiles
     products = _matmul(k.mT, v)
     grad_products, grad_ends = torch.zeros_like(products), torch.zeros_like(ends)

@@ -126,13 +126,7 @@ class Layout(NamedTuple):
 
 
 def products_of_tiles(geometry: Geometry, num_features: int, value_dim: int) -> int:
-    """Multiplications of one head in the forward pass.
-
-    Args:
-        geometry: sizes of the axes.
-        num_features: M.
-        value_dim: V, the denominator's column included.
-    """
+    """Multiplications of one head in the forward pass; value_dim includes the denominator's column."""
     return Layout.of(geometry).products(num_features, value_dim)
 
 

@@ -80,14 +80,18 @@ def softmax_attention(
     if attn_mask is not None:
         check_broadcast("softmax_attention", "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
     if cu_seqlens is not None:
-        check_cu_seqlens("softmax_attention", cu_seqlens, q)
-        if q.shape[1] != k.shape[1]:
-            raise ShapeError(
-                f"softmax_attention: packed queries and keys share cu_seqlens, so q and k need the same "
-                f"number of tokens, got {q.shape[1]} and {k.shape[1]}."
-            )
+        _check_packed(cu_seqlens, q, k)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"softmax_attention: dropout_p must be in [0, 1), got {dropout_p}.")
     scale = scale_of(q, scale)
     problem = Problem(q, k, v, scale, is_causal, attn_mask, dropout_p, cu_seqlens, return_lse, generator)
     return _OPERATOR(problem, backend)
+
+
+def _check_packed(cu_seqlens: Tensor, q: Tensor, k: Tensor) -> None:
+    check_cu_seqlens("softmax_attention", cu_seqlens, q)
+    if q.shape[1] != k.shape[1]:
+        raise ShapeError(
+            f"softmax_attention: packed queries and keys share cu_seqlens, so q and k need the same "
+            f"number of tokens, got {q.shape[1]} and {k.shape[1]}."
+        )

@@ -64,15 +64,7 @@ def backward(x: Operands, grad: Tensor, geometry: Geometry, near: Near) -> tuple
 def _run(
     x: Operands, geometry: Geometry, near: Near, tensors: dict[str, Tensor], grad_coefficients: Tensor | None
 ) -> None:
-    """Call C++.
-
-    Args:
-        x, geometry, near: the problem.
-        tensors: the others by the names of `KernelSum`.
-        grad_coefficients: [B, H, *offsets], zeros; None: the forward pass.
-    Raises:
-        MemoryError: C++ got no memory.
-    """
+    """Call C++: `tensors` by the names of `KernelSum`; grad_coefficients [B, H, *offsets] zeros, or None: forward."""
     views = {name: readable(t) for name, t in {"q": x.q, "k": x.k, "v": x.v, **tensors}.items()}
     coefficients = x.coefficients.contiguous()
     rows = geometry.queries[0] if len(geometry.queries) == 2 else 1  # a sequence is one row
