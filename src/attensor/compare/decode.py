@@ -42,11 +42,8 @@ def measure_decode(
     """Fill one cache further and further by prefill, and time single tokens at each context.
 
     Args:
-        mixer: causal, on `device`.
-        hidden_size: width of its input.
-        contexts: ascending.
-        seconds: time for everything.
-        device: "cpu" or "cuda".
+        mixer: causal, on `device`; hidden_size is the width of its input.
+        contexts: ascending; all together take at most `seconds`.
         precision: makes the autocast context of a call.
         on_row: receives each result at once.
     Returns:
@@ -55,8 +52,7 @@ def measure_decode(
     if not hasattr(mixer, "new_cache"):
         return f"{type(mixer).__name__} has no new_cache(), so it cannot decode token by token"
     deadline = time.monotonic() + seconds
-    mixer.eval()
-    cache = cast("Any", mixer).new_cache(1)
+    cache = cast("Any", mixer.eval()).new_cache(1)
     hidden = torch.randn(1, _PIECE, hidden_size, generator=torch.Generator().manual_seed(0)).to(device)
     took, reached = 0.0, 0
     for context in contexts:

@@ -119,16 +119,14 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     """Open the data, resolve the mechanisms and the machine, and decide everything.
 
     Raises:
-        DataError: the data cannot be used.
-        ValueError: an option does not fit the data or the machine.
+        DataError, ValueError: the data cannot be used; an option does not fit the data or the machine.
     """
     hidden_size, num_layers, num_heads = SIZES[config.size]
-    source, data = _opened(config)
+    (source, data), (device, dtype) = _opened(config), _machine(config)
     task: type[Task] = TASKS[data.kind]
-    device, dtype = _machine(config)
     subjects = resolve(config.mechanisms, task.domain)
-    cores = os.cpu_count() or 1
-    jobs = min(len(subjects), config.jobs or (1 if device == "cuda" else min(_MOST_JOBS, cores)))
+    cores, most = os.cpu_count() or 1, 1 if device == "cuda" else _MOST_JOBS
+    jobs = min(len(subjects), config.jobs or min(most, cores))
     budget = task.budget if config.budget is None else parse_budget(config.budget)
     return Plan(
         created=created,
@@ -138,20 +136,19 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         subjects=subjects,
         size=config.size,
         hidden_size=hidden_size,
-        # all cards of every stack have their place; and all models have the same depth
+        # all cards of every stack have their place, and all models the same depth
         num_layers=max(num_layers, *(subject.period for subject in subjects)),
         num_heads=num_heads,
         **task.layout(config, data, hidden_size),
         seeds=tuple(range(config.seeds)),
         steps=config.steps,
         budget_seconds=None if config.steps is not None else budget,
-        # the mechanisms run in rounds of `jobs`, so that all rounds together take the budget
+        # all rounds of `jobs` mechanisms together take the budget
         share_seconds=None if config.steps is not None else budget / -(-len(subjects) // jobs),
         learning_rates=config.learning_rates,
         pilot_fraction=0.2,
         device=device,
         dtype=dtype,
-        # more threads than one make the tiny model's small products slower
         threads=1 if config.size == "tiny" else max(1, cores // jobs),
         jobs=jobs,
         max_length=config.max_length,

@@ -57,10 +57,8 @@ def fit(
     Args:
         model: tokens [B, T] below 256 to logits [B, T, 256].
         seed: of the order of the data; the caller has drawn the weights.
-        steps: of AdamW, with warm-up and cosine.
-        learning_rate: peak.
-        length: bytes in a training window.
-        batch_size: windows.
+        steps, learning_rate: of AdamW, with warm-up and cosine to and from the peak.
+        length, batch_size: bytes in a training window, and windows.
         factors: the final loss is measured on the same bytes in windows of so many times `length`.
     Returns:
         `loss`: {factor: nats a byte}; `curve`: [[step, nats a byte], ..] on a part of the held-out bytes.

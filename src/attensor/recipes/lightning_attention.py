@@ -110,7 +110,6 @@ def judge(times: list[dict[str, Any]], texts: Runs) -> Verdict:
         return Interval.of([table[above] / table[below] for table in tables])
 
     def growth(name: str, passes: str, length: int) -> Interval:
-        """Of the time per token from 1024 tokens on."""
         return Interval.of([t[name, passes, length] / t[name, passes, 1024] * 1024 / length for t in tables])
 
     constant = {passes: growth(LA2, passes, 16384) for passes in (FORWARD, BOTH)}
