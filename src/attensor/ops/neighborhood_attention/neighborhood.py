@@ -73,15 +73,8 @@ def axes_of(
         ValueError: a parameter is below 1, or a stride larger than its window.
     """
     rank = len(space)
-    windows, dilations, strides, causal = (
-        _per_axis(label, value, rank)
-        for label, value in (
-            ("window_size", window_size),
-            ("dilation", dilation),
-            ("stride", stride),
-            ("is_causal", is_causal),
-        )
-    )
+    given = {"window_size": window_size, "dilation": dilation, "stride": stride, "is_causal": is_causal}
+    windows, dilations, strides, causal = (_per_axis(label, value, rank) for label, value in given.items())
     for name, n, w, d, s in zip(_NAMES[rank], space, windows, dilations, strides):
         _check_axis(name, space, n, w, d, s)
     return tuple(

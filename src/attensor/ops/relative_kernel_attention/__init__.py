@@ -82,25 +82,14 @@ def relative_kernel_attention(
         TypeError: dtypes differ. ValueError: unknown name, causal grid, packing with a mask.
     Source: arXiv:2106.12566, section 3.
     """
-    check_qkv(_NAME, q, k, v, space_dims=(1, 2))
-    _check(q, k, relative_bias, is_causal, key_mask, cu_seqlens, algorithm)
-    if algorithm in ("fft", "fft-float64") and cu_seqlens is not None and max_seqlen is None:
-        raise ValueError(
-            f"{_NAME}: algorithm={algorithm!r} with cu_seqlens needs max_seqlen, the longest sequence's length."
-        )
     problem = Problem(q, k, v, relative_bias, feature_map, is_causal, key_mask, cu_seqlens, max_seqlen, algorithm)
+    _check(problem)
     return _OPERATOR(problem, backend)
 
 
-def _check(
-    q: Tensor,
-    k: Tensor,
-    relative_bias: Tensor,
-    is_causal: bool,
-    key_mask: Tensor | None,
-    cu_seqlens: Tensor | None,
-    algorithm: str | None,
-) -> None:
+def _check(x: Problem) -> None:
+    q, k, relative_bias, key_mask, cu_seqlens = x.q, x.k, x.relative_bias, x.key_mask, x.cu_seqlens
+    check_qkv(_NAME, q, k, x.v, space_dims=(1, 2))
     check_devices(_NAME, q, relative_bias=relative_bias, key_mask=key_mask, cu_seqlens=cu_seqlens)
     dims = q.ndim - 3
     fits = relative_bias.ndim == dims + 1 and relative_bias.shape[0] == q.shape[-2]
@@ -117,10 +106,10 @@ def _check(
             f"{_NAME}: the tokens of q {list(q.shape)} must be those of k {list(k.shape)}, or the last of them in a "
             "sequence. Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
         )
-    if is_causal and dims != 1:
+    if x.is_causal and dims != 1:
         raise ValueError(f"{_NAME}: is_causal needs one axis, got {dims}; there is no order on a grid.")
-    if algorithm is not None and algorithm not in ALGORITHMS:
-        raise ValueError(f"{_NAME}: algorithm must be None or one of {', '.join(ALGORITHMS)}, got {algorithm!r}.")
+    if x.algorithm is not None and x.algorithm not in ALGORITHMS:
+        raise ValueError(f"{_NAME}: algorithm must be None or one of {', '.join(ALGORITHMS)}, got {x.algorithm!r}.")
     if key_mask is not None and (key_mask.dtype != torch.bool or key_mask.shape != k.shape[:-2]):
         raise ShapeError(
             f"{_NAME}: key_mask must be bool {list(k.shape[:-2])} (True = attend), got {list(key_mask.shape)} "
@@ -130,3 +119,7 @@ def _check(
         check_cu_seqlens(_NAME, cu_seqlens, q)
         if dims != 1 or shorter or key_mask is not None:
             raise ValueError(f"{_NAME}: cu_seqlens packs whole sequences: one axis, as many queries as keys, no mask.")
+        if x.algorithm in ("fft", "fft-float64") and x.max_seqlen is None:
+            raise ValueError(
+                f"{_NAME}: algorithm={x.algorithm!r} with cu_seqlens needs max_seqlen, the longest sequence's length."
+            )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from attensor.ops._kernel import Tensors, differentiable
@@ -34,7 +33,7 @@ def _forward(tensors: Tensors, options: Options, keep: bool) -> tuple[Tensor]:
     with full_precision(x.q):
         if options.method == "cpp":
             return (cpp_forward(x, geometry),)
-        return ((tiles_forward if options.method == "tiles" else fourier)(_with_ones(x), geometry).contiguous(),)
+        return ((tiles_forward if options.method == "tiles" else fourier)(x.with_ones(), geometry).contiguous(),)
 
 
 def _backward(
@@ -52,7 +51,7 @@ def _backward(
             found = cpp_backward(x, grad, geometry)
         else:
             run = tiles_backward if options.method == "tiles" else fourier_gradients
-            grad_q, grad_k, grad_v, grad_coefficients = run(_with_ones(x), grad, geometry)
+            grad_q, grad_k, grad_v, grad_coefficients = run(x.with_ones(), grad, geometry)
             found = grad_q, grad_k, grad_v[..., :-1], grad_coefficients
     return *(g.contiguous() if needed else None for g, needed in zip(found, needs)), None
 
@@ -66,10 +65,6 @@ def _operands(tensors: Tensors) -> Operands:
     if q is None or k is None or v is None or coefficients is None:
         raise TypeError("relative_kernel_attention: q, k, v and the coefficients are tensors.")
     return Operands(q, k, v, coefficients, segment)
-
-
-def _with_ones(x: Operands) -> Operands:
-    return x._replace(v=torch.cat([x.v, torch.ones_like(x.v[..., :1])], -1))
 
 
 # (q, k, v, coefficients, segment) of `Operands` to y [B, H, Tq, V + 1]; mapped dimensions become further heads, because

@@ -56,5 +56,5 @@ def _near(layout: Layout, far: Far | None) -> Near:
 
 def _split(x: Operands, layout: Layout) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, and v with ones behind, as tiles."""
-    values = torch.cat([x.v, torch.ones_like(x.v[..., :1])], -1)
+    values = x.with_ones().v
     return layout.split(x.q, is_query=True), layout.split(x.k, is_query=False), layout.split(values, is_query=False)

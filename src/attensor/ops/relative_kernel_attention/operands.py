@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from attensor.ops.feature_maps import FeatureMap
@@ -57,3 +58,7 @@ class Operands(NamedTuple):
     v: Tensor  # [B, H, Tk, V]
     coefficients: Tensor  # [H, *offsets], zero after the query when causal
     segment: Tensor | None  # [T]: a query sees the keys of its own number only
+
+    def with_ones(self) -> Operands:
+        """With a column of ones behind v, whose sum is the denominator."""
+        return self._replace(v=torch.cat([self.v, torch.ones_like(self.v[..., :1])], -1))
