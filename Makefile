@@ -43,10 +43,12 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.torch
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.run
 
-# natten has no wheel for a CPU; its source needs the torch that is installed here, so it is built without isolation.
+# natten has no wheel for a CPU; its source needs the torch that is installed here, so it is built without isolation. timm
+# asks for a torchvision that has no build for a CPU; its models do without.
 $(VENV)/.oracles: $(VENV)/.dev
 	$(INSTALL) setuptools wheel
 	$(INSTALL) --no-build-isolation fla-core natten lightning_attn
+	$(INSTALL) --no-deps timm
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
@@ -97,6 +99,7 @@ bench: $(VENV)/.oracles kernels
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench linear --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench neighborhood --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench relative --save
+	OMP_NUM_THREADS=1 $(BIN)/attensor bench softmax --save
 
 house: $(VENV)/.dev kernels
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/house.py
