@@ -311,6 +311,19 @@ def test_two_processes_build_once(workshop):
     assert all(path.name.startswith("kernels-") for path in workshop.files())
 
 
+def test_who_asks_while_it_is_built_is_told(workshop):
+    workshop.set_compiler(before=f'while [ ! -e "{workshop.log}.go" ]; do sleep 0.02; done')
+    process = workshop.start()
+    deadline = time.monotonic() + 30
+    while not list(workshop.cache.glob("*.lock")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workshop.forget()
+    assert "are being built beside this process" in build.why_not()
+    Path(f"{workshop.log}.go").touch()
+    assert process.communicate(timeout=30)[0] == "42\n"
+
+
 def test_an_interruption_passes_through_and_leaves_nothing(workshop):
     workshop.set_compiler(before='shift; while [ "$1" != -o ]; do shift; done; echo half > "$2"; exec sleep 60')
     # set anew, because a process started in the background ignores the signal

@@ -130,6 +130,8 @@ def _look() -> ctypes.CDLL | str:
         path = _kept(key, folder)
         if path is not None:
             return _LOADED.setdefault(path, ctypes.CDLL(str(path)))
+        if _is_being_built(folder / f"building-{key}.lock"):
+            return "the C++ kernels are being built beside this process; later ones take them"
         failed = folder / f"failed-{key}"
         return f"{failed.read_text()}; attensor doctor --build tries again" if failed.exists() else _NOT_BUILT
     except OSError as error:
@@ -177,6 +179,17 @@ def _one_at_a_time(lock: Path) -> Iterator[None]:
             yield
         finally:
             lock.unlink(missing_ok=True)
+
+
+def _is_being_built(lock: Path) -> bool:
+    import fcntl
+
+    with suppress(OSError), lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False  # a lock that nobody holds is left over
 
 
 def _files(pattern: str) -> list[Path]:
