@@ -168,8 +168,9 @@ class Pool:
 
     def _end(self, worker: _Worker) -> None:
         worker.close()
-        worker.process.terminate()
         try:
+            if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
+                worker.process.terminate()
             worker.process.wait(_LAST_SECONDS)
         except subprocess.TimeoutExpired:
             worker.process.kill()
