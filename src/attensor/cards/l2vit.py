@@ -8,7 +8,7 @@ CARD = Mechanism(
     paper=Paper(arxiv="2501.16182", year=2025, title="The Linear Attention Resurrection in Vision Transformer"),
     use="large images at linear cost, when the mixer may convolve: what attention spreads, 7 x 7 convolutions gather",
     avoid="batches of one image in training, whose batch norm has little to average; sequences: it is not causal",
-    operator="attensor.ops:linear_attention",
+    operator="attensor.ops:kernel_attention",
     layer="attensor.nn.l2vit:GlobalLinearAttention",
     recipe="attensor.recipes.l2vit",
     domain=Domain.GRID,

@@ -8,7 +8,7 @@ CARD = Mechanism(
     paper=Paper(arxiv="2411.07635", year=2024, title="Breaking the Low-Rank Dilemma of Linear Attention"),
     use="large images: every cell sees all cells at linear cost, with outputs of high rank",
     avoid="sequences: the weights of its keys depend on all queries, so that it cannot be causal",
-    operator="attensor.ops:linear_attention",
+    operator="attensor.ops:kernel_attention",
     layer="attensor.nn.rank_augmented:RankAugmentedLinearAttention",
     recipe="attensor.recipes.rala",
     domain=Domain.GRID,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._precision import FLOATS
 
 __all__ = [
     "check_broadcast",
@@ -77,7 +78,7 @@ def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, 
     fits = len(sizes) <= len(shape) and all(a in (1, b) for a, b in zip(reversed(sizes), reversed(shape)))
     if not fits:
         raise ShapeError(f"{name}: {argument} must broadcast to {list(shape)}, got {_sizes(tensor)}.")
-    if not tensor.is_floating_point() and tensor.dtype != torch.bool:
+    if tensor.dtype != torch.bool and tensor.dtype not in FLOATS:
         raise TypeError(
             f"{name}: {argument} must be bool (True = attend) or floating (added to the scores), got {tensor.dtype}."
         )
@@ -94,6 +95,10 @@ def check_float(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
     """Refuse a tensor that is not floating point, or not where q is."""
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: {argument} must be floating point, got {tensor.dtype}; use .to(q.dtype).")
+    if tensor.dtype not in FLOATS:  # float8: torch knows no arithmetic of it
+        raise TypeError(
+            f"{name}: {argument} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; use .bfloat16()."
+        )
     check_devices(name, q, **{argument: tensor})
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["WORKING", "full_precision", "working_dtype"]
+__all__ = ["FLOATS", "WORKING", "full_precision", "working_dtype"]
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
@@ -27,6 +27,6 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     return dtype
 
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # the same for tensors of two dtypes: a look-up where a call takes microseconds
-WORKING = {(a, b): torch.float64 if torch.float64 in (a, b) else torch.float32 for a in _FLOATS for b in _FLOATS}
+WORKING = {(a, b): torch.float64 if torch.float64 in (a, b) else torch.float32 for a in FLOATS for b in FLOATS}

@@ -17,7 +17,7 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_devices
 from attensor.ops._operator import Implementation, Operator
-from attensor.ops._precision import working_dtype
+from attensor.ops._precision import FLOATS, working_dtype
 
 __all__ = ["merge_attention", "merge_attention_reference"]
 
@@ -72,7 +72,7 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
                     f"says, got {list(part.shape)}."
                 )
             check_devices("merge_attention", outs[0], **{label: part})
-            if part.dtype != parts[0].dtype or not part.is_floating_point():
+            if part.dtype != parts[0].dtype or part.dtype not in FLOATS:
                 raise TypeError(
                     f"merge_attention: {label} must share one floating dtype, got {part.dtype} beside "
                     f"{parts[0].dtype}; use .to()."

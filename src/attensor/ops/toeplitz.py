@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._checks import check_float
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops._precision import full_precision, working_dtype
 
@@ -245,10 +246,7 @@ def _check(coefficients: Tensor, x: Tensor, space_dims: int, is_causal: bool) ->
             f"is_causal={is_causal}; there is no order on a grid."
         )
     for name, tensor in (("coefficients", coefficients), ("x", x)):
-        if not tensor.is_floating_point():
-            raise TypeError(f"toeplitz: {name} must be floating point, got {tensor.dtype}; convert it with .float().")
-    if coefficients.device != x.device:
-        raise ValueError(f"toeplitz: coefficients are on {coefficients.device}, x on {x.device}; use .to(x.device).")
+        check_float("toeplitz", name, tensor, x)
     have, inputs = list(coefficients.shape[-space_dims:]), list(x.shape[-space_dims:])
     if len(have) < space_dims or len(inputs) < space_dims or any(m < 1 or a < m for a, m in zip(have, inputs)):
         raise ShapeError(

@@ -89,6 +89,8 @@ def _plan_of(folder: Path, recipe: Recipe, quick: bool) -> tuple[bool, str]:
     plan = read_json(folder / PLAN_FILE)
     if plan is None:
         raise ValueError(f"--resume {folder}: no run of a recipe is there.")
+    if "kernels" not in plan:
+        raise ValueError(f"--resume {folder}: that run is of an earlier version of attensor; start anew.")
     if plan["recipe"] != recipe.name:
         raise ValueError(f"--resume {folder}: that is a run of {plan['recipe']}, not of {recipe.name}.")
     if quick and not plan["quick"]:

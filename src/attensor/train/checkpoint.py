@@ -72,6 +72,8 @@ def load_checkpoint(
     with safe_open(path, framework="pt") as file:
         saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         described = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
+    if not {"state", "optimizer"} <= described.keys():
+        raise ValueError(f"load_checkpoint: {path} is of an earlier version, or of another program; start anew.")
     with torch.no_grad():
         for name, tensor in _model_tensors(model, average).items():
             if name not in saved:

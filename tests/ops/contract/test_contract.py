@@ -263,6 +263,7 @@ BAD: dict[str, Callable[[Tensor], Tensor]] = {
     "of another rank": lambda x: x[None, None],
     "of integers": lambda x: x.long() if x.is_floating_point() else x.double(),
     "of another size": lambda x: torch.cat([x, x, x[..., :1]], -1),
+    "of eight bits": lambda x: x.to(torch.float8_e4m3fn) if x.is_floating_point() else x.double(),
     "elsewhere": lambda x: x.to("meta"),
 }
 

@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 import textwrap
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -61,22 +62,28 @@ def compile_library(command: list[str], sources: Sequence[Path], headers: Path, 
         for (source, real), made in zip(pairs, objects, strict=True)
     ]
     running: list[subprocess.Popen[str]] = []
+    is_over = threading.Event()
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        list(pool.map(lambda unit: _checked(unit, target.parent, running), commands))
+        list(pool.map(lambda unit: _checked(unit, target.parent, running, is_over), commands))
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in running:  # an interruption does not wait for compilers
+        is_over.set()  # an interruption does not wait for compilers, those that are being started included
+        for process in running:
             process.kill()
         raise
     finally:
         pool.shutdown()
-    _checked([*command, *OPTIONS, "-shared", "-o", str(target), *map(str, objects)], target.parent, running)
+    _checked([*command, *OPTIONS, "-shared", "-o", str(target), *map(str, objects)], target.parent, running, is_over)
 
 
-def _checked(command: Sequence[str], temporary: Path, running: list[subprocess.Popen[str]]) -> None:
+def _checked(
+    command: Sequence[str], temporary: Path, running: list[subprocess.Popen[str]], is_over: threading.Event
+) -> None:
     with _start(command, {"TMPDIR": str(temporary)}) as process:
         running.append(process)
+        if is_over.is_set():
+            process.kill()
         _, complaints = process.communicate()
     if process.returncode == 0:
         return

@@ -18,7 +18,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_devices, check_qkv, check_same_space
+from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv, check_same_space
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
 from attensor.ops.neighborhood_attention.problem import Problem
@@ -111,8 +111,7 @@ def _check_bias(bias: Tensor, q: Tensor, axes: tuple[Axis, ...]) -> None:
         raise ShapeError(
             f"{_NAME}: relative_bias must be [H, 2 window_size - 1 for each axis] = {expected}, got {list(bias.shape)}."
         )
-    if not bias.is_floating_point():
-        raise TypeError(f"{_NAME}: relative_bias must be floating point, got {bias.dtype}; use .to(q.dtype).")
+    check_float(_NAME, "relative_bias", bias, q)
 
 
 def _check_additional(keys: Tensor | None, values: Tensor | None, k: Tensor, v: Tensor) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_devices, check_qkv
+from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv
 from attensor.ops._operator import Implementation, Operator
 from attensor.ops.feature_maps import FeatureMap
 from attensor.ops.relative_kernel_attention.forms import attend, why_not_cpp
@@ -98,8 +98,7 @@ def _check(x: Problem) -> None:
             f"{_NAME}: relative_bias must be [H, 2 P - 1 for each of {dims} axes] with H = {q.shape[-2]}, "
             f"got {list(relative_bias.shape)}."
         )
-    if not relative_bias.is_floating_point():
-        raise TypeError(f"{_NAME}: relative_bias must be floating point, got {relative_bias.dtype}; use .to(q.dtype).")
+    check_float(_NAME, "relative_bias", relative_bias, q)
     shorter = dims == 1 and q.shape[1] < k.shape[1]
     if q.shape[1:-2] != k.shape[1:-2] and not shorter:
         raise ShapeError(
