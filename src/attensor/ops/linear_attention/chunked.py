@@ -7,8 +7,8 @@ With S the state before a chunk and G_i the sum of the chunk's log decays up to 
     writing_j = k_j exp(G_last - G_j)                       total = exp(G_last)
 
 Chunks are worked through in segments that fit a cache; the forward pass keeps the state before each, the backward pass
-computes a segment anew and leaves its derivatives to autograd. Differences G_i - G_j are never taken: a decay of
-exp(-30) at one token would cost all others their digits.
+computes a segment anew. Differences G_i - G_j are never taken: a decay of exp(-30) at one token would cost all others
+their digits.
 
 Sizes: n = chunks of a segment, N = batch entries x query heads, S segments.
 Source: arXiv:2312.06635, section 4; halving is its secondary chunking (4.3), carried down to single tokens.
@@ -28,7 +28,8 @@ from attensor.ops._packing import chunks_of
 from attensor.ops._precision import WORKING, full_precision
 from attensor.ops.linear_attention.bidirectional import bidirectional
 from attensor.ops.linear_attention.definition import define
-from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, bind, recur
+from attensor.ops.linear_attention.halving import Answers, halving
+from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, bind, recur, sum_heads
 
 __all__ = ["run"]
 
@@ -158,11 +159,25 @@ class _Chunks:
 
 def _run(part: _Segment, scale: float) -> tuple[Tensor, Tensor]:
     """Output [n, N, C, V], and the states after each chunk [n, N, K, V] (not packed: after the last, [1, N, K, V])."""
-    heads = part.q.shape[2]
-    q, k, v = (_repeat(x, heads) for x in part[:3])
-    scores, reading, writing, total = _answers(q, k, None if part.gates is None else _repeat(part.gates, heads))
-    increments = (writing.mT @ v).unbind()
-    totals = None if total is None else total.mT.unbind() * (len(increments) // len(total))
+    q, k, v, gates = _repeated(part)
+    answers = _answers(q, k, gates)
+    before, after = _states(part, answers, v)
+    read = answers.reading.flatten(0, 1) @ torch.stack(before).flatten(0, 1)
+    out = torch.baddbmm(read, answers.scores.flatten(0, 1), v.flatten(0, 1), beta=scale, alpha=scale).view(v.shape)
+    return out, torch.stack(after if part.starts is not None else after[-1:])
+
+
+def _repeated(part: _Segment) -> list[Any]:
+    """q, k, v and gates of all query heads: [n, B, Hx, C, D] as [n, N, C, D]."""
+    heads, four = part.q.shape[2], part[:4]
+    whole = (x if x is None or x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], 2) for x in four)
+    return [None if x is None else x.flatten(1, 2) for x in whole]
+
+
+def _states(part: _Segment, answers: Answers, v: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """States [N, K, V] before each chunk, and after it."""
+    increments = (answers.writing.mT @ v).unbind()
+    totals = None if answers.total is None else answers.total.mT.unbind() * (len(increments) // len(answers.total))
     state, before, after = part.state, [], []
     for c, increment in enumerate(increments):
         if part.starts is not None and part.begins is not None:
@@ -170,62 +185,53 @@ def _run(part: _Segment, scale: float) -> tuple[Tensor, Tensor]:
         before.append(state)
         state = state + increment if totals is None else torch.addcmul(increment, totals[c], state)
         after.append(state)
-    read = reading.flatten(0, 1) @ torch.stack(before).flatten(0, 1)
-    out = torch.baddbmm(read, scores.flatten(0, 1), v.flatten(0, 1), beta=scale, alpha=scale).view(v.shape)
-    return out, torch.stack(after if part.starts is not None else after[-1:])
+    return before, after
 
 
-def _repeat(x: Tensor, heads: int) -> Tensor:
-    """[n, B, Hx, C, D] as [n, N, C, D]."""
-    return (x if x.shape[2] == heads else x.repeat_interleave(heads // x.shape[2], 2)).flatten(1, 2)
-
-
-def _answers(q: Tensor, k: Tensor, gates: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """A [n, N, C, C], reading and writing [n, N, C, K], total [n or 1, N, 1, K or 1] (None: 1)."""
+def _answers(q: Tensor, k: Tensor, gates: Tensor | None, keep: bool = False) -> Answers:
+    """Those of q, k [n, N, C, K] and log decays [n or 1, N, C, K or 1]; `back` works if they were kept."""
     if gates is None:
-        return (q @ k.mT).tril(), q, k, None
-    if gates.shape[-1] > 1:
-        return _halving(q, k, gates.exp())
-    # [i, j]: the sum over j < t <= i, each summed for itself
+        scores = (q @ k.mT).tril()
+
+        def back(
+            of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, _: Tensor | None
+        ) -> tuple[Tensor, Tensor, None]:
+            of_scores = of_scores.tril()
+            return of_scores @ k + of_reading, of_scores.mT @ q + of_writing, None
+
+        return Answers(scores, q, k, None, back)
+    return halving(q, k, gates.exp(), keep) if gates.shape[-1] > 1 else _scalar(q, k, gates)
+
+
+def _scalar(q: Tensor, k: Tensor, gates: Tensor) -> Answers:
+    """The answers for one decay a token. [i, j]: the sum over j < t <= i, each summed for itself."""
     between = gates.expand(-1, -1, -1, gates.shape[2]).tril(-1).cumsum(2)
-    since_start = gates.cumsum(2)
-    until_end = between[:, :, -1, :, None]
-    scores = (q @ k.mT) * between.exp().tril()
-    return scores, q * since_start.exp(), k * until_end.exp(), since_start[:, :, -1:].exp()
+    since_start = gates.cumsum(2).exp()
+    until_end = between[:, :, -1, :, None].exp()
+    between = between.exp().tril()
+    scores, reading, writing, total = (q @ k.mT) * between, q * since_start, k * until_end, since_start[:, :, -1:]
+
+    def back(
+        of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, of_total: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        of_products = of_scores * between
+        of_q, of_k = of_products @ k + of_reading * since_start, of_products.mT @ q + of_writing * until_end
+        if of_total is None:
+            return of_q, of_k, None
+        pairs = ((of_scores, scores), (of_reading, reading), (of_writing, writing), (of_total, total))
+        crossing, *others = ((x * y).sum_to_size(len(gates), *y.shape[1:]) for x, y in pairs)
+        read, written, ended = (x.sum(-1, keepdim=True) for x in others)
+        # a decay at t acts on what is read at t or later and was written before: sums, no differences
+        of_gates = _from_end(crossing).tril(-1).sum(-1, keepdim=True) + _from_end(read) + ended
+        of_gates[:, :, 1:] += written.cumsum(2)[:, :, :-1]
+        return of_q, of_k, of_gates
+
+    return Answers(scores, reading, writing, total, back)
 
 
-def _halving(q: Tensor, k: Tensor, decay: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The answers for a decay of each key channel, from blocks of one token to blocks of C.
-
-    Of a block of 2h tokens, a row i of the right half and a column j of the left have exp(G_i - G_j) = [decay from the
-    middle to i] [decay from j to the middle], two factors <= 1: one product of decayed queries and decayed keys.
-    Cost: C (C - 1) K operations a chunk and log2(C) passes over q and k.
-    """
-    n, heads, size, channels = q.shape
-    shape = (n * heads, size, 1, channels)  # blocks [n N, blocks, h, K]
-    reading, writing, total = (q * decay).view(shape), k.view(shape), decay.view(shape)
-    scores = (q * k).sum(-1).view(n * heads, size, 1, 1)
-    half = 1
-    while half < size:
-        (before, rows), (columns, after) = _pairs(reading), _pairs(writing)
-        left, right = _pairs(total)
-        above, below = _pairs(scores)
-        reading = torch.cat([before, rows * left], 2)
-        writing = torch.cat([columns * right, after], 2)
-        total = left * right
-        # a batch of products of such small matrices takes several times longer
-        is_small = half <= 2
-        lower = (rows.unsqueeze(3) * columns.unsqueeze(2)).sum(-1) if is_small else rows @ columns.mT
-        upper = torch.cat([above, torch.zeros_like(lower)], 3)
-        scores = torch.cat([upper, torch.cat([lower, below], 3)], 2)
-        half *= 2
-    whole = (n, heads, size, -1)
-    return scores.view(whole), reading.view(whole), writing.view(whole), total.view(n, heads, 1, channels)
-
-
-def _pairs(x: Tensor) -> tuple[Tensor, ...]:
-    """Left and right blocks of x [.., blocks, h, D]."""
-    return x.unflatten(1, (-1, 2)).unbind(2)
+def _from_end(x: Tensor) -> Tensor:
+    """Sums over this token and all later ones, [n, N, C, D]."""
+    return x.flip(2).cumsum(2).flip(2)
 
 
 def _forward(inputs: Inputs, scale: float, size: int, _: str, kept_rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -291,19 +297,28 @@ def _states_unread(inputs: Inputs, grad_final: Tensor) -> Tensor:
 
 def _differentiate(part: _Segment, grad_out: Tensor, ends: Tensor, scale: float, decay: bool) -> list[Any]:
     """Gradients of a segment's tensors, in their order; that of the gates only if it is wanted."""
-    # the library's operators run where autograd has done its part already, and it is needed once more
-    excluded = torch._C._dispatch_tls_local_exclude_set()
-    for key in (torch._C.DispatchKey.AutogradFunctionality, torch._C.DispatchKey.ADInplaceOrView):
-        excluded = excluded.remove(key)
-    included = torch._C._dispatch_tls_local_include_set()
-    with torch._C._ForceDispatchKeyGuard(included, excluded), torch.enable_grad():
-        leaves = [None if x is None else x.detach().requires_grad_() for x in part[:6]]
-        if part.gates is not None and not decay:
-            leaves[3] = part.gates.detach()
-        outs = _run(_Segment(*leaves, part.starts), scale)  # type: ignore[arg-type, call-arg]
-        given = [x for x in leaves if x is not None and x.requires_grad]
-        found = iter(torch.autograd.grad(outs, given, (grad_out.flatten(1, 2), ends)))
-    return [None if x is None or not x.requires_grad else next(found) for x in leaves]
+    q, k, v, gates = _repeated(part)
+    answers = _answers(q, k, gates, keep=True)
+    before = torch.stack(_states(part, answers, v)[0])
+    grad_out = grad_out.flatten(1, 2) * scale
+    of_before = (answers.reading.mT @ grad_out).unbind()
+    totals = None if answers.total is None else answers.total.mT.unbind() * (len(before) // len(answers.total))
+    state, of_states, of_begins = ends[-1], [], []
+    for c in reversed(range(len(before))):
+        of_states.append(state)
+        state = of_before[c] + state if totals is None else torch.addcmul(of_before[c], totals[c], state)
+        if part.starts is not None:
+            of_begins.append(torch.where(part.starts[c], state, 0.0))
+            state = torch.where(part.starts[c], 0.0, state)
+            state = state + ends[c - 1] if c else state
+    of_after = torch.stack(of_states[::-1])
+    of_v = (answers.scores.mT @ grad_out).add_(answers.writing @ of_after)
+    of_total = (before * of_after).sum(-1).unsqueeze(-2) if decay and gates is not None else None
+    of_q, of_k, of_gates = answers.back(grad_out @ v.mT, grad_out @ before.mT, v @ of_after.mT, of_total)
+    found = zip((of_q, of_k, of_v, of_gates), part[:4])
+    sizes = part.q.shape[1:3]
+    grads = [None if x is None or y is None else sum_heads(x.unflatten(1, sizes), y) for x, y in found]
+    return [*grads, state, torch.stack(of_begins[::-1]) if of_begins else None]
 
 
 recurrence = bind(
