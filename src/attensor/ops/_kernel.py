@@ -176,12 +176,34 @@ def _tangent(function: Callable[..., Any], primals: Sequence[Tensor], tangents: 
     return torch.func.vjp(lambda *u: pull(tuple(u)), *map(torch.zeros_like, outs))[1](tuple(filled))
 
 
+# torch.autograd.grad(is_grads_batched=True), whose tensors find no rule for kernels, unlike those of torch.func.vmap
+_BATCHED = torch._C._dispatch_key_parse("VmapMode")
+
+
+def _one_by_one(run: Callable[..., Any], arguments: Sequence[Any]) -> list[Any]:
+    """The results of `run` for each entry of such a batch."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    key = torch._C._dispatch_key_parse("Batched")
+    is_batched = [isinstance(x, Tensor) and torch._C._dispatch_keys(x).has(key) for x in arguments]
+    every = [torch._remove_batch_dim(x, level, 1, 0) if b else x for x, b in zip(arguments, is_batched)]
+    size = next(len(x) for x, b in zip(every, is_batched) if b)
+    found = [run(*(x[i] if b else x for x, b in zip(every, is_batched))) for i in range(size)]
+    stacked = (None if column[0] is None else torch.stack(column) for column in zip(*found))
+    return [None if x is None else torch._add_batch_dim(x, 0, level) for x in stacked]
+
+
 def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
+    def run(*arguments: Any) -> Tensors:
+        *saved, options, needs = arguments
+        return parts.backward(*parts.cut(saved), options, needs)
+
     class Gradients(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
-            *saved, options, needs = arguments
-            found = parts.backward(*parts.cut(saved), options, needs)
+            needs = arguments[-1]
+            is_batched = torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED)
+            found = _one_by_one(run, arguments) if is_batched else run(*arguments)
             return tuple(g for g, needed in zip(found, needs) if needed and g is not None)
 
         @staticmethod

@@ -117,6 +117,23 @@ def test_vmap_of_values_and_gradients(contract: Contract, form: str) -> None:
 
 
 @EVERY_FORM
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of operations that are torch's own
+def test_batched_gradients_are_those_of_each(contract: Contract, form: str) -> None:
+    """`torch.autograd.functional.jacobian(vectorize=True)` asks for them."""
+    function, floats = of_floats(contract, form, first(contract))
+    leaves = [x.requires_grad_() for x in floats]
+    out = function(*leaves)[0]
+    upstream = torch.stack([out.detach().sin(), out.detach().cos(), torch.ones_like(out)])
+
+    def gradients(upstream: Tensor, is_batched: bool = False) -> Any:
+        options = {"retain_graph": True, "materialize_grads": True, "is_grads_batched": is_batched}
+        return torch.autograd.grad(out, leaves, upstream, allow_unused=True, **options)
+
+    for one, found in zip(upstream, zip(*gradients(upstream, True), strict=True), strict=True):
+        assert_equal(found, gradients(one))
+
+
+@EVERY_FORM
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_lower_precision_keeps_its_error_and_dtype(contract: Contract, form: str, dtype: torch.dtype) -> None:
     rounded = first(contract).to(dtype)
