@@ -34,6 +34,7 @@ def register(
     *,
     flops: Callable[..., int],
     devices: Sequence[str] = ("CPU",),
+    gather: Any = None,
 ) -> Callable[..., Any]:
     """Make a kernel `torch.ops.attensor.<name>` and return a function that calls it.
 
@@ -44,9 +45,12 @@ def register(
         flops: the arguments' shapes (other arguments as they are) to useful floating-point operations, for
             `FlopCounterMode`.
         devices: dispatch keys that it runs on.
+        gather: a NamedTuple that `run` and `fake` take in place of as many first arguments.
     Returns:
         the function. It calls the kernel without torch's dispatcher where nothing but the kernel could hear of it.
     """
+    if gather is not None:
+        run, fake = _gathered(run, gather), _gathered(fake, gather)
     name = schema.partition("(")[0]
     _LIBRARY.define(schema)
     for device in devices:
@@ -59,6 +63,11 @@ def register(
         return run(*arguments) if is_direct(arguments) else operator(*arguments)
 
     return call
+
+
+def _gathered(function: Callable[..., Any], gather: Any) -> Callable[..., Any]:
+    count = len(gather._fields)
+    return lambda *arguments: function(gather(*arguments[:count]), *arguments[count:])
 
 
 def is_direct(arguments: Sequence[Any]) -> bool:

@@ -10,19 +10,21 @@ preference, and falls back to the best one that can. Choosing compiles nothing.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import inspect
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 import torch
 
 from attensor.errors import BackendError
 
-__all__ = ["BACKENDS", "OPERATORS", "Implementation", "Operator", "Placement", "backend", "placement"]
+__all__ = ["BACKENDS", "OPERATORS", "Implementation", "Operator", "Placement", "backend", "placement", "reference_of"]
 
 BACKENDS = ("triton", "cpp", "torch", "reference")
 
@@ -33,6 +35,7 @@ OPERATORS: dict[str, Operator[Any, Any]] = {}
 
 P = TypeVar("P")
 R = TypeVar("R")
+A = ParamSpec("A")
 
 
 class Placement(Protocol):
@@ -96,6 +99,24 @@ def placement(spread: Placement) -> Iterator[None]:
         yield
     finally:
         _CONTEXT.placements.pop()
+
+
+def reference_of(function: Callable[A, R], doc: str) -> Callable[A, R]:
+    """The operator by its definition: arguments (but for `backend`), checks and result are those of `function`."""
+
+    @functools.wraps(function)
+    def reference(*arguments: A.args, **options: A.kwargs) -> R:
+        if "backend" in options:
+            raise TypeError(f"{reference.__name__}: it is a back-end; leave `backend` out or call {function.__name__}.")
+        with backend("reference"):
+            return function(*arguments, **options)
+
+    signature = inspect.signature(function)
+    own = [parameter for name, parameter in signature.parameters.items() if name != "backend"]
+    reference.__name__ = reference.__qualname__ = f"{function.__name__}_reference"
+    reference.__signature__ = signature.replace(parameters=own)  # type: ignore[attr-defined]
+    reference.__doc__ = f"{doc}\n\n    Arguments, errors and result are those of `{function.__name__}`."
+    return reference
 
 
 def _anything(problem: Any) -> str | None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from attensor.ops._blocks import Axis, axes_of, from_blocks, to_blocks
-from attensor.ops._checks import check_broadcast, check_devices, check_qkv, check_same_space
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import check_broadcast, check_devices, check_qkv, checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops.softmax_attention import softmax_attention
 from attensor.ops.softmax_attention.reference import additive_mask, dense, scale_of
 
@@ -45,45 +45,7 @@ class Problem:
     scale: float | None
 
 
-def block_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    pattern: str,
-    block_size: int | tuple[int, ...] | None = None,
-    axis: int | None = None,
-    is_causal: bool = False,
-    attn_mask: Tensor | None = None,
-    scale: float | None = None,
-) -> Tensor:
-    """Dense attention under a mask made of coordinates: tokens see each other when they are in one block.
-
-    Same arguments and result as `block_attention`; O(n^2) in the number of tokens n.
-    """
-    space = q.shape[1:-2]
-    axes = axes_of(_NAME, space, pattern, block_size, axis)
-    together = torch.ones((), dtype=torch.bool, device=q.device)
-    place = torch.zeros((), dtype=torch.long, device=q.device)
-    for index, cut in enumerate(axes):
-        x = torch.arange(cut.length, device=q.device).view([-1 if i == index else 1 for i in range(len(space))])
-        x = x.expand(space).flatten()
-        block, inside = (x % cut.blocks, x // cut.blocks) if cut.places_outside else (x // cut.places, x % cut.places)
-        together = together & (block[:, None] == block)
-        place = place * cut.places + inside
-    if is_causal:
-        together = together & (place <= place[:, None])
-    mask = together
-    if attn_mask is not None:
-        tokens = prod([cut.places for cut in axes])
-        of_pairs = attn_mask.expand(q.shape[-2], tokens, tokens)[:, place[:, None], place]  # [H, n, n]
-        is_bool = attn_mask.dtype == torch.bool
-        mask = of_pairs & together if is_bool else of_pairs.masked_fill(~together, float("-inf"))
-    q, k, v = (t.flatten(1, -3) for t in (q, k, v))
-    out, _ = dense(q, k, v, additive_mask(q, k, False, mask, None), scale_of(q, scale))
-    return torch.unflatten(out, 1, space)
-
-
+@checked
 def block_attention(
     q: Tensor,
     k: Tensor,
@@ -125,9 +87,11 @@ def block_attention(
     return _OPERATOR(problem, backend)
 
 
+block_attention_reference = reference_of(block_attention, "Dense attention under a mask made of coordinates: O(n^2).")
+
+
 def _check(x: Problem) -> None:
-    check_qkv(_NAME, x.q, x.k, x.v, space_dims=(1, 2, 3))
-    check_same_space(_NAME, x.q, x.k)
+    check_qkv(_NAME, x.q, x.k, x.v, space_dims=(1, 2, 3), same_space=True)
     check_devices(_NAME, x.q, attn_mask=x.attn_mask)
     axes = axes_of(_NAME, x.q.shape[1:-2], x.pattern, x.block_size, x.axis)
     if x.is_causal and x.pattern != "axial":
@@ -137,6 +101,32 @@ def _check(x: Problem) -> None:
     if x.attn_mask is not None:
         tokens = prod([cut.places for cut in axes])
         check_broadcast(_NAME, "attn_mask", x.attn_mask, (x.q.shape[-2], tokens, tokens))
+
+
+def _define(problem: Problem) -> Tensor:
+    """Dense attention: tokens see each other when they are in one block."""
+    q, k, v = problem.q, problem.k, problem.v
+    space, device = q.shape[1:-2], q.device
+    axes = axes_of(_NAME, space, problem.pattern, problem.block_size, problem.axis)
+    together = torch.ones((), dtype=torch.bool, device=device)
+    place = torch.zeros((), dtype=torch.long, device=device)
+    for index, cut in enumerate(axes):
+        x = torch.arange(cut.length, device=device).view([-1 if i == index else 1 for i in range(len(space))])
+        x = x.expand(space).flatten()
+        block, inside = (x % cut.blocks, x // cut.blocks) if cut.places_outside else (x // cut.places, x % cut.places)
+        together = together & (block[:, None] == block)
+        place = place * cut.places + inside
+    if problem.is_causal:
+        together = together & (place <= place[:, None])
+    mask, attn_mask = together, problem.attn_mask
+    if attn_mask is not None:
+        tokens = prod([cut.places for cut in axes])
+        of_pairs = attn_mask.expand(q.shape[-2], tokens, tokens)[:, place[:, None], place]  # [H, n, n]
+        is_bool = attn_mask.dtype == torch.bool
+        mask = of_pairs & together if is_bool else of_pairs.masked_fill(~together, float("-inf"))
+    q, k, v = (t.flatten(1, -3) for t in (q, k, v))
+    out, _ = dense(q, k, v, additive_mask(q, k, False, mask, None), scale_of(q, problem.scale))
+    return torch.unflatten(out, 1, space)
 
 
 def _torch(problem: Problem) -> Tensor:
@@ -154,7 +144,7 @@ def _torch(problem: Problem) -> Tensor:
 _OPERATOR: Operator[Problem, Tensor] = Operator(
     _NAME,
     {
-        "reference": Implementation(lambda problem: block_attention_reference(**vars(problem))),
+        "reference": Implementation(_define),
         "torch": Implementation(_torch),
     },
 )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attensor.ops._checks import check_cu_seqlens, check_qkv, check_same_space
+from attensor.ops._checks import check_cu_seqlens, check_qkv, checked
 from attensor.ops._precision import working_dtype
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention import OPERATOR, linear_attention_reference
@@ -52,6 +52,7 @@ class Denominator(NamedTuple):
         return clamped + self.eps if self.eps else clamped
 
 
+@checked
 def kernel_attention(
     q: Tensor,
     k: Tensor,
@@ -101,6 +102,7 @@ def kernel_attention(
     return out.to(v.dtype), state if output_final_state else None
 
 
+@checked
 def kernel_attention_reference(
     q: Tensor,
     k: Tensor,
@@ -138,6 +140,7 @@ def kernel_attention_reference(
     return out.to(v.dtype), state if output_final_state else None
 
 
+@checked
 def kernel_attention_step(
     q: Tensor,
     k: Tensor,
@@ -173,6 +176,7 @@ def kernel_attention_step(
     return out.to(v.dtype), state
 
 
+@checked
 def kernel_attention_step_reference(
     q: Tensor,
     k: Tensor,
@@ -200,8 +204,7 @@ def kernel_attention_step_reference(
 
 
 def _check(name: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
-    check_qkv(name, q, k, v)
-    check_same_space(name, q, k)
+    check_qkv(name, q, k, v, same_space=True)
     if cu_seqlens is not None:
         check_cu_seqlens(name, cu_seqlens, q)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_devices
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import check_devices, checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import FLOATS, working_dtype
 
 __all__ = ["merge_attention", "merge_attention_reference"]
@@ -30,21 +30,7 @@ class Problem:
     lses: tuple[Tensor, ...]
 
 
-def merge_attention_reference(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """The definition, one sum after the other. Same arguments and result as `merge_attention`."""
-    # a factor common to all parts cancels; the largest exponential is then 1
-    top = torch.stack([lse.detach() for lse in lses]).amax(0)
-    top = top.masked_fill(top == float("-inf"), 0.0)
-    numerator, total = torch.zeros_like(outs[0], dtype=working_dtype(outs[0])), torch.zeros_like(top)
-    for out, lse in zip(outs, lses):
-        weight = (lse - top).exp()
-        numerator, total = numerator + weight[..., None] * out, total + weight
-    empty = total == 0
-    lse = total.masked_fill(empty, 1.0).log() + top
-    out = numerator / total.masked_fill(empty, 1.0)[..., None]
-    return out.to(outs[0].dtype), lse.masked_fill(empty, float("-inf"))
-
-
+@checked
 def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """The attention to all keys together, from its parts.
 
@@ -80,6 +66,24 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
     return _OPERATOR(Problem(tuple(outs), tuple(lses)))
 
 
+merge_attention_reference = reference_of(merge_attention, "The definition, one sum after the other.")
+
+
+def _define(problem: Problem) -> tuple[Tensor, Tensor]:
+    first = problem.outs[0]
+    # a factor common to all parts cancels; the largest exponential is then 1
+    top = torch.stack([lse.detach() for lse in problem.lses]).amax(0)
+    top = top.masked_fill(top == float("-inf"), 0.0)
+    numerator, total = torch.zeros_like(first, dtype=working_dtype(first)), torch.zeros_like(top)
+    for out, lse in zip(problem.outs, problem.lses):
+        weight = (lse - top).exp()
+        numerator, total = numerator + weight[..., None] * out, total + weight
+    empty = total == 0
+    lse = total.masked_fill(empty, 1.0).log() + top
+    out = numerator / total.masked_fill(empty, 1.0)[..., None]
+    return out.to(first.dtype), lse.masked_fill(empty, float("-inf"))
+
+
 def _merge(problem: Problem) -> tuple[Tensor, Tensor]:
     lses = torch.stack(problem.lses)
     # finite where nothing was seen: a softmax of nothing but -inf is NaN, and so are its gradients
@@ -93,7 +97,7 @@ def _merge(problem: Problem) -> tuple[Tensor, Tensor]:
 _OPERATOR: Operator[Problem, tuple[Tensor, Tensor]] = Operator(
     "merge_attention",
     {
-        "reference": Implementation(lambda problem: merge_attention_reference(problem.outs, problem.lses)),
+        "reference": Implementation(_define),
         "torch": Implementation(_merge),
     },
     device_of=lambda problem: problem.outs[0].device,

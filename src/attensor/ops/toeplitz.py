@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_float
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import check_float, checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 
 __all__ = ["corner", "correlate", "fast_fft_size", "spectrum", "toeplitz", "toeplitz_reference"]
@@ -40,6 +40,7 @@ class Problem:
     fft_dtype: torch.dtype | None
 
 
+@checked
 def toeplitz(
     coefficients: Tensor,
     x: Tensor,
@@ -72,22 +73,18 @@ def toeplitz(
     return _OPERATOR(Problem(coefficients, x, space_dims, is_causal, fft_dtype), backend)
 
 
-def toeplitz_reference(
-    coefficients: Tensor,
-    x: Tensor,
-    *,
-    space_dims: int = 1,
-    is_causal: bool = False,
-    fft_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """The definition of `toeplitz` with the matrix in memory; `fft_dtype` has no effect."""
+toeplitz_reference = reference_of(toeplitz, "The definition, with the matrix in memory; `fft_dtype` has no effect.")
+
+
+def _define(problem: Problem) -> Tensor:
+    coefficients, x = problem.coefficients, problem.x
     dtype = working_dtype(coefficients, x)
-    m, n, _ = _sizes(coefficients, x, space_dims)
+    m, n, _ = _sizes(coefficients, x, problem.space_dims)
     at = [torch.arange(a, device=x.device) - torch.arange(b, device=x.device)[:, None] + b - 1 for a, b in zip(m, n)]
     with full_precision(x):
-        if space_dims == 1:
+        if problem.space_dims == 1:
             matrix = coefficients.to(dtype)[..., at[0]]
-            matrix = matrix.tril() if is_causal else matrix
+            matrix = matrix.tril() if problem.is_causal else matrix
             return torch.einsum("...ij,...j->...i", matrix, x.to(dtype)).to(x.dtype)
         matrix = coefficients.to(dtype)[..., at[0][:, None, :, None], at[1][None, :, None, :]]  # [.., n1, n2, m1, m2]
         return torch.einsum("...abef,...ef->...ab", matrix, x.to(dtype)).to(x.dtype)
@@ -220,7 +217,7 @@ def _fourier(problem: Problem) -> Tensor:
 _OPERATOR: Operator[Problem, Tensor] = Operator(
     "toeplitz",
     {
-        "reference": Implementation(lambda problem: toeplitz_reference(**vars(problem))),
+        "reference": Implementation(_define),
         "torch": Implementation(_fourier),
     },
     device_of=lambda problem: problem.x.device,

@@ -15,7 +15,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops.linear_attention import chunked
 from attensor.ops.linear_attention.cpp import recurrence as cpp
 from attensor.ops.linear_attention.definition import define
@@ -32,6 +33,7 @@ __all__ = [
 ]
 
 
+@checked
 def linear_attention(
     q: Tensor,
     k: Tensor,
@@ -84,25 +86,9 @@ def linear_attention(
     return out, state if output_final_state else None
 
 
-def linear_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    log_decay: Tensor | None = None,
-    scale: float | None = None,
-    is_causal: bool = True,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-    chunk_size: int | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """The definition of `linear_attention`, token by token (not causal: by all pairs); `chunk_size` has no effect."""
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    problem = LinearAttentionProblem(q, k, v, log_decay, scale, is_causal, initial_state, cu_seqlens, chunk_size)
-    problem.check("linear_attention")
-    out, state = _reference(problem)
-    return out, state if output_final_state else None
+linear_attention_reference = reference_of(
+    linear_attention, "The definition, token by token (not causal: by all pairs); `chunk_size` has no effect."
+)
 
 
 def _reference(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_decay, check_float, check_integers, check_qkv, check_same_space
+from attensor.ops._checks import check_cu_seqlens, check_decay, check_float, check_integers, check_qkv
 from attensor.ops._kernel import differentiable, register
 from attensor.ops._precision import WORKING, working_dtype
 
@@ -83,8 +83,7 @@ class LinearAttentionProblem:
             TypeError: wrong dtypes.
             ValueError: different devices, options that exclude each other.
         """
-        check_qkv(name, self.q, self.k, self.v)
-        check_same_space(name, self.q, self.k)
+        check_qkv(name, self.q, self.k, self.v, same_space=True)
         if self.cu_seqlens is not None:
             check_cu_seqlens(name, self.cu_seqlens, self.q)
         if self.log_decay is not None:
@@ -202,29 +201,22 @@ def _registered(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Both passes as operators of torch's library, with what they compute on fake tensors and cost."""
 
-    def run(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return forward(Inputs(*arguments[:6]), *arguments[6:])
+    def fake(inputs: Inputs, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+        return inputs.new_output(), inputs.new_states(inputs.rows), inputs.new_states(options[-1])
 
-    def run_fake(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        inputs = Inputs(*arguments[:6])
-        return inputs.new_output(), inputs.new_states(inputs.rows), inputs.new_states(arguments[-1])
-
-    def run_back(*arguments: Any) -> tuple[Tensor | None, ...]:
-        return backward(Inputs(*arguments[:6]), *arguments[6:])
-
-    def run_back_fake(*arguments: Any) -> tuple[Tensor | None, ...]:
-        inputs = Inputs(*arguments[:6])
+    def fake_back(inputs: Inputs, *options: Any) -> tuple[Tensor | None, ...]:
         grads = [None if x is None else x.new_empty(x.shape) for x in inputs[:4]]
-        return (*grads[:3], grads[3] if arguments[-1] else None, inputs.new_states(inputs.rows))
+        return (*grads[:3], grads[3] if options[-1] else None, inputs.new_states(inputs.rows))
 
+    shared: dict[str, Any] = {"devices": devices, "gather": Inputs}
     forward_kernel = register(
         f"{name}({_INPUTS}, {_OPTIONS}, int kept_rows) -> (Tensor, Tensor, Tensor)",
-        run, run_fake, flops=lambda q, k, v, *_: products(q, v), devices=devices,
+        forward, fake, flops=lambda q, k, v, *_: products(q, v), **shared,
     )  # fmt: skip
     backward_kernel = register(
         f"{name}_backward({_INPUTS}, Tensor kept, Tensor grad_out, Tensor grad_final, {_OPTIONS}, bool decay) "
         "-> (Tensor, Tensor, Tensor, Tensor?, Tensor)",
-        run_back, run_back_fake, flops=lambda q, k, v, *_: 2 * products(q, v), devices=devices,
+        backward, fake_back, flops=lambda q, k, v, *_: 2 * products(q, v), **shared,
     )  # fmt: skip
     return forward_kernel, backward_kernel
 

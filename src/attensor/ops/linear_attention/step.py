@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.linear_attention.cpp import step as cpp
 from attensor.ops.linear_attention.definition import advance
@@ -16,6 +17,7 @@ from attensor.ops.linear_attention.problem import StepProblem
 __all__ = ["linear_attention_step", "linear_attention_step_reference"]
 
 
+@checked
 def linear_attention_step(
     q: Tensor,
     k: Tensor,
@@ -54,20 +56,9 @@ def linear_attention_step(
     return STEP(problem, backend)
 
 
-def linear_attention_step_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor,
-    *,
-    log_decay: Tensor | None = None,
-    scale: float | None = None,
-    state_slots: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The definition of `linear_attention_step`: S' = exp(log_decay) S + k v^T, out = scale q S'."""
-    problem = StepProblem(q, k, v, state, log_decay, q.shape[-1] ** -0.5 if scale is None else scale, state_slots)
-    problem.check("linear_attention_step")
-    return _define(problem)
+linear_attention_step_reference = reference_of(
+    linear_attention_step, "The definition: S' = exp(log_decay) S + k v^T, out = scale q S'."
+)
 
 
 def _define(x: StepProblem) -> tuple[Tensor, Tensor]:

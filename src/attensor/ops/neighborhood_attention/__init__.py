@@ -18,11 +18,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv, check_same_space
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv, checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
 from attensor.ops.neighborhood_attention.problem import Problem
-from attensor.ops.neighborhood_attention.reference import neighborhood_attention_reference
+from attensor.ops.neighborhood_attention.reference import define
 from attensor.ops.neighborhood_attention.torch import neighborhood_attention_torch
 from attensor.ops.softmax_attention import Attended
 
@@ -32,12 +32,13 @@ _NAME = "neighborhood_attention"
 _OPERATOR: Operator[Problem, Attended] = Operator(
     _NAME,
     {
-        "reference": Implementation(lambda problem: neighborhood_attention_reference(**vars(problem))),
+        "reference": Implementation(define),
         "torch": Implementation(neighborhood_attention_torch),
     },
 )
 
 
+@checked
 def neighborhood_attention(
     q: Tensor,
     k: Tensor,
@@ -84,8 +85,7 @@ def neighborhood_attention(
     Source: arXiv:2403.04690, section 3. Derivatives of any order and in forward mode; beyond the first with all scores
         in memory.
     """
-    check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3))
-    check_same_space(_NAME, q, k)
+    check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3), same_space=True)
     side = {"additional_keys": additional_keys, "additional_values": additional_values, "cu_seqlens": cu_seqlens}
     check_devices(_NAME, q, relative_bias=relative_bias, **side)
     axes = axes_of(q.shape[1:-2], window_size, dilation, stride, is_causal)
@@ -103,6 +103,11 @@ def neighborhood_attention(
     window, more = (window_size, dilation, stride, is_causal), (additional_keys, additional_values)
     problem = Problem(q, k, v, *window, scale, relative_bias, *more, return_lse, cu_seqlens)
     return _OPERATOR(problem, backend)
+
+
+neighborhood_attention_reference = reference_of(
+    neighborhood_attention, "Softmax over the keys that every axis allows: all scores in memory."
+)
 
 
 def _check_bias(bias: Tensor, q: Tensor, axes: tuple[Axis, ...]) -> None:

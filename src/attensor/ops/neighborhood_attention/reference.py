@@ -9,34 +9,21 @@ from attensor.ops import _packing
 from attensor.ops._kernel import Tensors
 from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of, key_range
+from attensor.ops.neighborhood_attention.problem import Problem
 from attensor.ops.softmax_attention.reference import dense, scale_of
 
-__all__ = ["dense_neighborhood", "neighborhood_attention_reference"]
+__all__ = ["define", "dense_neighborhood"]
 
 
-def neighborhood_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    window_size: int | tuple[int, ...],
-    dilation: int | tuple[int, ...] = 1,
-    stride: int | tuple[int, ...] = 1,
-    is_causal: bool | tuple[bool, ...] = False,
-    scale: float | None = None,
-    relative_bias: Tensor | None = None,
-    additional_keys: Tensor | None = None,
-    additional_values: Tensor | None = None,
-    return_lse: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """Softmax over the keys that every axis allows. Same arguments and result as `neighborhood_attention`; O(n^2)."""
-    axes = axes_of(q.shape[1:-2], window_size, dilation, stride, is_causal)
-    bias = None if relative_bias is None else relative_bias[None]
-    first_key = None if cu_seqlens is None else _packing.first_tokens(cu_seqlens, q.shape[1])
-    tensors = (q, k, v, bias, additional_keys, additional_values, first_key)
-    out, lse = dense_neighborhood(tensors, axes, scale_of(q, scale))
-    return (out, lse) if return_lse else out
+def define(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+    """The result of `neighborhood_attention`: a softmax over the keys that every axis allows, O(n^2)."""
+    x = problem
+    axes = axes_of(x.q.shape[1:-2], x.window_size, x.dilation, x.stride, x.is_causal)
+    bias = None if x.relative_bias is None else x.relative_bias[None]
+    first_key = None if x.cu_seqlens is None else _packing.first_tokens(x.cu_seqlens, x.q.shape[1])
+    tensors = (x.q, x.k, x.v, bias, x.additional_keys, x.additional_values, first_key)
+    out, lse = dense_neighborhood(tensors, axes, scale_of(x.q, x.scale))
+    return (out, lse) if x.return_lse else out
 
 
 def dense_neighborhood(tensors: Tensors, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:

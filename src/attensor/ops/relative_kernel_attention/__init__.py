@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv, checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops.feature_maps import FeatureMap
 from attensor.ops.relative_kernel_attention.forms import attend, why_not_cpp
 from attensor.ops.relative_kernel_attention.operands import ALGORITHMS, Problem
-from attensor.ops.relative_kernel_attention.reference import relative_kernel_attention_reference
+from attensor.ops.relative_kernel_attention.reference import define
 
 __all__ = ["relative_kernel_attention", "relative_kernel_attention_reference"]
 
@@ -32,11 +32,12 @@ _OPERATOR: Operator[Problem, Tensor] = Operator(
     {
         "cpp": Implementation(lambda problem: attend(problem, "cpp"), why_not_cpp),
         "torch": Implementation(lambda problem: attend(problem, "torch")),
-        "reference": Implementation(lambda problem: relative_kernel_attention_reference(**vars(problem))),
+        "reference": Implementation(define),
     },
 )
 
 
+@checked
 def relative_kernel_attention(
     q: Tensor,
     k: Tensor,
@@ -85,6 +86,11 @@ def relative_kernel_attention(
     problem = Problem(q, k, v, relative_bias, feature_map, is_causal, key_mask, cu_seqlens, max_seqlen, algorithm)
     _check(problem)
     return _OPERATOR(problem, backend)
+
+
+relative_kernel_attention_reference = reference_of(
+    relative_kernel_attention, "The definition, all weights in memory; `max_seqlen` and `algorithm` have no effect."
+)
 
 
 def _check(x: Problem) -> None:

@@ -10,7 +10,7 @@ from attensor.ops.relative_kernel_attention.cost import faster_algorithm
 from attensor.ops.relative_kernel_attention.function import Method, Options, kernel_sum
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands, Problem
 from attensor.ops.relative_kernel_attention.prepare import Rows, features, heads_first, log_weights
-from attensor.ops.relative_kernel_attention.reference import relative_kernel_attention_reference
+from attensor.ops.relative_kernel_attention.reference import define
 
 __all__ = ["attend", "why_not_cpp"]
 
@@ -27,7 +27,7 @@ def why_not_cpp(problem: Problem) -> str | None:
 def attend(problem: Problem, backend: str) -> Tensor:
     """See `relative_kernel_attention`; back-end cpp: tiles in C++."""
     if not all(t.numel() for t in (problem.q, problem.k, problem.v)):
-        return relative_kernel_attention_reference(**vars(problem))
+        return define(problem)
     phi_q, phi_k, values = features(problem.q, problem.k, problem.v, problem.feature_map, problem.key_mask)
     rows = segment = None
     if problem.cu_seqlens is not None and problem.max_seqlen is not None:

@@ -7,30 +7,18 @@ from torch import Tensor
 
 from attensor.ops import _packing
 from attensor.ops._precision import full_precision
-from attensor.ops.feature_maps import FeatureMap
-from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
+from attensor.ops.relative_kernel_attention.operands import Geometry, Operands, Problem
 from attensor.ops.relative_kernel_attention.prepare import features, heads_first, log_weights
 
-__all__ = ["dense_sum", "relative_kernel_attention_reference"]
+__all__ = ["define", "dense_sum"]
 
 
-def relative_kernel_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    relative_bias: Tensor,
-    feature_map: str | FeatureMap | None = None,
-    is_causal: bool = False,
-    key_mask: Tensor | None = None,
-    cu_seqlens: Tensor | None = None,
-    max_seqlen: int | None = None,
-    algorithm: str | None = None,
-) -> Tensor:
-    """The definition of `relative_kernel_attention`; `max_seqlen` and `algorithm` have no effect."""
-    phi_q, phi_k, values = features(q, k, v, feature_map, key_mask)
-    geometry = Geometry(tuple(q.shape[1:-2]), tuple(k.shape[1:-2]), is_causal)
-    coefficients = log_weights(relative_bias.to(values.dtype), geometry).exp()
+def define(problem: Problem) -> Tensor:
+    """The result of `relative_kernel_attention`, all weights in memory."""
+    q, k, v, cu_seqlens = problem.q, problem.k, problem.v, problem.cu_seqlens
+    phi_q, phi_k, values = features(q, k, v, problem.feature_map, problem.key_mask)
+    geometry = Geometry(tuple(q.shape[1:-2]), tuple(k.shape[1:-2]), problem.is_causal)
+    coefficients = log_weights(problem.relative_bias.to(values.dtype), geometry).exp()
     segment = None if cu_seqlens is None else _packing.sequence_index(cu_seqlens, q.shape[1])
     sums = dense_sum(Operands(*heads_first(phi_q, phi_k, values), coefficients, segment), geometry)
     total = sums[..., -1:]

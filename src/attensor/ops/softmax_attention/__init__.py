@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_qkv
-from attensor.ops._operator import Implementation, Operator
+from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_qkv, checked
+from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops.softmax_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import scale_of, softmax_attention_reference
+from attensor.ops.softmax_attention.reference import define, scale_of
 from attensor.ops.softmax_attention.torch import softmax_attention_torch
 
 __all__ = ["Attended", "softmax_attention", "softmax_attention_reference"]
@@ -29,12 +29,13 @@ Attended: TypeAlias = Any
 _OPERATOR: Operator[Problem, Attended] = Operator(
     "softmax_attention",
     {
-        "reference": Implementation(lambda problem: softmax_attention_reference(**vars(problem))),
+        "reference": Implementation(define),
         "torch": Implementation(softmax_attention_torch),
     },
 )
 
 
+@checked
 def softmax_attention(
     q: Tensor,
     k: Tensor,
@@ -86,6 +87,9 @@ def softmax_attention(
     scale = scale_of(q, scale)
     problem = Problem(q, k, v, scale, is_causal, attn_mask, dropout_p, cu_seqlens, return_lse, generator)
     return _OPERATOR(problem, backend)
+
+
+softmax_attention_reference = reference_of(softmax_attention, "The definition with all scores in memory.")
 
 
 def _check_packed(cu_seqlens: Tensor, q: Tensor, k: Tensor) -> None:

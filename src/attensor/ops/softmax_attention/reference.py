@@ -7,27 +7,17 @@ from torch import Tensor
 
 from attensor.ops import _packing
 from attensor.ops._precision import full_precision, working_dtype
+from attensor.ops.softmax_attention.problem import Problem
 
-__all__ = ["additive_mask", "dense", "scale_of", "softmax_attention_reference"]
+__all__ = ["additive_mask", "define", "dense", "scale_of"]
 
 
-def softmax_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float | None = None,
-    is_causal: bool = False,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    cu_seqlens: Tensor | None = None,
-    return_lse: bool = False,
-    generator: torch.Generator | None = None,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """The definition with all scores in memory. Same arguments and result as `softmax_attention`."""
-    mask = additive_mask(q, k, is_causal, attn_mask, cu_seqlens)
-    out, lse = dense(q, k, v, mask, scale_of(q, scale), dropout_p, generator)
-    return (out, lse) if return_lse else out
+def define(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+    """The result of `softmax_attention`, all scores in memory."""
+    x = problem
+    mask = additive_mask(x.q, x.k, x.is_causal, x.attn_mask, x.cu_seqlens)
+    out, lse = dense(x.q, x.k, x.v, mask, x.scale, x.dropout_p, x.generator)
+    return (out, lse) if x.return_lse else out
 
 
 def scale_of(q: Tensor, scale: float | None) -> float:

@@ -9,7 +9,7 @@ from torch import Tensor
 from attensor.ops._kernel import is_direct
 from attensor.ops.softmax_attention.function import Options, fused
 from attensor.ops.softmax_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import additive_mask, softmax_attention_reference
+from attensor.ops.softmax_attention.reference import additive_mask, define
 
 __all__ = ["softmax_attention_torch"]
 
@@ -22,7 +22,7 @@ def softmax_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
     # dropout puts all weights in memory on a CPU; empty tensors end the process inside the kernel
     is_plain = x.q.dtype in _DTYPES and all(t.numel() for t in (x.q, x.k, x.v))
     if not is_plain or (x.dropout_p > 0.0 and (x.q.device.type == "cpu" or x.generator is not None)):
-        return softmax_attention_reference(**vars(x))
+        return define(x)
     if x.q.device.type != "cpu":
         return _on_device(x)
     mask, is_causal = _mask(x)
@@ -36,7 +36,7 @@ def softmax_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
 def _on_device(x: Problem) -> Tensor | tuple[Tensor, Tensor]:
     """On a GPU: torch chooses the kernel, which gives no log-sum-exp and has first derivatives only."""
     if x.return_lse or x.scale <= 0 or (not is_direct((x.q, x.k, x.v)) and not torch.compiler.is_compiling()):
-        return softmax_attention_reference(**vars(x))
+        return define(x)
     mask, is_causal = _mask(x)
     width, size = x.v.shape[-1], max(x.q.shape[-1], x.v.shape[-1])
     q, k, v = (F.pad(t, (0, size - t.shape[-1])).transpose(1, 2) for t in (x.q, x.k, x.v))

@@ -1,0 +1,159 @@
+"""Kinds of arguments, read from annotations: one wording for everything that users call.
+
+    linear_attention: q must be a torch.Tensor, got ndarray; use torch.from_numpy(q).
+    softmax_attention: is_causal must be True or False, got 'no'.
+
+Sizes, dtypes and devices, which depend on each other, are checked by the functions themselves.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import inspect
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attensor.ops._precision import FLOATS
+
+__all__ = ["ANYTHING", "Kind", "kinds_of", "refuse"]
+
+
+class Kind(NamedTuple):
+    """What an argument may be.
+
+    Attributes:
+        sure: types that need no look at the value.
+        accepts: whether a value of another type may pass.
+        expected: for the message.
+    """
+
+    sure: frozenset[type]
+    accepts: Callable[[Any], bool]
+    expected: str
+
+
+ANYTHING = Kind(frozenset(), lambda x: True, "anything")
+
+
+def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:
+    """Of the parameters that have one."""
+    kinds = {}
+    for parameter in inspect.signature(function).parameters.values():
+        annotation = parameter.annotation
+        if isinstance(annotation, str):
+            try:
+                # a package may have a module named torch, which then stands for the library
+                annotation = eval(annotation, {**function.__globals__, "torch": torch})
+            except NameError:  # imported for type checkers only
+                continue
+        if annotation is not inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            kinds[parameter.name] = _kind(annotation)
+    return kinds
+
+
+def _kind(annotation: Any) -> Kind:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation in _SIMPLE:
+        return _SIMPLE[annotation]
+    if origin in (typing.Union, types.UnionType):
+        return _either([_kind(part) for part in arguments])
+    if origin is Literal:
+        return Kind(frozenset(), lambda x: any(x is y or x == y for y in arguments), _choices(arguments))
+    if origin in (tuple, collections.abc.Sequence, list):
+        return _row(_kind(arguments[0]), None if arguments[-1] is ... or origin is not tuple else len(arguments))
+    if annotation is collections.abc.Callable or origin is collections.abc.Callable:
+        return Kind(frozenset(), callable, "a function")
+    if isinstance(origin or annotation, type) and annotation not in (Any, object):
+        wanted = origin or annotation
+        return Kind(frozenset({wanted}), lambda x: isinstance(x, wanted), f"a {wanted.__name__}")
+    return ANYTHING
+
+
+def _either(kinds: list[Kind]) -> Kind:
+    sure = frozenset[type]().union(*(kind.sure for kind in kinds))
+    expected = " or ".join(kind.expected for kind in kinds)
+    return Kind(sure, lambda x: any(type(x) in kind.sure or kind.accepts(x) for kind in kinds), expected)
+
+
+def _row(kind: Kind, length: int | None) -> Kind:
+    """A sequence of one kind, of one length if given; strings are none."""
+
+    def accepts(x: Any) -> bool:
+        is_row = isinstance(x, (tuple, list)) and length in (None, len(x))
+        return is_row and all(type(y) in kind.sure or kind.accepts(y) for y in x)
+
+    several = kind.expected.removeprefix("a finite ").removeprefix("an ").removeprefix("a ") + "s"
+    return Kind(frozenset(), accepts, f"a tuple of {'' if length is None else f'{length} '}{several}")
+
+
+def _choices(values: tuple[Any, ...]) -> str:
+    return "one of " + ", ".join(map(repr, values))
+
+
+def _is_number(x: Any) -> bool:
+    return not isinstance(x, bool) and isinstance(x, numbers.Real) and math.isfinite(x)
+
+
+def _is_integer(x: Any) -> bool:
+    return isinstance(x, (numbers.Integral, torch.SymInt)) and not isinstance(x, bool)
+
+
+def _is_device(x: Any) -> bool:
+    try:
+        return isinstance(x, (str, int, torch.device)) and not isinstance(x, bool) and torch.device(x) is not None
+    except RuntimeError:
+        return False
+
+
+_NONE = frozenset[type]()
+_SIMPLE: dict[Any, Kind] = {
+    None: Kind(frozenset({type(None)}), lambda x: False, "None"),
+    type(None): Kind(frozenset({type(None)}), lambda x: False, "None"),
+    Tensor: Kind(frozenset({Tensor, torch.nn.Parameter}), lambda x: isinstance(x, Tensor), "a torch.Tensor"),
+    bool: Kind(frozenset({bool}), lambda x: isinstance(x, torch.SymBool), "True or False"),
+    int: Kind(frozenset({int}), _is_integer, "an integer"),
+    float: Kind(_NONE, _is_number, "a finite number"),
+    str: Kind(frozenset({str}), lambda x: isinstance(x, str), "a string"),
+    torch.device: Kind(frozenset({torch.device}), _is_device, "a device"),
+    torch.dtype: Kind(_NONE, lambda x: x in FLOATS, "torch.float16, bfloat16, float32 or float64"),
+    torch.Generator: Kind(frozenset({torch.Generator}), lambda x: False, "a torch.Generator"),
+    Any: ANYTHING,
+}
+
+
+def refuse(name: str, argument: str, value: Any, kind: Kind) -> None:
+    """Raise the error for a value that is not of its kind."""
+    is_kind = isinstance(value, str) and "one of" in kind.expected
+    is_kind |= isinstance(value, float) and "finite" in kind.expected
+    raise (ValueError if is_kind else TypeError)(
+        f"{name}: {argument} must be {kind.expected}, got {_shown(value)}{_repair(argument, value, kind)}."
+    )
+
+
+def _shown(value: Any) -> str:
+    """The value where it is short, else its type."""
+    if isinstance(value, (str, bool, int, float)):
+        return f"{value!r:.60}"
+    if isinstance(value, Tensor):
+        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        return f"a {layout} torch.Tensor"
+    if isinstance(value, (tuple, list)) and all(isinstance(x, (str, bool, int, float)) for x in value):
+        return f"{value!r:.60}"
+    return type(value).__name__
+
+
+def _repair(argument: str, value: Any, kind: Kind) -> str:
+    if isinstance(value, Tensor):
+        return f"; use {argument}.item()" if "torch.Tensor" not in kind.expected else "; use a dense one: .to_dense()"
+    if "torch.Tensor" not in kind.expected:
+        return ""
+    if type(value).__name__ == "ndarray":
+        return f"; use torch.from_numpy({argument})"
+    return f"; use torch.tensor({argument})" if isinstance(value, (list, tuple, int, float)) else ""
