@@ -63,8 +63,8 @@ def test_the_library_operators_are_what_they_say(backward: bool) -> None:
     operator = torch.ops.attensor.fourier_kernel_sum.default
     if backward:
         operator = torch.ops.attensor.fourier_kernel_sum_backward.default
-        inputs.append(torch.rand(2, 3, 7, 4))
-    torch.library.opcheck(operator, (*inputs, [7], [11]), test_utils=("test_schema", "test_faketensor"))
+        inputs.append(torch.rand(2, 3, 7, 5))
+    torch.library.opcheck(operator, (*inputs, [7], [11], False, []), test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -74,7 +74,7 @@ def test_the_cpp_operators_are_what_they_say(backward: bool) -> None:
     operator = torch.ops.attensor.cpp_kernel_sum.default
     if backward:
         operator = torch.ops.attensor.cpp_kernel_sum_backward.default
-        options = (*options, torch.rand(2, 3, 7, 5))
+        inputs.append(torch.rand(2, 3, 7, 5))
     torch.library.opcheck(operator, (*inputs, *options), test_utils=("test_schema", "test_faketensor"))
 
 

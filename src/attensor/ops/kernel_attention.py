@@ -11,7 +11,7 @@ numerator only).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from attensor.ops._precision import working_dtype
 from attensor.ops.feature_maps import resolve_feature_map
 from attensor.ops.linear_attention import OPERATOR, linear_attention_reference
 from attensor.ops.linear_attention.problem import LinearAttentionProblem, StepProblem
-from attensor.ops.linear_attention.step import STEP, linear_attention_step_reference
+from attensor.ops.linear_attention.step import STEP
 
 __all__ = [
     "Denominator",
@@ -187,20 +187,14 @@ def kernel_attention_step_reference(
     denominator: Denominator | None = None,
     log_decay: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The definition of `kernel_attention_step`: a numerator and, by itself, the sum of the weights."""
+    """The definition of `kernel_attention_step`: that of `kernel_attention` for a sequence of one token."""
     check_qkv("kernel_attention_step", q, k, v, space_dims=(0,))
-    queries, keys, values = (x.squeeze(1) for x in _features(q[:, None], k[:, None], v[:, None], feature_map))
-    width = v.shape[-1]
-    out, new = linear_attention_step_reference(
-        queries, keys, values, state[..., :width], log_decay=log_decay, scale=1.0
-    )
-    if denominator is not None:
-        ones = torch.ones_like(values[..., :1])
-        sums, weights = linear_attention_step_reference(
-            queries, keys, ones, state[..., width:], log_decay=log_decay, scale=1.0
-        )
-        out, new = out / (sums.clamp_min(denominator.minimum) + denominator.eps), torch.cat([new, weights], -1)
-    return out.to(v.dtype), new
+    decay = log_decay if log_decay is None or log_decay.ndim == 1 else log_decay[:, None]
+    out, new = kernel_attention_reference(
+        q[:, None], k[:, None], v[:, None], feature_map=feature_map, denominator=denominator, log_decay=decay,
+        initial_state=state, output_final_state=True,
+    )  # fmt: skip
+    return out.squeeze(1), cast(Tensor, new)
 
 
 def _check(name: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
