@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from attensor.ops import _packing
+from attensor.ops._checks import scale_of
 from attensor.ops._kernel import Tensors
 from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of, key_range
 from attensor.ops.neighborhood_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import dense, scale_of
+from attensor.ops.softmax_attention.reference import dense
 
 __all__ = ["define", "dense_neighborhood"]
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.ops import _packing
+from attensor.ops._checks import scale_of
 from attensor.ops._kernel import Tensors
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
 from attensor.ops.neighborhood_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import scale_of
 
 __all__ = ["neighborhood_attention_torch"]
 

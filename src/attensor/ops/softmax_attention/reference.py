@@ -9,7 +9,7 @@ from attensor.ops import _packing
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.softmax_attention.problem import Problem
 
-__all__ = ["additive_mask", "define", "dense", "scale_of"]
+__all__ = ["additive_mask", "define", "dense"]
 
 
 def define(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
@@ -18,11 +18,6 @@ def define(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
     mask = additive_mask(x.q, x.k, x.is_causal, x.attn_mask, x.cu_seqlens)
     out, lse = dense(x.q, x.k, x.v, mask, x.scale, x.dropout_p, x.generator)
     return (out, lse) if x.return_lse else out
-
-
-def scale_of(q: Tensor, scale: float | None) -> float:
-    """What multiplies q k: K ** -0.5 if None."""
-    return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
 
 
 def dense(
