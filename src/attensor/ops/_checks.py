@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._kernel import is_direct
 from attensor.ops._kinds import ANYTHING, kinds_of, refuse
 from attensor.ops._precision import FLOATS
 
@@ -23,6 +25,7 @@ __all__ = [
     "check_integers",
     "check_qkv",
     "checked",
+    "scale_of",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -106,7 +109,7 @@ def check_qkv(
         raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must have the same head size (last).")
     if q.shape[0] != k.shape[0]:
         raise ShapeError(f"{name}: q {_sizes(q)} and k {_sizes(k)} must have the same batch size (first).")
-    if k.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
+    if k.shape[-2] == 0 or q.shape[-2] == 0 or q.shape[-2] % k.shape[-2]:
         raise ShapeError(
             f"{name}: the {q.shape[-2]} heads of q {_sizes(q)} must be a multiple of the {k.shape[-2]} "
             f"heads of k {_sizes(k)}.{_layout_hint(q, k)}"
@@ -130,22 +133,24 @@ def check_broadcast(name: str, argument: str, tensor: Tensor, shape: tuple[int, 
         )
 
 
-def check_devices(name: str, q: Tensor, /, **others: Tensor | None) -> None:
-    """Refuse further tensors, given by their names, that do not lie where q lies."""
+def check_devices(name: str, first: Tensor, label: str = "q", /, **others: Tensor | None) -> None:
+    """Refuse further tensors, given by their names, that do not lie where the first lies."""
     for argument, tensor in others.items():
-        if tensor is not None and tensor.device != q.device:
-            raise ValueError(f"{name}: {argument} is on {tensor.device}, q on {q.device}; use .to(q.device).")
+        if tensor is not None and tensor.device != first.device:
+            raise ValueError(
+                f"{name}: {argument} is on {tensor.device}, {label} on {first.device}; use .to({label}.device)."
+            )
 
 
-def check_float(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
-    """Refuse a tensor that is not floating point, or not where q is."""
+def check_float(name: str, argument: str, tensor: Tensor, q: Tensor, label: str = "q") -> None:
+    """Refuse a tensor that is not floating point, or not where q (by its name in `label`) is."""
     if not tensor.is_floating_point():
         raise TypeError(f"{name}: {argument} must be floating point, got {tensor.dtype}; use .to(q.dtype).")
     if tensor.dtype not in FLOATS:  # float8: torch knows no arithmetic of it
         raise TypeError(
             f"{name}: {argument} must be float16, bfloat16, float32 or float64, got {tensor.dtype}; use .bfloat16()."
         )
-    check_devices(name, q, **{argument: tensor})
+    check_devices(name, q, label, **{argument: tensor})
 
 
 def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
@@ -169,8 +174,12 @@ def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
     )
 
 
-def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
-    """Refuse a packing that is not [N + 1] integers over a batch of one; N may be 0."""
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor, max_seqlen: int | None = None) -> None:
+    """Refuse a packing that is not [N + 1] integers that rise from 0 to T over a batch of one; N may be 0.
+
+    The numbers are looked at on a CPU only: elsewhere that would wait for the device, and tokens before the first or
+    after the last bound are seen by no other.
+    """
     check_integers(name, "cu_seqlens", cu_seqlens, q)
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
         raise ShapeError(f"{name}: cu_seqlens must be [N + 1] with N >= 0, got {_sizes(cu_seqlens)}.")
@@ -179,6 +188,27 @@ def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor) -> None:
             f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
             "along the tokens."
         )
+    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling() and is_direct((cu_seqlens,)):
+        _check_bounds(name, cu_seqlens.tolist(), q.shape[1], max_seqlen)
+
+
+def _check_bounds(name: str, bounds: list[int], tokens: int, max_seqlen: int | None) -> None:
+    if bounds[0] != 0 or bounds[-1] != tokens or bounds != sorted(bounds):
+        shown = str(bounds) if len(bounds) < 12 else f"[{bounds[0]}, {bounds[1]}, .., {bounds[-1]}]"
+        raise ShapeError(
+            f"{name}: cu_seqlens must rise from 0 to the {tokens} tokens, got {shown}; it is the running sum of the "
+            "lengths: F.pad(lengths.cumsum(0), (1, 0))."
+        )
+    longest = max((b - a for a, b in itertools.pairwise(bounds)), default=0)
+    if max_seqlen is not None and longest > max_seqlen:
+        raise ValueError(
+            f"{name}: max_seqlen must be at least the length of the longest sequence, {longest}, got {max_seqlen}."
+        )
+
+
+def scale_of(q: Tensor, scale: float | None) -> float:
+    """What multiplies q k: K ** -0.5 if None."""
+    return max(q.shape[-1] if q.ndim else 0, 1) ** -0.5 if scale is None else scale
 
 
 def _is_autocast(device_type: str) -> bool:

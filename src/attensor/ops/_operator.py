@@ -83,7 +83,7 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: unknown name.
     """
-    _check_name(name)
+    _check_name(name, "attensor.backend")
     _CONTEXT.backends.append(name)
     try:
         yield
@@ -171,7 +171,7 @@ class Operator(Generic[P, R]):
         """The name of the back-end that `operator(problem, backend)` runs; raises as it does."""
         device = self.device_of(problem)
         if backend is not None:
-            _check_name(backend)
+            _check_name(backend, self.name)
             if self.why_not(backend, device, problem, demanded=True) is None:
                 return backend
             raise BackendError(self._explain(backend, device, problem))
@@ -238,6 +238,7 @@ def _why_not_cpp(device: torch.device, demanded: bool) -> str | None:
     return build.why_not(True) if demanded else build.why_not_by_default()
 
 
-def _check_name(name: str) -> None:
+def _check_name(name: str, owner: str) -> None:
     if name not in BACKENDS:
-        raise ValueError(f"backend: unknown back-end {name!r}; choose one of {', '.join(map(repr, BACKENDS))}.")
+        known = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"{owner}: backend must be one of {known}, or None for the best, got {name!r}.")

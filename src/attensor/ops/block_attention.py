@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from attensor.ops._blocks import Axis, axes_of, from_blocks, to_blocks
-from attensor.ops._checks import check_broadcast, check_devices, check_qkv, checked
+from attensor.ops._checks import check_broadcast, check_devices, check_qkv, checked, scale_of
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops.softmax_attention import softmax_attention
-from attensor.ops.softmax_attention.reference import additive_mask, dense, scale_of
+from attensor.ops.softmax_attention.reference import additive_mask, dense
 
 __all__ = ["block_attention", "block_attention_reference"]
 

@@ -69,8 +69,9 @@ def toeplitz(
     Cost: three transforms of length L >= n + m - 1, O(L log L), and L numbers of memory, for each vector.
     Source: arXiv:2106.12566, section 3.2.
     """
-    _check(coefficients, x, space_dims, is_causal)
-    return _OPERATOR(Problem(coefficients, x, space_dims, is_causal, fft_dtype), backend)
+    problem = Problem(coefficients, x, space_dims, is_causal, fft_dtype)
+    _check(problem)
+    return _OPERATOR(problem, backend)
 
 
 toeplitz_reference = reference_of(toeplitz, "The definition, with the matrix in memory; `fft_dtype` has no effect.")
@@ -236,14 +237,17 @@ def _sum_to(product: Tensor, like: Tensor, dims: tuple[int, ...]) -> Tensor:
     return product.sum_to_size(*like.shape[: -len(dims)], *product.shape[-len(dims) :])
 
 
-def _check(coefficients: Tensor, x: Tensor, space_dims: int, is_causal: bool) -> None:
+def _check(problem: Problem) -> None:
+    coefficients, x, space_dims, is_causal, fft_dtype = vars(problem).values()
     if space_dims not in (1, 2) or (is_causal and space_dims == 2):
         raise ValueError(
             f"toeplitz: space_dims must be 1 or 2, and 1 when causal, got space_dims {space_dims} with "
             f"is_causal={is_causal}; there is no order on a grid."
         )
+    if fft_dtype not in (None, torch.float32, torch.float64):
+        raise ValueError(f"toeplitz: fft_dtype must be torch.float32, torch.float64 or None, got {fft_dtype}.")
     for name, tensor in (("coefficients", coefficients), ("x", x)):
-        check_float("toeplitz", name, tensor, x)
+        check_float("toeplitz", name, tensor, x, "x")
     have, inputs = list(coefficients.shape[-space_dims:]), list(x.shape[-space_dims:])
     if len(have) < space_dims or len(inputs) < space_dims or any(m < 1 or a < m for a, m in zip(have, inputs)):
         raise ShapeError(

@@ -79,7 +79,6 @@ def linear_attention(
     Cost: B H T 4 K V floating-point operations; with C >> 1 as many as B H T (2 C K + 2 C V + 4 K V) are carried out.
     Source: arXiv:2312.06635, sections 4.1 to 4.3.
     """
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
     problem = LinearAttentionProblem(q, k, v, log_decay, scale, is_causal, initial_state, cu_seqlens, chunk_size)
     problem.check("linear_attention")
     out, state = OPERATOR(problem, backend)
@@ -92,7 +91,7 @@ linear_attention_reference = reference_of(
 
 
 def _reference(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
-    out, state = define(problem.inputs, problem.scale, problem.is_causal)
+    out, state = define(problem.inputs, problem.factor, problem.is_causal)
     return out, state.squeeze(problem.batch_dim)
 
 

@@ -37,7 +37,7 @@ def bidirectional(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
         if problem.initial_state is not None:
             state = state + problem.initial_state.to(dtype)
         read = state if sequence is None else state[sequence.clamp(max=max(len(state) - 1, 0))]
-        out = problem.scale * (queries.transpose(1, 2) @ read).transpose(1, 2)
+        out = problem.factor * (queries.transpose(1, 2) @ read).transpose(1, 2)
     if token is not None:
         whole = out.new_zeros(q.shape[1] + 1, *out.shape[2:])
         # slots without a token write to the last row, which is dropped

@@ -18,12 +18,14 @@ Source: arXiv:2312.06635, section 4; halving is its secondary chunking (4.3), ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from attensor.ops._confine import visible_product
 from attensor.ops._packing import chunks_of
 from attensor.ops._precision import WORKING, full_precision
 from attensor.ops.linear_attention.bidirectional import bidirectional
@@ -163,7 +165,12 @@ def _run(part: _Segment, scale: float) -> tuple[Tensor, Tensor]:
     answers = _answers(q, k, gates)
     before, after = _states(part, answers, v)
     read = answers.reading.flatten(0, 1) @ torch.stack(before).flatten(0, 1)
-    out = torch.baddbmm(read, answers.scores.flatten(0, 1), v.flatten(0, 1), beta=scale, alpha=scale).view(v.shape)
+    # a GPU would have to be waited for
+    if v.device.type != "cpu" or math.isfinite(v.sum()):
+        out = torch.baddbmm(read, answers.scores.flatten(0, 1), v.flatten(0, 1), beta=scale, alpha=scale).view(v.shape)
+    else:
+        visible = torch.ones_like(answers.scores[0, 0], dtype=torch.bool).tril()
+        out = scale * (read.view(v.shape) + visible_product(answers.scores, v, visible))
     return out, torch.stack(after if part.starts is not None else after[-1:])
 
 
@@ -209,7 +216,8 @@ def _scalar(q: Tensor, k: Tensor, gates: Tensor) -> Answers:
     since_start = gates.cumsum(2).exp()
     until_end = between[:, :, -1, :, None].exp()
     between = between.exp().tril()
-    scores, reading, writing, total = (q @ k.mT) * between, q * since_start, k * until_end, since_start[:, :, -1:]
+    scores, total = (q @ k.mT).tril() * between, since_start[:, :, -1:]
+    reading, writing = q * since_start, k * until_end
 
     def back(
         of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, of_total: Tensor | None

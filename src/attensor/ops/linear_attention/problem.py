@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_decay, check_float, check_integers, check_qkv
-from attensor.ops._kernel import differentiable, register
+from attensor.ops._kernel import differentiable, is_direct, register
 from attensor.ops._precision import WORKING, working_dtype
 
 __all__ = ["Inputs", "LinearAttentionProblem", "StepProblem", "bind", "causal_only", "products", "recur", "sum_heads"]
@@ -48,17 +49,22 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class LinearAttentionProblem:
-    """The arguments of `linear_attention`, with the scale filled in."""
+    """The arguments of `linear_attention`, by the same names."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     log_decay: Tensor | None
-    scale: float
+    scale: float | None
     is_causal: bool
     initial_state: Tensor | None
     cu_seqlens: Tensor | None
     chunk_size: int | None
+
+    @property
+    def factor(self) -> float:
+        """What multiplies the output."""
+        return max(self.q.shape[-1], 1) ** -0.5 if self.scale is None else self.scale
 
     @property
     def inputs(self) -> Inputs:
@@ -135,8 +141,18 @@ class StepProblem:
             check_integers(name, "state_slots", slots, self.q)
             if slots.shape != self.q.shape[:1]:
                 raise ShapeError(f"{name}: state_slots must be [B] = [{len(self.q)}], got {list(slots.shape)}.")
+            if slots.device.type == "cpu" and not torch.compiler.is_compiling() and is_direct((slots,)):
+                self._check_slots(name, slots.tolist())
         if self.log_decay is not None:
             check_decay(name, self.q, self.k, self.log_decay)
+
+    def _check_slots(self, name: str, slots: list[int]) -> None:
+        used, count = [slot for slot in slots if slot != -1], len(self.state)
+        if any(not 0 <= slot < count for slot in used) or len(set(used)) < len(used):
+            raise ValueError(
+                f"{name}: state_slots must be different places 0 .. {count - 1} of the pool, or -1 for a row that is "
+                f"skipped, got {slots}."
+            )
 
     def decays(self) -> Tensor | None:
         """log_decay as [B, H, K or 1] in the working precision."""
@@ -241,7 +257,7 @@ def recur(
     size = 1
     while size < largest and size < problem.q.shape[1]:
         size *= 2
-    out, state = recurrence(inputs, (problem.scale, size, schedule))
+    out, state = recurrence(inputs, (problem.factor, size, schedule))
     return out, state.squeeze(row)
 
 

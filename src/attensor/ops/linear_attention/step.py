@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attensor.ops._checks import checked
+from attensor.ops._checks import checked, scale_of
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.linear_attention.cpp import step as cpp
@@ -51,7 +51,7 @@ def linear_attention_step(
         BackendError: `backend` cannot compute this.
     Source: arXiv:2312.06635, equation 3 (recurrent form).
     """
-    problem = StepProblem(q, k, v, state, log_decay, q.shape[-1] ** -0.5 if scale is None else scale, state_slots)
+    problem = StepProblem(q, k, v, state, log_decay, scale_of(q, scale), state_slots)
     problem.check("linear_attention_step")
     return STEP(problem, backend)
 
@@ -75,16 +75,9 @@ def _define(x: StepProblem) -> tuple[Tensor, Tensor]:
 
 
 def _torch(x: StepProblem) -> tuple[Tensor, Tensor]:
-    """Products of whole batches; with slots states are gathered and changes are scattered."""
+    """Products of whole batches; with slots states are gathered and written back."""
     if x.state_slots is not None:
-        used = x.state_slots >= 0
-        places = x.state_slots.clamp_min(0).long()
-        old = x.state[places]
-        out, new = _torch(replace(x, state=old, state_slots=None))
-        # a skipped row writes nothing: its change is zero, added to slot 0
-        change = torch.where(used[:, None, None, None], new.to(old.dtype) - old, 0.0)
-        x.state.index_add_(0, places, change)
-        return torch.where(used[:, None, None], out, 0.0), x.state
+        return _torch_slots(x, x.state_slots.long())
     dtype, groups = working_dtype(x.q, x.v), x.q.shape[1] // x.k.shape[1]
     q, k, v, old = (t.to(dtype) for t in (x.q, x.k, x.v, x.state))
     if groups > 1:
@@ -97,6 +90,19 @@ def _torch(x: StepProblem) -> tuple[Tensor, Tensor]:
         new = new.view(old.shape)
         out = torch.matmul((q * x.scale).unsqueeze(-2), new).squeeze(-2)
     return out.to(x.v.dtype), new
+
+
+def _torch_slots(x: StepProblem, slots: Tensor) -> tuple[Tensor, Tensor]:
+    if not len(slots):
+        return x.v.new_zeros(*x.q.shape[:2], x.v.shape[2]), x.state
+    used = slots >= 0
+    # a skipped row repeats what the first used one does, so that the device need not be asked how many there are
+    row = torch.where(used, torch.arange(len(slots), device=slots.device), used.int().argmax())
+    places = slots[row].clamp_min(0)
+    old = x.state[places]
+    out, new = _torch(replace(x, state=old, state_slots=None))
+    x.state.index_copy_(0, places, torch.where(used.any(), new.to(old.dtype)[row], old))
+    return torch.where(used[:, None, None], out, 0.0), x.state
 
 
 def _cpp(x: StepProblem) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from attensor.ops import _packing
+from attensor.ops._checks import scale_of
 from attensor.ops._kernel import Tensors
 from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of, key_range
-from attensor.ops.softmax_attention.reference import Attended, dense, scale_of
+from attensor.ops.softmax_attention.reference import Attended, dense
 
 __all__ = ["Problem", "define", "dense_neighborhood"]
 

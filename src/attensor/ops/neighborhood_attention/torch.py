@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attensor.ops._checks import scale_of
 from attensor.ops._kernel import Tensors
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
 from attensor.ops.neighborhood_attention.neighborhood import Axis
 from attensor.ops.neighborhood_attention.reference import Problem
-from attensor.ops.softmax_attention.reference import Attended, scale_of
+from attensor.ops.softmax_attention.reference import Attended
 
 __all__ = ["neighborhood_attention_torch"]
 

@@ -120,8 +120,10 @@ def _check(x: Problem) -> None:
             f"{_NAME}: key_mask must be bool {list(k.shape[:-2])} (True = attend), got {list(key_mask.shape)} "
             f"{key_mask.dtype}."
         )
+    if x.max_seqlen is not None and x.max_seqlen < min(1, k.shape[1]):
+        raise ValueError(f"{_NAME}: max_seqlen must be at least 1, got {x.max_seqlen}.")
     if cu_seqlens is not None:
-        check_cu_seqlens(_NAME, cu_seqlens, q)
+        check_cu_seqlens(_NAME, cu_seqlens, q, x.max_seqlen)
         if dims != 1 or shorter or key_mask is not None:
             raise ValueError(f"{_NAME}: cu_seqlens packs whole sequences: one axis, as many queries as keys, no mask.")
         if x.algorithm in ("fft", "fft-float64") and x.max_seqlen is None:

@@ -88,7 +88,8 @@ def attend(problem: Problem, backend: str) -> Tensor:
     phi_q, phi_k, values = features(problem)
     rows = segment = None
     if problem.cu_seqlens is not None and problem.max_seqlen is not None:
-        rows = Rows(problem.cu_seqlens, problem.max_seqlen, problem.q.shape[1])
+        tokens = problem.q.shape[1]
+        rows = Rows(problem.cu_seqlens, min(problem.max_seqlen, tokens), tokens)
         phi_q, phi_k, values = (rows.unpack(t) for t in (phi_q, phi_k, values))
     elif problem.cu_seqlens is not None:
         segment = _packing.sequence_index(problem.cu_seqlens, problem.q.shape[1])

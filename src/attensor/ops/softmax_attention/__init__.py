@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_qkv, checked
+from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_qkv, checked, scale_of
 from attensor.ops._operator import Implementation, Operator, reference_of
-from attensor.ops.softmax_attention.reference import Attended, Problem, define, scale_of
+from attensor.ops.softmax_attention.reference import Attended, Problem, define
 from attensor.ops.softmax_attention.torch import softmax_attention_torch
 
 __all__ = ["softmax_attention", "softmax_attention_reference"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from attensor.ops import _packing
 from attensor.ops._precision import full_precision, working_dtype
 
-__all__ = ["Attended", "Problem", "additive_mask", "define", "dense", "scale_of"]
+__all__ = ["Attended", "Problem", "additive_mask", "define", "dense"]
 
 # `Tensor`, or `tuple[Tensor, Tensor]` with `return_lse=True`; a union would have to be taken apart at every call.
 Attended: TypeAlias = Any
@@ -38,11 +38,6 @@ def define(x: Problem) -> Attended:
     mask = additive_mask(x.q, x.k, x.is_causal, x.attn_mask, x.cu_seqlens)
     out, lse = dense(x.q, x.k, x.v, mask, x.scale, x.dropout_p, x.generator)
     return (out, lse) if x.return_lse else out
-
-
-def scale_of(q: Tensor, scale: float | None) -> float:
-    """What multiplies q k: K ** -0.5 if None."""
-    return max(q.shape[-1], 1) ** -0.5 if scale is None else scale
 
 
 def dense(

@@ -1,0 +1,47 @@
+"""What is not finite stays where it is seen: a weight of 0 times NaN is NaN, and a matrix product asks for it."""
+
+# mypy: disable-error-code="no-untyped-call"
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from attensor.ops._kernel import is_direct
+
+__all__ = ["is_finite", "visible_product"]
+
+_AT_ONCE = 2**24  # numbers held for the pairs of some tokens
+
+
+def is_finite(*tensors: Tensor) -> bool:
+    """Whether all numbers are finite, which is looked at on a CPU alone (a GPU would have to be waited for).
+
+    Where a compiler or a transform watches, or on other devices, they are taken to be.
+    """
+    if torch.compiler.is_compiling() or not is_direct(tensors) or any(x.device.type != "cpu" for x in tensors):
+        return True
+    # a sum that overflows is looked into
+    return all(math.isfinite(x.sum(dtype=torch.float64)) or bool(x.isfinite().all()) for x in tensors)
+
+
+def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:
+    """weights @ values, to which pairs that are not visible add nothing, whatever the value.
+
+    Args:
+        weights: [.., M, N], 0 where not visible.
+        values: [.., N, D].
+        visible: bool, broadcasts to weights.
+    """
+    if is_finite(values):
+        return torch.matmul(weights, values)
+    is_bad = ~values.isfinite()
+    out = torch.matmul(weights, values.masked_fill(is_bad, 0.0))
+    tokens = is_bad.any(-1).flatten(0, -2).any(0).nonzero().flatten()
+    for some in tokens.split(max(1, _AT_ONCE // max(1, out.numel()))):
+        seen, bad = visible.expand(weights.shape)[..., some, None], values[..., None, some, :]
+        pairs = torch.where(seen & is_bad[..., None, some, :], weights[..., some, None] * bad, 0.0)
+        out = out + pairs.sum(-2)
+    return out
