@@ -20,7 +20,7 @@ from attensor.report.charts import (
 )
 from attensor.report.identity import Identity, identities
 from attensor.report.numbers import is_number, milliseconds, rounded, short, size
-from attensor.report.rows import field, length_name, ordered
+from attensor.report.tables import field, length_name, ordered
 
 __all__ = ["charts"]
 
