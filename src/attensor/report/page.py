@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from attensor.report.charts import identities
 from attensor.report.document import write_document
-from attensor.report.identity import identities
 from attensor.report.numbers import DASH, count, is_number, milliseconds, rounded, short, size
 from attensor.report.plots import charts
 from attensor.report.tables import (
