@@ -7,26 +7,16 @@ all rows have the same length, and the cache knows how many tokens of padding ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.nn import pad, unpad
+from attensor.nn import Cache, pad, unpad
 
-__all__ = ["Layout", "Past", "arrange", "packed_boundaries"]
-
-
-class Past(Protocol):
-    """What is asked of a layer's cache here, see `attensor.nn.Cache`."""
-
-    first: Tensor
-
-    @property
-    def length(self) -> int:
-        """Tokens seen."""
+__all__ = ["Layout", "arrange", "packed_boundaries"]
 
 
 class Layout(NamedTuple):
@@ -57,7 +47,7 @@ class Layout(NamedTuple):
 
 
 def arrange(
-    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, pasts: Sequence[Past] | None
+    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, pasts: Sequence[Cache] | None
 ) -> tuple[Tensor, Layout]:
     """Bring a batch into the order in which the layers shall see it, and tell their caches of padding.
 
@@ -116,7 +106,7 @@ def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) 
     return attention_mask[:, attention_mask.shape[1] - tokens :].bool()
 
 
-def _begin_later(pasts: Sequence[Past], mask: Tensor) -> None:
+def _begin_later(pasts: Sequence[Cache], mask: Tensor) -> None:
     """Rows that hold no real token yet begin after the padding of the new tokens; others may not be padded."""
     before, padding = pasts[0].length, (~mask).sum(1)
     first = pasts[0].first.to(mask.device) if before else torch.zeros_like(padding)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.models.language._padding import Past, arrange
+from attensor.models.language._padding import arrange
 from attensor.nn import Cache
 
 __all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
@@ -141,7 +141,7 @@ class Body(nn.Module):
         self,
         hidden_states: Tensor,
         *,
-        caches: Sequence[Past] | None = None,
+        caches: Sequence[Cache] | None = None,
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         seen: list[Tensor] | None = None,
