@@ -15,7 +15,6 @@ from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
-from attensor.nn.grid_rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.local_concentration import LocalConcentration as LocalConcentration
 from attensor.nn.mixer import Heads as Heads
 from attensor.nn.mixer import Mixer as Mixer
@@ -23,27 +22,9 @@ from attensor.nn.mixer import SequenceMixer as SequenceMixer
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
 from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
+from attensor.nn.rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.rotary import rotary_embedding as rotary_embedding
 from attensor.nn.rotary import token_positions as token_positions
-
-__all__ = [
-    "Cache",
-    "Heads",
-    "JointCache",
-    "LearnedFeatures",
-    "LocalConcentration",
-    "Mixer",
-    "RandomFeatures",
-    "RelativePositionBias",
-    "SequenceMixer",
-    "StateCache",
-    "TokenCache",
-    "grid_rotary_embedding",
-    "pad",
-    "rotary_embedding",
-    "token_positions",
-    "unpad",
-]
 
 if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
     from attensor.nn.axial import AxialAttention as AxialAttention
@@ -75,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_layers()})
+    return sorted({*(name for name in globals() if not name.startswith("_")), *_layers()})

@@ -35,8 +35,7 @@ class GlobalLinearAttention(GridMixer):
             output is `y + lcm(norm(x + y))`. In a residual block that is L2ViT's order, but for the stream that the
             second norm sees: x is the normed input here. Its batch norm makes images of a training batch see each
             other, and the grid must have two axes.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, or a minimum that is not positive.
     Source: arXiv:2501.16182, section 3.

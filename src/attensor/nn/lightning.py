@@ -79,8 +79,7 @@ class LightningAttention(LinearAttention):
         slopes: `"alibi"`, `"minimax"` or `"linear"`, see `decay_slopes`.
         layer_index: place in the stack, from 0; deeper layers forget more slowly.
         num_layers: layers in the stack.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, unknown slopes, or a layer_index outside the stack.
     Source: arXiv:2401.04658, section 3; arXiv:2405.17381; layer arXiv:2501.08313, section 2.2.

@@ -55,8 +55,7 @@ class LinearAttention(SequenceMixer):
             all heads together with a weight, `"simple-rms"` the same without one.
         output_gate: `"swish"`, `"sigmoid"` or `"linear"` (itself) of a projection of the input multiplies the normed
             output; none if None.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels.
     Source: arXiv:2006.16236, section 3.3 (identity features, norm instead of the denominator: arXiv:2210.10340).

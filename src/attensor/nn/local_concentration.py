@@ -22,8 +22,7 @@ class LocalConcentration(nn.Module):
     Args:
         hidden_size: channels C.
         kernel_size: side of the convolutions in cells, odd.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: an even kernel, which would shift the map.
     Source: arXiv:2501.16182, section 3 (local concentration module).

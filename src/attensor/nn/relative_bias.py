@@ -14,8 +14,7 @@ class RelativePositionBias(nn.Module):
     Args:
         num_heads: heads H.
         block_size: largest side P of a block.
-        device: of the table.
-        dtype: of the table.
+        device, dtype: of the table.
 
     Attributes:
         relative_position_bias_table: [H, 2 P - 1, 2 P - 1].

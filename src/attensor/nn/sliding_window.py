@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attensor.nn._tiles import keys_per_query
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads
 from attensor.nn.padding import pad, unpad
@@ -27,8 +26,7 @@ class SlidingWindowAttention(SoftmaxAttention):
         window_size: keys that a token sees, itself included.
         num_kv_heads: key/value heads; H if None.
         rotary_base: base of the rotary positions; None for no positions.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
     """
 
@@ -57,7 +55,8 @@ class SlidingWindowAttention(SoftmaxAttention):
         """Values of the symbols of the card's formulas for an input of that size."""
         sizes = super().cost_sizes(space)
         window = min(self.window_size, sizes["T"])
-        return {**sizes, "W": window, "M": keys_per_query((sizes["T"],), window, is_causal=True)}
+        # the first tokens of a sequence have fewer before them
+        return {**sizes, "W": window, "M": round(window - window * (window - 1) / (2 * sizes["T"]))}
 
     def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Attention within the window, over the tokens and what the cache holds, padding left out: [B, T, H, K]."""

@@ -27,8 +27,7 @@ class WindowGridAttention(GridMixer):
         num_heads: heads H.
         block_size: side of a block in cells.
         layer_index: place in the stack, from 0.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2204.01697, section 3.2.
     """
 
