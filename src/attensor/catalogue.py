@@ -14,11 +14,11 @@ import inspect
 import pkgutil
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import sympy
@@ -35,8 +35,11 @@ __all__ = [
     "load",
     "mechanism",
     "mechanisms",
+    "named",
     "parse_stack",
 ]
+
+Named = TypeVar("Named")
 
 ENTRY_POINTS = "attensor.cards"
 SYMBOLS = {
@@ -222,9 +225,7 @@ def card(name: str) -> Card:
     Raises:
         ValueError: no card of that name.
     """
-    if name not in cards():
-        raise ValueError(f"no card is called {name!r}; {_known(name, cards())}")
-    return cards()[name]
+    return named("card", name, cards())
 
 
 def mechanism(name: str) -> Mechanism:
@@ -233,9 +234,20 @@ def mechanism(name: str) -> Mechanism:
     Raises:
         ValueError: no mechanism of that name.
     """
-    if name not in mechanisms():
-        raise ValueError(f"no mechanism is called {name!r}; {_known(name, mechanisms())}")
-    return mechanisms()[name]
+    return named("mechanism", name, mechanisms())
+
+
+def named(kind: str, name: str, known: Mapping[str, Named]) -> Named:
+    """What is known by that name.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones and the nearest.
+    """
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"no {kind} is called {name!r}; the catalogue has {', '.join(known)}.{hint}")
 
 
 def parse_stack(text: str) -> tuple[str, ...]:
@@ -287,8 +299,3 @@ def build_mixer(
     second = places[1] if len(places) > 1 else None
     heads = [num_heads] if second and second.name not in given and second.default is second.empty else []
     return layer(hidden_size, *heads, **given)
-
-
-def _known(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known := list(known), n=1)
-    return f"the catalogue has {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else "")
