@@ -52,6 +52,12 @@ SYMBOLS = {
 # verb -> the first words of the commands that give it; `bench` measures and is no use of its own
 _VERBS = {"look": ("lens",), "edit": ("edit",), "solve": ("solve", "train", "plan")}
 
+_EXAMPLE = """
+import torch; from attensor import nn
+layer = nn.{name}(hidden_size=64, num_heads=4{options})
+out = layer(torch.randn(2, {space}, 64))
+"""
+
 
 class Domain(Flag):
     """What a mechanism mixes: tokens in a row, cells of a grid, or either."""
@@ -139,7 +145,8 @@ class Mechanism(Card):
         layer: `"module:Class"` of the mixer layer, built as `Class(hidden_size, num_heads, **options)`; the first of
             `layers`.
         symbols: meaning of the symbols that this card's formulas use beside `SYMBOLS`.
-        options: keyword arguments of the layer in a comparison; `sequence_options` and `grid_options` add to them.
+        options: keyword arguments of the layer in a comparison; on grids `grid_options` add to them.
+        shown_options: keyword arguments in `example`, made from them for a layer of `attensor.nn` if not given.
         example_options: keyword arguments that make a small legal layer for the conformance tests.
         variants: name -> further options of the layer, each of which must obey the same laws.
     """
@@ -152,15 +159,21 @@ class Mechanism(Card):
     state_bytes: str
     symbols: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    sequence_options: dict[str, Any] = field(default_factory=dict)
     grid_options: dict[str, Any] = field(default_factory=dict)
     example_options: dict[str, Any] = field(default_factory=dict)
+    shown_options: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    example: str = ""
 
     def __post_init__(self) -> None:
-        """Put its operator and layer first among those of the card."""
+        """Put its operator and layer first among those of the card, and show how the layer is used."""
         object.__setattr__(self, "operators", tuple(dict.fromkeys((self.operator, *self.operators))))
         object.__setattr__(self, "layers", tuple(dict.fromkeys((self.layer, *self.layers))))
+        if not self.example:
+            name, options = self.layer.partition(":")[2], (f", {o}={v!r}" for o, v in self.shown_options.items())
+            space = "1000" if Domain.SEQUENCE in self.domain else "32, 32"
+            example = _EXAMPLE.format(name=name, options="".join(options), space=space)
+            object.__setattr__(self, "example", example)
 
     @property
     def used_symbols(self) -> dict[str, str]:
@@ -189,7 +202,7 @@ class Mechanism(Card):
 
     def mixer_options(self, domain: Domain) -> dict[str, Any]:
         """Layer options for a comparison in one domain."""
-        return {**self.options, **(self.grid_options if domain is Domain.GRID else self.sequence_options)}
+        return {**self.options, **(self.grid_options if domain is Domain.GRID else {})}
 
 
 @functools.cache
