@@ -81,15 +81,7 @@ class GlobalLinearAttention(GridMixer):
         return torch.unflatten(out * self.temperature.squeeze(-1), 1, space)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Mix the cells of the grid.
-
-        Args:
-            hidden_states: [B, *space, C].
-        Returns:
-            [B, *space, C].
-        Raises:
-            ShapeError: another rank or width.
-        """
+        """[B, *space, C] to the same, see `Mixer.forward`."""
         mixed = super().forward(hidden_states)
         if self.local_mp is None:
             return mixed

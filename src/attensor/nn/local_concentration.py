@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -39,14 +41,11 @@ class LocalConcentration(nn.Module):
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"LocalConcentration: kernel_size must be odd, got {kernel_size}.")
-        self.hidden_size, padding = hidden_size, kernel_size // 2
-        self.conv1 = nn.Conv2d(
-            hidden_size, hidden_size, kernel_size, padding=padding, groups=hidden_size, device=device, dtype=dtype
-        )
+        self.hidden_size = hidden_size
+        depthwise = partial(nn.Conv2d, hidden_size, hidden_size, kernel_size, padding="same", groups=hidden_size)
+        self.conv1 = depthwise(device=device, dtype=dtype)
         self.bn = nn.BatchNorm2d(hidden_size, device=device, dtype=dtype)
-        self.conv2 = nn.Conv2d(
-            hidden_size, hidden_size, kernel_size, padding=padding, groups=hidden_size, device=device, dtype=dtype
-        )
+        self.conv2 = depthwise(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Draw the convolutions anew and forget the statistics."""

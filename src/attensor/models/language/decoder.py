@@ -96,14 +96,12 @@ class Family(NamedTuple):
         mlp: configuration -> module on [..., C].
         norm: configuration -> norm over C.
         block: the order of a layer's parts, `pre_norm`, `post_norm` or a function of the same arguments.
-        head_bias: the output projection has a bias.
     """
 
     mixer: Callable[[Any, int], nn.Module]
     mlp: Callable[[Any], nn.Module] = gated_mlp
     norm: Callable[[Any], nn.Module] = rms_norm
     block: Callable[..., Tensor] = pre_norm
-    head_bias: bool = False
 
 
 class DecoderLayer(nn.Module):
