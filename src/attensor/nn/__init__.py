@@ -15,16 +15,16 @@ from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
-from attensor.nn.local_concentration import LocalConcentration as LocalConcentration
+from attensor.nn.l2vit import LocalConcentration as LocalConcentration
 from attensor.nn.mixer import Heads as Heads
 from attensor.nn.mixer import Mixer as Mixer
 from attensor.nn.mixer import SequenceMixer as SequenceMixer
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
-from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
 from attensor.nn.rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.rotary import rotary_embedding as rotary_embedding
 from attensor.nn.rotary import token_positions as token_positions
+from attensor.nn.window_grid import RelativePositionBias as RelativePositionBias
 
 if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
     from attensor.nn.axial import AxialAttention as AxialAttention
