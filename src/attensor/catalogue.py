@@ -37,6 +37,7 @@ __all__ = [
     "mechanisms",
     "named",
     "parse_stack",
+    "parts",
 ]
 
 Named = TypeVar("Named")
@@ -282,6 +283,12 @@ def load(path: str) -> Any:
     """Import what `"package.module:name"` points to."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def parts(package: str, kind: str) -> dict[str, str]:
+    """Class name -> import path, for the `"layers"` or `"models"` of all cards that are in that package."""
+    paths = (path for one in cards().values() for path in getattr(one, kind))
+    return {path.partition(":")[2]: path for path in paths if path.startswith(f"{package}.")}
 
 
 def build_mixer(

@@ -42,18 +42,12 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.window_grid import WindowGridAttention as WindowGridAttention
 
 
-def _layers() -> dict[str, str]:
-    """Class name -> import path, for the layers of all cards in this package."""
-    paths = (path for card in catalogue.cards().values() for path in card.layers)
-    return {path.partition(":")[2]: path for path in paths if path.startswith(f"{__name__}.")}
-
-
 def __getattr__(name: str) -> Any:
-    path = None if name.startswith("_") else _layers().get(name)
-    if path is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its layers are {', '.join(_layers())}")
-    return catalogue.load(path)
+    layers = catalogue.parts(__name__, "layers")
+    if name.startswith("_") or name not in layers:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its layers are {', '.join(layers)}")
+    return catalogue.load(layers[name])
 
 
 def __dir__() -> list[str]:
-    return sorted({*(name for name in globals() if not name.startswith("_")), *_layers()})
+    return sorted({*(name for name in globals() if not name.startswith("_")), *catalogue.parts(__name__, "layers")})

@@ -72,7 +72,7 @@ def arrange(
     if not pasts:
         return packed, Layout(shape, cu_seqlens=cu_seqlens, sources=sources)
     _begin_later(pasts, mask)
-    places = mask.sort(dim=1).values.flatten().nonzero().squeeze(1)  # as many, at the end of each row
+    places = mask.byte().sort(dim=1).values.flatten().nonzero().squeeze(1)  # as many, at the end of each row
     return pad(packed, places, *shape), Layout(shape, sources=sources, places=places)
 
 
