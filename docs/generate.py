@@ -133,7 +133,9 @@ def object_page(name: str, item: Any) -> str:
     text += f"\n## Definition\n\n```text\n{definition}\n```\n"
     reference = getattr(ops, f"{name}_reference", None)
     if reference is not None:
-        text += f"\n## `{name}_reference`\n\n{summary(reference)}\n\n```python\n{inspect.getsource(reference)}```\n"
+        operator = ops.OPERATORS.get(name)
+        source = inspect.getsource(reference if operator is None else operator.implementations["reference"].run)
+        text += f"\n## `{name}_reference`\n\n{summary(reference)}\n\n```python\n{source}```\n"
     return text
 
 

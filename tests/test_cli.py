@@ -17,8 +17,7 @@ from attensor.commands.bench_linear import BenchLinear
 from attensor.commands.bench_neighborhood import BenchNeighborhood
 from attensor.commands.bench_relative import BenchRelative
 from attensor.commands.bench_softmax import BenchSoftmax
-from attensor.commands.compare import Compare
-from attensor.commands.doctor import Doctor
+from attensor.commands.general import Compare, Doctor
 from attensor.errors import DataError
 from attensor.listing import argument_docs, plain_formula
 

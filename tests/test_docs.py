@@ -63,7 +63,7 @@ def test_every_operator_has_a_page_with_its_arguments_and_definition(pages: dict
         page = pages[f"operators/{name}.md"]
         for parameter in inspect.signature(getattr(ops, name)).parameters:
             assert f"| `{parameter}` |" in page, f"{name}: {parameter} is not documented"
-        for part in ("**Returns**", "**Raises**", f"def {name}_reference("):
+        for part in ("**Returns**", "**Raises**", f"## `{name}_reference`", "\ndef "):
             assert part in page, name
 
 

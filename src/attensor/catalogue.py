@@ -14,11 +14,11 @@ import inspect
 import pkgutil
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Flag, auto
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import sympy
@@ -35,8 +35,12 @@ __all__ = [
     "load",
     "mechanism",
     "mechanisms",
+    "named",
     "parse_stack",
+    "parts",
 ]
+
+Named = TypeVar("Named")
 
 ENTRY_POINTS = "attensor.cards"
 SYMBOLS = {
@@ -48,6 +52,12 @@ SYMBOLS = {
 }
 # verb -> the first words of the commands that give it; `bench` measures and is no use of its own
 _VERBS = {"look": ("lens",), "edit": ("edit",), "solve": ("solve", "train", "plan")}
+
+_EXAMPLE = """
+import torch; from attensor import nn
+layer = nn.{name}(hidden_size=64, num_heads=4{options})
+out = layer(torch.randn(2, {space}, 64))
+"""
 
 
 class Domain(Flag):
@@ -136,7 +146,8 @@ class Mechanism(Card):
         layer: `"module:Class"` of the mixer layer, built as `Class(hidden_size, num_heads, **options)`; the first of
             `layers`.
         symbols: meaning of the symbols that this card's formulas use beside `SYMBOLS`.
-        options: keyword arguments of the layer in a comparison; `sequence_options` and `grid_options` add to them.
+        options: keyword arguments of the layer in a comparison; on grids `grid_options` add to them.
+        shown_options: keyword arguments in `example`, made from them for a layer of `attensor.nn` if not given.
         example_options: keyword arguments that make a small legal layer for the conformance tests.
         variants: name -> further options of the layer, each of which must obey the same laws.
     """
@@ -149,15 +160,21 @@ class Mechanism(Card):
     state_bytes: str
     symbols: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    sequence_options: dict[str, Any] = field(default_factory=dict)
     grid_options: dict[str, Any] = field(default_factory=dict)
     example_options: dict[str, Any] = field(default_factory=dict)
+    shown_options: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    example: str = ""
 
     def __post_init__(self) -> None:
-        """Put its operator and layer first among those of the card."""
+        """Put its operator and layer first among those of the card, and show how the layer is used."""
         object.__setattr__(self, "operators", tuple(dict.fromkeys((self.operator, *self.operators))))
         object.__setattr__(self, "layers", tuple(dict.fromkeys((self.layer, *self.layers))))
+        if not self.example:
+            name, options = self.layer.partition(":")[2], (f", {o}={v!r}" for o, v in self.shown_options.items())
+            space = "1000" if Domain.SEQUENCE in self.domain else "32, 32"
+            example = _EXAMPLE.format(name=name, options="".join(options), space=space)
+            object.__setattr__(self, "example", example)
 
     @property
     def used_symbols(self) -> dict[str, str]:
@@ -186,7 +203,7 @@ class Mechanism(Card):
 
     def mixer_options(self, domain: Domain) -> dict[str, Any]:
         """Layer options for a comparison in one domain."""
-        return {**self.options, **(self.grid_options if domain is Domain.GRID else self.sequence_options)}
+        return {**self.options, **(self.grid_options if domain is Domain.GRID else {})}
 
 
 @functools.cache
@@ -222,9 +239,7 @@ def card(name: str) -> Card:
     Raises:
         ValueError: no card of that name.
     """
-    if name not in cards():
-        raise ValueError(f"no card is called {name!r}; {_known(name, cards())}")
-    return cards()[name]
+    return named("card", name, cards())
 
 
 def mechanism(name: str) -> Mechanism:
@@ -233,9 +248,20 @@ def mechanism(name: str) -> Mechanism:
     Raises:
         ValueError: no mechanism of that name.
     """
-    if name not in mechanisms():
-        raise ValueError(f"no mechanism is called {name!r}; {_known(name, mechanisms())}")
-    return mechanisms()[name]
+    return named("mechanism", name, mechanisms())
+
+
+def named(kind: str, name: str, known: Mapping[str, Named]) -> Named:
+    """What is known by that name.
+
+    Raises:
+        ValueError: an unknown name; the message lists the known ones and the nearest.
+    """
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"no {kind} is called {name!r}; the catalogue has {', '.join(known)}.{hint}")
 
 
 def parse_stack(text: str) -> tuple[str, ...]:
@@ -257,6 +283,12 @@ def load(path: str) -> Any:
     """Import what `"package.module:name"` points to."""
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def parts(package: str, kind: str) -> dict[str, str]:
+    """Class name -> import path, for the `"layers"` or `"models"` of all cards that are in that package."""
+    paths = (path for one in cards().values() for path in getattr(one, kind))
+    return {path.partition(":")[2]: path for path in paths if path.startswith(f"{package}.")}
 
 
 def build_mixer(
@@ -287,8 +319,3 @@ def build_mixer(
     second = places[1] if len(places) > 1 else None
     heads = [num_heads] if second and second.name not in given and second.default is second.empty else []
     return layer(hidden_size, *heads, **given)
-
-
-def _known(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known := list(known), n=1)
-    return f"the catalogue has {', '.join(known)}." + (f" Did you mean {near[0]!r}?" if near else "")

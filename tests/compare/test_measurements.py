@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from attensor.compare import cost
-from attensor.compare.cost import measure_cost
-from attensor.compare.decode import measure_decode
+from attensor.compare.cost import measure_cost, measure_decode
 from attensor.compare.measure import Stack, _cost_row
 from attensor.compare.tasks import doubled
 from tests.compare.mixers import Mean

@@ -10,9 +10,8 @@ from rich.console import Console
 
 from attensor.compare.config import CompareConfig
 from attensor.compare.folder import new_run
-from attensor.compare.phases import run_phase
+from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import make_plan
-from attensor.compare.progress import Watch
 from attensor.compare.results import collect
 from attensor.lab import Display, Interruption, Outcome, Pool
 

@@ -231,10 +231,10 @@ def test_a_crop_takes_tokens_back_or_changes_nothing(variant: str) -> None:
         model(tokens(3, 2, seed=8), attention_mask=longer, past_key_values=cache)
         cache.crop(-2)
     else:
-        lengths = [layer.length for layer in cache.layers]
+        lengths = [layer.get_seq_length() for layer in cache.layers]
         with pytest.raises(ValueError, match=r"cannot be (unwound|restored)"):
             cache.crop(-2)
-        assert [layer.length for layer in cache.layers] == lengths
+        assert [layer.get_seq_length() for layer in cache.layers] == lengths
     got = model(new, attention_mask=longer, past_key_values=cache).logits
     for row, expected in zip(got, alone(model, torch.cat([rows, new], 1), longer)):
         close(row, expected[-2:])

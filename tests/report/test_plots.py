@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attensor.report.charts import log_axis, pareto_front, size_axis
-from attensor.report.identity import identities, plot_text
+from attensor.report.charts import identities, log_axis, pareto_front, plot_text, size_axis
 from attensor.report.numbers import rounded, short
 from attensor.report.plots import charts
 

@@ -5,9 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="gla",
     title="Gated linear attention",
-    paper=Paper(
-        arxiv="2312.06635", year=2023, title="Gated Linear Attention Transformers with Hardware-Efficient Training"
-    ),
+    paper=Paper("2312.06635", 2023, "Gated Linear Attention Transformers with Hardware-Efficient Training"),
     use="long contexts with a constant decode state: each key channel decides from each token how much to forget",
     avoid="verbatim recall over long distances, and short sequences, where softmax attention is as fast",
     operator="attensor.ops:linear_attention",
@@ -23,9 +21,4 @@ CARD = Mechanism(
         "layer norm, gate bias": {"norm": "layer", "gate_bias": True},
         "one key/value head": {"num_kv_heads": 1},
     },
-    example="""
-import torch; from attensor import nn
-layer = nn.GatedLinearAttention(hidden_size=64, num_heads=4)
-out = layer(torch.randn(2, 1000, 64))
-""",
 )

@@ -5,7 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="l2vit",
     title="Global linear attention with local concentration",
-    paper=Paper(arxiv="2501.16182", year=2025, title="The Linear Attention Resurrection in Vision Transformer"),
+    paper=Paper("2501.16182", 2025, "The Linear Attention Resurrection in Vision Transformer"),
     use="large images at linear cost, when the mixer may convolve: what attention spreads, 7 x 7 convolutions gather",
     avoid="batches of one image in training, whose batch norm has little to average; sequences: it is not causal",
     operator="attensor.ops:kernel_attention",
@@ -18,9 +18,5 @@ CARD = Mechanism(
     # the published minimum of 100 is for maps of thousands of cells: on a few dozen no row would be normalised
     grid_options={"local_concentration": True, "denominator_minimum": 1.0},
     breaks={"batch": "batch norm in training takes its statistics over all images of the batch"},
-    example="""
-import torch; from attensor import nn
-layer = nn.GlobalLinearAttention(hidden_size=64, num_heads=4, local_concentration=True)
-out = layer(torch.randn(2, 32, 32, 64))
-""",
+    shown_options={"local_concentration": True},
 )

@@ -7,9 +7,9 @@ CARD = Mechanism(
     title="Lightning attention (fixed decay per head)",
     system="lightning-attention",
     paper=Paper(
-        arxiv="2401.04658",
-        year=2024,
-        title="Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",
+        "2401.04658",
+        2024,
+        "Lightning Attention-2: A Free Lunch for Handling Unlimited Sequence Lengths in Large Language Models",
     ),
     use="the cheapest training on very long sequences: constant time per token and a constant decode state",
     avoid="deciding from the content what to keep, or exact recall: MiniMax adds a softmax layer after every seven",
@@ -21,9 +21,5 @@ CARD = Mechanism(
     flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
     variants={"minimax slopes": {"slopes": "minimax"}, "linear slopes": {"slopes": "linear"}},
-    example="""
-import torch; from attensor import nn
-layer = nn.LightningAttention(hidden_size=64, num_heads=4, layer_index=0, num_layers=12)
-out = layer(torch.randn(2, 1000, 64))
-""",
+    shown_options={"layer_index": 0, "num_layers": 12},
 )

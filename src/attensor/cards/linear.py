@@ -5,11 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="linear",
     title="Linear attention",
-    paper=Paper(
-        arxiv="2006.16236",
-        year=2020,
-        title="Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention",
-    ),
+    paper=Paper("2006.16236", 2020, "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention"),
     use="the baseline of its family, and sums over a whole sequence in which old tokens count as much as new ones",
     avoid="language: a state that never forgets fills up; the gated members of the family cost hardly more",
     operator="attensor.ops:linear_attention",
@@ -26,9 +22,4 @@ CARD = Mechanism(
         "relu": {"feature_map": "relu"},
     },
     commands={"bench linear": "attensor.commands.bench_linear:BenchLinear"},
-    example="""
-import torch; from attensor import nn
-layer = nn.LinearAttention(hidden_size=64, num_heads=4)
-out = layer(torch.randn(2, 1000, 64))
-""",
 )

@@ -6,7 +6,7 @@ CARD = Mechanism(
     name="neighborhood",
     title="Neighbourhood attention",
     system="neighborhood-attention",
-    paper=Paper(arxiv="2204.07143", year=2022, title="Neighborhood Attention Transformer"),
+    paper=Paper("2204.07143", 2022, "Neighborhood Attention Transformer"),
     use="large images and volumes: every cell sees the same number of nearest cells, like a convolution that looks",
     avoid="global context in few layers; add dilation, or layers that see the whole map",
     operator="attensor.ops:neighborhood_attention",
@@ -21,9 +21,5 @@ CARD = Mechanism(
     grid_options={"window_size": 5},
     example_options={"window_size": 3},
     commands={"bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood"},
-    example="""
-import torch; from attensor import nn
-layer = nn.NeighborhoodAttention(hidden_size=64, num_heads=4, window_size=7)
-out = layer(torch.randn(2, 32, 32, 64))
-""",
+    shown_options={"window_size": 7},
 )

@@ -6,9 +6,7 @@ CARD = Mechanism(
     name="nprf-rpe",
     title="Kernelised attention with relative positions",
     paper=Paper(
-        arxiv="2106.12566",
-        year=2021,
-        title="Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding",
+        "2106.12566", 2021, "Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding"
     ),
     use="sequences and images of thousands of tokens where what matters is how far away a token is",
     avoid="sharp attention by content: unit vectors bound the ratio of two weights without bias to e^2",
@@ -29,9 +27,5 @@ CARD = Mechanism(
     example_options={"num_features": 11, "max_distance": 5},
     variants={"not normalised": {"normalize": False}},
     commands={"bench relative": "attensor.commands.bench_relative:BenchRelative"},
-    example="""
-import torch; from attensor import nn
-layer = nn.RelativeKernelAttention(hidden_size=64, num_heads=4, num_features=32, max_distance=128)
-out = layer(torch.randn(2, 100, 64))
-""",
+    shown_options={"num_features": 32, "max_distance": 128},
 )

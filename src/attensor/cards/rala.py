@@ -5,7 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="rala",
     title="Rank-augmented linear attention",
-    paper=Paper(arxiv="2411.07635", year=2024, title="Breaking the Low-Rank Dilemma of Linear Attention"),
+    paper=Paper("2411.07635", 2024, "Breaking the Low-Rank Dilemma of Linear Attention"),
     use="large images: every cell sees all cells at linear cost, with outputs of high rank",
     avoid="sequences: the weights of its keys depend on all queries, so that it cannot be causal",
     operator="attensor.ops:kernel_attention",
@@ -15,9 +15,4 @@ CARD = Mechanism(
     is_causal=False,
     flops="4*B*T*H*K*(V + 1)",
     state_bytes="0",
-    example="""
-import torch; from attensor import nn
-layer = nn.RankAugmentedLinearAttention(hidden_size=64, num_heads=4)
-out = layer(torch.randn(2, 32, 32, 64))
-""",
 )

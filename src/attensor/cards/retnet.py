@@ -5,9 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="retnet",
     title="Retention (fixed decay per head)",
-    paper=Paper(
-        arxiv="2307.08621", year=2023, title="Retentive Network: A Successor to Transformer for Large Language Models"
-    ),
+    paper=Paper("2307.08621", 2023, "Retentive Network: A Successor to Transformer for Large Language Models"),
     use="constant decode state and cheap training on long sequences, with wide values and positions by rotation",
     avoid="deciding from the content what to keep: the rates of forgetting are fixed",
     operator="attensor.ops:linear_attention",
@@ -17,9 +15,4 @@ CARD = Mechanism(
     is_causal=True,
     flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
-    example="""
-import torch; from attensor import nn
-layer = nn.Retention(hidden_size=64, num_heads=4)
-out = layer(torch.randn(2, 1000, 64))
-""",
 )

@@ -6,10 +6,9 @@ CARD = Mechanism(
     name="scalar-gated",
     title="Linear attention with a scalar gate",
     paper=Paper(
-        arxiv="2405.21060",
-        year=2024,
-        title="Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space "
-        "Duality",
+        "2405.21060",
+        2024,
+        "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality",
     ),
     use="long contexts at nearly the speed of a fixed decay: each head decides from each token how much to forget",
     avoid="exact recall over long distances; where memory is short, a gate per channel keeps more in the same state",
@@ -19,9 +18,4 @@ CARD = Mechanism(
     is_causal=True,
     flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
-    example="""
-import torch; from attensor import nn
-layer = nn.ScalarGatedLinearAttention(hidden_size=64, num_heads=4)
-out = layer(torch.randn(2, 1000, 64))
-""",
 )

@@ -5,7 +5,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 CARD = Mechanism(
     name="softmax",
     title="Softmax attention",
-    paper=Paper(arxiv="1706.03762", year=2017, title="Attention Is All You Need"),
+    paper=Paper("1706.03762", 2017, "Attention Is All You Need"),
     use="exact recall of anything in the context, and contexts up to a few thousand tokens: the measure of all others",
     avoid="long contexts: time grows with the square of the length, and decoding keeps every key and value",
     operator="attensor.ops:softmax_attention",
@@ -17,9 +17,5 @@ CARD = Mechanism(
     state_bytes="4*B*T*H*(K + V)",
     grid_options={"is_causal": False, "rotary_base": None},
     commands={"bench softmax": "attensor.commands.bench_softmax:BenchSoftmax"},
-    example="""
-import torch; from attensor import nn
-layer = nn.SoftmaxAttention(hidden_size=64, num_heads=4, num_kv_heads=2)
-out = layer(torch.randn(2, 100, 64))
-""",
+    shown_options={"num_kv_heads": 2},
 )

@@ -6,9 +6,7 @@ CARD = Mechanism(
     name="transnormerllm",
     title="TransNormer attention (lightning attention, linear gate, LRPE)",
     paper=Paper(
-        arxiv="2307.14995",
-        year=2023,
-        title="TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer",
+        "2307.14995", 2023, "TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer"
     ),
     use="language models on very long sequences at constant training speed and with a constant decode state",
     avoid="deciding from the content what to keep, or exact recall: its rates of forgetting are fixed",
@@ -28,9 +26,5 @@ CARD = Mechanism(
     flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
     variants={"lrpe everywhere": {"use_lrpe": True}},
-    example="""
-import torch; from attensor import nn
-layer = nn.TransNormerAttention(hidden_size=64, num_heads=4, layer_index=0, num_layers=12)
-out = layer(torch.randn(2, 1000, 64))
-""",
+    shown_options={"layer_index": 0, "num_layers": 12},
 )

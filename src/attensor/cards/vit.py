@@ -5,11 +5,7 @@ from attensor.catalogue import Card, Paper
 CARD = Card(
     name="vit",
     title="Vision transformer",
-    paper=Paper(
-        arxiv="2010.11929",
-        year=2020,
-        title="An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
-    ),
+    paper=Paper("2010.11929", 2020, "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale"),
     use="classifying images with weights in timm's layout, and as a body that takes any mixer of tokens",
     avoid="large images, whose patches all look at each other, and small data without weights to start from",
     models=("attensor.models.vision.vit:VisionTransformer",),

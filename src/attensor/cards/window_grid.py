@@ -6,7 +6,7 @@ CARD = Mechanism(
     name="window-grid",
     title="Window and grid attention by turns",
     system="maxvit",
-    paper=Paper(arxiv="2204.01697", year=2022, title="MaxViT: Multi-Axis Vision Transformer"),
+    paper=Paper("2204.01697", 2022, "MaxViT: Multi-Axis Vision Transformer"),
     use="images of any size at linear cost: near cells in one layer, a coarse sample of the whole map in the next",
     avoid="single layers: only the pair of them sees everything, and cells at a window's border see one side",
     operator="attensor.ops:block_attention",
@@ -20,9 +20,5 @@ CARD = Mechanism(
     },
     grid_options={"block_size": 4},
     example_options={"block_size": 4},
-    example="""
-import torch; from attensor import nn
-layer = nn.WindowGridAttention(hidden_size=64, num_heads=4, block_size=8, layer_index=1)
-out = layer(torch.randn(2, 32, 32, 64))
-""",
+    shown_options={"block_size": 8, "layer_index": 1},
 )

@@ -1,4 +1,4 @@
-"""What can be typed after `attensor`: one file a verb or system, each command a frozen dataclass with `run()`.
+"""What can be typed after `attensor`: a file of general verbs, and one a system; each a frozen dataclass with `run()`.
 
 Importing a command loads neither torch nor anything that trains, so that `--help` is quick; what it needs is imported
 by `run()`. Those below are always there; all others are named by the cards of the systems that bring them.
@@ -9,12 +9,12 @@ from __future__ import annotations
 __all__ = ["GENERAL", "GROUPS"]
 
 GENERAL = {
-    "list": "attensor.commands.list:ListCards",
-    "show": "attensor.commands.show:ShowCard",
-    "compare": "attensor.commands.compare:Compare",
-    "generate": "attensor.commands.generate:Generate",
-    "doctor": "attensor.commands.doctor:Doctor",
-    "reproduce": "attensor.commands.reproduce:Reproduce",
+    "list": "attensor.commands.general:ListCards",
+    "show": "attensor.commands.general:ShowCard",
+    "compare": "attensor.commands.general:Compare",
+    "generate": "attensor.commands.general:Generate",
+    "doctor": "attensor.commands.general:Doctor",
+    "reproduce": "attensor.commands.general:Reproduce",
 }
 # what the first of two words means; a group is shown when a card has a command in it
 GROUPS = {

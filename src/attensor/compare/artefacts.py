@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from attensor.files import read_json, write_json
+from attensor.lab import kept
 
 __all__ = ["Balance", "Measured", "Pace", "Pilot", "SeedRun"]
 
@@ -24,11 +25,7 @@ class _Artefact:
     @classmethod
     def kept(cls, path: Path, make: Callable[[], Self]) -> Self:
         """What the file holds; made and written first if it is not there."""
-        found = cls.load(path)
-        if found is None:
-            found = make()
-            found.save(path)
-        return found
+        return cls(**kept(path, lambda: asdict(make())))  # type: ignore[call-overload]
 
     def save(self, path: Path) -> None:
         """Write the file."""

@@ -1,4 +1,4 @@
-"""Cost of a mixer layer alone against length: time forward, forward and backward, and peak memory.
+"""Cost of a mixer layer alone: time and peak memory against length, decoding time and state against the context.
 
 Before each length the time and memory it would take are predicted from the growth so far; what would not fit is not
 tried, and the reason is part of the result.
@@ -9,21 +9,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attensor.bench import measure_peak_bytes, paired
-from attensor.compare.memory import available_bytes
 from attensor.lab.reason import is_out_of_memory
 from attensor.report.numbers import size
 
-__all__ = ["Cost", "measure_cost"]
+__all__ = ["Cost", "Decode", "available_bytes", "measure_cost", "measure_decode"]
 
 _MOST_ROUNDS = 7
 # share of the remaining memory that a prediction may reach
 _MEMORY_SHARE = 0.7
+_SYSTEM = Path("/proc/meminfo")
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+# of decoding: tokens read at once, and tokens timed
+_PIECE = 512
+_TOKENS = 16
+_WARM_UP = 3
 
 
 @dataclass(frozen=True)
@@ -131,3 +137,82 @@ def _why_not(rows: list[Cost], space: tuple[int, ...], deadline: float, device: 
 
 def _name(space: tuple[int, ...]) -> str:
     return "x".join(map(str, space))
+
+
+@dataclass(frozen=True)
+class Decode:
+    """One context: median seconds for one more token, bytes the cache holds (batch 1, one layer)."""
+
+    context: int
+    seconds_per_token: float
+    state_bytes: int
+
+
+@torch.no_grad()
+def measure_decode(
+    mixer: nn.Module,
+    hidden_size: int,
+    contexts: Sequence[int],
+    *,
+    seconds: float,
+    device: str,
+    precision: Callable[[], torch.autocast],
+    on_row: Callable[[Decode], Any] = lambda row: None,
+) -> str | None:
+    """Fill one cache further and further by prefill, and time single tokens at each context.
+
+    Args:
+        mixer: causal, on `device`; hidden_size is the width of its input.
+        contexts: ascending; all together take at most `seconds`.
+        precision: makes the autocast context of a call.
+        on_row: receives each result at once.
+    Returns:
+        Why there is nothing or it stopped before the last context, or None.
+    """
+    if not hasattr(mixer, "new_cache"):
+        return f"{type(mixer).__name__} has no new_cache(), so it cannot decode token by token"
+    deadline = time.monotonic() + seconds
+    cache = cast("Any", mixer.eval()).new_cache(1)
+    hidden = torch.randn(1, _PIECE, hidden_size, generator=torch.Generator().manual_seed(0)).to(device)
+    took, reached = 0.0, 0
+    for context in contexts:
+        started = time.monotonic()
+        # the attention of a longer piece grows with the square at worst
+        if reached and started + took * (context / reached) ** 2 > deadline:
+            return f"stopped at {reached}: filling a context of {context} would take too long"
+        with precision():
+            while cache.length < context:
+                mixer(hidden[:, : min(_PIECE, context - cache.length)], cache=cache)
+            state_bytes = cache.nbytes
+            token = paired({"token": lambda: mixer(hidden[:, :1], cache=cache)}, _TOKENS, _WARM_UP)["token"]
+        on_row(Decode(context, token, state_bytes))
+        took, reached = time.monotonic() - started, context
+    return None
+
+
+def available_bytes(device: str) -> int | None:
+    """Bytes that can still be taken on `device`, a container's limit included; None when the system does not say."""
+    if device == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    found = [amount for amount in (_system_bytes(), _container_bytes()) if amount is not None]
+    return min(found, default=None)
+
+
+def _system_bytes() -> int | None:
+    if not _SYSTEM.exists():
+        return None
+    for line in _SYSTEM.read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def _container_bytes() -> int | None:
+    try:
+        limit = (_CONTROL_GROUP / "memory.max").read_text().strip()
+        used = int((_CONTROL_GROUP / "memory.current").read_text())
+        kinds = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
+    except OSError:
+        return None
+    # pages of files that nobody reads now count as used, but are given up when memory is asked for
+    return int(limit) - used + int(kinds.get("inactive_file", 0)) if limit.isdigit() else None

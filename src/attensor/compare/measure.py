@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from attensor import catalogue
 from attensor.compare.artefacts import Measured
-from attensor.compare.cost import Cost, measure_cost
-from attensor.compare.decode import Decode, measure_decode
+from attensor.compare.cost import Cost, Decode, measure_cost, measure_decode
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
 from attensor.compare.tasks import autocast, doubled

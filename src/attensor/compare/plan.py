@@ -82,8 +82,7 @@ class Plan:
     @property
     def task(self) -> type[Task]:
         """What is learned from such data."""
-        task: type[Task] = TASKS[self.kind]
-        return task
+        return TASKS[self.kind]
 
     def subject(self, name: str) -> Subject:
         """The subject of that name."""
@@ -123,7 +122,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     """
     hidden_size, num_layers, num_heads = SIZES[config.size]
     (source, data), (device, dtype) = _opened(config), _machine(config)
-    task: type[Task] = TASKS[data.kind]
+    task = TASKS[data.kind]
     subjects = resolve(config.mechanisms, task.domain)
     cores, most = os.cpu_count() or 1, 1 if device == "cuda" else _MOST_JOBS
     jobs = min(len(subjects), config.jobs or min(most, cores))

@@ -65,9 +65,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
             "dtype": plan.dtype,
         },
         "data": plan.facts,
-        "plan": {
-            name: list(value) if isinstance(value := getattr(plan, name), tuple) else value for name in _PLAN_FIELDS
-        },
+        "plan": {name: getattr(plan, name) for name in _PLAN_FIELDS},
         "quality": {"metric": plan.task.metric, "lower_is_better": plan.task.lower_is_better},
         "mechanisms": rows,
     }

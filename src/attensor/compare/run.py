@@ -13,9 +13,8 @@ from rich.console import Console
 
 from attensor.compare.config import CompareConfig
 from attensor.compare.folder import is_measured, is_trained, new_run, reopened
-from attensor.compare.phases import run_phase
+from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
-from attensor.compare.progress import Watch
 from attensor.compare.results import write_results
 from attensor.files import locked
 from attensor.lab import Display, Interruption

@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
-from attensor.data.images import ImageData as ImageData
-from attensor.data.images import open_images as open_images
-from attensor.data.source import BUNDLED as BUNDLED
-from attensor.data.source import open_data as open_data
-from attensor.data.text import TextData as TextData
-from attensor.data.text import open_text as open_text
+import os
+from pathlib import Path
+
+from attensor.data.files import find_files, locate
+from attensor.data.images import ImageData, open_images
+from attensor.data.text import TextData, open_text
 
 __all__ = ["BUNDLED", "ImageData", "TextData", "open_data", "open_images", "open_text"]
+
+BUNDLED = ("stdlib", "digits")
+
+_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def open_data(
+    source: str | os.PathLike[str], *, minimum_bytes: int, image_size: int | tuple[int, int] | None = None
+) -> TextData | ImageData:
+    """Text or images, whichever the source holds.
+
+    `"stdlib"` and `"digits"` are bundled; a folder called so is reached as `./stdlib`. A file is text. A folder is
+    images when most of its files have the suffix of an image, else text.
+
+    Args:
+        source: a file, a folder, `"stdlib"` or `"digits"`.
+        minimum_bytes: the longest window of text that will be asked for, see `open_text`.
+        image_size: height and width, see `open_images`.
+    Raises:
+        DataError: the source cannot be used; the message names the file.
+    """
+    if source == "digits" or (source != "stdlib" and _holds_images(locate(source))):
+        return open_images(source, image_size=image_size)
+    return open_text(source, minimum_bytes=minimum_bytes)
+
+
+def _holds_images(path: Path) -> bool:
+    if not path.is_dir():
+        return False
+    is_image = [Path(name).suffix.lower() in _IMAGE_SUFFIXES for _, name in find_files(path)]
+    return 2 * sum(is_image) > len(is_image)

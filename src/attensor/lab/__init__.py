@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from attensor.lab.cell import Cell
 from attensor.lab.cells import CellError, kept, run_cells
 from attensor.lab.display import Display, Estimate
 from attensor.lab.interruption import Interruption
-from attensor.lab.pool import Outcome, Pool
+from attensor.lab.pool import Cell, Outcome, Pool
 from attensor.lab.reporter import Reporter
 
 __all__ = [

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attensor.files import read_json, write_json
-from attensor.lab.cell import Cell
 from attensor.lab.display import Display
 from attensor.lab.interruption import Interruption
-from attensor.lab.pool import Outcome, Pool
+from attensor.lab.pool import Cell, Outcome, Pool
 
 __all__ = ["CellError", "kept", "run_cells"]
 

@@ -1,7 +1,8 @@
-"""Starts the processes that compute cells, listens to them, stops them."""
+"""Cells, and the processes that compute them: starts them, listens to them, stops them."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import queue
@@ -16,15 +17,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from attensor.lab.cell import Cell
 from attensor.lab.interruption import Interruption, interrupts_blocked
 from attensor.lab.reason import death
 
-__all__ = ["Outcome", "Pool"]
+__all__ = ["Cell", "Outcome", "Pool"]
 
 _TICK_SECONDS = 0.5
 # a process that is asked to end may write a checkpoint first
 _LAST_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A piece of work that another process can do: a function of a module and its arguments, which are JSON.
+
+    Attributes:
+        function: `"module:name"`.
+        arguments: by name, JSON values.
+        log: file for what it prints and for its errors, in a process of its own; None: with those of this process.
+    """
+
+    function: str
+    arguments: dict[str, Any]
+    log: Path | None = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], arguments: dict[str, Any], *, log: Path | None = None) -> Cell:
+        """The call `function(**arguments)`.
+
+        Raises:
+            ValueError: another process cannot import the function.
+        """
+        module, name = function.__module__, function.__qualname__
+        if module == "__main__" or "." in name:
+            raise ValueError(f"Cell.of: {module}.{name} must be a function of a module that can be imported.")
+        return cls(f"{module}:{name}", arguments, log)
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return self.function.rpartition(":")[2]
+
+    @property
+    def key(self) -> str:
+        """A name for its file: the function's and a digest of the arguments."""
+        text = json.dumps(self.arguments, sort_keys=True, allow_nan=False)
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["Rule", "convert", "kept_options", "load_weights", "read_weights", "require_option"]
+__all__ = ["Rule", "convert", "kept_options", "load_weights", "read_weights", "require_options"]
 
 
 class Rule(NamedTuple):
@@ -52,14 +52,17 @@ def convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) 
     return converted
 
 
-def require_option(name: str, config: Mapping[str, Any], option: str, only: Any) -> None:
-    """Refuse a configuration with another value of an option than the published models have.
+def require_options(name: str, config: Mapping[str, Any], published: Mapping[str, Any]) -> None:
+    """Refuse a configuration with other values of options than the published models have.
 
     Raises:
         ValueError: another value; an absent option is fine.
     """
-    if config.get(option, only) != only:
-        raise ValueError(f"{name}: {option} must be {only!r}, the published models' choice, got {config[option]!r}.")
+    for option, only in published.items():
+        if config.get(option, only) != only:
+            raise ValueError(
+                f"{name}: {option} must be {only!r}, the published models' choice, got {config[option]!r}."
+            )
 
 
 def kept_options(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

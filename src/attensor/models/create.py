@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from attensor.catalogue import cards, load
+from attensor.catalogue import cards, load, named
 from attensor.errors import MissingExtraError
 from attensor.models.convert import load_weights, read_weights
 from attensor.models.vision.image_model import FeatureExtractor, ImageModel
@@ -121,14 +120,8 @@ def _presets() -> dict[str, tuple[str, ...]]:
 
 
 def _find(name: str) -> tuple[Any, Any]:
-    known = _presets()
-    for path in known.get(name, ()):
-        model_class = load(path)
-        if name in model_class.presets:
-            return model_class, model_class.presets[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"models.create: no model is called {name!r}; there are {', '.join(sorted(known))}.{hint}")
+    classes = (load(path) for path in named("model", name, _presets()))
+    return next((one, one.presets[name]) for one in classes if name in one.presets)
 
 
 def _changed(name: str, config: Any, **changes: Any) -> Any:

@@ -15,35 +15,16 @@ from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
-from attensor.nn.grid_rotary import grid_rotary_embedding as grid_rotary_embedding
-from attensor.nn.local_concentration import LocalConcentration as LocalConcentration
+from attensor.nn.l2vit import LocalConcentration as LocalConcentration
 from attensor.nn.mixer import Heads as Heads
 from attensor.nn.mixer import Mixer as Mixer
 from attensor.nn.mixer import SequenceMixer as SequenceMixer
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
-from attensor.nn.relative_bias import RelativePositionBias as RelativePositionBias
+from attensor.nn.rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.rotary import rotary_embedding as rotary_embedding
 from attensor.nn.rotary import token_positions as token_positions
-
-__all__ = [
-    "Cache",
-    "Heads",
-    "JointCache",
-    "LearnedFeatures",
-    "LocalConcentration",
-    "Mixer",
-    "RandomFeatures",
-    "RelativePositionBias",
-    "SequenceMixer",
-    "StateCache",
-    "TokenCache",
-    "grid_rotary_embedding",
-    "pad",
-    "rotary_embedding",
-    "token_positions",
-    "unpad",
-]
+from attensor.nn.window_grid import RelativePositionBias as RelativePositionBias
 
 if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
     from attensor.nn.axial import AxialAttention as AxialAttention
@@ -61,18 +42,12 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.window_grid import WindowGridAttention as WindowGridAttention
 
 
-def _layers() -> dict[str, str]:
-    """Class name -> import path, for the layers of all cards in this package."""
-    paths = (path for card in catalogue.cards().values() for path in card.layers)
-    return {path.partition(":")[2]: path for path in paths if path.startswith(f"{__name__}.")}
-
-
 def __getattr__(name: str) -> Any:
-    path = None if name.startswith("_") else _layers().get(name)
-    if path is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its layers are {', '.join(_layers())}")
-    return catalogue.load(path)
+    layers = catalogue.parts(__name__, "layers")
+    if name.startswith("_") or name not in layers:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; its layers are {', '.join(layers)}")
+    return catalogue.load(layers[name])
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_layers()})
+    return sorted({*(name for name in globals() if not name.startswith("_")), *catalogue.parts(__name__, "layers")})

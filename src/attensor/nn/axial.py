@@ -23,8 +23,7 @@ class AxialAttention(GridMixer):
         num_heads: heads H.
         is_causal: a cell sees itself and what comes before it on its line (the paper's masked attention).
         layer_index: place in the stack, from 0.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:1912.12180, section 3.1.
     """
 

@@ -40,22 +40,19 @@ class Cache(ABC):
     @property
     def first(self) -> Tensor:
         """[B], int64: how many tokens of padding each row begins with, so that this is its first real token's place."""
-        if self._first is None:
-            return torch.zeros(self.batch_size, dtype=torch.int64, device=next(iter(self._tensors().values())).device)
-        return self._first
+        return self._any.new_zeros(self.batch_size, dtype=torch.int64) if self._first is None else self._first
 
     @first.setter
     def first(self, first: Tensor) -> None:
         if first.shape != (self.batch_size,):
             raise ShapeError(f"{type(self).__name__}.first: must be [{self.batch_size}], got {list(first.shape)}.")
         self._last_padded = int(first.max()) if first.numel() else 0
-        device = next(iter(self._tensors().values())).device
-        self._first = first.to(device=device, dtype=torch.int64) if self._last_padded else None
+        self._first = first.to(device=self._any.device, dtype=torch.int64) if self._last_padded else None
 
     @property
     def batch_size(self) -> int:
         """Rows."""
-        return next(iter(self._tensors().values())).shape[0]
+        return self._any.shape[0]
 
     @property
     def nbytes(self) -> int:
@@ -93,7 +90,7 @@ class Cache(ABC):
                     "was it exported by another layer?"
                 )
         self._replace(held)
-        self._set_length(length)
+        self.length = length
         self.first = state_dict["first"]
 
     def reorder(self, index: Tensor) -> None:
@@ -115,7 +112,7 @@ class Cache(ABC):
         """
         self.check_crop(length)
         self._crop(length)
-        self._set_length(length)
+        self.length = length
         if self.real(0, 1) is not None:
             self.first = self.first.clamp(max=length)
 
@@ -128,8 +125,9 @@ class Cache(ABC):
         if not 0 <= length <= self.length:
             raise ValueError(f"{type(self).__name__}.crop: length must be in [0, {self.length}], got {length}.")
 
-    def _set_length(self, length: int) -> None:
-        self.length = length
+    @property
+    def _any(self) -> Tensor:
+        return next(iter(self._tensors().values()))
 
     @abstractmethod
     def _tensors(self) -> dict[str, Tensor]:
@@ -302,7 +300,7 @@ class JointCache(Cache):
         self.can_crop = all(part.can_crop for part in parts.values())
 
     @property
-    def length(self) -> int:  # type: ignore[override]
+    def length(self) -> int:
         """Tokens seen so far.
 
         Raises:
@@ -314,6 +312,11 @@ class JointCache(Cache):
                 f"JointCache: parts must have seen the same tokens, got {lengths}; add them to every part."
             )
         return next(iter(lengths.values()))
+
+    @length.setter
+    def length(self, length: int) -> None:
+        for part in self.parts.values():
+            part.length = length
 
     @property
     def first(self) -> Tensor:
@@ -341,10 +344,6 @@ class JointCache(Cache):
     def _crop(self, length: int) -> None:
         for part in self.parts.values():
             part.crop(length)
-
-    def _set_length(self, length: int) -> None:
-        for part in self.parts.values():
-            part._set_length(length)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{n}": t for name, part in self.parts.items() for n, t in part._tensors().items()}

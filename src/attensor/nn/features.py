@@ -66,8 +66,7 @@ class LearnedFeatures(nn.Module):
     Args:
         key_dim: K.
         num_features: rows M of W; K if None. W starts as the identity, cut off or filled up with zeros.
-        device: of the weight.
-        dtype: of the weight.
+        device, dtype: of the weight.
     Source: arXiv:2402.04347 (Hedgehog), equation 6, in its form with a softmax over the features.
     """
 

@@ -26,8 +26,7 @@ class ScalarGatedLinearAttention(LinearAttention):
         hidden_size: channels C; keys have C / 2 of them over all heads, values C.
         num_heads: query heads H.
         num_kv_heads: key/value heads; H if None.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2405.21060, section 7 (Mamba-2's scalar gate), in the layer of arXiv:2312.06635 (its ablation).
     """
 
@@ -53,8 +52,7 @@ class ScalarGatedLinearAttention(LinearAttention):
 
     def log_decay(self, hidden_states: Tensor) -> Tensor:
         """One for each key/value head: [B, T, Hkv]."""
-        gate = self.gk_proj(hidden_states)
-        return F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / GATE_NORMALIZER
+        return _log_decay(self.gk_proj(hidden_states))
 
 
 class GatedLinearAttention(LinearAttention):
@@ -70,8 +68,7 @@ class GatedLinearAttention(LinearAttention):
         norm: `"rms"` per head with a weight (fla), or `"layer"` without (the paper's first code).
         gate_bias: the output gate's projection has a bias.
         clamp_min: log decays below this are raised to it; none if None.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2312.06635, section 4.4; state_dict keys of flash-linear-attention.
     """
 
@@ -110,5 +107,9 @@ class GatedLinearAttention(LinearAttention):
     def log_decay(self, hidden_states: Tensor) -> Tensor:
         """One for each channel of the key/value heads: [B, T, Hkv, K]."""
         gate = self.gk_proj(hidden_states).unflatten(-1, (self.num_kv_heads, self.key_dim))
-        log_decay = F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / GATE_NORMALIZER
+        log_decay = _log_decay(gate)
         return log_decay if self.clamp_min is None else log_decay.clamp_min(self.clamp_min)
+
+
+def _log_decay(gate: Tensor) -> Tensor:
+    return F.logsigmoid(gate.to(torch.promote_types(gate.dtype, torch.float32))) / GATE_NORMALIZER

@@ -19,8 +19,7 @@ class GridMixer(Mixer):
     Args:
         hidden_size: channels C of input and output.
         num_heads: heads H, each of C / H channels.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels.
     """

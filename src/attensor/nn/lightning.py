@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,8 +14,6 @@ __all__ = ["LightningAttention", "Slopes", "check_slopes", "decay_slopes"]
 
 Slopes = Literal["alibi", "minimax", "linear"]
 
-_SLOPES = ("alibi", "minimax", "linear")
-
 
 def check_slopes(name: str, slopes: str, layer_index: int, num_layers: int) -> None:
     """Refuse unknown slopes and a layer outside its stack; `name` says whose they are.
@@ -23,8 +21,8 @@ def check_slopes(name: str, slopes: str, layer_index: int, num_layers: int) -> N
     Raises:
         ValueError: one of the two.
     """
-    if slopes not in _SLOPES:
-        raise ValueError(f"{name}: slopes must be one of {', '.join(map(repr, _SLOPES))}, got {slopes!r}.")
+    if slopes not in (known := get_args(Slopes)):
+        raise ValueError(f"{name}: slopes must be one of {', '.join(map(repr, known))}, got {slopes!r}.")
     if not 0 <= layer_index < num_layers:
         raise ValueError(f"{name}: layer_index must be in [0, num_layers = {num_layers}), got {layer_index}.")
 
@@ -79,8 +77,7 @@ class LightningAttention(LinearAttention):
         slopes: `"alibi"`, `"minimax"` or `"linear"`, see `decay_slopes`.
         layer_index: place in the stack, from 0; deeper layers forget more slowly.
         num_layers: layers in the stack.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, unknown slopes, or a layer_index outside the stack.
     Source: arXiv:2401.04658, section 3; arXiv:2405.17381; layer arXiv:2501.08313, section 2.2.

@@ -8,7 +8,7 @@ Members of the family differ in the log decay g and in what they put around it; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,6 @@ Norm = Literal["rms", "layer", "rms-all-heads", "simple-rms"]
 Gate = Literal["swish", "sigmoid", "linear"]
 FeatureMap = str | Callable[[Tensor], Tensor]
 
-_NORMS = ("rms", "layer", "rms-all-heads", "simple-rms")
 _ALL_HEADS = ("rms-all-heads", "simple-rms")
 
 
@@ -55,8 +54,7 @@ class LinearAttention(SequenceMixer):
             all heads together with a weight, `"simple-rms"` the same without one.
         output_gate: `"swish"`, `"sigmoid"` or `"linear"` (itself) of a projection of the input multiplies the normed
             output; none if None.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels.
     Source: arXiv:2006.16236, section 3.3 (identity features, norm instead of the denominator: arXiv:2210.10340).
@@ -96,16 +94,17 @@ class LinearAttention(SequenceMixer):
         value_size = hidden_size if value_size is None else value_size
         self.key_dim = head_dim(self, key_size, num_heads, argument="key_size")
         self.value_dim = head_dim(self, value_size, num_heads, argument="value_size")
-        self.feature_map = _feature_map(feature_map, self.key_dim, device=device, dtype=dtype)
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.feature_map = _feature_map(feature_map, self.key_dim, **factory)
         self.denominator = Denominator() if normalize else None
         self.norm, self.output_gate = norm, output_gate
-        self.q_proj = nn.Linear(hidden_size, key_size, bias=False, device=device, dtype=dtype)
-        self.k_proj = nn.Linear(hidden_size, self.num_kv_heads * self.key_dim, bias=False, device=device, dtype=dtype)
-        self.v_proj = nn.Linear(hidden_size, self.num_kv_heads * self.value_dim, bias=False, device=device, dtype=dtype)
-        self.g_norm = self._new_norm(norm, device=device, dtype=dtype)
+        self.q_proj = nn.Linear(hidden_size, key_size, bias=False, **factory)
+        self.k_proj = nn.Linear(hidden_size, self.num_kv_heads * self.key_dim, bias=False, **factory)
+        self.v_proj = nn.Linear(hidden_size, self.num_kv_heads * self.value_dim, bias=False, **factory)
+        self.g_norm = self._new_norm(norm, **factory)
         if output_gate is not None:
-            self.g_proj = nn.Linear(hidden_size, value_size, bias=False, device=device, dtype=dtype)
-        self.o_proj = nn.Linear(value_size, hidden_size, bias=False, device=device, dtype=dtype)
+            self.g_proj = nn.Linear(hidden_size, value_size, bias=False, **factory)
+        self.o_proj = nn.Linear(value_size, hidden_size, bias=False, **factory)
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is done to projected queries, keys and values, [B, T, channels], before all else: nothing."""
@@ -193,20 +192,15 @@ class LinearAttention(SequenceMixer):
             nothing = resolve_feature_map(self.feature_map)(nothing)
         return nothing.shape[-1], self.value_dim + (self.denominator is not None)
 
-    def _new_norm(
-        self, norm: Norm, *, device: torch.device | str | None, dtype: torch.dtype | None
-    ) -> nn.RMSNorm | nn.LayerNorm:
-        if norm not in _NORMS:
-            raise ValueError(
-                f"{type(self).__name__}: norm must be one of {', '.join(map(repr, _NORMS))}, got {norm!r}."
-            )
+    def _new_norm(self, norm: Norm, **factory: Any) -> nn.RMSNorm | nn.LayerNorm:
+        if norm not in (norms := get_args(Norm)):
+            raise ValueError(f"{type(self).__name__}: norm must be one of {', '.join(map(repr, norms))}, got {norm!r}.")
         if norm == "layer":
             return nn.LayerNorm(self.value_dim, elementwise_affine=False)
         if norm in _ALL_HEADS:
-            affine = norm == "rms-all-heads"
             all_heads = self.value_dim * self.num_heads
-            return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=affine, device=device, dtype=dtype)
-        return nn.RMSNorm(self.value_dim, eps=1e-5, device=device, dtype=dtype)
+            return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=norm == "rms-all-heads", **factory)
+        return nn.RMSNorm(self.value_dim, eps=1e-5, **factory)
 
     def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
         """Whole rows, from a state (the last state is then of use) or without a past."""
@@ -256,18 +250,12 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _feature_map(
-    feature_map: FeatureMap | None,
-    key_dim: int,
-    *,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> FeatureMap | None:
+def _feature_map(feature_map: FeatureMap | None, key_dim: int, **factory: Any) -> FeatureMap | None:
     """A name, function or module that `linear_attention` takes."""
     if feature_map == "positive-random":
-        return RandomFeatures(key_dim, device=device, dtype=dtype)
+        return RandomFeatures(key_dim, **factory)
     if feature_map == "learned":
-        return LearnedFeatures(key_dim, device=device, dtype=dtype)
+        return LearnedFeatures(key_dim, **factory)
     if feature_map is not None:
         resolve_feature_map(feature_map)
     return feature_map

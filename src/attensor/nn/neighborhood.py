@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from attensor.nn._tiles import keys_per_query
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import neighborhood_attention
+from attensor.ops.neighborhood_attention.neighborhood import axes_of, keys_seen
 
 __all__ = ["NeighborhoodAttention"]
 
@@ -28,8 +28,7 @@ class NeighborhoodAttention(GridMixer):
         dilation: distance between the cells seen.
         stride: so many neighbouring queries share one window.
         is_causal: along an axis, a cell sees itself and what comes before it.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2204.07143; dilation arXiv:2209.15001; stride arXiv:2504.16922.
     """
 
@@ -65,8 +64,9 @@ class NeighborhoodAttention(GridMixer):
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
         windows, dilations, strides = self._fit(space)
-        keys = keys_per_query(space, windows, dilation=dilations, stride=strides, is_causal=self.is_causal)
-        return {**super().cost_sizes(space), "W": math.prod(windows), "M": keys}
+        axes = axes_of(space, windows, dilations, strides, self.is_causal)
+        keys = math.prod(keys_seen(axis) / axis.length for axis in axes)
+        return {**super().cost_sizes(space), "W": math.prod(windows), "M": round(keys)}
 
     def _fit(self, space: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
         axes = len(space)

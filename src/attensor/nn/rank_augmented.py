@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from attensor.nn._shapes import head_dim
-from attensor.nn.grid_rotary import grid_rotary_embedding
 from attensor.nn.mixer import Heads, Mixer
+from attensor.nn.rotary import grid_rotary_embedding
 from attensor.ops import FEATURE_MAPS, Denominator, kernel_attention
 
 __all__ = ["RankAugmentedLinearAttention", "rank_augmented_features"]
@@ -40,8 +40,7 @@ class RankAugmentedLinearAttention(Mixer):
         output_gate: multiply the output by a linear projection of the input, without activation (its own rank).
         rotary: turn queries and keys by their row and column, in the numerator only.
         lepe: add a 5 x 5 convolution of the values, channel by channel.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, or heads that cannot be turned.
     Source: arXiv:2411.07635, section 3.
@@ -74,7 +73,11 @@ class RankAugmentedLinearAttention(Mixer):
         self.kv_weighting, self.output_gate, self.rotary = kv_weighting, output_gate, rotary
         projected = (4 if output_gate else 3) * hidden_size
         self.qkvo = nn.Conv2d(hidden_size, projected, 1, device=device, dtype=dtype)
-        self.lepe = _convolution_of_each_channel(hidden_size, device=device, dtype=dtype) if lepe else None
+        self.lepe = None
+        if lepe:
+            self.lepe = nn.Conv2d(
+                hidden_size, hidden_size, 5, padding=2, groups=hidden_size, device=device, dtype=dtype
+            )
         self.proj = nn.Conv2d(hidden_size, hidden_size, 1, device=device, dtype=dtype)
 
     def project(self, hidden_states: Tensor) -> Heads:
@@ -129,9 +132,3 @@ def rank_augmented_features(q: Tensor, k: Tensor, *, is_weighted: bool = True) -
         scores = q.shape[-1] ** -0.5 * (queries.mean(1, keepdim=True) * keys).sum(-1, keepdim=True)
         keys = keys * (keys.shape[1] * scores.softmax(1))
     return queries, keys
-
-
-def _convolution_of_each_channel(
-    channels: int, *, device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.Conv2d:
-    return nn.Conv2d(channels, channels, 5, padding=2, groups=channels, device=device, dtype=dtype)

@@ -29,8 +29,7 @@ class RelativeKernelAttention(SequenceMixer):
         space_dims: 1 for sequences [B, T, C], 2 for grids [B, height, width, C].
         is_causal: a token sees itself and what comes before it; sequences only.
         normalize: queries and keys are divided by their length; otherwise multiplied by `(C / H) ** -0.25` (Performer).
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
 
     Attributes:
         relative_bias: [H, 2 P - 1], offset key - query at entry key - query + P - 1; on grids [H, 2 P - 1, 2 P - 1].
@@ -128,17 +127,6 @@ class RelativeKernelAttention(SequenceMixer):
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
-        return {
-            "T": torch.Size(space).numel(),
-            "H": self.num_heads,
-            "K": self.head_dim,
-            "V": self.head_dim,
-            "F": self.num_features,
-            "M": keys_per_query(
-                space,
-                self.num_features,
-                self.head_dim + 1,
-                is_causal=self.is_causal,
-                reach=self.max_distance - 1 if self.space_dims == 1 else None,
-            ),
-        }
+        reach = self.max_distance - 1 if self.space_dims == 1 else None
+        keys = keys_per_query(space, self.num_features, self.head_dim + 1, is_causal=self.is_causal, reach=reach)
+        return {**super().cost_sizes(space), "F": self.num_features, "M": keys}

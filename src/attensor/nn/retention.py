@@ -19,8 +19,7 @@ class Retention(LinearAttention):
     Args:
         hidden_size: channels C; keys have C of them over all heads, values 2 C.
         num_heads: heads H; C / H must be even.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2307.08621, equations 5 to 8 (rotation without xPos's scaling, as in the authors' code).
     """
 

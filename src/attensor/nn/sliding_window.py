@@ -5,12 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from attensor.nn._tiles import keys_per_query
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads
 from attensor.nn.padding import pad, unpad
 from attensor.nn.softmax_attention import SoftmaxAttention
-from attensor.ops import neighborhood_attention, softmax_attention
+from attensor.ops import neighborhood_attention
 
 __all__ = ["SlidingWindowAttention"]
 
@@ -27,8 +26,7 @@ class SlidingWindowAttention(SoftmaxAttention):
         window_size: keys that a token sees, itself included.
         num_kv_heads: key/value heads; H if None.
         rotary_base: base of the rotary positions; None for no positions.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
     """
 
@@ -57,18 +55,18 @@ class SlidingWindowAttention(SoftmaxAttention):
         """Values of the symbols of the card's formulas for an input of that size."""
         sizes = super().cost_sizes(space)
         window = min(self.window_size, sizes["T"])
-        return {**sizes, "W": window, "M": keys_per_query((sizes["T"],), window, is_causal=True)}
+        # the first tokens of a sequence have fewer before them
+        return {**sizes, "W": window, "M": round(window - window * (window - 1) / (2 * sizes["T"]))}
 
     def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Attention within the window, over the tokens and what the cache holds, padding left out: [B, T, H, K]."""
-        q, k, v = heads.q, heads.k, heads.v
+        q, k, v, *_ = heads
         if cache is None:
             return self._slide(q, k, v, cu_seqlens)
+        if q.shape[1] == 1:
+            return super().attend(heads, cache=cache)
         k, v = cache.append(keys=k, values=v).values()
         real = cache.real(cache.length - k.shape[1], cache.length)
-        if q.shape[1] == 1:
-            out: Tensor = softmax_attention(q, k, v, attn_mask=None if real is None else real[:, None, None])
-            return out
         before = k.shape[1] - q.shape[1]
         # the cached tokens ask nothing: their queries are zeros and their outputs are dropped
         q = torch.cat([q.new_zeros(q.shape[0], before, *q.shape[2:]), q], 1)
@@ -76,8 +74,7 @@ class SlidingWindowAttention(SoftmaxAttention):
             return self._slide(q, k, v)[:, before:]
         packed, boundaries, index = unpad(q, real)
         k, v = (x.flatten(0, 1)[index][None] for x in (k, v))
-        out = self._slide(packed, k, v, boundaries)
-        return pad(out, index, *real.shape)[:, before:]
+        return pad(self._slide(packed, k, v, boundaries), index, *real.shape)[:, before:]
 
     def _slide(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         if not q.shape[1]:

@@ -26,8 +26,7 @@ class SoftmaxAttention(SequenceMixer):
         is_causal: a token sees itself and what comes before it; space is read row by row.
         rotary_base: base of the rotary positions (`rotary_embedding`); None for no positions.
         dropout_p: probability of dropping an attention weight in training.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, or rotary positions with an odd head width.
     Source: arXiv:1706.03762, section 3.2.2; rotary positions arXiv:2104.09864.

@@ -29,8 +29,7 @@ class TransNormerAttention(LightningAttention):
         slopes: of the decays, see `decay_slopes`.
         layer_index: l, from 0; deeper layers forget more slowly.
         num_layers: L.
-        device: of the parameters.
-        dtype: of the parameters.
+        device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, unknown slopes, or a layer_index outside the stack.
     Source: arXiv:2307.14995, equations 4 to 10 (LRPE: equation 9), decays as in the authors' code.

@@ -8,8 +8,8 @@ from typing import Any
 
 from attensor.recipes._recipe import Chart
 from attensor.report import charts as plots
+from attensor.report.charts import Identity, identities, plot_text
 from attensor.report.document import write_document
-from attensor.report.identity import Identity, identities, plot_text
 from attensor.report.numbers import rounded, short
 
 __all__ = ["write_report"]

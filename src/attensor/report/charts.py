@@ -1,31 +1,47 @@
-"""The parts that plots are made of: views, legend keys, traces and axes, as plain data that plotly.js draws."""
+"""The parts that plots are made of: looks, views, legend keys, traces and axes, as plain data that plotly.js draws."""
 
 from __future__ import annotations
 
+import html
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from attensor.report.identity import Identity, plot_text
 
 __all__ = [
     "Chart",
     "Drawing",
+    "Identity",
     "Key",
     "View",
     "axis",
     "band",
-    "hover",
+    "identities",
     "log_axis",
     "pareto_front",
+    "plot_text",
     "score_axis",
     "size_axis",
     "trace",
 ]
 
 Trace = dict[str, Any]
+
+_LONGEST_LABEL = 48
+
+# Okabe and Ito's colours, told apart by all kinds of colour vision; their yellow and black made visible on both themes
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a08c00", "#8a8f98")
+# one marker fewer than colours: the pair repeats only after 56 mechanisms
+_MARKERS = (
+    ("circle", "●"),
+    ("square", "■"),
+    ("diamond", "◆"),
+    ("triangle-up", "▲"),
+    ("cross", "✚"),
+    ("star", "★"),
+    ("triangle-down", "▼"),
+)
 
 # leading digits of ticks, densest first
 _TICK_DIGITS = (
@@ -35,19 +51,42 @@ _TICK_DIGITS = (
 
 
 @dataclass(frozen=True)
+class Identity:
+    """How a mechanism looks, the same in every plot and table.
+
+    Attributes: group: a safe identifier; label: the name, shortened; colour; marker: plotly's; glyph: as text."""
+
+    group: str
+    label: str
+    colour: str
+    marker: str
+    glyph: str
+
+
+def identities(mechanisms: Sequence[Mapping[str, Any]]) -> list[Identity]:
+    """One for each mechanism, by position, so that the order of a table does not change them."""
+    found = []
+    for i, mechanism in enumerate(mechanisms):
+        name = str(mechanism.get("name"))
+        label = name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…"
+        found.append(Identity(f"m{i}", label, _COLOURS[i % len(_COLOURS)], *_MARKERS[i % len(_MARKERS)]))
+    return found
+
+
+def plot_text(text: str) -> str:
+    """Text that plotly shows literally: it reads `<b>` as markup and `%{x}` as a placeholder."""
+    return html.escape(text).replace("%", "&#37;")
+
+
+@dataclass(frozen=True)
 class Key:
-    """One entry of a legend; a click on it isolates the traces of its group."""
+    """One entry of a legend, `detail` behind its name; a click on it isolates the traces of its group."""
 
     group: str
     label: str
     colour: str
     glyph: str
     detail: str = ""
-
-    @classmethod
-    def of(cls, identity: Identity, detail: str = "") -> Key:
-        """The key of a mechanism, with a few words behind its name."""
-        return cls(identity.group, identity.label, identity.colour, identity.glyph, detail)
 
 
 @dataclass(frozen=True)
@@ -97,11 +136,6 @@ def band(identity: Identity, x: Sequence[float], low: Sequence[float], high: Seq
     """The area between two curves, in the mechanism's colour."""
     options = {"fill": "toself", "fillcolor": identity.colour + "2e", "line": {"width": 0}, "hoverinfo": "skip"}
     return trace(identity, [*x, *reversed(x)], [*low, *reversed(high)], mode="lines", **options)
-
-
-def hover(identity: Identity, *lines: str) -> str:
-    """A hover text: the name in bold, then lines in plotly's template language."""
-    return "<br>".join([f"<b>{plot_text(identity.label)}</b>", *lines]) + "<extra></extra>"
 
 
 def axis(title: str = "", **options: Any) -> dict[str, Any]:
@@ -158,11 +192,12 @@ class Drawing:
     def add(
         self, identity: Identity, x: Sequence[Any], y: Sequence[Any], *lines: str, detail: str = "", **options: Any
     ) -> None:
-        """A mechanism's `trace` with hover lines; `detail` stands behind its name in the legend."""
+        """A mechanism's `trace`; `lines`, in plotly's template language, show on hover, `detail` in the legend."""
         self.x += x
         self.y += y
-        self.data.append(trace(identity, x, y, **{"hovertemplate": hover(identity, *lines), **options}))
-        self.keys.append(Key.of(identity, detail))
+        hover = "<br>".join([f"<b>{plot_text(identity.label)}</b>", *lines]) + "<extra></extra>"
+        self.data.append(trace(identity, x, y, hovertemplate=hover, **options))
+        self.keys.append(Key(identity.group, identity.label, identity.colour, identity.glyph, detail))
 
     def view(self, label: str, vertical: str, horizontal_axis: Trace, vertical_axis: Trace) -> View:
         """What was added, as a view."""

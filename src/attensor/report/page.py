@@ -6,12 +6,20 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from attensor.report.charts import identities
 from attensor.report.document import write_document
-from attensor.report.identity import identities
 from attensor.report.numbers import DASH, count, is_number, milliseconds, rounded, short, size
 from attensor.report.plots import charts
-from attensor.report.rows import best_of, columns, field, length_name, ordered, score_text
-from attensor.report.tables import describe, status_text
+from attensor.report.tables import (
+    best_of,
+    columns,
+    describe,
+    field,
+    length_name,
+    ordered,
+    score_text,
+    status_text,
+)
 
 __all__ = ["write_report"]
 

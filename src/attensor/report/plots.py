@@ -10,17 +10,18 @@ from typing import Any
 from attensor.report.charts import (
     Chart,
     Drawing,
+    Identity,
     View,
     axis,
     band,
+    identities,
     log_axis,
     pareto_front,
     score_axis,
     size_axis,
 )
-from attensor.report.identity import Identity, identities
 from attensor.report.numbers import is_number, milliseconds, rounded, short, size
-from attensor.report.rows import field, length_name, ordered
+from attensor.report.tables import field, length_name, ordered
 
 __all__ = ["charts"]
 

@@ -10,16 +10,4 @@ from attensor.train.loop import Point as Point
 from attensor.train.loop import Progress as Progress
 from attensor.train.loop import TrainConfig as TrainConfig
 from attensor.train.loop import train as train
-from attensor.train.schedule import learning_rate_factor as learning_rate_factor
-
-__all__ = [
-    "Diverged",
-    "Point",
-    "Progress",
-    "Stopped",
-    "TrainConfig",
-    "learning_rate_factor",
-    "load_checkpoint",
-    "save_checkpoint",
-    "train",
-]
+from attensor.train.optimizer import learning_rate_factor as learning_rate_factor

@@ -20,8 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from attensor.errors import Diverged, Stopped
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
-from attensor.train.optimizer import adamw
-from attensor.train.schedule import learning_rate_factor
+from attensor.train.optimizer import adamw, learning_rate_factor
 
 __all__ = ["Point", "Progress", "TrainConfig", "evaluation_steps", "train"]
 
@@ -112,7 +111,8 @@ def train(
     peaks = [group["lr"] for group in learner.param_groups]
     progress = Progress()
     if checkpoint is not None and checkpoint.exists():
-        progress = _restored(load_checkpoint(checkpoint, model, learner, average=average))
+        state = load_checkpoint(checkpoint, model, learner, average=average)
+        progress = Progress(state["step"], state["seconds"], [Point(*point) for point in state["curve"]])
     points = evaluation_steps(config.steps, config.evaluations)
     save_at = time.monotonic() + config.checkpoint_seconds
     model.train()
@@ -194,7 +194,3 @@ def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], float], config:
 def _precision(model: nn.Module, config: TrainConfig) -> torch.autocast:
     device = next(model.parameters()).device.type
     return torch.autocast(device, dtype=config.autocast, enabled=config.autocast is not None)
-
-
-def _restored(state: dict[str, Any]) -> Progress:
-    return Progress(state["step"], state["seconds"], [Point(*point) for point in state["curve"]])

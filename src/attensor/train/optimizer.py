@@ -1,11 +1,13 @@
-"""AdamW with decay on matrices only, and not on what a model excepts."""
+"""AdamW with decay on matrices only, and not on what a model excepts; the learning rate over a run."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import nn
 
-__all__ = ["adamw", "named_trainable"]
+__all__ = ["adamw", "learning_rate_factor", "named_trainable"]
 
 
 def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -32,3 +34,21 @@ def adamw(
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     # fused: one call instead of a dozen small ones a parameter, and it needs no temporary memory
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+
+
+def learning_rate_factor(step: int, steps: int, *, warmup_steps: int, final_factor: float = 0.1) -> float:
+    """What the peak learning rate is multiplied by at `step`.
+
+    It rises linearly to 1 at `warmup_steps - 1`, then falls along a half cosine to `final_factor` at the last step.
+
+    Args:
+        step: 0 for the first step.
+        steps: steps of the whole run.
+        warmup_steps: steps of the rise; 0 starts at the peak.
+        final_factor: value at step `steps - 1`.
+    Source: cosine without restarts, arXiv:1608.03983, equation (5).
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    fraction = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)
+    return final_factor + (1 - final_factor) * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))

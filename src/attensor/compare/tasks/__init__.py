@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "ImageTask", "Task", "TextTask", "autocast", "data_facts", "doubled", "open_task"]
 
-TASKS: dict[str, type[Any]] = {task.kind: task for task in (TextTask, ImageTask)}
+TASKS: dict[str, type[Task]] = {task.kind: task for task in (TextTask, ImageTask)}
 
 
 def open_task(plan: Plan) -> Task:

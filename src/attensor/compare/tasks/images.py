@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor, nn
@@ -82,7 +81,7 @@ class ImageTask(Task):
     def score(self, model: nn.Module) -> float:
         """Share of the held-out images that are named right."""
         right = total = 0
-        for images, labels in self._batches():
+        for images, labels in self._data.held_out_batches(4 * self._plan.batch_size):
             right += int((model(images.to(self._plan.device)).argmax(-1).cpu() == labels).sum())
             total += len(labels)
         return right / total
@@ -90,6 +89,3 @@ class ImageTask(Task):
     def final(self, model: nn.Module) -> dict[str, float | None]:
         """Accuracy; images have one size, so nothing at 2x and 4x."""
         return {"1x": self.score(model), "2x": None, "4x": None}
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return self._data.held_out_batches(4 * self._plan.batch_size)

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from attensor.models.language._hf_cache import ModelCache, cache_layers
+from attensor.models.language._hf_cache import ModelCache, opened
 from attensor.models.language._padding import packed_boundaries
 from attensor.models.language._transformers import (
     AutoConfig,
@@ -105,13 +105,7 @@ class CausalConfig(PreTrainedConfig):
 
 
 class CausalLayer(GradientCheckpointingLayer, DecoderLayer):
-    """A block of the body that can be checkpointed and opens its cache when the first tokens come."""
-
-    def forward(self, hidden_states: Tensor, **past: Any) -> Tensor:
-        """[B, T, C] to [B, T, C]; `cache` is a `MixerCacheLayer`."""
-        if "cache" in past:
-            past["cache"] = past["cache"].open(self.attn, hidden_states)
-        return DecoderLayer.forward(self, hidden_states, **past)
+    """A block of the body that can be checkpointed."""
 
 
 class CausalPreTrainedModel(PreTrainedModel):
@@ -186,10 +180,10 @@ class CausalModel(CausalPreTrainedModel, Body):
         cache = self._cache(past_key_values, use_cache, is_packed=cu_seqlens is not None)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         seen: list[Tensor] | None = [] if wanted else None
-        pasts = cache_layers(cache, len(self.layers))
         hidden_states = hidden_states * self.config.embedding_scale
+        caches = None if cache is None else opened(cache, [layer.attn for layer in self.layers], hidden_states)
         hidden_states = self.run(
-            hidden_states, caches=pasts, attention_mask=attention_mask, cu_seqlens=cu_seqlens, seen=seen
+            hidden_states, caches=caches, attention_mask=attention_mask, cu_seqlens=cu_seqlens, seen=seen
         )
         states = None if seen is None else (*seen, hidden_states)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=cache, hidden_states=states)
@@ -233,7 +227,7 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
     def __init__(self, config: CausalConfig) -> None:
         super().__init__(config)
         self.model = self.body(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=self.body.family.head_bias)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
     @can_return_tuple

@@ -5,6 +5,7 @@ transformers asks a cache for its length, and generation reorders and crops it; 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from attensor.models.language._transformers import Cache, CacheLayerMixin
 from attensor.nn import Cache as MixerCache
 
-__all__ = ["MixerCacheLayer", "ModelCache", "cache_layers"]
+__all__ = ["MixerCacheLayer", "ModelCache", "opened"]
 
 
 class MixerCacheLayer(CacheLayerMixin):
@@ -25,44 +26,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
     is_compileable = False
     supports_early_init = False
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held: MixerCache | None = None
-        self._first: Tensor | None = None  # for the cache to come
-
-    def open(self, mixer: Any, hidden_states: Tensor) -> MixerCache:
-        """The cache that `mixer` continues; an empty one of its own making at first.
-
-        Args:
-            mixer: a causal layer of `attensor.nn`.
-            hidden_states: [B, T, C], for batch size, device and dtype.
-        """
-        if self.held is None:
-            held: MixerCache = mixer.new_cache(
-                hidden_states.shape[0], device=hidden_states.device, dtype=hidden_states.dtype
-            )
-            self.held, self.is_initialized = held, True
-            if self._first is not None:
-                held.first = self._first
-        return self.held
-
-    @property
-    def length(self) -> int:
-        """Tokens seen, padding at the beginning included."""
-        return 0 if self.held is None else self.held.length
-
-    @property
-    def first(self) -> Tensor:
-        """[B], tokens of padding that each row begins with; an empty tensor before the first tokens."""
-        return torch.zeros(0, dtype=torch.int64) if self.held is None else self.held.first
-
-    @first.setter
-    def first(self, first: Tensor) -> None:
-        if self.held is None:
-            self._first = first
-        else:
-            self.held.first = first
+    held: MixerCache | None = None
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]
@@ -71,7 +35,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
     def get_seq_length(self) -> int:
         """Tokens seen, padding at the beginning included."""
-        return self.length
+        return 0 if self.held is None else self.held.length
 
     def get_max_length(self) -> int:
         """-1: any number of tokens fits."""
@@ -97,7 +61,7 @@ class MixerCacheLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         """Forget everything."""
-        self.held, self._first, self.is_initialized = None, None, False
+        self.held, self.is_initialized = None, False
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens; transformers counts them below zero.
@@ -106,7 +70,7 @@ class MixerCacheLayer(CacheLayerMixin):
             ValueError: the held cache refuses, as a recurrent state does.
         """
         if self.held is not None:
-            self.held.crop(self.length + tokens_to_remove)
+            self.held.crop(self.held.length + tokens_to_remove)
 
     def offload(self) -> None:
         """Do nothing: what is held stays where the mixer put it."""
@@ -115,8 +79,8 @@ class MixerCacheLayer(CacheLayerMixin):
         """Do nothing, see `offload`."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> NoReturn:
-        """Refuse: what is held is the mixer's own; layers use `open`."""
-        raise NotImplementedError("MixerCacheLayer: what is held is the mixer's own; use open(mixer, hidden_states).")
+        """Refuse: what is held is the mixer's own; see `opened`."""
+        raise NotImplementedError("MixerCacheLayer: what is held is the mixer's own; use opened(cache, mixers, ..).")
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> NoReturn:
         """Refuse, see `lazy_initialization`."""
@@ -137,23 +101,32 @@ class ModelCache(Cache):
         """
         for layer in self.layers:
             if isinstance(layer, MixerCacheLayer) and layer.held is not None:
-                layer.held.check_crop(layer.length + tokens_to_remove)
+                layer.held.check_crop(layer.held.length + tokens_to_remove)
         super().crop(tokens_to_remove)
 
 
-def cache_layers(cache: Cache | None, num_layers: int) -> list[MixerCacheLayer] | None:
-    """The layers of a cache that a model of that many layers can continue; None without a cache.
+def opened(cache: Cache, mixers: Sequence[Any], hidden_states: Tensor) -> list[MixerCache]:
+    """The caches that the mixers of a model continue; empty ones of their own making at first.
 
+    Args:
+        cache: from `ModelCache`.
+        mixers: causal layers of `attensor.nn`.
+        hidden_states: [B, T, C], for batch size and dtype.
     Raises:
-        TypeError: another kind of cache.
+        TypeError: another kind of cache, or one of another number of layers.
     """
-    if cache is None:
-        return None
     layers = [layer for layer in cache.layers if isinstance(layer, MixerCacheLayer)]
-    if len(layers) != num_layers or len(cache.layers) != num_layers:
+    if not len(layers) == len(cache.layers) == len(mixers):
         kinds = ", ".join(sorted({type(layer).__name__ for layer in cache.layers})) or "no layers"
         raise TypeError(
-            f"past_key_values must hold {num_layers} MixerCacheLayer, got {len(cache.layers)} ({kinds}); "
+            f"past_key_values must hold {len(mixers)} MixerCacheLayer, got {len(cache.layers)} ({kinds}); "
             "make one with model.new_cache(), or leave it out."
         )
-    return layers
+    for layer, mixer in zip(layers, mixers):
+        if layer.held is None:
+            device = next(mixer.parameters()).device
+            # offloaded parameters are nowhere until the layer runs, and then where its input is
+            device = hidden_states.device if device.type == "meta" else device
+            layer.held = mixer.new_cache(hidden_states.shape[0], device=device, dtype=hidden_states.dtype)
+            layer.is_initialized = True
+    return [layer.held for layer in layers if layer.held is not None]

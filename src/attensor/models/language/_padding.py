@@ -7,26 +7,16 @@ all rows have the same length, and the cache knows how many tokens of padding ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.nn import pad, unpad
+from attensor.nn import Cache, pad, unpad
 
-__all__ = ["Layout", "Past", "arrange", "packed_boundaries"]
-
-
-class Past(Protocol):
-    """What is asked of a layer's cache here, see `attensor.nn.Cache`."""
-
-    first: Tensor
-
-    @property
-    def length(self) -> int:
-        """Tokens seen."""
+__all__ = ["Layout", "arrange", "packed_boundaries"]
 
 
 class Layout(NamedTuple):
@@ -35,29 +25,25 @@ class Layout(NamedTuple):
     Attributes:
         shape: B, T of the batch.
         cu_seqlens: [N + 1], packed sequences; None otherwise.
-        sources: [real tokens], where each packed token came from; None if nothing was packed here.
-        order: [B, T], which token stands at each place of a row that was aligned right; None otherwise.
-        real: [B, T, 1], true at real tokens, in the order of the layers; None if all are.
+        sources: [real tokens], where in B * T each real token came from; None if nothing was moved here.
+        places: [real tokens], where in B * T it stands in rows that were aligned right; None if they were packed.
     """
 
     shape: tuple[int, int]
     cu_seqlens: Tensor | None = None
     sources: Tensor | None = None
-    order: Tensor | None = None
-    real: Tensor | None = None
+    places: Tensor | None = None
 
     def restore(self, hidden_states: Tensor) -> Tensor:
         """What the layers gave, in the batch's own order: [B, T, C], zeros at padding."""
-        if self.sources is not None:
-            return pad(hidden_states, self.sources, *self.shape)
-        if self.order is None or self.real is None:
+        if self.sources is None:
             return hidden_states
-        kept = torch.where(self.real, hidden_states, 0)
-        return torch.empty_like(kept).scatter(1, self.order[..., None].expand_as(kept), kept)
+        packed = hidden_states if self.places is None else hidden_states.flatten(0, 1)[self.places][None]
+        return pad(packed, self.sources, *self.shape)
 
 
 def arrange(
-    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, pasts: Sequence[Past] | None
+    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, pasts: Sequence[Cache] | None
 ) -> tuple[Tensor, Layout]:
     """Bring a batch into the order in which the layers shall see it, and tell their caches of padding.
 
@@ -82,14 +68,12 @@ def arrange(
     mask = _new_part(attention_mask, shape, pasts[0].length if pasts else 0)
     if mask.all():
         return hidden_states, Layout(shape)
+    packed, cu_seqlens, sources = unpad(hidden_states, mask)
     if not pasts:
-        packed, cu_seqlens, sources = unpad(hidden_states, mask)
         return packed, Layout(shape, cu_seqlens=cu_seqlens, sources=sources)
     _begin_later(pasts, mask)
-    order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # padding first, else as it was
-    real = mask.gather(1, order)[..., None]
-    aligned = hidden_states.gather(1, order[..., None].expand_as(hidden_states))
-    return torch.where(real, aligned, 0), Layout(shape, order=order, real=real)
+    places = mask.byte().sort(dim=1).values.flatten().nonzero().squeeze(1)  # as many, at the end of each row
+    return pad(packed, places, *shape), Layout(shape, sources=sources, places=places)
 
 
 def packed_boundaries(
@@ -116,7 +100,7 @@ def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) 
     return attention_mask[:, attention_mask.shape[1] - tokens :].bool()
 
 
-def _begin_later(pasts: Sequence[Past], mask: Tensor) -> None:
+def _begin_later(pasts: Sequence[Cache], mask: Tensor) -> None:
     """Rows that hold no real token yet begin after the padding of the new tokens; others may not be padded."""
     before, padding = pasts[0].length, (~mask).sum(1)
     first = pasts[0].first.to(mask.device) if before else torch.zeros_like(padding)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.models.convert import Rule, convert, kept_options, require_option
+from attensor.models.convert import Rule, convert, kept_options, require_options
 
 __all__ = [
     "gla_config_from_first_code",
@@ -75,11 +75,9 @@ def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any
     Raises:
         ValueError: a part that the published models do not use: another norm, activation or inner width, biases.
     """
-    name, width = "transnormer_config_from_official", config["decoder_embed_dim"]
-    require_option(name, config, "norm_type", "simplermsnorm")
-    require_option(name, config, "linear_act_fun", "silu")
-    require_option(name, config, "hidden_dim", width)
-    require_option(name, config, "bias", False)
+    width = config["decoder_embed_dim"]
+    published = {"norm_type": "simplermsnorm", "linear_act_fun": "silu", "hidden_dim": width, "bias": False}
+    require_options("transnormer_config_from_official", config, published)
     inside = config.get("glu_dim", -1)
     lrpe = config.get("linear_use_lrpe_list") or [0] * config["decoder_layers"]
     return {
@@ -100,9 +98,8 @@ def gla_config_from_fla(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: an option that has no counterpart here, such as short convolutions or layers of softmax attention.
     """
-    name, width = "gla_config_from_fla", config["hidden_size"]
-    for option, only in _FLA_OPTIONS.items():
-        require_option(name, config, option, only)
+    require_options("gla_config_from_fla", config, _FLA_OPTIONS)
+    width = config["hidden_size"]
     inside = config.get("intermediate_size") or _swiglu_width(width, config.get("hidden_ratio") or 4)
     return {
         **kept_options(config, (*_TOKENS, "num_hidden_layers", "norm_eps", "initializer_range", "clamp_min")),
@@ -119,9 +116,7 @@ def gla_config_from_first_code(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: gates on values, or none on keys.
     """
-    name = "gla_config_from_first_code"
-    require_option(name, config, "use_gk", True)
-    require_option(name, config, "use_gv", False)
+    require_options("gla_config_from_first_code", config, {"use_gk": True, "use_gv": False})
     return {
         **kept_options(config, _TOKENS),
         "hidden_size": config["d_model"],

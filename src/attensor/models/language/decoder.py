@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.models.language._padding import Past, arrange
+from attensor.models.language._padding import arrange
 from attensor.nn import Cache
 
 __all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
@@ -96,14 +96,12 @@ class Family(NamedTuple):
         mlp: configuration -> module on [..., C].
         norm: configuration -> norm over C.
         block: the order of a layer's parts, `pre_norm`, `post_norm` or a function of the same arguments.
-        head_bias: the output projection has a bias.
     """
 
     mixer: Callable[[Any, int], nn.Module]
     mlp: Callable[[Any], nn.Module] = gated_mlp
     norm: Callable[[Any], nn.Module] = rms_norm
     block: Callable[..., Tensor] = pre_norm
-    head_bias: bool = False
 
 
 class DecoderLayer(nn.Module):
@@ -141,7 +139,7 @@ class Body(nn.Module):
         self,
         hidden_states: Tensor,
         *,
-        caches: Sequence[Past] | None = None,
+        caches: Sequence[Cache] | None = None,
         attention_mask: Tensor | None = None,
         cu_seqlens: Tensor | None = None,
         seen: list[Tensor] | None = None,

@@ -101,7 +101,7 @@ def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list
     """Model, text to tokens, tokens to text, and the tokens that end a text."""
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} holds no model in transformers' format: there is no config.json in it.")
-    from attensor.models.language._families import import_families
+    from attensor.models.language import import_families
     from attensor.models.language._transformers import AutoModelForCausalLM, AutoTokenizer
 
     import_families()

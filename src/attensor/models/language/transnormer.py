@@ -37,17 +37,9 @@ class TransNormerConfig(CausalConfig):
     Parameters: L layers of 5 C^2 + 3 C * intermediate_size, two tables of vocab_size * C (one if tied), and C angles
     for each layer with LRPE; heads are 128 wide. Published totals count one table: the paper's four have 50,272
     tokens there (and a few thousandths of a per cent more for positions, then in every layer), the released models
-    64,000. The MLP's width is not in that table; those below are the ones that give its totals. The 15B model's card
+    64,000. The MLP's width is not in that table; the presets' are the ones that give its totals. The 15B model's card
     says 14.83 billion parameters, 42 layers, 40 heads, 5,120 channels and about 100,000 tokens; here 100,280 tokens
     and 13,656 channels (8 / 3 of 5,120) give 14.83 billion. Its exact width was not published.
-
-    | preset | layers | channels | MLP | total as published |
-    | --- | --- | --- | --- | --- |
-    | 385M (or 0.4B) | 24 | 1,024 | 2,816 | 384,974,848 |
-    | 1B | 16 | 2,048 | 5,632 | 992,165,888 |
-    | 3B | 32 | 2,560 | 6,912 | 2,876,006,400 |
-    | 7B | 30 | 4,096 | 11,008 | 6,780,547,072 |
-    | 15B | 42 | 5,120 | 13,656 | 14.83 billion |
 
     Attributes:
         lrpe_layers: layers with learned relative positions; None: the first alone, as published.
