@@ -24,7 +24,7 @@ def is_finite(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling() or not is_direct(tensors) or any(x.device.type != "cpu" for x in tensors):
         return True
     # a sum that overflows is looked into
-    return all(math.isfinite(x.sum(dtype=torch.float64)) or bool(x.isfinite().all()) for x in tensors)
+    return all(math.isfinite(x.detach().sum(dtype=torch.float64)) or bool(x.isfinite().all()) for x in tensors)
 
 
 def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:

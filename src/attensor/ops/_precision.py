@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FLOATS", "WORKING", "full_precision", "working_dtype"]
+__all__ = ["FLOATS", "WORKING", "common_dtype", "full_precision", "working_dtype"]
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[Any]:
@@ -24,6 +24,14 @@ def working_dtype(*tensors: Tensor) -> torch.dtype:
     dtype = torch.float32
     for x in tensors:
         dtype = torch.promote_types(dtype, x.dtype)
+    return dtype
+
+
+def common_dtype(first: Tensor, *others: Tensor) -> torch.dtype:
+    """Of tensors that autocast let be of several dtypes: what torch promotes them to."""
+    dtype = first.dtype
+    for x in others:
+        dtype = dtype if x.dtype == dtype else torch.promote_types(dtype, x.dtype)
     return dtype
 
 

@@ -1,12 +1,13 @@
 """The differentiable core, all tiles forward and backward, in memory linear in the tokens.
 
-Forward keeps the log-sum-exp of every row. Backward recomputes the weights from it (arXiv:2403.04690, section 3):
-    P = exp(S - lse),  dP = dO V^T,  delta = rowsum(dO * O) - dlse,  dS = P * (dP - delta),
+Backward recomputes the weights of a tile, which holds all keys of its queries (arXiv:2403.04690, section 3):
+    P = softmax(S),  dP = dO V^T,  delta = rowsum(P * dP) - dlse,  dS = P * (dP - delta),
     dQ = scale dS K,   dK = scale dS^T Q,   dV = P^T dO,   d bias = dS summed over the pairs that share an entry.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attensor.ops._confine import is_finite, visible_product
 from attensor.ops._kernel import Tensors, differentiable, register
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis, keys_seen
@@ -32,6 +34,8 @@ from attensor.ops.neighborhood_attention.scores import (
 from attensor.ops.neighborhood_attention.tiles import add_boxes, runs
 
 __all__ = ["Options", "neighborhood"]
+
+_TINY = torch.finfo(torch.float32).tiny  # no sum of weights is smaller, unless no key is seen
 
 
 @dataclass(frozen=True)
@@ -61,21 +65,31 @@ def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     out_rows, lse_rows = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None]))
     for piece in cut(x, _axes(q.shape, windows)):
         scores, _, values = scores_of(x, piece, scale)
-        top = scores.amax(-1, keepdim=True)
-        weights = scores.sub_(top).exp2_()
-        total = weights.sum(-1, keepdim=True)
-        put_rows(out_rows, piece, torch.bmm(weights, values).div_(total))
+        weights, total, top = _weights(scores)
+        found = torch.bmm(weights, values)
+        if not is_finite(found):
+            scores, _, values = scores_of(x, piece, scale, is_confined=True)
+            is_visible = scores != -math.inf
+            weights, total, top = _weights(scores)
+            found = visible_product(weights, values, is_visible)
+        put_rows(out_rows, piece, found.div_(total.clamp_min(_TINY)))
         put_rows(lse_rows, piece, total.log2_().add_(top).div_(LOG2_E))
     return out, lse
 
 
+def _weights(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """2^(scores - top), written over the scores, their sums and top: the largest of a row, finite where it is empty."""
+    top = scores.amax(-1, keepdim=True).clamp_min_(torch.finfo(scores.dtype).min)
+    weights = scores.sub_(top).exp2_()
+    return weights, weights.sum(-1, keepdim=True), top
+
+
 def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, bias, additional keys and values; empty where there are none."""
-    *more, out, lse, grad_out, grad_lse, windows, scale = rest
+    *more, _, _, grad_out, grad_lse, windows, scale = rest
     x, axes = Operands.of(q, k, v, *more), _axes(q.shape, windows)
-    delta = (grad_out.to(lse.dtype) * out.to(lse.dtype)).sum(-1)
-    delta = delta if grad_lse is None else delta - grad_lse
-    of_rows = [split_heads(t, k.shape[-2]) for t in (grad_out, lse[..., None], delta[..., None])]
+    of_out = split_heads(grad_out, k.shape[-2])
+    of_lse = None if grad_lse is None else split_heads(grad_lse[..., None], k.shape[-2])
     grad_q = q.new_empty(q.shape)
     grad_q_rows = split_heads(grad_q, k.shape[-2])
     grad_k, grad_v = (_with_margin(t, axes, x.dtype) for t in (x.k, x.v))
@@ -84,10 +98,15 @@ def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, 
     )
     for piece in cut(x, axes):
         scores, keys, values = scores_of(x, piece, scale)
-        grad, row_lse, row_delta = (rows_of(t, piece, x.dtype) for t in of_rows)
-        weights = scores.sub_(row_lse * LOG2_E).exp2_()
+        grad = rows_of(of_out, piece, x.dtype)
+        # not by the log-sum-exp, of which large scores leave no digits
+        weights, total, _ = _weights(scores)
+        weights.div_(total.clamp_min_(_TINY))
         _add_keys(grad_v, grad_extra_v, torch.bmm(weights.mT, grad), piece)
-        grad_scores = torch.bmm(grad, values.mT).sub_(row_delta).mul_(weights)
+        # the sum of P dP is taken over the same numbers, so that a weight of 1 alone gives 0 and no rounding
+        grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad, values.mT), weights, -1, x.dtype)
+        if of_lse is not None:
+            grad_scores.addcmul_(weights, rows_of(of_lse, piece, x.dtype))
         put_rows(grad_q_rows, piece, torch.bmm(grad_scores, keys).mul_(scale))
         _add_keys(grad_k, grad_extra_k, torch.bmm(grad_scores.mT, rows_of(x.q, piece, x.dtype)).mul_(scale), piece)
         if grad_bias is not None:

@@ -5,6 +5,7 @@ Scores are kept in base 2, s * log2(e): on a CPU exp of a masked score (-inf) ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 from math import e, log2, prod
@@ -114,12 +115,17 @@ def put_rows(x: Tensor, piece: Piece, rows: Tensor) -> None:
     view.copy_(rows.view(view.shape))
 
 
-def scores_of(x: Operands, piece: Piece, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores in base 2 [M, R * queries, keys + E], and the keys and values [M, keys + E, K or V]."""
+def scores_of(x: Operands, piece: Piece, scale: float, is_confined: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores in base 2 [M, R * queries, keys + E], and the keys and values [M, keys + E, K or V].
+
+    Confined: a key that is NaN gives the score -inf where it is not seen.
+    """
     keys, values = _keys(x.k, x.extra_k, piece, x.dtype), _keys(x.v, x.extra_v, piece, x.dtype)
     scores = torch.bmm(rows_of(x.q, piece, x.dtype) * (scale * LOG2_E), keys.flatten(0, 2).mT)
     view = scores.view(*keys.shape[:3], x.q.shape[2], -1, keys.shape[3])  # [B, Hkv, tiles, R, queries, keys + E]
     view += piece.added
+    if is_confined:
+        view.masked_fill_(piece.added == -math.inf, -math.inf)
     if x.first_key is not None:
         run = piece.runs[0]
         step = run.tile * torch.arange(run.count, device=scores.device)[:, None]

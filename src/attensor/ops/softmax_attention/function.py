@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +22,11 @@ from torch import Tensor
 from attensor.ops._kernel import Tensors, differentiable, is_direct, register
 from attensor.ops._precision import working_dtype
 from attensor.ops.softmax_attention.fold import Fold, with_unit_stride
-from attensor.ops.softmax_attention.reference import additive_mask, dense
+from attensor.ops.softmax_attention.reference import additive_mask, dense, row_blocks
 
 __all__ = ["Options", "fused"]
 
+_LARGE = 500.0  # a log-sum-exp from which on float32 loses 4 digits of a weight
 _WIDEST = 4  # parts of values; beyond, keys are small beside them and are padded
 
 
@@ -148,10 +150,35 @@ def _backward(
     tensors: Tensors, kept: tuple[Tensor, ...], grads: Tensors, options: Options, needs: tuple[bool, ...]
 ) -> Tensors:
     out, lse = kept
+    if _loses_digits(lse):
+        return _by_definition(tensors, grads, options, needs)
     grad_out = torch.zeros_like(out) if grads[0] is None else grads[0].to(out.dtype)
     found = _kernel_backward(*tensors, out, lse, grad_out, grads[1], options.scale, options.is_causal)
     of_mask = _of_mask(tensors, kept, grad_out, grads[1], options) if needs[3] else None
     return *(g if needed else None for g, needed in zip(found, needs)), of_mask
+
+
+def _loses_digits(lse: Tensor) -> bool:
+    """Whether scores are so large that exp(scores - lse) is too rough for derivatives; looked at on a CPU alone."""
+    if torch.compiler.is_compiling() or not is_direct((lse,)) or not lse.numel():
+        return False
+    return float(lse.masked_fill(lse == -math.inf, 0.0).abs().amax()) > _LARGE
+
+
+def _by_definition(tensors: Tensors, grads: Tensors, options: Options, needs: tuple[bool, ...]) -> Tensors:
+    """The gradients of the definition, of some queries at a time."""
+    q, k, v, mask = tensors
+    added = additive_mask(q, k, options.is_causal, mask, None)
+    of_q, of_k, of_v, of_mask = (torch.zeros_like(x) for x in (q, k, v, added))
+    for rows in row_blocks(q, k):
+        own = added if added.shape[2] == 1 else added[:, :, rows]
+        outs, pull, *_ = torch.func.vjp(partial(dense, scale=options.scale), q[:, rows], k, v, own)
+        coming = [torch.zeros_like(x) if g is None else g[:, rows].to(x.dtype) for x, g in zip(outs, grads)]
+        of_q[:, rows], more_k, more_v, more_mask = pull(tuple(coming))
+        of_k, of_v = of_k + more_k, of_v + more_v
+        of_mask[:, :, rows if added.shape[2] > 1 else slice(None)] += more_mask
+    found = (of_q, of_k, of_v, of_mask if mask is None else of_mask.sum_to_size(mask.shape))
+    return tuple(x if needed else None for x, needed in zip(found, needs))
 
 
 def _of_mask(

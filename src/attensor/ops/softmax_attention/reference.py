@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from attensor.ops import _packing
+from attensor.ops._confine import visible_product
 from attensor.ops._precision import full_precision, working_dtype
 
-__all__ = ["Attended", "Problem", "additive_mask", "define", "dense"]
+__all__ = ["Attended", "Problem", "additive_mask", "define", "define_by_rows", "dense", "row_blocks"]
 
 # `Tensor`, or `tuple[Tensor, Tensor]` with `return_lse=True`; a union would have to be taken apart at every call.
 Attended: TypeAlias = Any
@@ -40,6 +41,23 @@ def define(x: Problem) -> Attended:
     return (out, lse) if x.return_lse else out
 
 
+def define_by_rows(x: Problem) -> Attended:
+    """The same, of some queries at a time."""
+    mask = additive_mask(x.q, x.k, x.is_causal, x.attn_mask, x.cu_seqlens)
+    found = [
+        dense(x.q[:, rows], x.k, x.v, mask if mask.shape[2] == 1 else mask[:, :, rows], x.scale)
+        for rows in row_blocks(x.q, x.k)
+    ]
+    out, lse = (torch.cat(parts, 1) for parts in zip(*found))
+    return (out, lse) if x.return_lse else out
+
+
+def row_blocks(q: Tensor, k: Tensor) -> list[slice]:
+    """Queries of [B, Tq, H, K] in parts whose scores for [B, Tk, ..] are some 16 million."""
+    size = max(1, 2**24 // max(1, q.shape[0] * q.shape[2] * k.shape[1]))
+    return [slice(start, start + size) for start in range(0, q.shape[1], size)]
+
+
 def dense(
     q: Tensor,
     k: Tensor,
@@ -64,7 +82,7 @@ def dense(
         kept = torch.rand(weights.shape, generator=generator, device=q.device, dtype=compute) >= dropout_p
         weights = weights * kept / (1.0 - dropout_p)
     with full_precision(q):
-        out = torch.einsum("bhij,bjhv->bihv", weights, values).to(v.dtype)
+        out = visible_product(weights, values.transpose(1, 2), ~closed).transpose(1, 2).to(v.dtype)
     return out, scores.logsumexp(-1).masked_fill(empty[..., 0], float("-inf")).transpose(1, 2)
 
 

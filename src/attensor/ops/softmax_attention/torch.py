@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attensor.ops._confine import is_finite
 from attensor.ops._kernel import is_direct
+from attensor.ops._precision import common_dtype, full_precision
 from attensor.ops.softmax_attention.function import Options, fused
-from attensor.ops.softmax_attention.reference import Attended, Problem, additive_mask, define
+from attensor.ops.softmax_attention.reference import Attended, Problem, additive_mask, define, define_by_rows
 
 __all__ = ["softmax_attention_torch"]
 
@@ -25,7 +29,13 @@ def softmax_attention_torch(x: Problem) -> Attended:
     # the kernel masks before it scales: a scale of 0 or less turns -inf into NaN or +inf
     sign = 1.0 if x.scale > 0 else -1.0 if x.scale < 0 else 0.0
     q = x.q if sign == 1.0 else x.q * sign
-    out, lse = fused((q, x.k, x.v, mask), Options(abs(x.scale) or 1.0, is_causal))
+    dtype = common_dtype(q, x.k, x.v)
+    tensors = q.to(dtype), x.k.to(dtype), x.v.to(dtype), mask
+    out, lse = fused(tensors, Options(abs(x.scale) or 1.0, is_causal))
+    # the kernel multiplies weights of 0 with values that a query does not see, and a NaN in q comes out as 0
+    if not is_finite(x.q, out):
+        return define_by_rows(x)
+    out = out.to(x.v.dtype)
     return (out, lse) if x.return_lse else out
 
 
@@ -35,18 +45,26 @@ def _on_device(x: Problem) -> Attended:
         return define(x)
     mask, is_causal = _mask(x)
     width, size = x.v.shape[-1], max(x.q.shape[-1], x.v.shape[-1])
-    q, k, v = (F.pad(t, (0, size - t.shape[-1])).transpose(1, 2) for t in (x.q, x.k, x.v))
-    out = F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=None if mask is None else mask.to(q.dtype),
-        dropout_p=x.dropout_p,
-        is_causal=is_causal,
-        scale=x.scale,
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    dtype = common_dtype(x.q, x.k, x.v)
+    q, k, v = (F.pad(t.to(dtype), (0, size - t.shape[-1])).transpose(1, 2) for t in (x.q, x.k, x.v))
+    with full_precision(q):
+        out = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=None if mask is None else _narrowed(mask, q.dtype),
+            dropout_p=x.dropout_p,
+            is_causal=is_causal,
+            scale=x.scale,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
     return out.transpose(1, 2)[..., :width].to(x.v.dtype)
+
+
+def _narrowed(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """In a half precision, whose range a finite number does not leave."""
+    limits = torch.finfo(dtype)
+    return torch.where(mask == -math.inf, mask, mask.clamp(limits.min, limits.max)).to(dtype)
 
 
 def _mask(x: Problem) -> tuple[Tensor | None, bool]:
