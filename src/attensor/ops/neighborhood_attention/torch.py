@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attensor.ops import _packing
 from attensor.ops._kernel import Tensors
+from attensor.ops._precision import full_precision
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
 from attensor.ops.neighborhood_attention.problem import Problem
@@ -27,7 +28,8 @@ def neighborhood_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Ten
     first_key = None if x.cu_seqlens is None else _packing.first_tokens(x.cu_seqlens, x.q.shape[1])
     bias = None if x.relative_bias is None else x.relative_bias[None]
     tensors = (x.q, x.k, x.v, bias, x.additional_keys, x.additional_values, first_key)
-    out, lse = _grouped(axes, scale_of(x.q, x.scale), tensors)
+    with full_precision(x.q):
+        out, lse = _grouped(axes, scale_of(x.q, x.scale), tensors)
     return (out, lse) if x.return_lse else out
 
 
