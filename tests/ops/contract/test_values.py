@@ -12,6 +12,7 @@ from tests.ops.contract.laws import (
     EVERY_FORM,
     EVERY_OPERATOR,
     assert_equal,
+    first,
     run,
     with_gradients,
 )
@@ -119,6 +120,15 @@ def test_rows_of_a_batch_do_not_see_each_other(contract: Contract, form: str, ca
     for rows in (slice(1, 2), slice(0, 0)):
         part = {name: x[rows].movedim(0, contract.batch[name]) for name, x in rows_of.items()}
         assert_equal(run(contract, form, inputs.replaced(part)), [x[rows] for x in whole], 1e-12)
+
+
+@EVERY_FORM
+def test_large_inputs_stay_finite(contract: Contract, form: str) -> None:
+    inputs = first(contract).to(torch.float32)
+    large = {name: x if "decay" in name or "lses" in name else 1e4 * x for name, x in inputs.floats.items()}
+    known = [x.isfinite() for x in with_gradients(contract, "reference", inputs.to(torch.float64))]
+    found = [x.isfinite() for x in with_gradients(contract, form, inputs.replaced(large))]
+    assert_equal(found, known)
 
 
 @EVERY_FORM

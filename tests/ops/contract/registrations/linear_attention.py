@@ -50,13 +50,14 @@ register(
             "packed channels": lambda: Inputs(
                 {**packed(0, 5, 14, 19), "log_decay": decays(1, 19, 2, 3), **start(3)}, {**FINAL, "chunk_size": 4}
             ),
+            "packed without tokens": lambda: Inputs({**packed(0, 0, 0), **start(2)}, FINAL),
             "packed constant": lambda: Inputs({**packed(0, 2, 11), "log_decay": decays(4)}, {"chunk_size": 4}),
         },
         batch={"q": 0, "k": 0, "v": 0, "log_decay": 0, "initial_state": 0},
         tokens={"q": 1, "k": 1, "v": 1, "log_decay": 1},
         per_sequence=("initial_state",),
         state="initial_state",
-        whole=("no tokens", "packed", "packed channels", "packed constant"),
+        whole=("no tokens", "packed", "packed channels", "packed without tokens", "packed constant"),
         causal={"plain": 0, "channel": 0, "none": 0, "gates": 0},
         flops=operations,
     )

@@ -61,6 +61,9 @@ register(
         ops.relative_kernel_attention_reference,
         {name: case for algorithm in ALGORITHMS for name, case in of_algorithm(algorithm).items()}
         | {
+            "packed without a bound": lambda: Inputs(
+                {**packed(0, 2, 2, 9), "relative_bias": normal(4, 9)}, {"feature_map": "elu+1"}
+            ),
             "masked": lambda: Inputs({**features(), "key_mask": normal(2, 7) > -0.5}, {"feature_map": "elu+1"}),
             "masked grid": lambda: Inputs({**on_grid(), "key_mask": normal(2, 3, 4) > -0.5}, {"feature_map": "elu+1"}),
         },
@@ -70,6 +73,7 @@ register(
         whole=(
             "masked",
             "masked grid",
+            "packed without a bound",
             *(
                 f"{algorithm} {kind}"
                 for algorithm in ALGORITHMS
