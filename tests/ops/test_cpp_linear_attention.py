@@ -188,33 +188,6 @@ def test_there_may_be_no_sequence() -> None:
 # memory
 
 
-LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "channels apart": lambda x: torch.stack([x, x + 1], -1)[..., 0],
-    "heads before tokens": lambda x: x.transpose(1, 2).contiguous().transpose(1, 2) if x.ndim > 2 else x,
-    "channels before heads": lambda x: x.mT.contiguous().mT if x.ndim > 2 else x,
-    "inside a larger one": lambda x: torch.nn.functional.pad(x, (3, 2) * x.ndim)[(slice(3, -2),) * x.ndim],
-    "negated when read": lambda x: torch.complex(x, -x).conj().imag,
-}
-
-
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_any_strides_give_the_same_bits(decay: str, layout: str) -> None:
-    tensors = make(decay, tokens=19)
-    odd = changed(tensors, LAYOUTS[layout])
-    assert_equal(results(in_cpp, odd, chunk_size=8), results(in_cpp, tensors, chunk_size=8))
-
-
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("dim", [0, 1, 2, 3])
-def test_expanded_inputs_are_like_copies(decay: str, dim: int) -> None:
-    tensors = {n: x for n, x in make(decay, tokens=19).items() if x is None or x.ndim > dim}
-    expanded = changed(tensors, lambda x: x.narrow(dim, 0, 1).expand_as(x))
-    copies = changed(expanded, lambda x: x.clone(memory_format=torch.contiguous_format))
-    assert expanded["q"].stride(dim) == 0 < copies["q"].stride(dim)
-    assert_equal(results(in_cpp, expanded, chunk_size=8), results(in_cpp, copies, chunk_size=8))
-
-
 @pytest.mark.parametrize("value_dim", [1, 7])
 def test_an_expanded_gradient_is_like_a_copy(value_dim: int) -> None:
     tensors = make("channel", tokens=19, value_dim=value_dim)

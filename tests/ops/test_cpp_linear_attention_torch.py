@@ -1,4 +1,4 @@
-"""`linear_attention` in C++ under threads, torch.library, torch.compile and checkpoints, and without a compiler."""
+"""`linear_attention` in C++ under threads and torch.compile with dynamic lengths, and without a compiler."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.ops.test_linear_attention import DECAYS, make, results, weights
+from tests.ops.test_linear_attention import DECAYS, make, results
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 import attensor
 from attensor.errors import BackendError
@@ -21,8 +20,6 @@ from attensor.ops._native import build
 from attensor.ops._native.compiler import compiler
 from attensor.ops._operator import OPERATORS
 from attensor.ops.linear_attention import linear_attention
-from attensor.ops.linear_attention.cpp import recurrence as kernels
-from attensor.ops.linear_attention.problem import Inputs
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C++ compiler")
 # torch.compile itself instantiates an autograd.Function while it traces one
@@ -30,7 +27,6 @@ compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:Depre
 
 in_cpp = partial(linear_attention, backend="cpp")
 PACKED = torch.tensor([0, 0, 7, 12, 19])
-FULL = torch.tensor([0, 5, 14, 19])  # in chunks of 4 tokens, with a state kept before each, it needs them all
 
 
 def assert_equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -91,16 +87,6 @@ def test_threads_of_python_may_call_at_once() -> None:
             assert_equal(found, expected)
 
 
-@needs_compiler
-@pytest.mark.parametrize("decay", DECAYS)
-def test_repeating_a_call_gives_the_same_bits(decay: str) -> None:
-    """Also after calls with other sizes have used the same memory."""
-    tensors = make(decay, tokens=101)
-    first = results(in_cpp, tensors)
-    results(in_cpp, make("channel", tokens=300, key_dim=70, value_dim=90))
-    assert_equal(results(in_cpp, tensors), first)
-
-
 # gradients
 
 
@@ -119,112 +105,7 @@ def test_without_gradients_no_states_are_kept(decay: str) -> None:
         assert all(map(torch.equal, pair, outs[0]))
 
 
-@needs_compiler
-@pytest.mark.parametrize(
-    ("decay", "wanted"),
-    [
-        (decay, wanted)
-        for decay in DECAYS
-        for wanted in ("q", "k", "v", "log_decay", "initial_state")
-        if (decay, wanted) != ("none", "log_decay")
-    ],
-)
-def test_a_gradient_is_the_same_whatever_else_is_wanted(decay: str, wanted: str) -> None:
-    tensors = make(decay, tokens=19)
-    expected = results(in_cpp, tensors, chunk_size=4)[f"gradient of {wanted}"]
-    alone = {name: x if x is None or name == wanted else x.detach() for name, x in tensors.items()}
-    with Calls() as calls:
-        pair = in_cpp(**alone, output_final_state=True, chunk_size=4)
-        found = torch.autograd.grad(pair, alone[wanted], [weights(x) for x in pair])[0]
-    assert torch.equal(found, expected)
-    assert calls.names() == ["linear_attention", "linear_attention_backward"]
-    assert calls.seen[1][1][-1] is (wanted == "log_decay")
-
-
-@needs_compiler
-@pytest.mark.parametrize("used", [0, 1])
-def test_one_of_both_results_may_be_used_alone(used: int) -> None:
-    tensors = make("channel", tokens=19)
-    inputs = list(tensors.values())
-    out = in_cpp(**tensors, output_final_state=True)
-    grads = [torch.zeros_like(x) for x in out]
-    grads[used] = weights(out[used])
-    both = torch.autograd.grad(out, inputs, grads, retain_graph=True)
-    alone = torch.autograd.grad(out[used], inputs, grads[used], materialize_grads=True)
-    assert all(map(torch.equal, alone, both))
-
-
-@needs_compiler
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_checkpoints_compute_the_same(decay: str, use_reentrant: bool) -> None:
-    tensors = make(decay, tokens=101)
-    expected = results(in_cpp, tensors)
-
-    def saved(**given: Any) -> tuple[Tensor, Tensor]:
-        def function(*arguments: Tensor | None) -> tuple[Tensor, Tensor]:
-            return in_cpp(**given | dict(zip(tensors, arguments)))
-
-        found: tuple[Tensor, Tensor] = checkpoint(function, *tensors.values(), use_reentrant=use_reentrant)
-        return found
-
-    with Calls() as calls:
-        if use_reentrant:  # it has no torch.autograd.grad
-            out, state = saved(**tensors, output_final_state=True)
-            ((out * weights(out)).sum() + (state * weights(state)).sum()).backward()
-            found = {f"gradient of {n}": x.grad for n, x in tensors.items() if x is not None}
-        else:
-            found = results(saved, tensors)
-    assert calls.names() == ["linear_attention", "linear_attention", "linear_attention_backward"]
-    assert_equal(found, {name: expected[name] for name in found})
-
-
-@needs_compiler
-@pytest.mark.parametrize("decay", DECAYS)
-def test_vmap_of_packed_sequences(decay: str) -> None:
-    tensors = {n: x for n, x in make(decay, batch=1, tokens=19, rows=4).items() if x is not None}
-    many = {n: torch.stack([x.detach(), 0.5 * x.detach(), 0.7 * x.detach()]) for n, x in tensors.items()}
-
-    def loss(given: dict[str, Tensor]) -> Tensor:
-        out, state = in_cpp(**given, cu_seqlens=PACKED, output_final_state=True, chunk_size=4)
-        return (out * weights(out)).sum() + (state * weights(state)).sum()
-
-    grads, values = torch.func.vmap(torch.func.grad_and_value(loss))(many)
-    for n in range(3):
-        expected, value = torch.func.grad_and_value(loss)({name: x[n] for name, x in many.items()})
-        torch.testing.assert_close(values[n], value, rtol=1e-12, atol=0)
-        for name, x in expected.items():
-            torch.testing.assert_close(grads[name][n], x, rtol=1e-12, atol=1e-12)
-
-
 # compilers
-
-
-def operands(decay: str, packed: bool, dtype: torch.dtype) -> list[Tensor | None]:
-    """q, k, v, log_decay, initial_state and cu_seqlens as the autograd function hands them on."""
-    tensors = make(decay, batch=1 if packed else 2, tokens=19, rows=3 if packed else None, dtype=dtype)
-    q, k, v, log_decay, state = (x if x is None else x.detach() for x in tensors.values())
-    log_decay = log_decay[None] if decay == "constant" else log_decay
-    return [q, k, v, log_decay, state.unsqueeze(1 if packed else 0), FULL if packed else None]
-
-
-@needs_compiler
-@pytest.mark.parametrize(
-    ("decay", "packed", "dtype"),
-    [("none", False, torch.float16), ("constant", True, torch.float16), ("channel", False, torch.float64)],
-    ids=str,
-)
-def test_what_is_registered_keeps_the_rules(decay: str, packed: bool, dtype: torch.dtype) -> None:
-    """Nothing is changed or aliased; shapes, strides and dtypes are what compilers are told."""
-    inputs = operands(decay, packed, dtype)
-    forward = torch.ops.attensor.cpp_linear_attention.default
-    backward = torch.ops.attensor.cpp_linear_attention_backward.default
-    needed = kernels._kept_rows(Inputs(*inputs), 4)
-    for rows in (0, needed):
-        torch.library.opcheck(forward, (*inputs, 0.7, 4, "", rows))
-    out, final, kept = forward(*inputs, 0.7, 4, "", needed)
-    for decay_gradient in (False, True):
-        torch.library.opcheck(backward, (*inputs, kept, weights(out), weights(final), 0.7, 4, "", decay_gradient))
 
 
 def squares(*tensors: Tensor | None) -> Tensor:

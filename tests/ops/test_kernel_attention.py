@@ -121,20 +121,6 @@ def test_equals_weights_written_out(name: str, packed: bool, is_causal: bool) ->
 
 
 @both_backends
-@pytest.mark.parametrize("options", [{}, {"log_decay": DECAY}, {"is_causal": False}], ids=str)
-@pytest.mark.parametrize("denominator", [None, Denominator()])
-def test_a_piece_goes_on_where_the_last_ended(options: dict[str, Any], denominator: Denominator | None) -> None:
-    """Not causal, the second piece sees the first."""
-    q, k, v = tensors()
-    shared: dict[str, Any] = {"feature_map": "elu+1", "denominator": denominator, "output_final_state": True}
-    whole, end = kernel_attention(q, k, v, **shared, **options)
-    _, middle = kernel_attention(q[:, :17], k[:, :17], v[:, :17], **shared, **options)
-    second, last = kernel_attention(q[:, 17:], k[:, 17:], v[:, 17:], **shared, **options, initial_state=middle)
-    torch.testing.assert_close(second, whole[:, 17:], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(last, end, rtol=1e-12, atol=1e-12)
-
-
-@both_backends
 def test_steps_are_the_recurrence() -> None:
     q, k, v = (x.detach() for x in tensors())
     shared: dict[str, Any] = {"feature_map": "elu+1", "denominator": Denominator(), "log_decay": DECAY}

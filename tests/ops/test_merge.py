@@ -1,4 +1,4 @@
-"""Laws of merge_attention: parts of the keys merged are all keys at once, with every derivative."""
+"""Parts of the keys merged by merge_attention are all keys at once."""
 
 from __future__ import annotations
 
@@ -44,17 +44,6 @@ def test_parts_of_the_keys_merged_are_all_keys(bounds, merge):
     with torch.autograd.set_detect_anomaly(True):
         found, expected = (torch.autograd.grad(weigh(out) + weigh(lse[:, 2:]), inputs) for out, lse in (parts, whole))
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
-
-
-def test_every_derivative():
-    outs, lses = torch.randn(3, 1, 2, 2, 3, dtype=torch.float64), torch.randn(3, 1, 2, 2, dtype=torch.float64)
-    tracked = (outs.requires_grad_(), lses.requires_grad_())
-
-    def merge(outs, lses):
-        return merge_attention(list(outs), list(lses))
-
-    assert torch.autograd.gradcheck(merge, tracked, check_forward_ad=True, check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(merge, tracked)
 
 
 def test_large_log_sum_exps_and_low_precision():

@@ -1,4 +1,4 @@
-"""Laws of neighborhood_attention: the definition, the tiling, gradients, packing, transforms and refusals."""
+"""neighborhood_attention query by query, any tiling, short packed sequences, memory, its refusals."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.func import grad, vmap
+from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from attensor.errors import ShapeError
 from attensor.ops import neighborhood_attention, neighborhood_attention_reference, softmax_attention
@@ -167,16 +166,6 @@ def test_packed_sequences_are_separate(backend, integer):
     torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (packed, separate)))
 
 
-def test_nothing_leaks_from_the_future():
-    inputs = [t.detach() for t in make((131,))]
-    later = [t.clone() for t in inputs]
-    for t in later:
-        t[:, 97] += 1.0
-    before, after = (neighborhood_attention(*x, window_size=20, is_causal=True) for x in (inputs, later))
-    assert torch.equal(before[:, :97], after[:, :97])
-    assert not torch.equal(before[:, 97:], after[:, 97:])
-
-
 class Largest(TorchDispatchMode):
     """Remembers the size of the largest tensor that any operation made, views left out."""
 
@@ -201,144 +190,6 @@ def test_memory_does_not_grow_with_the_window():
         sizes[window] = largest.elements
     assert sizes[13] <= 1.3 * sizes[5]
     assert sizes[13] <= 2**17 < 40 * 44 * 4 * 13**2 / 8
-
-
-def test_every_derivative_is_that_of_the_definition():
-    inputs = make((5, 3), batch=1, heads=2, kv_heads=1, key_dim=2, value_dim=3)
-    inputs.append(torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True))
-    inputs += [torch.randn(1, 1, 1, size, dtype=torch.float64, requires_grad=True) for size in (2, 3)]
-
-    def attend(q, k, v, bias, more_k, more_v, backend="torch"):
-        return neighborhood_attention(
-            q,
-            k,
-            v,
-            window_size=(2, 3),
-            dilation=(2, 1),
-            relative_bias=bias,
-            additional_keys=more_k,
-            additional_values=more_v,
-            return_lse=True,
-            backend=backend,
-        )
-
-    def loss(backend):
-        def weighed(*tensors):
-            out, lse = attend(*tensors, backend)
-            return weigh(out.sin()) + weigh(lse.cos())
-
-        return weighed
-
-    assert torch.autograd.gradcheck(loss("torch"), inputs, check_forward_ad=True)
-    plain, tangents = tuple(t.detach() for t in inputs), tuple(torch.randn_like(t) for t in inputs)
-    for transform in (
-        lambda f: torch.func.jvp(f, plain, tangents),
-        lambda f: torch.func.hessian(f, argnums=tuple(range(6)))(*plain),
-        lambda f: torch.func.jvp(lambda *x: grad(f, (0, 2, 3))(*x), plain, tangents),
-    ):
-        fast, slow = transform(loss("torch")), transform(loss("reference"))
-        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
-
-
-def test_flops_are_those_of_the_keys_that_a_query_sees():
-    """Whatever the tiles: 2 (K + V) for each pair, and 2 (3 K + 2 V) backward."""
-    inputs = make((23, 9))
-    seen = [
-        sum(sees(i, j, n, 4, d, s, c) for i in range(n) for j in range(n))
-        for n, d, s, c in ((23, 2, 3, False), (9, 1, 1, True))
-    ]
-    pairs = 2 * 4 * seen[0] * seen[1]
-    with FlopCounterMode(display=False) as counter:
-        out = neighborhood_attention(*inputs, window_size=4, dilation=(2, 1), stride=(3, 1), is_causal=(False, True))
-    assert counter.get_total_flops() == 2 * pairs * (3 + 5)
-    with FlopCounterMode(display=False) as counter:
-        weigh(out).backward()
-    assert counter.get_total_flops() == 2 * pairs * (3 * 3 + 2 * 5)
-
-
-def test_the_operators_of_the_library_keep_their_word():
-    q, k, v = (t.detach() for t in make((7, 9)))
-    bias, extra_k, extra_v = torch.randn(1, 4, 5, 3).double(), torch.randn(2, 2, 2, 3).double(), torch.randn(2, 2, 2, 5)
-    tensors = (q, k, v, bias, extra_k, extra_v.double(), None)
-    windows = [3, 1, 0, 2, 2, 1]
-    out, lse = torch.ops.attensor.neighborhood_attention(*tensors, windows, 0.3)
-    torch.library.opcheck(torch.ops.attensor.neighborhood_attention, (*tensors, windows, 0.3))
-    gradients = (*tensors, out, lse, torch.randn_like(out), torch.randn_like(lse), windows, 0.3)
-    torch.library.opcheck(torch.ops.attensor.neighborhood_attention_backward, gradients)
-
-
-@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3), (torch.float32, 1e-5)])
-def test_low_precision_stays_near_the_definition(dtype, error):
-    exact = [t.detach().to(dtype).double().requires_grad_() for t in make((11, 13))]
-    rounded = [t.detach().to(dtype).requires_grad_() for t in exact]
-    fast = with_gradients(rounded, window_size=(4, 5))
-    slow = with_gradients(exact, neighborhood_attention_reference, window_size=(4, 5))
-    for name, a, b in zip(("out", "lse", "dq", "dk", "dv"), fast, slow, strict=True):
-        assert a.dtype == (torch.float32 if name == "lse" else dtype)
-        assert (a.double() - b).norm() <= error * b.norm()
-
-
-def test_large_inputs_give_no_nan():
-    inputs = [(t.detach().float() * 1e4).requires_grad_() for t in make((7, 11))]
-    assert all(x.isfinite().all() for x in with_gradients(inputs, window_size=3))
-
-
-def test_function_transforms_over_every_input():
-    shapes = [(1, 5, 7, 4, 3), (1, 5, 7, 2, 3), (1, 5, 7, 2, 5), (4, 5, 3), (1, 2, 2, 3), (1, 2, 2, 5)]
-    everything = [torch.randn(3, *shape, dtype=torch.float64) for shape in shapes]
-
-    def loss(q, k, v, bias, more_k, more_v):
-        return weigh(
-            neighborhood_attention(
-                q,
-                k,
-                v,
-                window_size=(3, 2),
-                dilation=(1, 2),
-                relative_bias=bias,
-                additional_keys=more_k,
-                additional_values=more_v,
-            )
-        )
-
-    for dims in ((0,) * 6, (0, None, None, 0, None, 0), (None, 0, 0, None, 0, None)):
-        inputs = [t if dim == 0 else t[0] for t, dim in zip(everything, dims)]
-        mapped = vmap(grad(loss, argnums=tuple(range(6))), dims)(*inputs)
-        for i in range(3):
-            one = [(t[i] if dim == 0 else t).clone().requires_grad_() for t, dim in zip(inputs, dims)]
-            torch.testing.assert_close([g[i] for g in mapped], list(torch.autograd.grad(loss(*one), one)))
-
-
-def test_compiles_without_graph_breaks():
-    inputs = make((69,), batch=1)
-    bounds = torch.tensor([0, 30, 69])
-
-    def loss(q, k, v):
-        return weigh(neighborhood_attention(q, k, v, window_size=5, is_causal=True, cu_seqlens=bounds))
-
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
-
-
-# PyTorch's own import of inductor does this.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
-@pytest.mark.slow
-def test_compiles_with_inductor():
-    inputs = make((9, 11), dtype=torch.float32)
-
-    def loss(q, k, v):
-        return weigh(neighborhood_attention(q, k, v, window_size=(3, 5), dilation=(1, 2)))
-
-    compiled = torch.compile(loss, fullgraph=True)
-    torch.testing.assert_close(*(torch.autograd.grad(f(*inputs), inputs) for f in (compiled, loss)))
-
-
-def test_any_strides_and_an_empty_batch():
-    inputs = [t.detach().movedim(1, 3).contiguous().movedim(3, 1).requires_grad_() for t in make((5, 7))]
-    dense = [t.detach().contiguous().requires_grad_() for t in inputs]
-    torch.testing.assert_close(with_gradients(inputs, window_size=3), with_gradients(dense, window_size=3))
-    out, *_ = with_gradients(make((5, 7), batch=0), window_size=3)
-    assert out.shape == (0, 5, 7, 4, 5)
 
 
 def test_what_is_refused_says_how_to_repair_it():

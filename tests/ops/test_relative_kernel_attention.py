@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from attensor.bench import measure_peak_bytes
 from attensor.errors import ShapeError
 from attensor.ops import (
     PositiveRandomFeatures,
@@ -105,16 +106,6 @@ def test_grids_follow_the_definition(space: tuple[int, int], algorithm: str) -> 
     agree(run(relative_kernel_attention, tensors, algorithm=algorithm), expected)
 
 
-@CAUSAL
-@pytest.mark.parametrize("queries", [1, 3, 130])
-def test_fewer_queries_are_the_last_ones(queries: int, is_causal: bool, algorithm: str) -> None:
-    q, k, v, bias = (t.detach() for t in make(311, reach=71))
-    options = {"relative_bias": bias, "feature_map": features(), "is_causal": is_causal}
-    whole = relative_kernel_attention_reference(q, k, v, **options)
-    last = relative_kernel_attention(q[:, -queries:], k, v, algorithm=algorithm, **options)
-    torch.testing.assert_close(last, whole[:, -queries:], rtol=0, atol=1e-11)
-
-
 @pytest.mark.parametrize(("space", "reach"), [((37,), 5), ((37,), 50), ((11, 7), 3)], ids=str)
 def test_offsets_beyond_the_table_have_its_last_bias(space: tuple[int, ...], reach: int, algorithm: str) -> None:
     tensors = make(*space, reach=reach)
@@ -160,16 +151,6 @@ def test_keys_are_read_once_for_many_queries(queries: int | None, is_causal: boo
     agree(found, expected)
 
 
-def test_gradcheck(algorithm: str) -> None:
-    tensors = make(5)
-    assert torch.autograd.gradcheck(
-        lambda q, k, v, bias: relative_kernel_attention(
-            q, k, v, relative_bias=bias, feature_map="elu+1", is_causal=True, algorithm=algorithm
-        ),
-        tensors,
-    )
-
-
 def test_many_small_groups_are_the_whole(algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = make(67)
     expected = run(relative_kernel_attention_reference, tensors)
@@ -179,14 +160,6 @@ def test_many_small_groups_are_the_whole(algorithm: str, monkeypatch: pytest.Mon
         monkeypatch.setattr(tiles, "_CPU_ELEMENTS", budget)
         monkeypatch.setattr(tiles, "_TILE", 16)
         agree(run(relative_kernel_attention, tensors, algorithm=algorithm), expected)
-
-
-def test_grouped_heads_are_repeated_heads(algorithm: str) -> None:
-    q, k, v, bias = (t.detach() for t in make(11, kv_heads=1))
-    options = {"relative_bias": bias, "feature_map": features(1), "algorithm": algorithm}
-    grouped = relative_kernel_attention(q, k, v, **options)
-    repeated = relative_kernel_attention(q, k.expand(-1, -1, 3, -1), v.expand(-1, -1, 3, -1), **options)
-    torch.testing.assert_close(grouped, repeated, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("space", [(11,), (3, 5)], ids=str)
@@ -214,30 +187,6 @@ def test_masked_keys_weigh_nothing() -> None:
     padded = relative_kernel_attention(q, k, v, relative_bias=bias, feature_map=features(), key_mask=mask)
     short = relative_kernel_attention(q[:, :7], k[:, :7], v[:, :7], relative_bias=bias[:, 4:-4], feature_map=features())
     torch.testing.assert_close(padded[:, :7], short, rtol=0, atol=1e-12)
-
-
-@CAUSAL
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64], ids=str)
-@pytest.mark.parametrize(("longest", "algorithm"), [(None, None), (140, "tiles"), (139, "fft"), (200, None)], ids=str)
-def test_packed_sequences_are_separate(
-    longest: int | None, algorithm: str | None, dtype: torch.dtype, is_causal: bool
-) -> None:
-    lengths = [5, 0, 1, 139, 3]
-    tensors = [t[:1].detach().requires_grad_() for t in make(sum(lengths), reach=20)[:3]] + make(148, reach=20)[3:]
-    bounds = torch.tensor([0, *torch.tensor(lengths).cumsum(0).tolist()], dtype=dtype)
-    options = {"is_causal": is_causal}
-    packed = run(
-        relative_kernel_attention, tensors, cu_seqlens=bounds, max_seqlen=longest, algorithm=algorithm, **options
-    )
-    parts = [t.split(lengths, 1) for t in tensors[:3]]
-    outs = [
-        relative_kernel_attention_reference(*p, relative_bias=tensors[3], feature_map=features(), **options)
-        for p in zip(*parts)
-        if p[0].shape[1]
-    ]
-    apart = torch.cat(outs, 1)
-    agree(packed, [apart, *torch.autograd.grad(weighted(apart), tensors)])
-    agree(run(relative_kernel_attention_reference, tensors, cu_seqlens=bounds, **options), packed)
 
 
 def test_a_bias_common_to_all_offsets_cancels(algorithm: str) -> None:
@@ -288,18 +237,6 @@ def test_weights_below_the_rounding_of_transforms_do_not_explode() -> None:
         q, k, v, relative_bias=bias, feature_map="elu+1", is_causal=True, algorithm="tiles"
     )
     torch.testing.assert_close(safe, exact, rtol=0, atol=1e-5)
-
-
-def test_low_precision_is_computed_in_float32() -> None:
-    q, k, v, bias = (t.detach().bfloat16() for t in make(31))
-    exact = relative_kernel_attention(
-        *(t.double() for t in (q, k, v)), relative_bias=bias.double(), feature_map="elu+1"
-    )
-    for algorithm in ("fft", "tiles"):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = relative_kernel_attention(q, k, v, relative_bias=bias, feature_map="elu+1", algorithm=algorithm)
-        assert out.dtype == torch.bfloat16
-        torch.testing.assert_close(out.double(), exact, rtol=1e-2, atol=1e-2)
 
 
 def test_the_algorithm_is_chosen_by_the_sizes() -> None:
@@ -368,3 +305,24 @@ def test_bad_input_is_refused() -> None:
         relative_kernel_attention(
             *one, relative_bias=bias, cu_seqlens=bounds, key_mask=torch.ones(1, 7, dtype=torch.bool)
         )
+
+
+@pytest.mark.slow
+def test_memory_is_linear(algorithm: str) -> None:
+    """Four times the tokens need about four times the memory, forward and backward; all pairs would need 4 GiB."""
+
+    def peak(tokens: int) -> int:
+        q, k, v = (torch.randn(1, tokens, 1, 16, requires_grad=True) for _ in range(3))
+        bias = torch.randn(1, 2 * tokens - 1, requires_grad=True)
+
+        def call() -> None:
+            out = relative_kernel_attention(
+                q, k, v, relative_bias=bias, feature_map="elu+1", is_causal=True, algorithm=algorithm
+            )
+            torch.autograd.grad(weighted(out), (q, k, v, bias))
+
+        call()
+        return measure_peak_bytes(call)
+
+    long = 32_768 if algorithm == "fft" else 16_384
+    assert peak(long) < 6 * max(peak(long // 4), 2**22)

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-import attensor
 from attensor.errors import ShapeError
 from attensor.ops import toeplitz, toeplitz_reference
 from attensor.ops.toeplitz import fast_fft_size
 
 SIZES = [(1, 1), (2, 2), (7, 7), (13, 5), (5, 17), (1, 11), (97, 97), (128, 128)]  # outputs, inputs
 ONE_AXIS = pytest.mark.parametrize(("n", "m"), SIZES, ids=str)
-
-
-def weighted(y: Tensor) -> Tensor:
-    return (y * torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)).sum()
 
 
 @ONE_AXIS
@@ -42,70 +36,11 @@ def test_loops_agree_on_a_grid(backend: str) -> None:
     torch.testing.assert_close(toeplitz(c, x, space_dims=2, backend=backend), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("space_dims", [1, 2])
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_values_and_gradients_follow_the_definition(space_dims: int, is_causal: bool) -> None:
-    if is_causal and space_dims == 2:
-        return
-    space = ((11 + 17 - 1,), (17,)) if space_dims == 1 else ((7 + 5 - 1, 3 + 2 - 1), (5, 2))
-    c = torch.randn(3, *space[0]).double().requires_grad_()
-    x = torch.randn(2, 1, *space[1]).double().requires_grad_()
-    found = []
-    for function in (toeplitz, toeplitz_reference):
-        y = function(c, x, space_dims=space_dims, is_causal=is_causal)
-        found.append([y, *torch.autograd.grad(weighted(y), (c, x))])
-    assert found[0][0].shape == (2, 3, 11) if space_dims == 1 else (2, 3, 7, 3)
-    for fast, defined in zip(*found, strict=True):
-        torch.testing.assert_close(fast, defined, rtol=0, atol=1e-12)
-
-
 def test_causal_means_lower_triangular() -> None:
     c, x = torch.randn(13).double(), torch.eye(7).double()
     matrix = toeplitz(c, x, is_causal=True).T  # one column for each unit vector
     torch.testing.assert_close(matrix, toeplitz(c, x).T.tril(), rtol=0, atol=1e-14)
     assert (matrix.tril().abs().sum(1) > 0).all()
-
-
-@pytest.mark.parametrize("space_dims", [1, 2])
-def test_derivatives_of_two_orders_in_both_modes(space_dims: int) -> None:
-    c = torch.randn(2, *(5, 6)[:space_dims]).double().requires_grad_()
-    x = torch.randn(3, 1, *(3, 2)[:space_dims]).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda c, x: toeplitz(c, x, space_dims=space_dims), (c, x), check_forward_ad=True)
-    assert torch.autograd.gradgradcheck(lambda c, x: toeplitz(c, x, space_dims=space_dims), (c, x))
-    primals, tangents = (c.detach(), x.detach()), (torch.randn_like(c), torch.randn_like(x))
-    for transform in (
-        lambda f: torch.func.jvp(f, primals, tangents),
-        lambda f: torch.func.hessian(f, argnums=(0, 1))(*primals),
-    ):
-        fast, slow = (
-            transform(lambda c, x, f=f: weighted(f(c, x, space_dims=space_dims).sin()))
-            for f in (toeplitz, toeplitz_reference)
-        )
-        torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize("in_dims", [(0, None), (None, 1), (0, 1)], ids=str)
-def test_vmap_of_a_gradient_is_a_loop(in_dims: tuple[int | None, int | None]) -> None:
-    c = torch.randn(*([3] if in_dims[0] == 0 else []), 11).double()
-    x = torch.randn(*((2, 3) if in_dims[1] == 1 else (2,)), 6).double()
-    gradient = torch.func.grad(lambda c, x: weighted(toeplitz(c, x).sin()), (0, 1))
-    mapped = torch.func.vmap(gradient, in_dims)(c, x)
-    for i in range(3):
-        one = gradient(c if in_dims[0] is None else c[i], x if in_dims[1] is None else x[:, i])
-        for got, expected in zip(mapped, one, strict=True):
-            torch.testing.assert_close(got[i], expected, rtol=0, atol=1e-12)
-
-
-def test_traces_as_one_graph() -> None:
-    c, x = torch.randn(3, 13).double().requires_grad_(), torch.randn(2, 1, 7).double().requires_grad_()
-
-    def product(c: Tensor, x: Tensor) -> Tensor:
-        return toeplitz(c, x, is_causal=True)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(product, fullgraph=True, backend="aot_eager")
-    for got, expected in zip(*(torch.autograd.grad(weighted(f(c, x)), (c, x)) for f in (compiled, product))):
-        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -132,14 +67,6 @@ def test_fast_sizes_are_the_next_smooth_even_ones() -> None:
     for minimum in [*range(1, 200), 4095, 8193, 131_071]:
         expected = next(s for s in range(minimum, 4 * minimum + 2) if s % 2 == 0 and is_smooth(s))
         assert fast_fft_size(minimum) == expected
-
-
-def test_the_context_chooses_the_definition() -> None:
-    c, x = torch.randn(13).double(), torch.randn(7).double()
-    with attensor.backend("reference"):
-        defined = toeplitz(c, x)
-    assert torch.equal(defined, toeplitz_reference(c, x))
-    assert not torch.equal(defined, toeplitz(c, x))
 
 
 def test_bad_input_is_refused() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_devices, checked
 from attensor.ops._operator import Implementation, Operator, reference_of
-from attensor.ops._precision import FLOATS, working_dtype
+from attensor.ops._precision import FLOATS, full_precision, working_dtype
 
 __all__ = ["merge_attention", "merge_attention_reference"]
 
@@ -38,8 +38,8 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
         outs: one or more [B, *space, H, V], as `softmax_attention` and `neighborhood_attention` return them.
         lses: of each the log-sum-exp [B, *space, H]; -inf where a query saw none of the part's keys.
     Returns:
-        out [B, *space, H, V] in the dtype of the parts and lse [B, *space, H]; 0 and -inf where no part saw a key.
-        Derivatives of any order.
+        out [B, *space, H, V] in the dtype of the parts and lse [B, *space, H] in at least float32; 0 and -inf where no
+        part saw a key. Derivatives of any order.
     Raises:
         ShapeError: no parts, other numbers of outs and lses, or sizes that differ.
         TypeError: dtypes of outs or lses differ. ValueError: devices differ.
@@ -72,10 +72,11 @@ merge_attention_reference = reference_of(merge_attention, "The definition, one s
 def _define(problem: Problem) -> tuple[Tensor, Tensor]:
     first = problem.outs[0]
     # a factor common to all parts cancels; the largest exponential is then 1
-    top = torch.stack([lse.detach() for lse in problem.lses]).amax(0)
+    lses = [lse.to(working_dtype(lse)) for lse in problem.lses]
+    top = torch.stack([lse.detach() for lse in lses]).amax(0)
     top = top.masked_fill(top == float("-inf"), 0.0)
     numerator, total = torch.zeros_like(first, dtype=working_dtype(first)), torch.zeros_like(top)
-    for out, lse in zip(problem.outs, problem.lses):
+    for out, lse in zip(problem.outs, lses):
         weight = (lse - top).exp()
         numerator, total = numerator + weight[..., None] * out, total + weight
     empty = total == 0
@@ -85,12 +86,13 @@ def _define(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 def _merge(problem: Problem) -> tuple[Tensor, Tensor]:
-    lses = torch.stack(problem.lses)
+    lses = torch.stack([lse.to(working_dtype(lse)) for lse in problem.lses])
     # finite where nothing was seen: a softmax of nothing but -inf is NaN, and so are its gradients
     empty = (lses == float("-inf")).all(0)
     lses = lses.masked_fill(empty, 0.0)
     weights = lses.softmax(0).masked_fill(empty, 0.0)
-    out = (weights[..., None] * torch.stack(problem.outs)).sum(0).to(problem.outs[0].dtype)
+    with full_precision(lses):
+        out = (weights[..., None] * torch.stack(problem.outs)).sum(0).to(problem.outs[0].dtype)
     return out, lses.logsumexp(0).masked_fill(empty, float("-inf"))
 
 

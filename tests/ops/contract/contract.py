@@ -1,4 +1,4 @@
-"""What an operator registers, once, to be held to all laws of `test_contract.py`."""
+"""What an operator registers, once, to be held to all laws beside this file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attensor.ops import OPERATORS
 
-__all__ = ["CONTRACTS", "Case", "Contract", "Inputs", "normal", "register", "weighted"]
+__all__ = ["CONTRACTS", "Case", "Contract", "Inputs", "normal", "register"]
 
 CONTRACTS: dict[str, Contract] = {}
 
@@ -27,8 +27,8 @@ class Inputs:
     def floats(self) -> dict[str, Tensor]:
         return {name: x for name, x in self.tensors.items() if x.is_floating_point()}
 
-    def replaced(self, tensors: Mapping[str, Tensor]) -> Inputs:
-        return Inputs({**self.tensors, **tensors}, self.options)
+    def replaced(self, tensors: Mapping[str, Tensor], **options: Any) -> Inputs:
+        return Inputs({**self.tensors, **tensors}, {**self.options, **options})
 
     def to(self, dtype: torch.dtype) -> Inputs:
         return self.replaced({name: x.to(dtype) for name, x in self.floats.items()})
@@ -46,10 +46,14 @@ class Contract:
         reference: its definition, with the same arguments.
         cases: name -> inputs; the first is small and plain, and stands for all where a law is slow.
         batch: tensor -> dimension of its batch; those without one are not named.
-        tokens: tensor -> dimension of its tokens, where sequences can be packed with `cu_seqlens`; empty otherwise.
+        tokens: tensor -> dimension of its tokens (where it has that many), if sequences can be packed by `cu_seqlens`.
         per_sequence: tensors with a row for each packed sequence.
-        outputs: result -> the tensors in it.
-        flops: inputs of the first case -> useful floating-point operations; None: the operator has no kernel to count.
+        packing: options of a packed call.
+        state: the tensor in which a sequence goes on from the second result of its first part, if there is one.
+        whole: cases whose sequences can neither be packed nor cut.
+        causal: case -> how much of a later token may be seen before it: rounding of transforms, or 0 for no bit.
+        dtype_of: the tensor whose dtype the first result has; further ones are in float32 at least.
+        flops: inputs and form -> useful floating-point operations forward and backward; None: torch counts products.
         float_error, half_error: relative root-mean-square errors allowed in float32 and bfloat16.
     """
 
@@ -60,7 +64,12 @@ class Contract:
     batch: dict[str, int] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     per_sequence: tuple[str, ...] = ()
-    flops: Callable[[Inputs], int] | None = None
+    packing: dict[str, Any] = field(default_factory=dict)
+    state: str = ""
+    whole: tuple[str, ...] = ()
+    causal: dict[str, float] = field(default_factory=dict)
+    dtype_of: str = "v"
+    flops: Callable[[Inputs, str], tuple[int, int | None] | None] = lambda inputs, form: None
     float_error: float = 1e-5
     half_error: float = 3e-2
 
@@ -75,6 +84,11 @@ class Contract:
         result = function(**inputs.tensors, **inputs.options)
         return [result] if isinstance(result, Tensor) else [x for x in result if x is not None]
 
+    def cut(self, inputs: Inputs, start: int, stop: int) -> Inputs:
+        """The tokens from `start` up to `stop`."""
+        named = {name: x for name, x in inputs.tensors.items() if name in self.tokens and x.ndim > self.tokens[name]}
+        return inputs.replaced({name: x.narrow(self.tokens[name], start, stop - start) for name, x in named.items()})
+
 
 def register(contract: Contract) -> None:
     """Hold an operator to the laws."""
@@ -84,12 +98,3 @@ def register(contract: Contract) -> None:
 def normal(*shape: int, seed: int = 0) -> Tensor:
     """Normal numbers in float64."""
     return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + sum(shape)))
-
-
-def weighted(tensors: list[Tensor]) -> Tensor:
-    """A loss of uneven weights: a plain sum hides transposed gradients. Rows that see nothing (-inf) do not count."""
-    total = torch.zeros((), dtype=torch.float64)
-    for number, x in enumerate(tensors):
-        weights = torch.linspace(-1, 1, x.numel(), dtype=torch.float64).view(x.shape) + 0.3 + number
-        total = total + (torch.where(x.isfinite(), x, 0.0).double() * weights).sum()
-    return total

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attensor.ops._checks import scale_of
 from attensor.ops._kernel import Tensors
+from attensor.ops._precision import full_precision
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
 from attensor.ops.neighborhood_attention.neighborhood import Axis
 from attensor.ops.neighborhood_attention.reference import Problem
@@ -22,7 +23,8 @@ __all__ = ["neighborhood_attention_torch"]
 
 def neighborhood_attention_torch(problem: Problem) -> Attended:
     """See `neighborhood_attention`."""
-    out, lse = _grouped(problem.axes, scale_of(problem.q, problem.scale), problem.tensors)
+    with full_precision(problem.q):
+        out, lse = _grouped(problem.axes, scale_of(problem.q, problem.scale), problem.tensors)
     return (out, lse) if problem.return_lse else out
 
 

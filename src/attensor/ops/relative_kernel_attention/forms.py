@@ -127,6 +127,7 @@ def _ratio(x: Operands, geometry: Geometry, algorithm: str | None, backend: str)
 
 def _one_query(x: Operands) -> Tensor:
     """Decoding: nothing is gained by tiles, which would copy keys and values."""
-    weights = torch.matmul(x.q, x.k.mT) * x.coefficients[:, None]  # [B, H, 1, Tk]
-    total = weights.sum(-1, keepdim=True)
-    return torch.matmul(weights, x.v) / torch.where(total > 0, total, 1.0)
+    with full_precision(x.q):
+        weights = torch.matmul(x.q, x.k.mT) * x.coefficients[:, None]  # [B, H, 1, Tk]
+        total = weights.sum(-1, keepdim=True)
+        return torch.matmul(weights, x.v) / torch.where(total > 0, total, 1.0)

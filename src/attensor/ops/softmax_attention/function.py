@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.ops._kernel import Tensors, differentiable, is_direct, register
-from attensor.ops._precision import working_dtype
+from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.softmax_attention.fold import Fold, with_unit_stride
 from attensor.ops.softmax_attention.reference import additive_mask, dense, row_blocks
 
@@ -142,7 +142,11 @@ _kernel_backward = register(
 
 
 def _forward(tensors: Tensors, options: Options, keep: bool) -> tuple[Tensor, Tensor]:
-    found: tuple[Tensor, Tensor] = _kernel(*tensors, options.scale, options.is_causal)
+    q, k, v, mask = tensors
+    if q is None:
+        raise TypeError("softmax_attention: q is a tensor.")
+    with full_precision(q):
+        found: tuple[Tensor, Tensor] = _kernel(q, k, v, mask, options.scale, options.is_causal)
     return found
 
 
@@ -153,8 +157,9 @@ def _backward(
     if _loses_digits(lse):
         return _by_definition(tensors, grads, options, needs)
     grad_out = torch.zeros_like(out) if grads[0] is None else grads[0].to(out.dtype)
-    found = _kernel_backward(*tensors, out, lse, grad_out, grads[1], options.scale, options.is_causal)
-    of_mask = _of_mask(tensors, kept, grad_out, grads[1], options) if needs[3] else None
+    with full_precision(out):
+        found = _kernel_backward(*tensors, out, lse, grad_out, grads[1], options.scale, options.is_causal)
+        of_mask = _of_mask(tensors, kept, grad_out, grads[1], options) if needs[3] else None
     return *(g if needed else None for g, needed in zip(found, needs)), of_mask
 
 

@@ -15,6 +15,10 @@ register(
             "line": lambda: Inputs({"coefficients": normal(3, 11), "x": normal(2, 3, 5)}),
             "causal": lambda: Inputs({"coefficients": normal(9), "x": normal(2, 5)}, {"is_causal": True}),
             "grid": lambda: Inputs({"coefficients": normal(5, 9), "x": normal(2, 3, 4)}, {"space_dims": 2}),
+            "many outputs": lambda: Inputs({"coefficients": normal(3, 27), "x": normal(2, 1, 17)}),
+            "one number": lambda: Inputs({"coefficients": normal(1), "x": normal(2, 1)}),
+            "one output": lambda: Inputs({"coefficients": normal(11), "x": normal(3, 11)}),
         },
+        dtype_of="x",
     )
 )

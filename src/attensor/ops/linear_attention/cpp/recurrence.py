@@ -76,7 +76,7 @@ def _run(
         if x.stride(3) != 1 or x.dtype not in STORAGE or x.is_neg():
             given[name] = readable(x)
     if initial_state is not None:
-        states["initial_state"] = initial_state.to(dtype).contiguous()
+        states["initial_state"] = initial_state.to(dtype).resolve_neg().contiguous()
     if cu_seqlens is not None:
         states["cu_seqlens"] = cu_seqlens.long().contiguous()
     views = [number for name in _TENSORS.split() for number in _view(given.get(name))]
@@ -143,7 +143,7 @@ def _backward(
     q, k, v, log_decay, *_rest = inputs
     grads = {f"grad_{name}": _new_tokens(inputs, x) for name, x in zip("qkv", (q, k, v))}
     dtype = WORKING[q.dtype, v.dtype]
-    states = {"checkpoints": kept, "grad_final": grad_final.to(dtype).contiguous()}
+    states = {"checkpoints": kept, "grad_final": grad_final.to(dtype).resolve_neg().contiguous()}
     states["grad_initial"] = _new(inputs, tuple(grad_final.shape))
     of_decay = None
     if decay_gradient and log_decay is not None:

@@ -36,7 +36,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor]:
     (batch, heads, key_dim), value_dim = q.shape, v.shape[2]
     dtype = working_dtype(q, v)
-    old = state.to(dtype).contiguous()
+    old = state.to(dtype).resolve_neg().contiguous()
     new = torch.empty_like(old)
     out = v.new_empty(batch, heads, value_dim, dtype=dtype)
     given = {"q": q, "k": k, "v": v, "log_decay": log_decay, "out": out}
