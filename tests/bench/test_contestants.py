@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, Contest, Contestant, Peer
-from attensor.bench.contestants import decode, linear, linear_gpu_peers, linear_problem, neighborhood, relative, softmax
+from attensor.bench.contestants import decode, linear, linear_peers, linear_problem, neighborhood, relative, softmax
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import LinearProblem
 from attensor.bench.contestants.relative import RelativeProblem
@@ -87,14 +87,11 @@ def test_files_of_unusual_sizes_are_told_apart() -> None:
     assert [relative.bench(options).suffix for options in (BenchRelative(), RELATIVE)] == ["", "-h2"]
 
 
-def test_peers_are_chosen_by_name_and_lengths_divide_tokens() -> None:
-    bench = linear.bench(replace(LINEAR, peers=("sdpa",), lengths=(128, 100, 64, 128)))
-    assert {peer.name for peer in bench.peers} == {"ours", "sdpa"}
+def test_lengths_divide_tokens() -> None:
+    bench = linear.bench(replace(LINEAR, lengths=(128, 100, 64, 128)))
     assert [(cell.mode, cell.problems[0].size) for cell in bench.cells[:4]] == [
         (mode, (256, length)) for length in (64, 128) for mode in ("forward", "training")
     ]
-    with pytest.raises(ValueError, match=r"--peers: unknown 'mine'; choose from all, ours, .*mamba-ssm"):
-        linear.bench(replace(LINEAR, peers=("mine",)))
     with pytest.raises(ValueError, match=r"none of the lengths \[128\] divides 100 tokens"):
         linear.bench(replace(LINEAR, tokens=(100,)))
 
@@ -206,7 +203,7 @@ FAMILIES = ("linear_attn", "simple_gla", "gla")
 KERNELS = SimpleNamespace(
     mamba_chunk_scan_combined=mamba,
     lightning_attn_func=lightning,
-    flash_attn_func=lambda q, k, v, causal: linear_gpu_peers.sdpa(q, k, v),
+    flash_attn_func=lambda q, k, v, causal: linear_peers.sdpa(q, k, v, is_causal=causal),
     **{
         f"{how}_{family}": fla
         for how in ("chunk", "fused_recurrent")
@@ -218,15 +215,15 @@ KERNELS = SimpleNamespace(
 @pytest.mark.parametrize("name", ["fla-chunk", "fla-recurrent", "lightning-attn", "mamba-ssm", "flash-attn"])
 def test_gpu_kernels_are_given_the_same_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what their documentation defines in their place, their inputs make the function that ours computes."""
-    monkeypatch.setattr(linear_gpu_peers, "load_for_gpu", lambda device, module, package: KERNELS)
-    peers = [by_name(linear_problem.PEERS, OURS), by_name(linear_problem.PEERS, name)]
+    monkeypatch.setattr(linear_peers, "load", lambda module, package, device: KERNELS)
+    peers = [by_name(linear_peers.PEERS, OURS), by_name(linear_peers.PEERS, name)]
     held = Contest(peers)
     held.check(LinearProblem(kind, 2, 128, 3, 16) for kind in peers[1].kinds)
     checks = [check for check in held.checks if check.peer == name]
     assert [check.kind for check in checks] == list(peers[1].kinds)
     assert all(check.max_error is not None and check.max_error < 1e-4 for check in checks), checks
     for kind in peers[1].kinds:
-        contestant: Contestant = peers[1].build(LinearProblem(kind, 1, 8, 3, 16))
+        contestant: Contestant = peers[1].build(peers[1].sees(LinearProblem(kind, 1, 8, 3, 16)))
         call: Callable[[], Any] = contestant.call("training")
         grads = call()
         assert len(grads) == (4 if kind in ("scalar", "channel") and name != "flash-attn" else 3)

@@ -30,14 +30,11 @@ class Toy(Problem):
     size = property(lambda self: (self.length,))
     tokens = property(lambda self: self.length)
     input_bytes = property(lambda self: 4 * self.length)
+    shapes = property(lambda self: [(self.length,), (self.length,)])
 
     def plain(self) -> Toy:
         """Others know nothing of the factor."""
         return replace(self, factor=0.0)
-
-    def contestant(self, function: Callable[[Tensor], Tensor]) -> Contestant:
-        """`function` of x."""
-        return Contestant.of(function, [self.leaf(self.length, seed=0)], self.draw(self.length, seed=1))
 
 
 def product(problem: Toy, error: float = 1.0) -> Contestant:

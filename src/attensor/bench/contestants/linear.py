@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from attensor.bench.contest import OURS, Cell, Problem
+from attensor.bench.contest import Cell, Problem
 from attensor.bench.contestants import decode
-from attensor.bench.contestants import linear_gpu_peers as linear_gpu_peers  # enters its peers
-from attensor.bench.contestants import linear_peers as linear_peers  # enters its peers
-from attensor.bench.contestants.linear_problem import PEERS, LinearProblem
+from attensor.bench.contestants.linear_peers import PEERS
+from attensor.bench.contestants.linear_problem import LinearProblem
 from attensor.bench.hold import Bench
 
 if TYPE_CHECKING:
@@ -29,15 +28,8 @@ def bench(options: BenchLinear) -> Bench:
     """The contest of the options.
 
     Raises:
-        ValueError: an unknown name of a peer, or no length that divides a number of tokens.
+        ValueError: no length divides a number of tokens.
     """
-    every = [*PEERS, *decode.PEERS]
-    names = ["all", *dict.fromkeys(peer.name for peer in every)]
-    unknown = [name for name in options.peers if name not in names]
-    if unknown:
-        given = ", ".join(map(repr, unknown))
-        raise ValueError(f"bench linear: --peers: unknown {given}; choose from {', '.join(names)}.")
-    peers = [peer for peer in every if "all" in options.peers or peer.name in (OURS, *options.peers)]
     cells, small = list(_cells(options)), list[Problem]()
     if {"forward", "training"} & set(options.modes):
         small += _variants(options, 2, 128)
@@ -47,7 +39,7 @@ def bench(options: BenchLinear) -> Bench:
         cells.append(Cell("decode", tokens))
     is_usual = (options.num_heads, options.head_dim) == (2, 64)
     suffix = "" if is_usual else f"-h{options.num_heads}-d{options.head_dim}"
-    return Bench(peers, small, cells, HOW_TO_READ, suffix)
+    return Bench([*PEERS, *decode.PEERS], small, cells, HOW_TO_READ, suffix)
 
 
 def _cells(options: BenchLinear) -> Iterator[Cell]:

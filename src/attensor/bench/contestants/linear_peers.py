@@ -1,43 +1,50 @@
-"""Who takes part: small functions that turn a problem into a contestant, or say why they cannot.
-
-Peers that need a GPU are in `linear_gpu_peers`.
-"""
+"""The peers of linear attention: small functions that turn a problem into a contestant, or say why they cannot."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from attensor.bench.apart import LeftOut
-from attensor.bench.contest import OURS, Contestant, reference
+from attensor.bench.contest import OURS, Contestant, Peer
+from attensor.bench.contestants.decode import MINIMAX, minimax_layer
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import (
     OPERATOR_VARIANTS,
     VARIANTS,
     LinearProblem,
     chunked,
-    enter,
     quadratic,
     recurrent,
 )
-from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, fla_naive, heads_first, load
-from attensor.nn import LightningAttention
+from attensor.bench.contestants.packages import FLEX, causal_blocks, fla_naive, flex, heads_first, load, sdpa
 from attensor.ops import Denominator, backend, kernel_attention, linear_attention, softmax_attention
 
-__all__ = ["MINIMAX", "SOFTMAX", "minimax_layer", "sdpa"]
-
-MINIMAX = "transformers.models.minimax.modeling_minimax"
+__all__ = ["PEERS"]
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """PyTorch's causal softmax attention, heads last."""
-    return heads_first(partial(F.scaled_dot_product_attention, is_causal=True))(q, k, v)
+def _ours(problem: LinearProblem) -> Contestant:
+    if problem.variant == "layer":
+        return problem.layer_contestant(problem.layer, problem.layer)
+    decay = problem.log_decay
+    if problem.variant == "denominator":
+        divide = Denominator()
+        return problem.contestant(lambda q, k, v: kernel_attention(q, k, v, denominator=divide)[0])
+    return problem.contestant(lambda q, k, v, *_: linear_attention(q, k, v, log_decay=decay)[0])
+
+
+def _ours_torch(problem: LinearProblem) -> Contestant:
+    ours = _ours(problem)
+    return replace(ours, function=backend("torch")(ours.function))
+
+
+def _ours_la1(problem: LinearProblem) -> Contestant:
+    decay, scale = problem.log_decay, problem.head_dim**-0.5
+    return problem.contestant(lambda q, k, v: left_product(q * scale, k, v, decay))
 
 
 def _softmax_reference(problem: LinearProblem) -> Tensor:
@@ -46,64 +53,27 @@ def _softmax_reference(problem: LinearProblem) -> Tensor:
     return out
 
 
-SOFTMAX: dict[str, Any] = {"computes": "softmax attention, same sizes", "reference": _softmax_reference}
-
-
-def _ours(problem: LinearProblem) -> Contestant:
-    if problem.variant == "layer":
-        return problem.layer_contestant(problem.layer, problem.layer)
-    decay = problem.log_decay
-    divide = Denominator() if problem.variant == "denominator" else None
-    if divide is not None:
-        return problem.contestant(lambda q, k, v, *_: kernel_attention(q, k, v, log_decay=decay, denominator=divide)[0])
-    return problem.contestant(lambda q, k, v, *_: linear_attention(q, k, v, log_decay=decay)[0])
-
-
-enter(OURS, chunked, tuple(VARIANTS), packages=("attensor",), reference=reference(_ours))(_ours)
-
-
-@enter("ours-torch", chunked, (*OPERATOR_VARIANTS, "denominator"))
-def _ours_torch(problem: LinearProblem) -> Contestant:
-    ours = _ours(problem)
-
-    def forward() -> Tensor:
-        with backend("torch"):
-            return ours.forward()
-
-    return replace(ours, forward=forward)
-
-
-@enter("ours-la1", quadratic, ("none", "constant"))
-def _ours_la1(problem: LinearProblem) -> Contestant:
-    decay, scale = problem.log_decay, problem.head_dim**-0.5
-    return problem.contestant(lambda q, k, v: left_product(q * scale, k, v, decay))
-
-
-@enter("sdpa", quadratic, OPERATOR_VARIANTS, packages=("torch",), **SOFTMAX)
 def _sdpa(problem: LinearProblem) -> Contestant:
-    return problem.contestant(sdpa, problem.qkv)
+    return problem.contestant(partial(sdpa, is_causal=True))
 
 
-@enter(
-    "flex",
-    quadratic,
-    OPERATOR_VARIANTS,
-    packages=("torch",),
-    **SOFTMAX,
-    compiles=True,
-    no_backward=FLEX_HAS_NO_BACKWARD,
-)
+def _sdpa_flash(problem: LinearProblem) -> Contestant:
+    if problem.device == "cpu":
+        raise LeftOut("needs a GPU")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    return problem.contestant(sdpa_kernel(SDPBackend.FLASH_ATTENTION)(partial(sdpa, is_causal=True)))
+
+
+def _flash_attn(problem: LinearProblem) -> Contestant:
+    module = load("flash_attn", "flash-attn", problem.device)
+    return problem.contestant(partial(module.flash_attn_func, causal=True))
+
+
 def _flex(problem: LinearProblem) -> Contestant:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    compiled = torch.compile(flex_attention, fullgraph=True)
-    mask = causal_blocks(problem.length, problem.device)
-    # on a CPU it refuses whatever could be differentiated, even where nothing is
-    inputs = (x.detach() for x in problem.qkv) if problem.device == "cpu" else problem.qkv
-    return problem.contestant(heads_first(partial(compiled, block_mask=mask)), inputs)
+    return problem.contestant(flex(block_mask=causal_blocks(problem.length, problem.device)))
 
 
-@enter("fla-chunk-naive", chunked, ("none", "constant", "scalar"), packages=("fla-core",))
 def _fla_chunk_naive(problem: LinearProblem) -> Contestant:
     module = fla_naive("linear_attn" if problem.variant == "none" else "simple_gla")
     if problem.variant == "none":
@@ -114,58 +84,95 @@ def _fla_chunk_naive(problem: LinearProblem) -> Contestant:
     return problem.contestant(lambda q, k, v, *_: module.naive_chunk_simple_gla(q, k, v, gates)[0])
 
 
-# the loop costs the same whatever the decay
-@enter("fla-recurrent-naive", recurrent, ("constant", "channel"), packages=("fla-core",))
 def _fla_recurrent_naive(problem: LinearProblem) -> Contestant:
     family = "gla" if problem.variant == "channel" else "simple_gla"
-    module = fla_naive(family)
-    function, gates = getattr(module, f"naive_recurrent_{family}"), _per_token(problem)
+    function, gates = getattr(fla_naive(family), f"naive_recurrent_{family}"), _per_token(problem)
     return problem.contestant(lambda q, k, v, *_: function(q, k, v, gates)[0])
+
+
+def _decay(problem: LinearProblem) -> Tensor:
+    if problem.log_decay is None:
+        raise LeftOut("wants a decay")
+    return problem.log_decay
 
 
 def _per_token(problem: LinearProblem) -> Tensor:
     """The decay as [B, T, H] or [B, T, H, K], which is how fla takes a constant one too."""
-    decay = problem.log_decay
-    if decay is None:
-        raise ValueError(f"bench linear: the variant {problem.variant!r} has no decay.")
+    decay = _decay(problem)
     return decay.expand(problem.batch, problem.length, -1) if decay.dim() == 1 else decay
 
 
-@enter("performer", recurrent, ("denominator",), packages=("performer-pytorch",))
+def _fla(problem: LinearProblem, schedule: str) -> Contestant:
+    """fla's kernel of that schedule for the variant."""
+    family = {"none": "linear_attn", "channel": "gla"}.get(problem.variant, "simple_gla")
+    kernel = getattr(load(f"fla.ops.{family}", "fla-core", problem.device), f"{schedule}_{family}")
+    constant: dict[str, Any] = {"none": {"normalize": False}, "constant": {"g_gamma": problem.log_decay}}
+    options = constant.get(problem.variant, {})
+    return problem.contestant(lambda *tensors: kernel(*tensors, **options)[0])
+
+
+def _lightning_attn(problem: LinearProblem) -> Contestant:
+    kernel = load("lightning_attn.ops", "lightning-attn", problem.device).lightning_attn_func
+    slopes, scale = -_decay(problem).view(-1, 1, 1), problem.head_dim**-0.5
+
+    def attend(*tensors: Tensor) -> Tensor:
+        # its kernels want dense [B, H, T, D]
+        out: Tensor = kernel(*(x.contiguous() for x in tensors), slopes)
+        return out
+
+    # it has no scale of its own
+    return problem.contestant(lambda q, k, v: heads_first(attend)(q * scale, k, v))
+
+
+def _mamba_ssm(problem: LinearProblem) -> Contestant:
+    """Mamba-2's scan with A = -1 and dt = -log decay, which also multiplies its input: that is divided by dt before."""
+    module = load("mamba_ssm.ops.triton.ssd_combined", "mamba-ssm", problem.device)
+    q, k, v = (x.detach() for x in problem.qkv)
+    step = -_decay(problem).detach().expand(problem.batch, problem.length, -1).contiguous()
+    rate = -torch.ones(problem.num_heads, device=problem.device)
+    inputs = (v / step[..., None]).to(v.dtype), k, q * problem.head_dim**-0.5
+    # a constant decay is not differentiated anywhere
+    steps = () if problem.variant == "constant" else (step,)
+
+    def attend(x: Tensor, k: Tensor, q: Tensor, step: Tensor = step) -> Tensor:
+        out: Tensor = module.mamba_chunk_scan_combined(x, step, rate, k, q, chunk_size=128)
+        return out
+
+    return Contestant(attend, tuple(leaf.requires_grad_() for leaf in (*inputs, *steps)), problem.upstream)
+
+
 def _performer(problem: LinearProblem) -> Contestant:
     module = load("performer_pytorch.performer_pytorch", "performer-pytorch")
     return problem.contestant(heads_first(module.causal_linear_attention_noncuda))
 
 
-@enter("minimax", chunked, ("layer",), packages=("transformers",))
 def _minimax(problem: LinearProblem) -> Contestant:
-    module = load(MINIMAX, "transformers")
-    layer = minimax_layer(module, problem.layer)
+    layer = minimax_layer(load(MINIMAX, "transformers"), problem.layer)
     return problem.layer_contestant(layer, lambda hidden: layer(hidden, None, None)[0])
 
 
-def minimax_layer(module: ModuleType, ours: LightningAttention) -> nn.Module:
-    """transformers' MiniMax lightning layer with the weights of ours.
-
-    Args:
-        module: the one named `MINIMAX`.
-        ours: the only layer of its stack.
-    """
-    config = module.MiniMaxConfig(
-        hidden_size=ours.hidden_size,
-        num_attention_heads=ours.num_heads,
-        num_key_value_heads=ours.num_heads,
-        num_hidden_layers=1,
-        layer_types=["linear_attention"],
-    )
-    weight = ours.q_proj.weight
-    layer: nn.Module = module.MiniMaxLightningAttention(config, 0).to(weight.device, weight.dtype)
-    heads = (ours.num_heads, -1, ours.hidden_size)
-    by_head = [project.weight.detach().view(heads) for project in (ours.q_proj, ours.k_proj, ours.v_proj)]
-    weights = {
-        "qkv_proj.weight": torch.cat(by_head, 1).flatten(0, 1),  # q, k, v of head 0, then of head 1
-        "out_proj.weight": ours.o_proj.weight.detach(),
-        "output_gate.weight": ours.g_proj.weight.detach(),
-    }
-    layer.load_state_dict(weights, strict=False)  # its norm has weight 1, as ours
-    return layer
+_SOFTMAX: dict[str, Any] = {
+    "flops": quadratic,
+    "kinds": OPERATOR_VARIANTS,
+    "computes": "softmax attention, same sizes",
+    "reference": _softmax_reference,
+}
+_FLA: dict[str, Any] = {"kinds": OPERATOR_VARIANTS, "packages": ("fla-core", "triton")}
+PEERS = (
+    Peer(OURS, _ours, chunked, tuple(VARIANTS), packages=("attensor",)),
+    Peer("ours-torch", _ours_torch, chunked, (*OPERATOR_VARIANTS, "denominator")),
+    Peer("ours-la1", _ours_la1, quadratic, ("none", "constant")),
+    Peer("sdpa", _sdpa, packages=("torch",), **_SOFTMAX),
+    Peer("flex", _flex, packages=("torch",), **FLEX, **_SOFTMAX),
+    Peer("fla-chunk-naive", _fla_chunk_naive, chunked, ("none", "constant", "scalar"), packages=("fla-core",)),
+    # the loop costs the same whatever the decay
+    Peer("fla-recurrent-naive", _fla_recurrent_naive, recurrent, ("constant", "channel"), packages=("fla-core",)),
+    Peer("performer", _performer, recurrent, ("denominator",), packages=("performer-pytorch",)),
+    Peer("minimax", _minimax, chunked, ("layer",), packages=("transformers",)),
+    Peer("sdpa-flash", _sdpa_flash, packages=("torch",), **_SOFTMAX),
+    Peer("flash-attn", _flash_attn, packages=("flash-attn",), **_SOFTMAX),
+    Peer("fla-chunk", partial(_fla, schedule="chunk"), chunked, **_FLA),
+    Peer("fla-recurrent", partial(_fla, schedule="fused_recurrent"), recurrent, **_FLA),
+    Peer("lightning-attn", _lightning_attn, chunked, ("constant",), packages=("lightning-attn", "triton")),
+    Peer("mamba-ssm", _mamba_ssm, chunked, ("constant", "scalar"), packages=("mamba-ssm", "triton")),
+)

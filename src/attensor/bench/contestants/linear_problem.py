@@ -1,21 +1,20 @@
-"""Linear attention at one size, in one variant: inputs, the work in it, and the list of its peers."""
+"""Linear attention at one size, in one variant: inputs, and the work in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.bench.contest import Contestant, Peer, Problem
+from attensor.bench.contest import Contestant, Problem
 from attensor.nn import LightningAttention
 from attensor.nn.lightning import decay_slopes
 
-__all__ = ["OPERATOR_VARIANTS", "PEERS", "VARIANTS", "LinearProblem", "chunked", "enter", "quadratic", "recurrent"]
+__all__ = ["OPERATOR_VARIANTS", "VARIANTS", "LinearProblem", "chunked", "quadratic", "recurrent"]
 
 VARIANTS = {
     "none": "no decay",
@@ -50,11 +49,12 @@ class LinearProblem(Problem):
     hidden_size = property(lambda self: self.num_heads * self.head_dim)
     input_bytes = property(lambda self: 3 * self.tokens * self.hidden_size * self.dtype.itemsize)
 
-    @property
-    def title(self) -> str:
-        """Variant, tokens, heads and dtype."""
-        sizes = f"H{self.num_heads} K{self.head_dim} V{self.head_dim}, {str(self.dtype).partition('.')[2]}"
-        return f"{VARIANTS[self.variant]}: {self.tokens} tokens a call, {sizes}"
+    title = property(
+        lambda self: (
+            f"{VARIANTS[self.variant]}: {self.tokens} tokens a call, H{self.num_heads} K{self.head_dim} "
+            f"V{self.head_dim}, {str(self.dtype).partition('.')[2]}"
+        )
+    )
 
     def plain(self) -> LinearProblem:
         """Without a decay, of which softmax attention knows nothing."""
@@ -88,32 +88,18 @@ class LinearProblem(Problem):
         """Gradient of the output."""
         return self._tokens(3, *((self.hidden_size,) if self.variant == "layer" else (self.num_heads, self.head_dim)))
 
-    def contestant(self, function: Callable[..., Tensor], leaves: Iterable[Tensor] = ()) -> Contestant:
-        """`function` of q, k, v and the gates that depend on the token, or of `leaves`."""
+    def contestant(self, function: Callable[..., Tensor]) -> Contestant:
+        """`function` of q, k, v and the gates that depend on the token."""
         gates = [self.log_decay] if self.log_decay is not None and self.log_decay.requires_grad else []
-        return Contestant.of(function, tuple(leaves) or (*self.qkv, *gates), self.upstream)
+        return Contestant(function, (*self.qkv, *gates), self.upstream)
 
     def layer_contestant(self, layer: nn.Module, call: Callable[[Tensor], Tensor]) -> Contestant:
         """A layer applied to hidden states [B, T, C], differentiated for them and for its weights."""
         hidden = self._tokens(0, self.hidden_size).detach().requires_grad_()
-        return Contestant(lambda: call(hidden), (hidden, *layer.parameters()), self.upstream)
+        return Contestant(lambda x, *weights: call(x), (hidden, *layer.parameters()), self.upstream)
 
     def _tokens(self, seed: int, *trailing: int) -> Tensor:
         return self.draw(self.batch, self.length, *trailing, seed=1000 * self.length + seed)
-
-
-PEERS: list[Peer] = []
-Build = Callable[[LinearProblem], Contestant]
-
-
-def enter(name: str, flops: Callable[[Any], float], kinds: tuple[str, ...], **traits: Any) -> Callable[[Build], Build]:
-    """Enter the decorated function into the peers; see `Peer` for the arguments."""
-
-    def put(build: Build) -> Build:
-        PEERS.append(Peer(name, build, flops, kinds, **traits))
-        return build
-
-    return put
 
 
 def chunked(problem: LinearProblem) -> float:
