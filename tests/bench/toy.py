@@ -15,7 +15,8 @@ from torch import Tensor
 from attensor.bench.apart import LeftOut
 from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, Row
 from attensor.bench.hold import Bench
-from attensor.bench.memory import total_bytes
+
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def holding(problem: Toy) -> Contestant:
 
 def greedy(problem: Toy) -> Contestant:
     """More than half of the machine's memory, none of it touched."""
-    return problem.contestant(lambda x: torch.empty(6 * (total_bytes() or 0) // 10, dtype=torch.uint8))
+    return problem.contestant(lambda x: torch.empty(6 * MEMORY // 10, dtype=torch.uint8))
 
 
 def square(problem: Toy) -> Contestant:

@@ -57,13 +57,9 @@ class Problem:
     label = property(lambda self: str(self.size[-1]))
     tokens = property(lambda self: 0)
     input_bytes = property(lambda self: 0)
+    shapes = property(lambda self: ())
     tolerance = property(lambda self: 1e-3 if self.device == "cpu" else 5e-2)
     dtype = property(lambda self: torch.float32 if self.device == "cpu" else torch.bfloat16)
-
-    @property
-    def shapes(self) -> Sequence[tuple[int, ...]]:
-        """See above."""
-        raise NotImplementedError
 
     def plain(self) -> Self:
         """The problem as others see it, who compute another function; they are timed once for all that look alike."""

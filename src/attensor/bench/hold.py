@@ -15,8 +15,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
 from attensor.bench.machine import describe, torch_threads
-from attensor.bench.tables import check_table, measure_tables, publish, summary_table
+from attensor.bench.tables import Table, check_table, measure_tables, summary_table
 from attensor.errors import BackendError
+from attensor.files import write_json, write_text
 
 if TYPE_CHECKING:
     from attensor.commands.bench import BenchOptions
@@ -68,23 +69,25 @@ def hold(
         machine = describe(*(package for peer in peers for package in peer.packages), device=options.device)
         contest = Contest(peers, rounds=options.rounds, budget=options.budget, tick=tick)
         rows, interruption = _run(contest, bench)
-    checks = contest.checks
-    publish(
-        name + "-quick" * options.quick + "-partial" * bool(interruption) + bench.suffix,
-        [check_table(checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)],
-        machine | {"complete": "no, interrupted" if interruption else "yes"},
-        folder=folder if options.save else None,
-        console=console,
-        device=options.device,
-        data={
+    machine["complete"] = "no, interrupted" if interruption else "yes"
+    tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)]
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
+    for table in tables:
+        console.print(table.rich())
+    if options.save:
+        name += "-quick" * options.quick + "-partial" * bool(interruption) + bench.suffix
+        path = folder / f"{machine['date']}-{name}-{options.device}.md"
+        data = {
+            "machine": machine,
             "options": asdict(options),
-            "checks": [asdict(check) for check in checks],
+            "checks": [asdict(check) for check in contest.checks],
             "rows": [asdict(row) | {"kind": row.problem.kind} for row in rows],
-        },
-    )
+        }
+        _keep(path, f"attensor bench {name}", tables, data)
+        console.print(f"written to {path}")
     if interruption:
         raise interruption
-    failed = [check.reason for check in checks if check.peer == OURS]
+    failed = [check.reason for check in contest.checks if check.peer == OURS]
     return int(any([*failed, *(row.skipped for row in rows if row.peer == OURS)]))
 
 
@@ -98,6 +101,16 @@ def _run(contest: Contest, bench: Bench) -> tuple[list[Row], KeyboardInterrupt |
     except KeyboardInterrupt as error:
         return rows, error
     return rows, None
+
+
+def _keep(path: Path, title: str, tables: Sequence[Table], data: dict[str, Any]) -> None:
+    """The tables as Markdown, and beside it the same figures for programs."""
+    facts = "\n".join(f"- {key}: {value}" for key, value in data["machine"].items())
+    body = "\n".join(table.markdown() for table in tables)
+    elsewhere = "\n## GPU\n\nNot yet measured.\n" if data["options"]["device"] == "cpu" else ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f"# {title}\n\n{facts}\n\n{body}{elsewhere}")
+    write_json(path.with_suffix(".json"), data)
 
 
 def _chosen(name: str, peers: Sequence[Peer], chosen: Sequence[str]) -> list[Peer]:
