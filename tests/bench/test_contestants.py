@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, Contest, Contestant, Peer
-from attensor.bench.contestants import decode, linear, linear_peers, linear_problem, neighborhood, relative, softmax
+from attensor.bench.contestants import decode, linear, linear_problem, neighborhood, relative, softmax
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import LinearProblem
 from attensor.bench.contestants.relative import RelativeProblem
@@ -203,7 +203,7 @@ FAMILIES = ("linear_attn", "simple_gla", "gla")
 KERNELS = SimpleNamespace(
     mamba_chunk_scan_combined=mamba,
     lightning_attn_func=lightning,
-    flash_attn_func=lambda q, k, v, causal: linear_peers.sdpa(q, k, v, is_causal=causal),
+    flash_attn_func=lambda q, k, v, causal: linear.sdpa(q, k, v, is_causal=causal),
     **{
         f"{how}_{family}": fla
         for how in ("chunk", "fused_recurrent")
@@ -215,8 +215,8 @@ KERNELS = SimpleNamespace(
 @pytest.mark.parametrize("name", ["fla-chunk", "fla-recurrent", "lightning-attn", "mamba-ssm", "flash-attn"])
 def test_gpu_kernels_are_given_the_same_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what their documentation defines in their place, their inputs make the function that ours computes."""
-    monkeypatch.setattr(linear_peers, "load", lambda module, package, device: KERNELS)
-    peers = [by_name(linear_peers.PEERS, OURS), by_name(linear_peers.PEERS, name)]
+    monkeypatch.setattr(linear, "load", lambda module, package, device: KERNELS)
+    peers = [by_name(linear.PEERS, OURS), by_name(linear.PEERS, name)]
     held = Contest(peers)
     held.check(LinearProblem(kind, 2, 128, 3, 16) for kind in peers[1].kinds)
     checks = [check for check in held.checks if check.peer == name]

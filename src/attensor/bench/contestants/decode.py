@@ -21,18 +21,7 @@ from attensor.bench.contestants.packages import fla_naive, load
 from attensor.nn import GatedLinearAttention, LightningAttention
 from attensor.ops import linear_attention_step
 
-__all__ = [
-    "GATED",
-    "GATES",
-    "LAYERS",
-    "LIGHTNING",
-    "MINIMAX",
-    "PEERS",
-    "POSITIONS",
-    "DecodeProblem",
-    "minimax_layer",
-    "problems",
-]
+__all__ = ["LAYERS", "MINIMAX", "PEERS", "POSITIONS", "TASKS", "DecodeProblem", "minimax_layer"]
 
 POSITIONS = (100, 32768)
 NUM_HEADS, KEY_DIM, VALUE_DIM, HIDDEN_SIZE = 4, 128, 256, 1024
@@ -40,7 +29,8 @@ LAYERS = 24
 # Softmax attention's keys and values are kept for as many layers as fit in this, and the time is scaled up to all.
 KEPT_BYTES = 2**30
 MINIMAX = "transformers.models.minimax.modeling_minimax"
-GATES, GATED, LIGHTNING = "gates per channel, operator", "gated linear attention, layers", "lightning attention, layers"
+TASKS = "gates per channel, operator", "gated linear attention, layers", "lightning attention, layers"
+GATES, GATED, LIGHTNING = TASKS
 HOW_TO_READ = (
     "Decoding: operators have K 128 and V 256, lightning layers K 256 and V 256. Recurrent states hold random numbers; "
     "softmax attention's keys and values are kept for as many layers as fit in 1 GiB, its time is scaled to all layers."
@@ -91,12 +81,6 @@ def _stack(make: Callable[..., Any], problem: DecodeProblem) -> list[Any]:
     return [make(HIDDEN_SIZE, NUM_HEADS, device=problem.device, dtype=problem.dtype) for _ in layers]
 
 
-def problems(device: str, layers: int) -> list[DecodeProblem]:
-    """Each task at each position."""
-    tasks = (GATES, GATED, LIGHTNING)
-    return [DecodeProblem(task, position, layers, device=device) for task in tasks for position in POSITIONS]
-
-
 def _ours_operator(problem: DecodeProblem) -> Contestant:
     q, k, v, gates = problem.token
     return _recurrent(problem, lambda state: linear_attention_step(q, k, v, state, log_decay=gates))
@@ -134,9 +118,7 @@ def _softmax(problem: DecodeProblem) -> Contestant:
     kept = [tuple(x.expand(-1, -1, problem.position, -1).contiguous() for x in (k, v)) for _ in range(layers)]
 
     def step() -> Tensor:
-        for keys, values in kept:
-            out = F.scaled_dot_product_attention(q, keys, values)
-        return out
+        return [F.scaled_dot_product_attention(q, keys, values) for keys, values in kept][-1]
 
     return Contestant(step, state_bytes=layers * size, share=layers / problem.layers)
 
