@@ -48,30 +48,22 @@ def by_name(peers: Any, name: str, kind: str = "") -> Peer:
     return next(peer for peer in peers if peer.name == name and (not kind or kind in peer.kinds))
 
 
+NEIGHBORHOOD = BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1)
+SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2)), head_dim=8, rounds=1)
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "tables", "peers"),
+    ("options", "tables", "peers"),
     [
-        ("linear", LINEAR, 17, {"ours", "ours-torch", "ours-la1", "sdpa"}),
-        ("relative", RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
-        (
-            "neighborhood",
-            BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1),
-            6,
-            {"ours", "gather", "dense SDPA, masked"},
-        ),
-        (
-            "softmax",
-            BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2)), head_dim=8, rounds=1),
-            6,
-            {"ours", "sdpa", "explicit product"},
-        ),
+        (LINEAR, 17, {"ours", "ours-torch", "ours-la1", "sdpa"}),
+        (RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
+        (NEIGHBORHOOD, 6, {"ours", "gather", "dense SDPA, masked"}),
+        (SOFTMAX, 6, {"ours", "sdpa", "explicit product"}),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=["linear", "relative", "neighborhood", "softmax"],
 )
-def test_a_bench_runs_and_all_that_is_here_agrees(
-    name: str, options: Any, tables: int, peers: set[str], tmp_path: Path
-) -> None:
-    assert hold(name, replace(options, save=True), Console(quiet=True), folder=tmp_path) == 0
+def test_a_bench_runs_and_all_that_is_here_agrees(options: Any, tables: int, peers: set[str], tmp_path: Path) -> None:
+    assert hold(options.name, replace(options, save=True), Console(quiet=True), folder=tmp_path) == 0
     assert next(tmp_path.glob("*.md")).read_text().count("\n## ") == tables + 1  # and the one about a GPU
     written = json.loads(next(tmp_path.glob("*.json")).read_text())
     for check in written["checks"]:
@@ -80,6 +72,14 @@ def test_a_bench_runs_and_all_that_is_here_agrees(
     timed = [row for row in written["rows"] if not row["skipped"]]
     assert {row["peer"] for row in timed} >= peers
     assert all(row["against_ours"] > 0 for row in timed)
+
+
+@pytest.mark.parametrize("module", [linear, relative, neighborhood, softmax])
+def test_all_problems_are_where_they_shall_be(module: Any) -> None:
+    options = {linear: LINEAR, relative: RELATIVE, neighborhood: NEIGHBORHOOD, softmax: SOFTMAX}[module]
+    bench = module.bench(replace(options, device="cuda"))
+    problems = [*bench.small, *(problem for cell in bench.cells for problem in cell.problems)]
+    assert {problem.device for problem in problems} == {"cuda"}
 
 
 def test_files_of_unusual_sizes_are_told_apart() -> None:
@@ -101,8 +101,11 @@ def test_a_quick_look_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attensor.bench.hold.hold", lambda name, options: seen.append(options))
     BenchLinear(quick=True).run()
     BenchRelative(quick=True).run()
+    BenchNeighborhood(quick=True).run()
+    BenchSoftmax(quick=True).run()
     assert (seen[0].lengths, seen[0].tokens) == ((512, 2048), (4096,))
     assert (seen[1].lengths, seen[1].modes) == ((2048, 4096), ("forward",))
+    assert (seen[2].grids, seen[2].windows, seen[3].lengths) == (((32, 7),), (3, 7), (1024,))
 
 
 @pytest.mark.slow

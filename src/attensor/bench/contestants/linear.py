@@ -64,8 +64,7 @@ def _ours_la1(problem: LinearProblem) -> Contestant:
 
 def _softmax_reference(problem: LinearProblem) -> Tensor:
     with backend("reference"), torch.no_grad():
-        out: Tensor = softmax_attention(*problem.qkv, is_causal=True)
-    return out
+        return problem.contestant(partial(softmax_attention, is_causal=True)).forward()
 
 
 def _sdpa(problem: LinearProblem) -> Contestant:
@@ -142,7 +141,8 @@ def _lightning_attn(problem: LinearProblem) -> Contestant:
 def _mamba_ssm(problem: LinearProblem) -> Contestant:
     """Mamba-2's scan with A = -1 and dt = -log decay, which also multiplies its input: that is divided by dt before."""
     module = load("mamba_ssm.ops.triton.ssd_combined", "mamba-ssm", problem.device)
-    q, k, v = (x.detach() for x in problem.qkv)
+    usual = problem.contestant(left_product)
+    q, k, v = (x.detach() for x in usual.leaves[:3])
     step = -_decay(problem).detach().expand(problem.batch, problem.length, -1).contiguous()
     rate = -torch.ones(problem.num_heads, device=problem.device)
     inputs = (v / step[..., None]).to(v.dtype), k, q * problem.head_dim**-0.5
@@ -153,7 +153,7 @@ def _mamba_ssm(problem: LinearProblem) -> Contestant:
         out: Tensor = module.mamba_chunk_scan_combined(x, step, rate, k, q, chunk_size=128)
         return out
 
-    return Contestant(attend, tuple(leaf.requires_grad_() for leaf in (*inputs, *steps)), problem.upstream)
+    return replace(usual, function=attend, leaves=tuple(leaf.requires_grad_() for leaf in (*inputs, *steps)))
 
 
 def _performer(problem: LinearProblem) -> Contestant:
