@@ -16,6 +16,7 @@ from attensor.bench import contest, hold
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, SAME, Cell, Contest, Mode, Peer, Row
 from attensor.bench.tables import Table, check_table, measure_tables, summary_table
+from attensor.commands.bench import BenchOptions
 from attensor.errors import BackendError
 from tests.bench import toy
 from tests.bench.toy import PEERS, Toy, figures, peer
@@ -92,8 +93,8 @@ def test_a_part_of_the_work_is_scaled_up_to_all_of_it(here: object, monkeypatch:
 
 
 def test_another_function_is_timed_once_for_all_that_look_alike_to_it(here: object) -> None:
-    held = Contest(PEERS, rounds=2)
-    (rows,) = held.measure([Cell("forward", [Toy(7, 2.0), Toy(7, 3.0)], only=(OURS, "square"))])
+    held = Contest([peer for peer in PEERS if peer.name in (OURS, "square")], rounds=2)
+    (rows,) = held.measure([Cell("forward", [Toy(7, 2.0), Toy(7, 3.0)])])
     assert [(row.peer, row.problem.factor) for row in rows] == [
         (name, factor) for factor in (2.0, 3.0) for name in (OURS, "square")
     ]
@@ -111,6 +112,12 @@ def test_who_is_slow_is_not_tried_at_what_takes_more(here: Callable[..., None]) 
     rows = rows_of((peer(OURS, toy.absent), peer("slow")), 7, 9, 8, 9, budget=0.5)
     assert [row.skipped for row in rows] == ["", "slow", "slow", "more than 0.5 s a call already at a smaller size"]
     assert seen == [("forward", 7), ("forward", 9), ("forward", 8)]
+
+
+def test_a_peer_is_timed_in_its_modes_alone(here: object) -> None:
+    peers = (peer(OURS), peer("trained", modes=("training",)))
+    assert [row.peer for row in rows_of(peers, 7)] == [OURS]
+    assert [row.peer for row in rows_of(peers, 7, mode="training")] == [OURS, "trained"]
 
 
 def test_a_peer_that_cannot_train_says_so(here: object) -> None:
@@ -150,15 +157,12 @@ def test_a_call_that_asks_for_more_than_half_the_memory_fails_alone(apart: Apart
     assert "allocate" in apart.first_call(toy.greedy, Toy(4), "forward").reason
 
 
-@dataclass
-class Options:
+@dataclass(frozen=True)
+class Options(BenchOptions):
     """As a command has them."""
 
     lengths: tuple[int, ...] = (7, 12)
     rounds: int = 1
-    budget: float = 1.0
-    device: str = "cpu"
-    quick: bool = False
     save: bool = True
 
 
@@ -199,6 +203,12 @@ def test_what_was_measured_survives_an_interruption(held: Callable[..., int], tm
     assert "- complete: no, interrupted" in text
 
 
+def test_peers_are_chosen_by_name(held: Callable[..., int], tmp_path: Path) -> None:
+    assert held(*PEERS, peers=("same",)) == 0
+    text = next(tmp_path.glob("*.md")).read_text()
+    assert [name for name in (OURS, "same", "square", "absent") if f"| {name} |" in text] == [OURS, "same"]
+
+
 @pytest.mark.parametrize("build", [toy.absent, toy.failing])
 def test_a_failure_of_ours_is_not_hidden(held: Callable[..., int], build: Any, tmp_path: Path) -> None:
     assert held(peer(OURS, build), peer("same"), save=False) == 1
@@ -210,6 +220,7 @@ def test_a_failure_of_ours_is_not_hidden(held: Callable[..., int], build: Any, t
     [
         ({"lengths": ()}, "bench toy: --lengths: nothing chosen"),
         ({"lengths": ((8, 7), (9, 0))}, "bench toy: lengths must be at least 1, got 0"),
+        ({"peers": ("mine",)}, "bench toy: --peers: unknown 'mine'; choose from all, ours, same, square, absent"),
         ({"rounds": -1}, "bench toy: rounds must be at least 1, got -1"),
         ({"budget": 0.0}, "bench toy: budget must be above 0, got 0"),
         ({"budget": float("nan")}, "bench toy: budget must be above 0, got nan"),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, Contest, Contestant, Peer
-from attensor.bench.contestants import decode, linear, linear_gpu_peers, linear_problem, neighborhood, relative, softmax
+from attensor.bench.contestants import decode, linear, linear_problem, neighborhood, relative, softmax
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import LinearProblem
 from attensor.bench.contestants.relative import RelativeProblem
@@ -48,30 +48,22 @@ def by_name(peers: Any, name: str, kind: str = "") -> Peer:
     return next(peer for peer in peers if peer.name == name and (not kind or kind in peer.kinds))
 
 
+NEIGHBORHOOD = BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1)
+SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2)), head_dim=8, rounds=1)
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "tables", "peers"),
+    ("options", "tables", "peers"),
     [
-        ("linear", LINEAR, 17, {"ours", "ours-torch", "ours-la1", "sdpa"}),
-        ("relative", RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
-        (
-            "neighborhood",
-            BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1),
-            6,
-            {"ours", "gather", "dense SDPA, masked"},
-        ),
-        (
-            "softmax",
-            BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2)), head_dim=8, rounds=1),
-            6,
-            {"ours", "sdpa", "explicit product"},
-        ),
+        (LINEAR, 17, {"ours", "ours-torch", "ours-la1", "sdpa"}),
+        (RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
+        (NEIGHBORHOOD, 6, {"ours", "gather", "dense SDPA, masked"}),
+        (SOFTMAX, 6, {"ours", "sdpa", "explicit product"}),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    ids=["linear", "relative", "neighborhood", "softmax"],
 )
-def test_a_bench_runs_and_all_that_is_here_agrees(
-    name: str, options: Any, tables: int, peers: set[str], tmp_path: Path
-) -> None:
-    assert hold(name, replace(options, save=True), Console(quiet=True), folder=tmp_path) == 0
+def test_a_bench_runs_and_all_that_is_here_agrees(options: Any, tables: int, peers: set[str], tmp_path: Path) -> None:
+    assert hold(options.name, replace(options, save=True), Console(quiet=True), folder=tmp_path) == 0
     assert next(tmp_path.glob("*.md")).read_text().count("\n## ") == tables + 1  # and the one about a GPU
     written = json.loads(next(tmp_path.glob("*.json")).read_text())
     for check in written["checks"]:
@@ -82,19 +74,24 @@ def test_a_bench_runs_and_all_that_is_here_agrees(
     assert all(row["against_ours"] > 0 for row in timed)
 
 
+@pytest.mark.parametrize("module", [linear, relative, neighborhood, softmax])
+def test_all_problems_are_where_they_shall_be(module: Any) -> None:
+    options = {linear: LINEAR, relative: RELATIVE, neighborhood: NEIGHBORHOOD, softmax: SOFTMAX}[module]
+    bench = module.bench(replace(options, device="cuda"))
+    problems = [*bench.small, *(problem for cell in bench.cells for problem in cell.problems)]
+    assert {problem.device for problem in problems} == {"cuda"}
+
+
 def test_files_of_unusual_sizes_are_told_apart() -> None:
     assert [linear.bench(options).suffix for options in (BenchLinear(), LINEAR)] == ["", "-h2-d16"]
     assert [relative.bench(options).suffix for options in (BenchRelative(), RELATIVE)] == ["", "-h2"]
 
 
-def test_peers_are_chosen_by_name_and_lengths_divide_tokens() -> None:
-    bench = linear.bench(replace(LINEAR, peers=("sdpa",), lengths=(128, 100, 64, 128)))
-    assert {peer.name for peer in bench.peers} == {"ours", "sdpa"}
+def test_lengths_divide_tokens() -> None:
+    bench = linear.bench(replace(LINEAR, lengths=(128, 100, 64, 128)))
     assert [(cell.mode, cell.problems[0].size) for cell in bench.cells[:4]] == [
         (mode, (256, length)) for length in (64, 128) for mode in ("forward", "training")
     ]
-    with pytest.raises(ValueError, match=r"--peers: unknown 'mine'; choose from all, ours, .*mamba-ssm"):
-        linear.bench(replace(LINEAR, peers=("mine",)))
     with pytest.raises(ValueError, match=r"none of the lengths \[128\] divides 100 tokens"):
         linear.bench(replace(LINEAR, tokens=(100,)))
 
@@ -104,8 +101,11 @@ def test_a_quick_look_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attensor.bench.hold.hold", lambda name, options: seen.append(options))
     BenchLinear(quick=True).run()
     BenchRelative(quick=True).run()
+    BenchNeighborhood(quick=True).run()
+    BenchSoftmax(quick=True).run()
     assert (seen[0].lengths, seen[0].tokens) == ((512, 2048), (4096,))
     assert (seen[1].lengths, seen[1].modes) == ((2048, 4096), ("forward",))
+    assert (seen[2].grids, seen[2].windows, seen[3].lengths) == (((32, 7),), (3, 7), (1024,))
 
 
 @pytest.mark.slow
@@ -206,7 +206,7 @@ FAMILIES = ("linear_attn", "simple_gla", "gla")
 KERNELS = SimpleNamespace(
     mamba_chunk_scan_combined=mamba,
     lightning_attn_func=lightning,
-    flash_attn_func=lambda q, k, v, causal: linear_gpu_peers.sdpa(q, k, v),
+    flash_attn_func=lambda q, k, v, causal: linear.sdpa(q, k, v, is_causal=causal),
     **{
         f"{how}_{family}": fla
         for how in ("chunk", "fused_recurrent")
@@ -218,15 +218,15 @@ KERNELS = SimpleNamespace(
 @pytest.mark.parametrize("name", ["fla-chunk", "fla-recurrent", "lightning-attn", "mamba-ssm", "flash-attn"])
 def test_gpu_kernels_are_given_the_same_problem(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what their documentation defines in their place, their inputs make the function that ours computes."""
-    monkeypatch.setattr(linear_gpu_peers, "load_for_gpu", lambda device, module, package: KERNELS)
-    peers = [by_name(linear_problem.PEERS, OURS), by_name(linear_problem.PEERS, name)]
+    monkeypatch.setattr(linear, "load", lambda module, package, device: KERNELS)
+    peers = [by_name(linear.PEERS, OURS), by_name(linear.PEERS, name)]
     held = Contest(peers)
     held.check(LinearProblem(kind, 2, 128, 3, 16) for kind in peers[1].kinds)
     checks = [check for check in held.checks if check.peer == name]
     assert [check.kind for check in checks] == list(peers[1].kinds)
     assert all(check.max_error is not None and check.max_error < 1e-4 for check in checks), checks
     for kind in peers[1].kinds:
-        contestant: Contestant = peers[1].build(LinearProblem(kind, 1, 8, 3, 16))
+        contestant: Contestant = peers[1].build(peers[1].sees(LinearProblem(kind, 1, 8, 3, 16)))
         call: Callable[[], Any] = contestant.call("training")
         grads = call()
         assert len(grads) == (4 if kind in ("scalar", "channel") and name != "flash-attn" else 3)

@@ -15,7 +15,8 @@ from torch import Tensor
 from attensor.bench.apart import LeftOut
 from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, Row
 from attensor.bench.hold import Bench
-from attensor.bench.memory import total_bytes
+
+MEMORY = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,11 @@ class Toy(Problem):
     size = property(lambda self: (self.length,))
     tokens = property(lambda self: self.length)
     input_bytes = property(lambda self: 4 * self.length)
+    shapes = property(lambda self: [(self.length,), (self.length,)])
 
     def plain(self) -> Toy:
         """Others know nothing of the factor."""
         return replace(self, factor=0.0)
-
-    def contestant(self, function: Callable[[Tensor], Tensor]) -> Contestant:
-        """`function` of x."""
-        return Contestant.of(function, [self.leaf(self.length, seed=0)], self.draw(self.length, seed=1))
 
 
 def product(problem: Toy, error: float = 1.0) -> Contestant:
@@ -85,7 +83,7 @@ def holding(problem: Toy) -> Contestant:
 
 def greedy(problem: Toy) -> Contestant:
     """More than half of the machine's memory, none of it touched."""
-    return problem.contestant(lambda x: torch.empty(6 * (total_bytes() or 0) // 10, dtype=torch.uint8))
+    return problem.contestant(lambda x: torch.empty(6 * MEMORY // 10, dtype=torch.uint8))
 
 
 def square(problem: Toy) -> Contestant:

@@ -6,20 +6,23 @@ fails instead of the machine.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
+import os
 import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
-from attensor.bench.memory import measure_peak_bytes, total_bytes
+from attensor.bench.memory import measure_peak_bytes
 
 __all__ = ["Apart", "FirstCall", "LeftOut", "brief"]
 
@@ -59,19 +62,20 @@ class Apart:
             compiles: call it once before.
             limit: seconds that the call may take.
         """
-        task = (build, replace(problem), mode, compiles, limit)  # a copy without the tensors made so far
+        # a copy without the tensors made so far
+        task = partial(_call, build, replace(problem), mode, compiles, limit)
         if problem.device != "cpu":
-            return _call(*task)
+            return task(lambda: None)
         self._start()
         try:
-            self._connection.send((*task, torch.get_num_threads()))
+            self._connection.send((task, torch.get_num_threads()))
             found = self._connection.recv()
             if found == _READY:
                 if not self._connection.poll(None if limit == math.inf else limit + BRIEF):
                     self.close()
                     return _slow(limit)
                 found = self._connection.recv()
-            return FirstCall(*found)
+            return cast("FirstCall", found)
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
@@ -110,27 +114,20 @@ def _serve(connection: Connection) -> None:
     """Measure one contestant after the other until the other side is gone, which alone answers Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    total = total_bytes()
-    if sys.platform == "linux" and total is not None:
+    if sys.platform == "linux":
         import resource
 
-        resource.setrlimit(resource.RLIMIT_DATA, (total // 2, resource.getrlimit(resource.RLIMIT_DATA)[1]))
-    try:
+        half = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        resource.setrlimit(resource.RLIMIT_DATA, (half, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    with contextlib.suppress(EOFError, OSError):
         while True:
-            build, problem, mode, compiles, limit, threads = connection.recv()
+            task, threads = connection.recv()
             torch.set_num_threads(threads)
-            connection.send(_call(build, problem, mode, compiles, limit, lambda: connection.send(_READY)))
-    except (EOFError, OSError):
-        return
+            connection.send(task(lambda: connection.send(_READY)))
 
 
 def _call(
-    build: Callable[[Any], Any],
-    problem: Any,
-    mode: str,
-    compiles: bool,
-    limit: float,
-    ready: Callable[[], None] = lambda: None,
+    build: Callable[[Any], Any], problem: Any, mode: str, compiles: bool, limit: float, ready: Callable[[], None]
 ) -> FirstCall:
     try:
         call = build(problem).call(mode)

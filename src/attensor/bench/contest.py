@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -22,13 +22,11 @@ from attensor.bench.machine import matrix_product
 from attensor.bench.timing import alternate
 from attensor.ops import backend
 
-__all__ = ["OURS", "SAME", "Cell", "Check", "Contest", "Contestant", "Mode", "Peer", "Problem", "Row", "reference"]
+__all__ = ["OURS", "SAME", "Cell", "Check", "Contest", "Contestant", "Mode", "Peer", "Problem", "Row"]
 
 Mode = Literal["forward", "training", "decode"]
 OURS = "ours"
 SAME = "the same function"
-# A backward pass repeats each product of the forward pass once for either factor.
-PASSES = {"forward": 1, "training": 3, "decode": 1}
 # A first call takes this much longer than those after it.
 FIRST_CALL = 1.5
 
@@ -47,6 +45,7 @@ class Problem:
         input_bytes: to which the peak is compared; 0 where that means nothing.
         tolerance: largest error, relative to the largest output, that still is the same function.
         dtype: of the inputs.
+        shapes: of the inputs that `contestant` differentiates for, and last of the output.
     """
 
     device: str = field(default="cpu", kw_only=True)
@@ -58,6 +57,7 @@ class Problem:
     label = property(lambda self: str(self.size[-1]))
     tokens = property(lambda self: 0)
     input_bytes = property(lambda self: 0)
+    shapes = property(lambda self: ())
     tolerance = property(lambda self: 1e-3 if self.device == "cpu" else 5e-2)
     dtype = property(lambda self: torch.float32 if self.device == "cpu" else torch.bfloat16)
 
@@ -73,6 +73,11 @@ class Problem:
         """The same, to be differentiated for."""
         return self.draw(*shape, seed=seed).detach().requires_grad_()
 
+    def contestant(self, function: Callable[..., Tensor]) -> Contestant:
+        """`function` of inputs of the `shapes`."""
+        *leaves, upstream = (self.leaf(*shape, seed=seed) for seed, shape in enumerate(self.shapes))
+        return Contestant(function, leaves, upstream.detach())
+
 
 @lru_cache(maxsize=16)
 def _draw(shape: tuple[int, ...], seed: int, device: str, dtype: torch.dtype) -> Tensor:
@@ -85,24 +90,22 @@ class Contestant:
     """One implementation applied to one problem.
 
     Attributes:
-        forward: the output.
+        function: of the leaves; gives the output.
         leaves: what it is differentiated for.
         upstream: gradient of the output.
         state_bytes: what is kept between calls.
         share: part of the work that a call does; its time and state are scaled up to all of it.
     """
 
-    forward: Callable[[], Tensor]
-    leaves: tuple[Tensor, ...] = ()
+    function: Callable[..., Tensor]
+    leaves: Sequence[Tensor] = ()
     upstream: Tensor | None = None
     state_bytes: int = 0
     share: float = 1.0
 
-    @classmethod
-    def of(cls, function: Callable[..., Tensor], leaves: Iterable[Tensor], upstream: Tensor) -> Contestant:
-        """`function` of the leaves."""
-        inputs = tuple(leaves)
-        return cls(lambda: function(*inputs), inputs, upstream)
+    def forward(self) -> Tensor:
+        """The output."""
+        return self.function(*self.leaves)
 
     def call(self, mode: str) -> Callable[[], object]:
         """What is timed: the forward pass without a graph, or for `"training"` with the backward pass."""
@@ -119,11 +122,13 @@ class Peer:
         name: as tables give it and `--peers` takes it; `OURS` is what the others are compared with.
         build: problem -> contestant, or a `LeftOut` with the reason why there is none here; a function at the top of a
             module, or a `partial` of one, as another process calls it too.
-        flops: problem -> useful operations of the forward pass.
+        flops: problem -> useful operations of the forward pass; 0 where they are not counted.
         kinds: of the problems that it computes, or stands beside; all if empty.
+        modes: in which it is timed; all if empty.
         packages: distributions whose versions belong beside the figures.
         computes: `SAME`, or the name of another function at the same sizes.
-        reference: problem -> output; by default what the first peer of the same function gives.
+        reference: problem -> output. By default what the first peer of the same function gives, for ours the references
+            of our operators.
         compiles: its first call at each size compiles.
         no_backward: why it does not train on a CPU.
         allowance: budgets that a call may take; ours has no limit.
@@ -131,8 +136,9 @@ class Peer:
 
     name: str
     build: Callable[[Any], Contestant]
-    flops: Callable[[Any], float]
+    flops: Callable[[Any], float] = lambda problem: 0.0
     kinds: tuple[str, ...] = ()
+    modes: tuple[Mode, ...] = ()
     packages: tuple[str, ...] = ()
     computes: str = SAME
     reference: Callable[[Any], Tensor] | None = None
@@ -144,15 +150,9 @@ class Peer:
         """Whether it takes part in a problem of this kind."""
         return not self.kinds or problem.kind in self.kinds
 
-
-def reference(build: Callable[[Any], Contestant]) -> Callable[[Any], Tensor]:
-    """Problem -> what the contestant computes by the references of our operators."""
-
-    def forward(problem: Any) -> Tensor:
-        with backend("reference"), torch.no_grad():
-            return build(problem).forward()
-
-    return forward
+    def sees(self, problem: Problem) -> Problem:
+        """What its contestant is made of: plain for another function."""
+        return problem if self.computes == SAME else problem.plain()
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,6 @@ class Check:
     """Whether a peer computes what it claims, tried once on a small problem.
 
     Attributes:
-        peer: its name.
-        kind: of the problem.
-        computes: as the peer has it.
         max_error: largest difference over the largest value, None when it does not take part.
         reason: why it does not.
     """
@@ -203,22 +200,11 @@ class Row:
     skipped: str = ""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Problems of one size whose contestants take turns; only the peers of these names, all if empty."""
+class Cell(NamedTuple):
+    """Problems of one size whose contestants take turns."""
 
     mode: Mode
     problems: Sequence[Problem]
-    only: tuple[str, ...] = ()
-
-
-@dataclass
-class _Entry:
-    peer: Peer
-    row: Row
-    contestant: Contestant | None = None
-    call: Callable[[], object] | None = None
-    seconds: Sequence[float] = ()
 
 
 class Contest:
@@ -263,39 +249,47 @@ class Contest:
 
     def _rows(self, cell: Cell) -> list[Row]:
         unfit = {(check.peer, check.kind) for check in self.checks if check.reason}
-        entries: dict[tuple[str, Problem], _Entry] = {}
-        places: list[tuple[Problem, _Entry]] = []
-        for problem in cell.problems:
-            for peer in self.peers:
-                is_chosen = peer.solves(problem) and (not cell.only or peer.name in cell.only)
-                if is_chosen and (peer.name, problem.kind) not in unfit:
-                    seen = problem if peer.computes == SAME else problem.plain()
-                    if (peer.name, seen) not in entries:
-                        entries[peer.name, seen] = self._enter(peer, seen, cell.mode)
-                    places.append((problem, entries[peer.name, seen]))
-        product = self._time(cell, [entry for entry in entries.values() if entry.call])
-        ours = {problem: entry.seconds for (name, problem), entry in entries.items() if name == OURS}
-        return [_finished(entry, problem, ours.get(problem, ()), product) for problem, entry in places]
+        places = [
+            (problem, peer, peer.sees(problem))
+            for problem in cell.problems
+            for peer in self.peers
+            if peer.solves(problem) and cell.mode in (peer.modes or (cell.mode,))
+            if (peer.name, problem.kind) not in unfit
+        ]
+        entries = {work: self._enter(*work, cell.mode) for work in dict.fromkeys(place[1:] for place in places)}
+        calls = {work: entered.call(cell.mode) for work, (_, entered) in entries.items() if entered}
+        seconds, product, operations = self._time(cell, calls)
+        ours = {seen: times for (peer, seen), times in seconds.items() if peer.name == OURS}
+        # a backward pass repeats each product of the forward pass once for either factor
+        unit = operations / (3 if cell.mode == "training" else 1)
+        rows = []
+        for problem, peer, seen in places:
+            row, entered = entries[peer, seen]
+            if entered:
+                times = [time / entered.share for time in seconds[peer, seen]]
+                row = _finished(row, times, ours.get(problem, ()), product, peer.flops(seen) / unit)
+                row = replace(row, state_bytes=round(entered.state_bytes / entered.share))
+            rows.append(replace(row, problem=problem))
+        return rows
 
-    def _enter(self, peer: Peer, problem: Problem, mode: str) -> _Entry:
-        """Tried in a process of its own, then built and called once here."""
+    def _enter(self, peer: Peer, problem: Problem, mode: str) -> tuple[Row, Contestant | None]:
+        """Tried in a process of its own, then built and called once here; None for who is left out."""
         self.tick(f"{peer.name}, {mode}, {problem.kind}, {problem.label}", 0.0)
-        entry = _Entry(peer, Row(mode, problem, peer.name, peer.computes, skipped=self._why_not(peer, problem, mode)))
+        row = Row(mode, problem, peer.name, peer.computes, skipped=self._why_not(peer, problem, mode))
         try:
-            if mode != "decode" and not entry.row.skipped:
+            if mode != "decode" and not row.skipped:
                 limit = math.inf if peer.name == OURS else FIRST_CALL * self.budget * peer.allowance
                 first = self.apart.first_call(peer.build, problem, mode, compiles=peer.compiles, limit=limit)
                 if first.is_slow:
                     self._slow.setdefault((peer.name, problem.kind, mode), []).append(problem.size)
-                entry.row = replace(entry.row, peak_bytes=first.peak_bytes, skipped=first.reason)
-            if not entry.row.skipped:
-                entry.contestant = peer.build(problem)
-                call = entry.contestant.call(mode)
-                call()
-                entry.call = call
+                row = replace(row, peak_bytes=first.peak_bytes, skipped=first.reason)
+            if not row.skipped:
+                contestant = peer.build(problem)
+                contestant.call(mode)()
+                return row, contestant
         except Exception as error:  # whatever goes wrong inside a peer is the reason why it is left out
-            entry.row = replace(entry.row, skipped=brief(error))
-        return entry
+            row = replace(row, skipped=brief(error))
+        return row, None
 
     def _why_not(self, peer: Peer, problem: Problem, mode: str) -> str:
         if mode == "training" and problem.device == "cpu" and peer.no_backward:
@@ -305,31 +299,35 @@ class Contest:
                 return f"more than {self.budget * peer.allowance:g} s a call already at a smaller size"
         return ""
 
-    def _time(self, cell: Cell, entries: Sequence[_Entry]) -> tuple[float, float]:
-        """Fill in the seconds of all rounds; the median seconds of a matrix product and its operations."""
+    def _time(
+        self, cell: Cell, calls: Mapping[Any, Callable[[], object]]
+    ) -> tuple[dict[Any, list[float]], float, float]:
+        """The seconds of all rounds, the median of a matrix product in them, and its operations."""
         device = cell.problems[0].device
         size, dtype = (1024, torch.float32) if device == "cpu" else (4096, torch.bfloat16)
-        calls: dict[str, Callable[[], object]] = {str(i): entry.call for i, entry in enumerate(entries) if entry.call}
-        calls["product"] = matrix_product(size, device=device, dtype=dtype)
-        share, running = 1 / (self.rounds * len(calls)), f"timing, {cell.mode}, {cell.problems[0].label}"
-        lead_in = int(cell.mode == "decode")
+        share, running = 1 / (self.rounds * (len(calls) + 1)), f"timing, {cell.mode}, {cell.problems[0].label}"
         seconds = alternate(
-            calls, self.rounds, warmup=0, lead_in=lead_in, after_call=lambda name: self.tick(running, share)
+            {**calls, "product": matrix_product(size, device=device, dtype=dtype)},
+            self.rounds,
+            warmup=0,
+            lead_in=int(cell.mode == "decode"),
+            after_call=lambda name: self.tick(running, share),
         )
-        for i, entry in enumerate(entries):
-            entry.seconds = seconds[str(i)]
-        return statistics.median(seconds["product"]), 2.0 * size**3
+        return seconds, statistics.median(seconds.pop("product")), 2.0 * size**3
 
 
 def _check(peer: Peer, problem: Problem, firsts: dict[str, Tensor]) -> Check:
     """Compared with its reference, otherwise with the first of its function; the first one that agrees is kept."""
-    check = Check(peer.name, problem.kind, peer.computes)
+    check, seen = Check(peer.name, problem.kind, peer.computes), peer.sees(problem)
     try:
         with torch.no_grad():
-            actual = peer.build(problem).forward().float().flatten()
+            actual = peer.build(seen).forward().float().flatten()
             expected = firsts.get(peer.computes, actual)
             if peer.reference is not None:
-                expected = peer.reference(problem).float().flatten()
+                expected = peer.reference(seen).float().flatten()
+            elif peer.name == OURS:
+                with backend("reference"):
+                    expected = peer.build(seen).forward().float().flatten()
         difference = float((actual - expected).abs().max() / expected.abs().max())
     except Exception as error:  # whatever goes wrong inside a peer is the reason why it is left out
         return replace(check, reason=brief(error))
@@ -340,18 +338,14 @@ def _check(peer: Peer, problem: Problem, firsts: dict[str, Tensor]) -> Check:
     return replace(check, reason=reason)  # also when it is NaN
 
 
-def _finished(entry: _Entry, problem: Problem, ours: Sequence[float], product: tuple[float, float]) -> Row:
-    row = replace(entry.row, problem=problem)
-    if not entry.seconds or entry.contestant is None:
-        return row
-    theirs = [time / entry.contestant.share for time in entry.seconds]
-    seconds, ratios = statistics.median(theirs), [time / own for time, own in zip(theirs, ours)]
+def _finished(row: Row, times: Sequence[float], ours: Sequence[float], product: float, useful: float) -> Row:
+    """With its figures; a matrix product takes `product` seconds, and the `useful` work is that of so many."""
+    seconds, ratios = statistics.median(times), [time / own for time, own in zip(times, ours)]
     return replace(
         row,
         seconds=seconds,
-        products=seconds / product[0],
+        products=seconds / product,
         against_ours=seconds / statistics.median(ours) if ours else None,
         rounds=(min(ratios), max(ratios)) if ratios else None,
-        of_matrix_rate=PASSES[row.mode] * entry.peer.flops(entry.row.problem) / seconds * product[0] / product[1],
-        state_bytes=round(entry.contestant.state_bytes / entry.contestant.share),
+        of_matrix_rate=useful * product / seconds,
     )

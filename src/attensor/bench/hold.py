@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
 from attensor.bench.machine import describe, torch_threads
-from attensor.bench.progress import progress
-from attensor.bench.tables import check_table, measure_tables, publish, summary_table
+from attensor.bench.tables import Table, check_table, measure_tables, summary_table
 from attensor.errors import BackendError
+from attensor.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from attensor.commands.bench import BenchOptions
 
 __all__ = ["Bench", "hold"]
 
@@ -40,12 +44,14 @@ class Bench:
     suffix: str = ""
 
 
-def hold(name: str, options: Any, console: Console | None = None, *, folder: Path = Path("benchmarks/results")) -> int:
+def hold(
+    name: str, options: BenchOptions, console: Console | None = None, *, folder: Path = Path("benchmarks/results")
+) -> int:
     """Measure, print and optionally save; 1 when ours failed or differs from its reference, otherwise 0.
 
     Args:
         name: of the module in `contestants` whose `bench(options)` says what is measured.
-        options: a dataclass with `rounds` and `save`; `budget`, `threads`, `device` and `quick` if it has them.
+        options: of the command.
         console: where progress and tables are shown.
         folder: for `options.save`.
     Raises:
@@ -54,47 +60,68 @@ def hold(name: str, options: Any, console: Console | None = None, *, folder: Pat
         KeyboardInterrupt: again, after what was measured until then has been printed and saved.
     """
     _refuse_nonsense(name, options)
-    console, device = console or Console(), getattr(options, "device", "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
+    console = console or Console()
+    if options.device == "cuda" and not torch.cuda.is_available():
         raise BackendError(f"bench {name}: PyTorch sees no GPU here; use --device cpu.")
     bench: Bench = importlib.import_module(f"attensor.bench.contestants.{name}").bench(options)
-    with torch_threads(getattr(options, "threads", 1)), progress(console, len(bench.cells)) as tick:
-        machine = _machine(bench.peers, device)
-        contest = Contest(bench.peers, rounds=options.rounds, budget=getattr(options, "budget", math.inf), tick=tick)
+    peers = _chosen(name, bench.peers, options.peers)
+    with torch_threads(options.threads), _progress(console, len(bench.cells)) as tick:
+        machine = describe(*(package for peer in peers for package in peer.packages), device=options.device)
+        contest = Contest(peers, rounds=options.rounds, budget=options.budget, tick=tick)
         rows, interruption = _run(contest, bench)
-    checks = contest.checks
-    publish(
-        name + "-quick" * getattr(options, "quick", False) + "-partial" * bool(interruption) + bench.suffix,
-        [check_table(checks, bench.peers, bench.note), *measure_tables(rows), *summary_table(rows)],
-        machine | {"complete": "no, interrupted" if interruption else "yes"},
-        folder=folder if options.save else None,
-        console=console,
-        device=device,
-        data={
+    machine["complete"] = "no, interrupted" if interruption else "yes"
+    tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)]
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
+    for table in tables:
+        console.print(table.rich())
+    if options.save:
+        name += "-quick" * options.quick + "-partial" * bool(interruption) + bench.suffix
+        path = folder / f"{machine['date']}-{name}-{options.device}.md"
+        data = {
+            "machine": machine,
             "options": asdict(options),
-            "checks": [asdict(check) for check in checks],
+            "checks": [asdict(check) for check in contest.checks],
             "rows": [asdict(row) | {"kind": row.problem.kind} for row in rows],
-        },
-    )
+        }
+        _keep(path, f"attensor bench {name}", tables, data)
+        console.print(f"written to {path}")
     if interruption:
-        raise interruption[0]
-    failed = [check.reason for check in checks if check.peer == OURS]
+        raise interruption
+    failed = [check.reason for check in contest.checks if check.peer == OURS]
     return int(any([*failed, *(row.skipped for row in rows if row.peer == OURS)]))
 
 
-def _run(contest: Contest, bench: Bench) -> tuple[list[Row], list[KeyboardInterrupt]]:
-    """What was measured until the end, or until Ctrl-C, which is then the only one in the second list."""
+def _run(contest: Contest, bench: Bench) -> tuple[list[Row], KeyboardInterrupt | None]:
+    """What was measured until the end, or until Ctrl-C."""
     rows: list[Row] = []
     try:
         contest.check(bench.small)
         for found in contest.measure(bench.cells):
             rows += found
     except KeyboardInterrupt as error:
-        return rows, [error]
-    return rows, []
+        return rows, error
+    return rows, None
 
 
-def _refuse_nonsense(name: str, options: Any) -> None:
+def _keep(path: Path, title: str, tables: Sequence[Table], data: dict[str, Any]) -> None:
+    """The tables as Markdown, and beside it the same figures for programs."""
+    facts = "\n".join(f"- {key}: {value}" for key, value in data["machine"].items())
+    body = "\n".join(table.markdown() for table in tables)
+    elsewhere = "\n## GPU\n\nNot yet measured.\n" if data["options"]["device"] == "cpu" else ""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, f"# {title}\n\n{facts}\n\n{body}{elsewhere}")
+    write_json(path.with_suffix(".json"), data)
+
+
+def _chosen(name: str, peers: Sequence[Peer], chosen: Sequence[str]) -> list[Peer]:
+    names = ["all", *dict.fromkeys(peer.name for peer in peers)]
+    if unknown := [given for given in chosen if given not in names]:
+        given = ", ".join(map(repr, unknown))
+        raise ValueError(f"bench {name}: --peers: unknown {given}; choose from {', '.join(names)}.")
+    return [peer for peer in peers if "all" in chosen or peer.name in (OURS, *chosen)]
+
+
+def _refuse_nonsense(name: str, options: BenchOptions) -> None:
     """Nothing chosen, counts below 1, and a budget that is not positive."""
     for option in fields(options):
         given = getattr(options, option.name)
@@ -112,8 +139,14 @@ def _numbers(given: Any) -> list[float]:
     return [given] if isinstance(given, int | float) and not isinstance(given, bool) else []
 
 
-def _machine(peers: Sequence[Peer], device: str) -> dict[str, str]:
-    """The header: with the versions of what the peers need, those in every header left out."""
-    named = dict.fromkeys(package for peer in peers for package in peer.packages)
-    machine = describe(*(package for package in named if package not in ("attensor", "torch")))
-    return machine | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
+@contextmanager
+def _progress(console: Console, cells: int) -> Iterator[Callable[[str, float], None]]:
+    """A bar, gone after the block, that moves between calls: a thread of its own would take time from the measured."""
+    columns = BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.description}")
+    with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("", total=cells)
+
+        def tick(running: str, share: float) -> None:
+            bar.update(task, description=running, advance=share, refresh=True)
+
+        yield tick

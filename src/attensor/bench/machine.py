@@ -54,8 +54,8 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def describe(*packages: str) -> dict[str, str]:
-    """What belongs beside every measurement: date, processor, cores, threads and the versions of `packages`."""
+def describe(*packages: str, device: str = "cpu") -> dict[str, str]:
+    """What belongs beside every measurement: date, processor, cores, threads, versions of `packages`, and the GPU."""
     facts = {
         "date": date.today().isoformat(),
         "processor": processor(),
@@ -63,4 +63,5 @@ def describe(*packages: str) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
     }
-    return facts | {package: version_of(package) or "not installed" for package in ("attensor", "torch", *packages)}
+    facts |= {package: version_of(package) or "not installed" for package in ("attensor", "torch", *packages)}
+    return facts | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["measure_peak_bytes", "total_bytes"]
+__all__ = ["measure_peak_bytes"]
 
 _STATUS = Path("/proc/self/status")
 _RESET = Path("/proc/self/clear_refs")
@@ -36,14 +35,6 @@ def measure_peak_bytes(call: Callable[[], Any], *, device: torch.device | str = 
     before = _mark_start()
     call()
     return max(0, _mark() - before)
-
-
-def total_bytes() -> int | None:
-    """Memory that the machine has in all; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # no POSIX system
-        return None
 
 
 def _cuda_peak(call: Callable[[], Any], device: torch.device) -> int:

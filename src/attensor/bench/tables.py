@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from attensor.bench.contest import OURS, SAME, Check, Peer, Row
 from attensor.bench.machine import version_of
-from attensor.files import write_json, write_text
 
-__all__ = ["Table", "check_table", "measure_tables", "publish", "summary_table"]
+__all__ = ["Table", "check_table", "measure_tables", "summary_table"]
 
 NOTHING = "-"
 MODES = {"forward": "forward", "training": "forward + backward", "decode": "decode"}
@@ -63,8 +59,8 @@ class Table:
 
 def _growth(row: Row, rows: Sequence[Row]) -> str:
     *rest, length = row.problem.size
-    alike = [other for other in rows if other.peer == row.peer and [*other.problem.size[:-1]] == rest]
-    shorter = [other for other in alike if other.problem.size[-1] < length]
+    alike = (other for other in rows if other.peer == row.peer and [*other.problem.size[:-1]] == rest)
+    shorter = (other for other in alike if other.problem.size[-1] < length)
     before = max(shorter, key=lambda other: other.problem.size[-1], default=row)
     if before is row or not before.products or not row.products:
         return NOTHING
@@ -152,41 +148,6 @@ def summary_table(rows: Iterable[Row]) -> Iterator[Table]:
     table.rows += [(*key, *(ratio.get(length, NOTHING) for length in lengths)) for key, ratio in ratios.items()]
     if table.rows:
         yield table
-
-
-def publish(
-    name: str,
-    tables: Sequence[Table],
-    machine: Mapping[str, str],
-    *,
-    folder: Path | None,
-    console: Console,
-    device: str = "cpu",
-    data: Mapping[str, Any],
-) -> None:
-    """Print the tables and write `<folder>/<date>-<name>-<device>.md` and `.json`.
-
-    Args:
-        name: of the benchmark, for the file.
-        tables: what was measured.
-        machine: from `attensor.bench.machine.describe`, taken while measuring.
-        folder: where benchmark results are kept, made when missing; None: they are not.
-        console: where to print.
-        device: what was measured on.
-        data: the same figures for programs; JSON-able.
-    """
-    console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
-    for table in tables:
-        console.print(table.rich())
-    if folder is not None:
-        facts = "\n".join(f"- {key}: {value}" for key, value in machine.items())
-        body = "\n".join(table.markdown() for table in tables)
-        elsewhere = "\n## GPU\n\nNot yet measured.\n" if device == "cpu" else ""
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{machine['date']}-{name}-{device}.md"
-        write_text(path, f"# attensor bench {name}\n\n{facts}\n\n{body}{elsewhere}")
-        write_json(path.with_suffix(".json"), {"machine": dict(machine), **data})
-        console.print(f"written to {path}")
 
 
 def _left_out(rows: Sequence[Row]) -> str:

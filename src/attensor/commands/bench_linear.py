@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from attensor.commands.bench import BenchOptions
 
 __all__ = ["BenchLinear"]
 
@@ -12,11 +14,15 @@ Mode = Literal["forward", "training", "decode"]
 
 
 @dataclass(frozen=True)
-class BenchLinear:
+class BenchLinear(BenchOptions):
     """Speed and memory of linear attention against every peer that is installed, by length and while decoding.
 
-    The default run takes some minutes on one idle thread. Ctrl-C keeps what is measured.
+    The default run takes some minutes on one idle thread. Ctrl-C keeps what is measured. A quick look is one at 4096
+    tokens a call in sequences of 512 and 2048, and two layers of decoding.
     """
+
+    name = "linear"
+    quick_look: ClassVar = {"lengths": (512, 2048), "tokens": (4096,)}
 
     lengths: tuple[int, ...] = (512, 2048, 8192, 65536)
     """Tokens in a sequence."""
@@ -26,27 +32,7 @@ class BenchLinear:
     """Kinds of decay, and with a denominator, and a whole layer."""
     modes: tuple[Mode, ...] = ("forward", "training", "decode")
     """Out of forward, training (forward + backward) and decode."""
-    peers: tuple[str, ...] = ("all",)
-    """Names of contestants as the first table gives them; ours is always among them."""
     num_heads: int = 2
     """Heads."""
     head_dim: int = 64
     """Key and value channels of a head (decoding is measured at the sizes of GLA 340M)."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """cpu (float32) or cuda (bfloat16)."""
-    threads: int = 1
-    """Threads for PyTorch on a CPU."""
-    rounds: int = 5
-    """Timed calls of each contestant; the median counts."""
-    budget: float = 2.0
-    """Seconds a call of a peer may take; who takes more is left out there and at whatever is larger."""
-    quick: bool = False
-    """A look in under two minutes: 4096 tokens a call in sequences of 512 and 2048, two layers of decoding."""
-    save: bool = False
-    """Also write benchmarks/results/<date>-linear-<device>.md and .json."""
-
-    def run(self) -> int:
-        """Measure, print and optionally save."""
-        from attensor.bench.hold import hold
-
-        return hold("linear", replace(self, lengths=(512, 2048), tokens=(4096,)) if self.quick else self)

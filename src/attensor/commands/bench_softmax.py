@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar
+
+from attensor.commands.bench import BenchOptions
 
 __all__ = ["BenchSoftmax"]
 
 
 @dataclass(frozen=True)
-class BenchSoftmax:
+class BenchSoftmax(BenchOptions):
     """Softmax attention against PyTorch's and the explicit product, also with few queries and heads that share keys."""
+
+    name = "softmax"
+    quick_look: ClassVar = {"lengths": (1024,)}
 
     lengths: tuple[int, ...] = (1024, 4096)
     """Keys of a head."""
@@ -20,17 +25,3 @@ class BenchSoftmax:
     """Heads of queries and of keys, in pairs: --heads 4 4 16 1."""
     head_dim: int = 64
     """Width of a head."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """cpu (float32) or cuda (bfloat16)."""
-    rounds: int = 5
-    """Timed calls of each contestant; the median counts."""
-    budget: float = 2.0
-    """Seconds a call of a peer may take; who takes more is left out there and at whatever is larger."""
-    save: bool = False
-    """Also write benchmarks/results/<date>-softmax-<device>.md and .json."""
-
-    def run(self) -> int:
-        """Measure, print and optionally save."""
-        from attensor.bench.hold import hold
-
-        return hold("softmax", self)

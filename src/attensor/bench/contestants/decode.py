@@ -7,28 +7,30 @@ they for the keys and values that softmax attention keeps. What matters is what 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.bench.contest import OURS, Contestant, Peer, Problem, reference
-from attensor.bench.contestants.linear_peers import MINIMAX, minimax_layer
-from attensor.bench.contestants.packages import fla_naive, load, load_for_gpu
+from attensor.bench.contest import OURS, Contestant, Peer, Problem
+from attensor.bench.contestants.packages import fla_naive, load
 from attensor.nn import GatedLinearAttention, LightningAttention
 from attensor.ops import linear_attention_step
 
-__all__ = ["GATED", "GATES", "LAYERS", "LIGHTNING", "PEERS", "POSITIONS", "DecodeProblem", "problems"]
+__all__ = ["LAYERS", "MINIMAX", "PEERS", "POSITIONS", "TASKS", "DecodeProblem", "minimax_layer"]
 
 POSITIONS = (100, 32768)
 NUM_HEADS, KEY_DIM, VALUE_DIM, HIDDEN_SIZE = 4, 128, 256, 1024
 LAYERS = 24
 # Softmax attention's keys and values are kept for as many layers as fit in this, and the time is scaled up to all.
 KEPT_BYTES = 2**30
-GATES, GATED, LIGHTNING = "gates per channel, operator", "gated linear attention, layers", "lightning attention, layers"
+MINIMAX = "transformers.models.minimax.modeling_minimax"
+TASKS = "gates per channel, operator", "gated linear attention, layers", "lightning attention, layers"
+GATES, GATED, LIGHTNING = TASKS
 HOW_TO_READ = (
     "Decoding: operators have K 128 and V 256, lightning layers K 256 and V 256. Recurrent states hold random numbers; "
     "softmax attention's keys and values are kept for as many layers as fit in 1 GiB, its time is scaled to all layers."
@@ -52,7 +54,6 @@ class DecodeProblem(Problem):
     kind = property(lambda self: self.task)
     label = property(lambda self: f"position {self.position}")
     size = property(lambda self: (self.position,))
-
     title = property(
         lambda self: f"B1, {self.layers} layers of width {HIDDEN_SIZE} with {NUM_HEADS} heads: {self.task}"
     )
@@ -71,18 +72,13 @@ class DecodeProblem(Problem):
 
     def stack(self, make: Callable[..., Any]) -> list[Any]:
         """That many layers of ours, the same ones for every contestant."""
-        return _stack(make, HIDDEN_SIZE, NUM_HEADS, self.layers, self.device, self.dtype)
+        return _stack(make, replace(self, position=0))
 
 
 @lru_cache(maxsize=2)
-def _stack(make: Callable[..., Any], width: int, heads: int, layers: int, device: str, dtype: torch.dtype) -> list[Any]:
-    return [make(width, heads, device=device, dtype=dtype) for _ in range(layers)]
-
-
-def problems(device: str, layers: int) -> list[DecodeProblem]:
-    """Each task at each position."""
-    tasks = (GATES, GATED, LIGHTNING)
-    return [DecodeProblem(task, position, layers, device=device) for task in tasks for position in POSITIONS]
+def _stack(make: Callable[..., Any], problem: DecodeProblem) -> list[Any]:
+    layers = range(problem.layers)
+    return [make(HIDDEN_SIZE, NUM_HEADS, device=problem.device, dtype=problem.dtype) for _ in layers]
 
 
 def _ours_operator(problem: DecodeProblem) -> Contestant:
@@ -90,17 +86,17 @@ def _ours_operator(problem: DecodeProblem) -> Contestant:
     return _recurrent(problem, lambda state: linear_attention_step(q, k, v, state, log_decay=gates))
 
 
-def _fla_naive(problem: DecodeProblem) -> Contestant:
-    module = fla_naive("gla")
+def _fla(problem: DecodeProblem, advance: Callable[..., tuple[Tensor, Tensor]]) -> Contestant:
     token = [x[:, None] for x in problem.token]
-    return _recurrent(problem, lambda state: module.naive_recurrent_gla(*token, state, output_final_state=True))
+    return _recurrent(problem, lambda state: advance(*token, initial_state=state, output_final_state=True))
+
+
+def _fla_naive(problem: DecodeProblem) -> Contestant:
+    return _fla(problem, fla_naive("gla").naive_recurrent_gla)
 
 
 def _fla_kernel(problem: DecodeProblem) -> Contestant:
-    module = load_for_gpu(problem.device, "fla.ops.gla", "fla-core")
-    token = [x[:, None] for x in problem.token]
-    kernel = partial(module.fused_recurrent_gla, *token, output_final_state=True)
-    return _recurrent(problem, lambda state: kernel(initial_state=state))
+    return _fla(problem, load("fla.ops.gla", "fla-core", problem.device).fused_recurrent_gla)
 
 
 def _recurrent(problem: DecodeProblem, advance: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Contestant:
@@ -122,9 +118,7 @@ def _softmax(problem: DecodeProblem) -> Contestant:
     kept = [tuple(x.expand(-1, -1, problem.position, -1).contiguous() for x in (k, v)) for _ in range(layers)]
 
     def step() -> Tensor:
-        for keys, values in kept:
-            out = F.scaled_dot_product_attention(q, keys, values)
-        return out
+        return [F.scaled_dot_product_attention(q, keys, values) for keys, values in kept][-1]
 
     return Contestant(step, state_bytes=layers * size, share=layers / problem.layers)
 
@@ -135,11 +129,8 @@ def _layers(problem: DecodeProblem) -> Contestant:
     caches = [layer.new_cache(1) for layer in layers]
     for cache, state in zip(caches, problem.states(layers[0].key_dim, layers[0].value_dim)):
         cache.update(problem.position, state=state)
-    return _stacked(
-        problem,
-        [partial(layer, cache=cache) for layer, cache in zip(layers, caches)],
-        sum(cache.nbytes for cache in caches),
-    )
+    steps = [partial(layer, cache=cache) for layer, cache in zip(layers, caches)]
+    return _stacked(problem, steps, sum(cache.nbytes for cache in caches))
 
 
 def _minimax(problem: DecodeProblem) -> Contestant:
@@ -153,8 +144,8 @@ def _minimax(problem: DecodeProblem) -> Contestant:
         out: Tensor = layer(hidden, None, None, past_key_values=cache)[0]
         return out
 
-    layers = [partial(call, minimax_layer(module, layer), cache) for layer, cache in zip(ours, caches)]
-    return _stacked(problem, layers, sum(cache.get_linear_cache(0).nbytes for cache in caches))
+    steps = [partial(call, minimax_layer(module, layer), cache) for layer, cache in zip(ours, caches)]
+    return _stacked(problem, steps, sum(cache.get_linear_cache(0).nbytes for cache in caches))
 
 
 def _stacked(problem: DecodeProblem, layers: Sequence[Callable[[Tensor], Tensor]], state_bytes: int) -> Contestant:
@@ -169,15 +160,38 @@ def _stacked(problem: DecodeProblem, layers: Sequence[Callable[[Tensor], Tensor]
     return Contestant(step, state_bytes=state_bytes)
 
 
-def _no_flops(problem: DecodeProblem) -> float:
-    return 0.0
+def minimax_layer(module: ModuleType, ours: LightningAttention) -> nn.Module:
+    """transformers' MiniMax lightning layer with the weights of ours.
+
+    Args:
+        module: the one named `MINIMAX`.
+        ours: the only layer of its stack.
+    """
+    config = module.MiniMaxConfig(
+        hidden_size=ours.hidden_size,
+        num_attention_heads=ours.num_heads,
+        num_key_value_heads=ours.num_heads,
+        num_hidden_layers=1,
+        layer_types=["linear_attention"],
+    )
+    weight = ours.q_proj.weight
+    layer: nn.Module = module.MiniMaxLightningAttention(config, 0).to(weight.device, weight.dtype)
+    heads = (ours.num_heads, -1, ours.hidden_size)
+    by_head = [project.weight.detach().view(heads) for project in (ours.q_proj, ours.k_proj, ours.v_proj)]
+    weights = {
+        "qkv_proj.weight": torch.cat(by_head, 1).flatten(0, 1),  # q, k, v of head 0, then of head 1
+        "out_proj.weight": ours.o_proj.weight.detach(),
+        "output_gate.weight": ours.g_proj.weight.detach(),
+    }
+    layer.load_state_dict(weights, strict=False)  # its norm has weight 1, as ours
+    return layer
 
 
 PEERS = (
-    Peer(OURS, _ours_operator, _no_flops, (GATES,), reference=reference(_ours_operator)),
-    Peer("fla-recurrent-naive", _fla_naive, _no_flops, (GATES,), packages=("fla-core",)),
-    Peer("fla-recurrent", _fla_kernel, _no_flops, (GATES,), packages=("fla-core", "triton")),
-    Peer("sdpa", _softmax, _no_flops, (GATES,), packages=("torch",), computes="softmax attention, same sizes"),
-    Peer(OURS, _layers, _no_flops, (GATED, LIGHTNING), packages=("attensor",), reference=reference(_layers)),
-    Peer("minimax", _minimax, _no_flops, (LIGHTNING,), packages=("transformers",)),
+    Peer(OURS, _ours_operator, kinds=(GATES,)),
+    Peer("fla-recurrent-naive", _fla_naive, kinds=(GATES,), packages=("fla-core",)),
+    Peer("fla-recurrent", _fla_kernel, kinds=(GATES,), packages=("fla-core", "triton")),
+    Peer("sdpa", _softmax, kinds=(GATES,), packages=("torch",), computes="softmax attention, same sizes"),
+    Peer(OURS, _layers, kinds=(GATED, LIGHTNING), packages=("attensor",)),
+    Peer("minimax", _minimax, kinds=(LIGHTNING,), packages=("transformers",)),
 )

@@ -1,21 +1,20 @@
-"""Linear attention at one size, in one variant: inputs, the work in it, and the list of its peers."""
+"""Linear attention at one size, in one variant: inputs, and the work in it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.bench.contest import Contestant, Peer, Problem
+from attensor.bench.contest import Contestant, Problem
 from attensor.nn import LightningAttention
 from attensor.nn.lightning import decay_slopes
 
-__all__ = ["OPERATOR_VARIANTS", "PEERS", "VARIANTS", "LinearProblem", "chunked", "enter", "quadratic", "recurrent"]
+__all__ = ["OPERATOR_VARIANTS", "VARIANTS", "LinearProblem", "chunked", "quadratic", "recurrent"]
 
 VARIANTS = {
     "none": "no decay",
@@ -50,23 +49,23 @@ class LinearProblem(Problem):
     hidden_size = property(lambda self: self.num_heads * self.head_dim)
     input_bytes = property(lambda self: 3 * self.tokens * self.hidden_size * self.dtype.itemsize)
 
-    @property
-    def title(self) -> str:
-        """Variant, tokens, heads and dtype."""
-        sizes = f"H{self.num_heads} K{self.head_dim} V{self.head_dim}, {str(self.dtype).partition('.')[2]}"
-        return f"{VARIANTS[self.variant]}: {self.tokens} tokens a call, {sizes}"
+    title = property(
+        lambda self: (
+            f"{VARIANTS[self.variant]}: {self.tokens} tokens a call, H{self.num_heads} K{self.head_dim} "
+            f"V{self.head_dim}, {str(self.dtype).partition('.')[2]}"
+        )
+    )
 
     def plain(self) -> LinearProblem:
         """Without a decay, of which softmax attention knows nothing."""
         return replace(self, variant="none")
 
-    @cached_property
-    def qkv(self) -> tuple[Tensor, ...]:
-        """[B, T, H, D] each; positive queries and keys where there is a denominator."""
-        q, k, v = (self._tokens(i, self.num_heads, self.head_dim) for i in range(3))
-        if self.variant == "denominator":
-            q, k = (F.relu(x) + FEATURE_MINIMUM for x in (q, k))
-        return tuple(x.detach().requires_grad_() for x in (q, k, v))
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """q, k, v and out [B, T, H, D]; of a layer hidden states and out [B, T, C]."""
+        if self.variant == "layer":
+            return ((self.batch, self.length, self.hidden_size),) * 2
+        return ((self.batch, self.length, self.num_heads, self.head_dim),) * 4
 
     @cached_property
     def log_decay(self) -> Tensor | None:
@@ -74,7 +73,10 @@ class LinearProblem(Problem):
         if self.variant == "constant":
             return -decay_slopes(self.num_heads, device=torch.device(self.device)).float()
         trailing = {"scalar": (self.num_heads,), "channel": (self.num_heads, self.head_dim)}.get(self.variant)
-        return (F.logsigmoid(self._tokens(4, *trailing).float()) / 16).requires_grad_() if trailing else None
+        if trailing is None:
+            return None
+        gates = self.draw(self.batch, self.length, *trailing, seed=4).float()
+        return (F.logsigmoid(gates) / 16).requires_grad_()
 
     @cached_property
     def layer(self) -> LightningAttention:
@@ -83,37 +85,20 @@ class LinearProblem(Problem):
             torch.manual_seed(0)
             return LightningAttention(self.hidden_size, self.num_heads, device=self.device, dtype=self.dtype)
 
-    @property
-    def upstream(self) -> Tensor:
-        """Gradient of the output."""
-        return self._tokens(3, *((self.hidden_size,) if self.variant == "layer" else (self.num_heads, self.head_dim)))
-
-    def contestant(self, function: Callable[..., Tensor], leaves: Iterable[Tensor] = ()) -> Contestant:
-        """`function` of q, k, v and the gates that depend on the token, or of `leaves`."""
-        gates = [self.log_decay] if self.log_decay is not None and self.log_decay.requires_grad else []
-        return Contestant.of(function, tuple(leaves) or (*self.qkv, *gates), self.upstream)
+    def contestant(self, function: Callable[..., Tensor]) -> Contestant:
+        """`function` of q, k, v and the gates that depend on the token; a denominator gets positive q and k."""
+        usual = super().contestant(function)
+        leaves = list(usual.leaves)
+        if self.variant == "denominator":
+            leaves[:2] = [(F.relu(x.detach()) + FEATURE_MINIMUM).requires_grad_() for x in leaves[:2]]
+        if self.log_decay is not None and self.log_decay.requires_grad:
+            leaves.append(self.log_decay)
+        return replace(usual, leaves=leaves)
 
     def layer_contestant(self, layer: nn.Module, call: Callable[[Tensor], Tensor]) -> Contestant:
-        """A layer applied to hidden states [B, T, C], differentiated for them and for its weights."""
-        hidden = self._tokens(0, self.hidden_size).detach().requires_grad_()
-        return Contestant(lambda: call(hidden), (hidden, *layer.parameters()), self.upstream)
-
-    def _tokens(self, seed: int, *trailing: int) -> Tensor:
-        return self.draw(self.batch, self.length, *trailing, seed=1000 * self.length + seed)
-
-
-PEERS: list[Peer] = []
-Build = Callable[[LinearProblem], Contestant]
-
-
-def enter(name: str, flops: Callable[[Any], float], kinds: tuple[str, ...], **traits: Any) -> Callable[[Build], Build]:
-    """Enter the decorated function into the peers; see `Peer` for the arguments."""
-
-    def put(build: Build) -> Build:
-        PEERS.append(Peer(name, build, flops, kinds, **traits))
-        return build
-
-    return put
+        """A layer applied to hidden states, differentiated for them and for its weights."""
+        usual = super().contestant(lambda x, *weights: call(x))
+        return replace(usual, leaves=(*usual.leaves, *layer.parameters()))
 
 
 def chunked(problem: LinearProblem) -> float:

@@ -7,16 +7,14 @@ NATTEN where it is installed.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, reference
-from attensor.bench.contestants.packages import load
+from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem
+from attensor.bench.contestants.packages import load, sdpa
 from attensor.bench.hold import Bench
 from attensor.ops import neighborhood_attention
 
@@ -30,7 +28,7 @@ HOW_TO_READ = "B = 1. Useful operations: the two products over the window, nothi
 
 @dataclass(frozen=True)
 class NeighborhoodProblem(Problem):
-    """A square grid, a square window, heads."""
+    """A square grid, a square window, heads; q, k, v and out are [1, side, side, H, D]."""
 
     side: int
     window_size: int
@@ -40,21 +38,16 @@ class NeighborhoodProblem(Problem):
     title = property(lambda self: f"{self.side} x {self.side}, {self.num_heads} heads of {self.head_dim}")
     label = property(lambda self: f"window {self.window_size}")
     size = property(lambda self: (self.side, self.window_size))
+    shapes = property(lambda self: [(1, self.side, self.side, self.num_heads, self.head_dim)] * 4)
 
     @property
     def neighbours(self) -> Tensor:
         """[T, W]: which tokens each token of the grid attends to; windows are shifted inwards at the border."""
         side, window = self.side, self.window_size
-        start = (torch.arange(side) - window // 2).clamp(0, side - window)
-        axis = start[:, None] + torch.arange(window)  # [side, window]
+        start = (torch.arange(side, device=self.device) - window // 2).clamp(0, side - window)
+        axis = start[:, None] + torch.arange(window, device=self.device)  # [side, window]
         tokens = axis[:, None, :, None] * side + axis[None, :, None, :]  # [side, side, window, window]
         return tokens.reshape(side * side, window**2)
-
-    def contestant(self, attend: Callable[..., Tensor]) -> Contestant:
-        """`attend` of q, k, v, [1, side, side, H, D] each."""
-        shape = (1, self.side, self.side, self.num_heads, self.head_dim)
-        leaves = (self.leaf(*shape, seed=seed) for seed in range(3))
-        return Contestant.of(attend, leaves, self.draw(*shape, seed=3))
 
 
 def _ours(problem: NeighborhoodProblem) -> Contestant:
@@ -74,12 +67,11 @@ def _gather(problem: NeighborhoodProblem) -> Contestant:
 
 
 def _dense(problem: NeighborhoodProblem) -> Contestant:
-    tokens = problem.side**2
-    mask = torch.zeros(tokens, tokens, dtype=torch.bool).scatter_(1, problem.neighbours, True)
+    neighbours = problem.neighbours
+    mask = neighbours.new_zeros(len(neighbours), len(neighbours), dtype=torch.bool).scatter_(1, neighbours, True)
 
     def attend(*tensors: Tensor) -> Tensor:
-        q, k, v = (x.flatten(1, 2).transpose(1, 2) for x in tensors)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).reshape(tensors[0].shape)
+        return sdpa(*(x.flatten(1, 2) for x in tensors), attn_mask=mask).reshape(tensors[0].shape)
 
     return problem.contestant(attend)
 
@@ -101,7 +93,7 @@ def _flops(problem: NeighborhoodProblem) -> float:
 
 
 PEERS = (
-    Peer(OURS, _ours, _flops, packages=("attensor",), reference=reference(_ours)),
+    Peer(OURS, _ours, _flops, packages=("attensor",)),
     Peer("gather", _gather, _flops),
     Peer("dense SDPA, masked", _dense, _flops, packages=("torch",)),
     Peer("natten (FlexAttention)", _natten, _flops, packages=("natten",), no_backward="natten trains on a GPU only"),
@@ -110,8 +102,9 @@ PEERS = (
 
 def bench(options: BenchNeighborhood) -> Bench:
     """The contest of the options."""
-    side = options.grids[0][0]
-    forward = dict.fromkeys([*((side, window) for window in options.windows), *options.grids])
-    cells = [Cell("forward", [NeighborhoodProblem(*sizes)]) for sizes in sorted(forward)]
-    cells += [Cell("training", [NeighborhoodProblem(*sizes)]) for sizes in options.grids]
-    return Bench(PEERS, [NeighborhoodProblem(7, 5, 2, 16)], cells, HOW_TO_READ)
+    first = options.grids[0][0]
+    grids = [NeighborhoodProblem(*sizes, device=options.device) for sizes in options.grids]
+    others = [NeighborhoodProblem(first, window, device=options.device) for window in options.windows]
+    forward = sorted(dict.fromkeys([*others, *grids]), key=lambda problem: problem.size)
+    cells = [Cell("forward", [problem]) for problem in forward] + [Cell("training", [problem]) for problem in grids]
+    return Bench(PEERS, [NeighborhoodProblem(7, 5, 2, 16, device=options.device)], cells, HOW_TO_READ)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, reference
-from attensor.bench.contestants.packages import FLEX_HAS_NO_BACKWARD, causal_blocks, heads_first
+from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem
+from attensor.bench.contestants.packages import FLEX, causal_blocks, flex, sdpa
 from attensor.bench.hold import Bench
 from attensor.ops import relative_kernel_attention
 
@@ -55,9 +53,10 @@ class RelativeProblem(Problem):
         """Softmax attention has no features."""
         return replace(self, num_features=0)
 
-    def inputs(self, width: int, seed: int) -> Tensor:
-        """[1, n, H, width]."""
-        return self.leaf(1, self.length, self.num_heads, width, seed=seed)
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """q, k, v and out of softmax attention, [1, n, H, V] each."""
+        return ((1, self.length, self.num_heads, self.width),) * 4
 
     @cached_property
     def bias(self) -> Tensor:
@@ -70,53 +69,44 @@ class RelativeProblem(Problem):
         n = self.length
         mask = self.bias.detach().unfold(1, n, 1).flip(1)[None]
         if self.is_causal:
-            mask.masked_fill_(torch.ones(n, n, dtype=torch.bool).triu_(1), float("-inf"))
+            mask.masked_fill_(mask.new_ones(n, n, dtype=torch.bool).triu_(1), float("-inf"))
         return mask
-
-    def contestant(self, attend: Any, *leaves: Tensor) -> Contestant:
-        """`attend` of the leaves, of which the third are the values."""
-        return Contestant.of(attend, leaves, self.draw(1, self.length, self.num_heads, self.width, seed=4))
 
 
 def _ours(problem: RelativeProblem, algorithm: str | None = None) -> Contestant:
-    features = (problem.inputs(problem.num_features, seed).detach().abs().requires_grad_() for seed in (5, 6))
+    soft, size = problem.contestant(sdpa), (1, problem.length, problem.num_heads, problem.num_features)
+    features = (problem.draw(*size, seed=seed).abs().requires_grad_() for seed in (5, 6))
 
     def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
         return relative_kernel_attention(q, k, v, relative_bias=bias, is_causal=problem.is_causal, algorithm=algorithm)
 
-    return problem.contestant(attend, *features, problem.inputs(problem.width, 2), problem.bias)
+    return Contestant(attend, (*features, soft.leaves[2], problem.bias), soft.upstream)
 
 
-def _softmax(problem: RelativeProblem, *, is_trained: bool = False) -> Contestant:
-    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor = problem.mask) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2)
+def _softmax(problem: RelativeProblem) -> Contestant:
+    return problem.contestant(partial(sdpa, attn_mask=problem.mask))
 
-    masks = [problem.mask.detach().requires_grad_()] if is_trained else []
-    return problem.contestant(attend, *(problem.inputs(problem.width, seed) for seed in range(3)), *masks)
+
+def _softmax_trained(problem: RelativeProblem) -> Contestant:
+    soft = _softmax(problem)
+    leaves = (*soft.leaves, problem.mask.detach().requires_grad_())
+    return Contestant(lambda q, k, v, mask: sdpa(q, k, v, attn_mask=mask), leaves, soft.upstream)
 
 
 def _softmax_reference(problem: RelativeProblem) -> Tensor:
-    q, k, v = (problem.inputs(problem.width, seed).detach() for seed in range(3))
+    q, k, v = problem.contestant(sdpa).leaves
     scores = torch.einsum("bihd,bjhd->bhij", q, k) * problem.width**-0.5
     return torch.einsum("bhij,bjhd->bihd", (scores + problem.mask).softmax(-1), v)
 
 
 def _flex(problem: RelativeProblem) -> Contestant:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    # or the sizes before would count against the number of recompilations, and those to come be dynamic
-    torch.compiler.reset()
-    compiled = torch.compile(flex_attention, fullgraph=True)
     center, bias = problem.length - 1, problem.bias.detach()
-    blocks = causal_blocks(problem.length) if problem.is_causal else None
+    blocks = causal_blocks(problem.length, problem.device) if problem.is_causal else None
 
     def add_bias(score: Tensor, batch: Tensor, head: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return score + bias[head, j - i + center]
 
-    attend = heads_first(partial(compiled, score_mod=add_bias, block_mask=blocks))
-    # on a CPU it refuses whatever could be differentiated, even where nothing is
-    return problem.contestant(attend, *(problem.inputs(problem.width, seed).detach() for seed in range(3)))
+    return problem.contestant(flex(score_mod=add_bias, block_mask=blocks))
 
 
 def _flops(problem: RelativeProblem) -> float:
@@ -138,32 +128,26 @@ _OTHER: dict[str, Any] = {
 }
 PEERS = (
     Peer(SOFTMAX, _softmax, _softmax_flops, allowance=2.0, **_OTHER),
-    Peer(TRAINED, partial(_softmax, is_trained=True), _softmax_flops, **_OTHER),
-    Peer("flex", _flex, _softmax_flops, compiles=True, no_backward=FLEX_HAS_NO_BACKWARD, **_OTHER),
-    Peer(OURS, _ours, _flops, packages=("attensor",), reference=reference(_ours)),
+    Peer(TRAINED, _softmax_trained, _softmax_flops, modes=("training",), **_OTHER),
+    Peer("flex", _flex, _softmax_flops, **FLEX, **_OTHER),
+    Peer(OURS, _ours, _flops, packages=("attensor",)),
     Peer("ours, transforms", partial(_ours, algorithm="fft"), _flops),
     Peer("ours, tiles", partial(_ours, algorithm="tiles"), _flops),
 )
 
 
 def bench(options: BenchRelative) -> Bench:
-    """The contest of the options."""
-    small: list[Problem] = [RelativeProblem(256, 16, 16, order, options.num_heads) for order in (False, True)]
-    suffix = "" if options.num_heads == 1 else f"-h{options.num_heads}"
-    return Bench(PEERS, small, list(_cells(options)), HOW_TO_READ, suffix)
-
-
-def _cells(options: BenchRelative) -> Iterator[Cell]:
-    """Pairs of features and width that share a width are one cell, so that softmax attention is timed once for them."""
-    pairs = dict.fromkeys(options.sizes)
-    for mode in options.modes:
-        names = tuple(peer.name for peer in PEERS if mode == "training" or peer.name != TRAINED)
-        for width in dict.fromkeys(width for _, width in pairs):
-            for is_causal in (False, True):
-                for length in sorted(set(options.lengths)):
-                    group = [
-                        RelativeProblem(length, features, width, is_causal, options.num_heads)
-                        for features, other in pairs
-                        if other == width
-                    ]
-                    yield Cell(mode, group, names)
+    """The contest of the options; pairs of features and width that share a width are one cell, softmax one for all."""
+    heads: dict[str, Any] = {"num_heads": options.num_heads, "device": options.device}
+    small = [RelativeProblem(256, 16, 16, is_causal, **heads) for is_causal in (False, True)]
+    widths: dict[int, list[int]] = {}
+    for features, width in dict.fromkeys(options.sizes):
+        widths.setdefault(width, []).append(features)
+    cells = [
+        Cell(mode, [RelativeProblem(length, number, width, is_causal, **heads) for number in features])
+        for mode in options.modes
+        for width, features in widths.items()
+        for is_causal in (False, True)
+        for length in sorted(set(options.lengths))
+    ]
+    return Bench(PEERS, small, cells, HOW_TO_READ, "" if options.num_heads == 1 else f"-h{options.num_heads}")
