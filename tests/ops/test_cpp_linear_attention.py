@@ -148,6 +148,7 @@ def separately(bounds: list[int], tensors: Tensors) -> tuple[Tensor, Tensor]:
     return torch.cat([*outs, empty[:, bounds[-1] :]], 1), torch.cat(states)
 
 
+@pytest.mark.usefixtures("unread_bounds")
 @pytest.mark.parametrize("decay", DECAYS)
 @pytest.mark.parametrize("value_dim", [7, 24])
 def test_packed_sequences_are_separate_ones(decay: str, value_dim: int) -> None:
@@ -163,6 +164,7 @@ def test_packed_sequences_are_separate_ones(decay: str, value_dim: int) -> None:
         assert_same(results(in_cpp, tensors, cu_seqlens=packing, chunk_size=4), expected)
 
 
+@pytest.mark.usefixtures("unread_bounds")
 @pytest.mark.parametrize(
     ("bounds", "meant"),
     [
@@ -179,6 +181,7 @@ def test_boundaries_out_of_range_are_moved_into_it(bounds: list[int], meant: lis
     assert_equal(found, expected)
 
 
+@pytest.mark.usefixtures("unread_bounds")
 def test_there_may_be_no_sequence() -> None:
     found = results(in_cpp, make("channel", batch=1, tokens=19, rows=0), cu_seqlens=torch.tensor([0]))
     assert found["state"].shape == (0, 6, 5, 7)

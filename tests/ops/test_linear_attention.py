@@ -136,6 +136,7 @@ def test_packed_equals_separate(decay: str, dtype: torch.dtype) -> None:
         torch.testing.assert_close(packed["state"][n], state[0], rtol=0, atol=1e-13)
 
 
+@pytest.mark.usefixtures("unread_bounds")
 @pytest.mark.parametrize("decay", DECAYS)
 def test_packed_without_initial_state_ignores_what_no_sequence_owns(decay: str) -> None:
     tensors = make(decay, batch=1, tokens=23) | {"initial_state": None}

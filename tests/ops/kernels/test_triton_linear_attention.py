@@ -25,7 +25,7 @@ SCHEDULES = ("parallel", "on_chip", "recurrent")
 BACKWARD = {("parallel", decay) for decay in DECAYS} | {("on_chip", "none")}
 SMALL = {"tokens": 19, "heads": 2, "key_heads": 1, "decay_heads": 2, "key_dim": 5, "value_dim": 7}
 # an empty sequence, one of length 1, one across a border of chunks, an empty one, one more, two tokens in none
-PACKED = torch.tensor([0, 0, 1, 18, 18, 22], device=DEVICE)
+PACKED = torch.tensor([0, 0, 1, 18, 18, 24], device=DEVICE)
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +135,7 @@ def test_heads_may_be_grouped(decay: str, heads: int, key_heads: int, decay_head
 def test_blocks_of_a_chunk(chunk_size: int, packed: bool) -> None:
     """Secondary chunking: products between blocks of 16 tokens and sums inside them, in ragged chunks."""
     sizes = SMALL | {"tokens": chunk_size + 13, "heads": 1, "decay_heads": 1}
-    packing = torch.tensor([0, chunk_size + 7, chunk_size + 12], device=DEVICE) if packed else None
+    packing = torch.tensor([0, chunk_size + 7, chunk_size + 13], device=DEVICE) if packed else None
     tensors = make("channel", batch=1, rows=2 if packed else None, **sizes)
     check("parallel", tensors, packing=packing, chunk_size=chunk_size)
 
@@ -188,7 +188,7 @@ def test_nothing_to_compute(decay: str, sizes: dict[str, int]) -> None:
 
 
 def test_no_sequences() -> None:
-    tensors = make("scalar", batch=1, rows=0, **SMALL)
+    tensors = make("scalar", batch=1, rows=0, **SMALL | {"tokens": 0})
     packing = torch.zeros(1, dtype=torch.long, device=DEVICE)
     check("parallel", tensors, packing=packing, gradients=False)
 
