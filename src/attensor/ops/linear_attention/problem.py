@@ -254,11 +254,14 @@ def recur(
     row, inputs = problem.batch_dim, problem.inputs
     narrow, wide = chunk_sizes
     largest = problem.chunk_size or (wide if max(problem.q.shape[3], problem.v.shape[3]) > 64 else narrow)
-    size = 1
-    while size < largest and size < problem.q.shape[1]:
-        size *= 2
+    size = largest if torch.compiler.is_compiling() else min(largest, _power_of_two(problem.q.shape[1]))
     out, state = recurrence(inputs, (problem.factor, size, schedule))
     return out, state.squeeze(row)
+
+
+def _power_of_two(tokens: int) -> int:
+    """The smallest that is not below `tokens`. Not for a compiler, which would make one graph for each."""
+    return 1 << max(tokens - 1, 0).bit_length()
 
 
 def products(q: Sequence[int], v: Sequence[int]) -> int:
