@@ -3,7 +3,7 @@
 Every operator has a reference of the same signature, the shortest code that is obviously the equation.
 """
 
-from attensor.ops._native.form import kernels_form as kernels_form
+from attensor.ops._native.build import kernels_form as kernels_form
 from attensor.ops._operator import OPERATORS as OPERATORS
 from attensor.ops._operator import Implementation as Implementation
 from attensor.ops._operator import Operator as Operator

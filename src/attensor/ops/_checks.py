@@ -165,7 +165,7 @@ def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
     place = "B, T" if len(tokens) == 2 else "B"
     raise ShapeError(
         f"{name}: log_decay {shape} is none of [H], [{place}, H] and [{place}, H, K] for q {list(q.shape)}, with H or "
-        f"the {k.shape[-2]} key heads. Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
+        f"the {k.shape[-2]} key heads.{_HEADS_FIRST}"
     )
 
 

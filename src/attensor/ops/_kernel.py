@@ -21,9 +21,9 @@ __all__ = ["differentiable", "fold_batch", "register"]
 
 _LIBRARY = torch.library.Library("attensor", "FRAGMENT")
 
-Tensors = tuple[Tensor | None, ...]
+Tensors = tuple[Any, ...]  # of tensors; where one may be missing, None
 Forward = Callable[[Tensors, Any, bool], Sequence[Tensor]]
-Backward = Callable[[Tensors, tuple[Tensor, ...], tuple[Tensor | None, ...], Any, tuple[bool, ...]], Tensors]
+Backward = Callable[[Tensors, tuple[Tensor, ...], Tensors, Any, tuple[bool, ...]], Tensors]
 Definition = Callable[[Tensors, Any], Sequence[Tensor]]
 
 
@@ -138,7 +138,7 @@ class _Parts:
         """Where the batch stands in each saved tensor."""
         return (*self.batch_dims, *self.kept_dims, *self.out_dims * self.keep_outputs)
 
-    def cut(self, saved: Sequence[Any]) -> tuple[Tensors, tuple[Tensor, ...], tuple[Tensor | None, ...]]:
+    def cut(self, saved: Sequence[Any]) -> tuple[Tensors, tuple[Tensor, ...], Tensors]:
         """Tensors, kept ones and gradients of outputs."""
         first, last = len(self.batch_dims), len(self.saved_dims)
         return tuple(saved[:first]), tuple(saved[first:last]), tuple(saved[last:])
@@ -148,10 +148,8 @@ class _Parts:
         places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
 
         def function(*floats: Tensor) -> tuple[Tensor, ...]:
-            every = list(tensors)
-            for place, x in zip(places, floats):
-                every[place] = x
-            return tuple(self.definition(tuple(every), options))
+            every = dict(enumerate(tensors)) | dict(zip(places, floats))
+            return tuple(self.definition(tuple(every.values()), options))
 
         return function, places
 
@@ -160,18 +158,13 @@ class _Parts:
     ) -> tuple[Callable[..., Tensors], list[Tensor], list[int]]:
         """The needed gradients as a function, by the definition; its arguments, and their places among `saved`."""
         tensors, _, grads = self.cut(saved)
-        places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
-        count = len(places)
+        function, places = self.of_floats(tensors, options)
         zeros = self.definition(tensors, options) if any(g is None for g in grads) else ()
         coming = [torch.zeros_like(zeros[i]) if g is None else g for i, g in enumerate(grads)]
 
         def gradients(*arguments: Tensor) -> Tensors:
-            every = list(tensors)
-            for place, x in zip(places, arguments):
-                every[place] = x
-            function, _ = self.of_floats(tuple(every), options)
-            outs, pull, *_ = torch.func.vjp(function, *arguments[:count])
-            found = pull(tuple(g.to(out.dtype) for g, out in zip(arguments[count:], outs)))
+            outs, pull, *_ = torch.func.vjp(function, *arguments[: len(places)])
+            found = pull(tuple(g.to(out.dtype) for g, out in zip(arguments[len(places) :], outs)))
             return tuple(g for place, g in zip(places, found) if needs[place])
 
         of_outputs = [len(self.saved_dims) + i for i in range(len(grads))]

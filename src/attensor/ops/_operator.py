@@ -119,10 +119,6 @@ def reference_of(function: Callable[A, R], doc: str) -> Callable[A, R]:
     return reference
 
 
-def _anything(problem: Any) -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class Implementation(Generic[P, R]):
     """One form of an operator.
@@ -133,7 +129,7 @@ class Implementation(Generic[P, R]):
     """
 
     run: Callable[[P], R]
-    supports: Callable[[P], str | None] = _anything
+    supports: Callable[[P], str | None] = lambda problem: None
 
 
 class Operator(Generic[P, R]):

@@ -44,6 +44,11 @@ class Problem:
     attn_mask: Tensor | None
     scale: float | None
 
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """How each axis of the grid is cut; raises as `block_attention`."""
+        return axes_of(_NAME, self.q.shape[1:-2], self.pattern, self.block_size, self.axis)
+
 
 @checked
 def block_attention(
@@ -93,7 +98,7 @@ block_attention_reference = reference_of(block_attention, "Dense attention under
 def _check(x: Problem) -> None:
     check_qkv(_NAME, x.q, x.k, x.v, space_dims=(1, 2, 3), same_space=True)
     check_devices(_NAME, x.q, attn_mask=x.attn_mask)
-    axes = axes_of(_NAME, x.q.shape[1:-2], x.pattern, x.block_size, x.axis)
+    axes = x.axes
     if x.is_causal and x.pattern != "axial":
         raise ValueError(
             f'{_NAME}: is_causal has a meaning along one axis only; use pattern="axial", got {x.pattern!r}.'
@@ -107,7 +112,7 @@ def _define(problem: Problem) -> Tensor:
     """Dense attention: tokens see each other when they are in one block."""
     q, k, v = problem.q, problem.k, problem.v
     space, device = q.shape[1:-2], q.device
-    axes = axes_of(_NAME, space, problem.pattern, problem.block_size, problem.axis)
+    axes = problem.axes
     together = torch.ones((), dtype=torch.bool, device=device)
     place = torch.zeros((), dtype=torch.long, device=device)
     for index, cut in enumerate(axes):
@@ -130,10 +135,9 @@ def _define(problem: Problem) -> Tensor:
 
 
 def _torch(problem: Problem) -> Tensor:
-    q, k, v, mask = problem.q, problem.k, problem.v, problem.attn_mask
-    axes = axes_of(_NAME, q.shape[1:-2], problem.pattern, problem.block_size, problem.axis)
+    q, k, v, mask, axes = problem.q, problem.k, problem.v, problem.attn_mask, problem.axes
     if any(cut.padded != cut.length for cut in axes):
-        mask = _with_padding(_real_tokens(axes, q.device), mask).repeat(q.shape[0], 1, 1, 1)
+        mask = _closed(axes, mask, q.device).repeat(q.shape[0], 1, 1, 1)
     q_blocks, k_blocks, v_blocks = (to_blocks(t, axes) for t in (q, k, v))
     out = softmax_attention(
         q_blocks, k_blocks, v_blocks, attn_mask=mask, is_causal=problem.is_causal, scale=problem.scale, backend="torch"
@@ -150,15 +154,10 @@ _OPERATOR: Operator[Problem, Tensor] = Operator(
 )
 
 
-def _real_tokens(axes: tuple[Axis, ...], device: torch.device) -> Tensor:
-    """[blocks, S] bool: False where the padding is."""
-    real = torch.ones([1, *[cut.length for cut in axes], 1, 1], dtype=torch.bool, device=device)
-    return to_blocks(real, axes)[..., 0, 0]
-
-
-def _with_padding(real: Tensor, attn_mask: Tensor | None) -> Tensor:
+def _closed(axes: tuple[Axis, ...], attn_mask: Tensor | None, device: torch.device) -> Tensor:
     """[blocks, 1 or H, 1 or S, S]: the mask of every block with the padded keys closed."""
-    keys = real[:, None, None, :]
+    real = torch.ones([1, *[cut.length for cut in axes], 1, 1], dtype=torch.bool, device=device)
+    keys = to_blocks(real, axes)[:, None, None, :, 0, 0]
     if attn_mask is None:
         return keys
     return keys & attn_mask if attn_mask.dtype == torch.bool else attn_mask.masked_fill(~keys, float("-inf"))

@@ -20,11 +20,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from attensor.errors import BackendError
 from attensor.ops._native.compiler import OPTIONS, compile_library, compiler, version
 
-__all__ = ["SOURCES", "build", "library", "why_not", "why_not_by_default"]
+__all__ = ["SOURCES", "build", "kernels_form", "library", "why_not", "why_not_by_default"]
 
 SOURCES = Path(__file__).parents[1]  # each operator's kernels are in its own folder `cpp`
 
@@ -55,6 +56,11 @@ def why_not(demanded: bool = False) -> str | None:
     if demanded and isinstance(found, str):
         found = _look()
     return found if isinstance(found, str) else None
+
+
+def kernels_form() -> Literal["cpp", "torch"]:
+    """`"cpp"` where this process takes the C++ kernels on a CPU, else `"torch"`; the same at every call."""
+    return "torch" if why_not() else "cpp"
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from torch import Tensor
 from attensor.ops._precision import working_dtype
 from attensor.ops.linear_attention.problem import Inputs
 
-__all__ = ["advance", "define"]
+__all__ = ["define", "define_step"]
 
 
 def define(inputs: Inputs, scale: float, is_causal: bool) -> tuple[Tensor, Tensor]:
@@ -43,19 +43,24 @@ def define(inputs: Inputs, scale: float, is_causal: bool) -> tuple[Tensor, Tenso
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """S' = diag(decay) S + k v^T and q S', one token after the other."""
     outs = [v[:, :0]]
     for t in range(q.shape[1]):
-        out, state = advance(q[:, t], k[:, t], v[:, t], None if decay is None else decay[:, t], state)
-        outs.append(out.unsqueeze(1))
+        if decay is not None:
+            state = decay[:, t].unsqueeze(-1) * state
+        state = state + k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
+        outs.append((q[:, t].unsqueeze(-1) * state).sum(-2).unsqueeze(1))
     return torch.cat(outs, 1), state
 
 
-def advance(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """S' = diag(decay) S + k v^T and q S' for one token, [B, H, ...]; decay is [B, H, K or 1]."""
-    if decay is not None:
-        state = decay.unsqueeze(-1) * state
-    state = state + k.unsqueeze(-1) * v.unsqueeze(-2)
-    return (q.unsqueeze(-1) * state).sum(-2), state
+def define_step(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The same for one token: output [B, H, V] and new state [B, H, K, V]; log_decay is [B, H, K or 1]."""
+    log_decay = None if log_decay is None else log_decay.unsqueeze(1)
+    inputs = Inputs(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), log_decay, state.unsqueeze(0), None)
+    out, new = define(inputs, scale, True)
+    return out.squeeze(1), new.squeeze(0)
 
 
 def _of_tokens(log_decay: Tensor, q: Tensor) -> Tensor:

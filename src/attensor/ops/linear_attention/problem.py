@@ -209,16 +209,14 @@ def _registered(
         return (*grads[:3], grads[3] if options[-1] else None, inputs.new_states(inputs.rows))
 
     shared: dict[str, Any] = {"devices": devices, "gather": Inputs}
-    forward_kernel = register(
+    return register(
         f"{name}({_INPUTS}, {_OPTIONS}, int kept_rows) -> (Tensor, Tensor, Tensor)",
         forward, fake, flops=lambda q, k, v, *_: products(q, v), **shared,
-    )  # fmt: skip
-    backward_kernel = register(
+    ), register(
         f"{name}_backward({_INPUTS}, Tensor kept, Tensor grad_out, Tensor grad_final, {_OPTIONS}, bool decay) "
         "-> (Tensor, Tensor, Tensor, Tensor?, Tensor)",
         backward, fake_back, flops=lambda q, k, v, *_: 2 * products(q, v), **shared,
     )  # fmt: skip
-    return forward_kernel, backward_kernel
 
 
 def causal_only(problem: LinearAttentionProblem) -> str | None:

@@ -11,7 +11,7 @@ from attensor.ops._checks import checked
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.linear_attention.cpp import step as cpp
-from attensor.ops.linear_attention.definition import advance
+from attensor.ops.linear_attention.definition import define_step
 from attensor.ops.linear_attention.problem import StepProblem
 
 __all__ = ["linear_attention_step", "linear_attention_step_reference"]
@@ -62,20 +62,15 @@ linear_attention_step_reference = reference_of(
 
 
 def _define(x: StepProblem) -> tuple[Tensor, Tensor]:
-    dtype, groups = working_dtype(x.q, x.v), x.q.shape[1] // x.k.shape[1]
-    keys, values = (t.to(dtype).repeat_interleave(groups, 1) for t in (x.k, x.v))
     decays = x.decays()
-    decay = None if decays is None else decays.exp()
     if x.state_slots is None:
-        out, state = advance(x.q.to(dtype), keys, values, decay, x.state.to(dtype))
-        return (x.scale * out).to(x.v.dtype), state
+        return define_step(x.q, x.k, x.v, decays, x.state, x.scale)
     out = x.v.new_zeros(*x.q.shape[:2], x.v.shape[2])
     for row, slot in enumerate(x.state_slots.tolist()):
         if slot >= 0:
-            own = slice(row, row + 1)
-            old = x.state[slot : slot + 1].to(dtype)
-            found, new = advance(x.q[own].to(dtype), keys[own], values[own], None if decay is None else decay[own], old)
-            out[own], x.state[slot] = x.scale * found, new[0]
+            own, old = slice(row, row + 1), x.state[slot : slot + 1]
+            decay = None if decays is None else decays[own]
+            out[own], x.state[slot : slot + 1] = define_step(x.q[own], x.k[own], x.v[own], decay, old, x.scale)
     return out, x.state
 
 

@@ -20,11 +20,10 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv, checked
 from attensor.ops._operator import Implementation, Operator, reference_of
-from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
-from attensor.ops.neighborhood_attention.problem import Problem
-from attensor.ops.neighborhood_attention.reference import define
+from attensor.ops.neighborhood_attention.neighborhood import Axis
+from attensor.ops.neighborhood_attention.reference import Problem, define
 from attensor.ops.neighborhood_attention.torch import neighborhood_attention_torch
-from attensor.ops.softmax_attention import Attended
+from attensor.ops.softmax_attention.reference import Attended
 
 __all__ = ["neighborhood_attention", "neighborhood_attention_reference"]
 
@@ -88,7 +87,9 @@ def neighborhood_attention(
     check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3), same_space=True)
     side = {"additional_keys": additional_keys, "additional_values": additional_values, "cu_seqlens": cu_seqlens}
     check_devices(_NAME, q, relative_bias=relative_bias, **side)
-    axes = axes_of(q.shape[1:-2], window_size, dilation, stride, is_causal)
+    window, more = (window_size, dilation, stride, is_causal), (additional_keys, additional_values)
+    problem = Problem(q, k, v, *window, scale, relative_bias, *more, return_lse, cu_seqlens)
+    axes = problem.axes
     if relative_bias is not None:
         _check_bias(relative_bias, q, axes)
     if additional_keys is not None or additional_values is not None:
@@ -100,8 +101,6 @@ def neighborhood_attention(
                 f"{_NAME}: cu_seqlens needs one causal axis with dilation 1 and stride 1, got {axes}; "
                 "call it once for each sequence."
             )
-    window, more = (window_size, dilation, stride, is_causal), (additional_keys, additional_values)
-    problem = Problem(q, k, v, *window, scale, relative_bias, *more, return_lse, cu_seqlens)
     return _OPERATOR(problem, backend)
 
 

@@ -100,53 +100,35 @@ def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, 
     return tuple(g.to(q.dtype if t is None else t.dtype).contiguous() for g, t in zip(grads, like))
 
 
-def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return v.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=working_dtype(q))
-
-
-def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    return tuple(q.new_empty(0) if t is None else t.new_empty(t.shape) for t in (q, k, v, *rest[:3]))
-
-
-def _pairs(q: Sequence[int], extra: Sequence[int] | None, windows: Sequence[int]) -> int:
+def _pairs(q: Sequence[int], *rest: Any) -> int:
     """Pairs of a query and a key that it sees, over batch and heads."""
+    _, extra, *_, windows, _ = rest
     pairs = prod(keys_seen(axis) for axis in _axes(q, windows))
     return q[0] * q[-2] * (pairs + (prod(q[1:-2]) * extra[1] if extra else 0))
 
 
-def _flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
-    *more, windows, _ = rest
-    return 2 * _pairs(q, more[1], windows) * (q[-1] + v[-1])
-
-
-def _flops_backward(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: Any) -> int:
-    """Scores again, and the gradients of weights, q, k and v."""
-    *more, windows, _ = rest
-    return 2 * _pairs(q, more[1], windows) * (3 * q[-1] + 2 * v[-1])
-
-
-_DEVICES = ("CPU", "CUDA")
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? bias, Tensor? extra_k, Tensor? extra_v, Tensor? first_key"
 _SAVED = "Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse"
 _kernel = register(
     f"neighborhood_attention({_TENSORS}, int[] windows, float scale) -> (Tensor, Tensor)",
     _run,
-    _fake,
-    flops=_flops,
-    devices=_DEVICES,
+    lambda q, k, v, *_: (v.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=working_dtype(q))),
+    flops=lambda q, k, v, *rest: 2 * _pairs(q, *rest) * (q[-1] + v[-1]),
+    devices=("CPU", "CUDA"),
 )
 _kernel_backward = register(
     f"neighborhood_attention_backward({_TENSORS}, {_SAVED}, int[] windows, float scale) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     _run_backward,
-    _fake_backward,
-    flops=_flops_backward,
-    devices=_DEVICES,
+    lambda *x: tuple(x[0].new_empty(0) if t is None else t.new_empty(t.shape) for t in x[:6]),
+    # scores again, and the gradients of weights, q, k and v
+    flops=lambda q, k, v, *rest: 2 * _pairs(q, *rest) * (3 * q[-1] + 2 * v[-1]),
+    devices=("CPU", "CUDA"),
 )
 
 
 def _forward(tensors: Tensors, options: Options, keep: bool) -> tuple[Tensor, ...]:
-    with full_precision(_q(tensors)):
+    with full_precision(tensors[0]):
         return _for_each_bias(_kernel, tensors, options)
 
 
@@ -162,7 +144,7 @@ def _backward(
 
 def _for_each_bias(run: Callable[..., Any], tensors: Tensors, options: Options) -> tuple[Tensor, ...]:
     """`run` on the whole batch, or entry by entry where `torch.vmap` gave each its own bias."""
-    bias, batch = tensors[3], _q(tensors).shape[0]
+    bias, batch = tensors[3], tensors[0].shape[0]
     if bias is None or bias.shape[0] == 1:
         return tuple(run(*tensors, options.windows, options.scale))
     entries = [
@@ -173,13 +155,7 @@ def _for_each_bias(run: Callable[..., Any], tensors: Tensors, options: Options) 
 
 
 def _definition(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor]:
-    return dense_neighborhood(tensors, _axes(_q(tensors).shape, options.windows), options.scale)
-
-
-def _q(tensors: Tensors) -> Tensor:
-    if tensors[0] is None:
-        raise TypeError("neighborhood_attention: q is a tensor.")
-    return tensors[0]
+    return dense_neighborhood(tensors, _axes(tensors[0].shape, options.windows), options.scale)
 
 
 # (q, k, v, bias [1, H, ..], additional keys and values, first_key) to (out, lse) of undilated neighbourhood attention

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,20 +11,45 @@ from attensor.ops import _packing
 from attensor.ops._kernel import Tensors
 from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of, key_range
-from attensor.ops.neighborhood_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import dense, scale_of
+from attensor.ops.softmax_attention.reference import Attended, dense, scale_of
 
-__all__ = ["define", "dense_neighborhood"]
+__all__ = ["Problem", "define", "dense_neighborhood"]
 
 
-def define(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `neighborhood_attention`, by the same names."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    window_size: int | tuple[int, ...]
+    dilation: int | tuple[int, ...]
+    stride: int | tuple[int, ...]
+    is_causal: bool | tuple[bool, ...]
+    scale: float | None
+    relative_bias: Tensor | None
+    additional_keys: Tensor | None
+    additional_values: Tensor | None
+    return_lse: bool
+    cu_seqlens: Tensor | None
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """Of the grid, with every parameter checked."""
+        return axes_of(self.q.shape[1:-2], self.window_size, self.dilation, self.stride, self.is_causal)
+
+    @property
+    def tensors(self) -> Tensors:
+        """q, k, v, bias [1, H, ..], additional keys and values, and the first token of each token's sequence."""
+        first_key = None if self.cu_seqlens is None else _packing.first_tokens(self.cu_seqlens, self.q.shape[1])
+        bias = None if self.relative_bias is None else self.relative_bias[None]
+        return self.q, self.k, self.v, bias, self.additional_keys, self.additional_values, first_key
+
+
+def define(x: Problem) -> Attended:
     """The result of `neighborhood_attention`: a softmax over the keys that every axis allows, O(n^2)."""
-    x = problem
-    axes = axes_of(x.q.shape[1:-2], x.window_size, x.dilation, x.stride, x.is_causal)
-    bias = None if x.relative_bias is None else x.relative_bias[None]
-    first_key = None if x.cu_seqlens is None else _packing.first_tokens(x.cu_seqlens, x.q.shape[1])
-    tensors = (x.q, x.k, x.v, bias, x.additional_keys, x.additional_values, first_key)
-    out, lse = dense_neighborhood(tensors, axes, scale_of(x.q, x.scale))
+    out, lse = dense_neighborhood(x.tensors, x.axes, scale_of(x.q, x.scale))
     return (out, lse) if x.return_lse else out
 
 
@@ -36,8 +63,6 @@ def dense_neighborhood(tensors: Tensors, axes: tuple[Axis, ...], scale: float) -
         scale: multiplies q k.
     """
     q, k, v, bias, extra_k, extra_v, first_key = tensors
-    if q is None or k is None or v is None:
-        raise TypeError("neighborhood_attention: q, k and v are tensors.")
     space = q.shape[1:-2]
     allowed = torch.ones(1, 1, dtype=torch.bool, device=q.device)
     for axis in axes:

@@ -10,27 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attensor.ops import _packing
 from attensor.ops._kernel import Tensors
 from attensor.ops._precision import full_precision
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
-from attensor.ops.neighborhood_attention.neighborhood import Axis, axes_of
-from attensor.ops.neighborhood_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import scale_of
+from attensor.ops.neighborhood_attention.neighborhood import Axis
+from attensor.ops.neighborhood_attention.reference import Problem
+from attensor.ops.softmax_attention.reference import Attended, scale_of
 
 __all__ = ["neighborhood_attention_torch"]
 
 
-def neighborhood_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+def neighborhood_attention_torch(problem: Problem) -> Attended:
     """See `neighborhood_attention`."""
-    x = problem
-    axes = axes_of(x.q.shape[1:-2], x.window_size, x.dilation, x.stride, x.is_causal)
-    first_key = None if x.cu_seqlens is None else _packing.first_tokens(x.cu_seqlens, x.q.shape[1])
-    bias = None if x.relative_bias is None else x.relative_bias[None]
-    tensors = (x.q, x.k, x.v, bias, x.additional_keys, x.additional_values, first_key)
-    with full_precision(x.q):
-        out, lse = _grouped(axes, scale_of(x.q, x.scale), tensors)
-    return (out, lse) if x.return_lse else out
+    with full_precision(problem.q):
+        out, lse = _grouped(problem.axes, scale_of(problem.q, problem.scale), problem.tensors)
+    return (out, lse) if problem.return_lse else out
 
 
 def _grouped(axes: tuple[Axis, ...], scale: float, tensors: Tensors) -> tuple[Tensor, Tensor]:
@@ -39,8 +33,7 @@ def _grouped(axes: tuple[Axis, ...], scale: float, tensors: Tensors) -> tuple[Te
     if dilated is None:
         out, lse = neighborhood(tensors, Options.of(axes, scale))
         return out, lse
-    bias, *additional, first_key = tensors[3:]
-    q, k, v = (x for x in tensors[:3] if x is not None)
+    q, k, v, bias, *additional, first_key = tensors
     n, d = axes[dilated].length, axes[dilated].dilation
     longest, long_groups = -(-n // d), n % d or d
     padded = [F.pad(x, [0, 0] * (x.ndim - 2 - dilated) + [0, longest * d - n]) for x in (q, k, v)]

@@ -1,19 +1,75 @@
-"""The torch and C++ forms: numerator and denominator, its last column, in one sum."""
+"""The torch and C++ forms: numerator and denominator, its last column, in one sum by any method, with all derivatives.
+
+Nothing but the inputs is kept for backward.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from attensor.ops import _packing
+from attensor.ops._kernel import Tensors, differentiable
 from attensor.ops._precision import full_precision
 from attensor.ops.relative_kernel_attention.cost import faster_algorithm
-from attensor.ops.relative_kernel_attention.function import Method, Options, kernel_sum
+from attensor.ops.relative_kernel_attention.library import (
+    cpp_backward,
+    cpp_forward,
+    transformed,
+    transformed_backward,
+)
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands, Problem
 from attensor.ops.relative_kernel_attention.prepare import Rows, features, heads_first, log_weights
-from attensor.ops.relative_kernel_attention.reference import define
+from attensor.ops.relative_kernel_attention.reference import define, dense_sum
+from attensor.ops.relative_kernel_attention.tiles import tiles_backward, tiles_forward
 
 __all__ = ["attend", "why_not_cpp"]
+
+
+_Method = Literal["tiles", "fft", "cpp"]
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What is no tensor."""
+
+    geometry: Geometry
+    method: _Method
+
+
+# y [B, H, Tq, V + 1], whose last column is the sum of the weights, and the gradients of q, k, v and the coefficients
+_METHODS = {
+    "tiles": (tiles_forward, tiles_backward),
+    "fft": (transformed, transformed_backward),
+    "cpp": (cpp_forward, cpp_backward),
+}
+
+
+def _forward(tensors: Tensors, options: _Options, keep: bool) -> tuple[Tensor]:
+    x = Operands(*tensors)
+    with full_precision(x.q):
+        return (_METHODS[options.method][0](x, options.geometry).contiguous(),)
+
+
+def _backward(
+    tensors: Tensors, kept: tuple[Tensor, ...], grads: Tensors, options: _Options, needs: tuple[bool, ...]
+) -> Tensors:
+    x, (grad,) = Operands(*tensors), grads
+    with full_precision(x.q):
+        found = _METHODS[options.method][1](x, grad, options.geometry)
+    return *(g.contiguous() if needed else None for g, needed in zip(found, needs)), None
+
+
+def _definition(tensors: Tensors, options: _Options) -> tuple[Tensor]:
+    return (dense_sum(Operands(*tensors), options.geometry),)
+
+
+# (q, k, v, coefficients, segment) of `Operands` to y [B, H, Tq, V + 1]; mapped dimensions become further heads, because
+# coefficients have no batch
+_kernel_sum = differentiable(_forward, _backward, _definition, batch_dims=(1, 1, 1, 0, None), out_dims=(1,))
 
 
 def why_not_cpp(problem: Problem) -> str | None:
@@ -29,7 +85,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
     """See `relative_kernel_attention`; back-end cpp: tiles in C++."""
     if not all(t.numel() for t in (problem.q, problem.k, problem.v)):
         return define(problem)
-    phi_q, phi_k, values = features(problem.q, problem.k, problem.v, problem.feature_map, problem.key_mask)
+    phi_q, phi_k, values = features(problem)
     rows = segment = None
     if problem.cu_seqlens is not None and problem.max_seqlen is not None:
         rows = Rows(problem.cu_seqlens, problem.max_seqlen, problem.q.shape[1])
@@ -56,8 +112,8 @@ def _ratio(x: Operands, geometry: Geometry, algorithm: str | None, backend: str)
     if algorithm == "tiles" and geometry.queries == (1,) and x.segment is None:
         return _one_query(x)
     dtype = torch.float64 if algorithm == "fft-float64" else x.q.dtype
-    method: Method = "fft" if algorithm != "tiles" else "cpp" if backend == "cpp" else "tiles"
-    (sums,) = kernel_sum((*(t.to(dtype) for t in x[:4]), x.segment), Options(geometry, method))
+    method: _Method = "fft" if algorithm != "tiles" else "cpp" if backend == "cpp" else "tiles"
+    (sums,) = _kernel_sum((*(t.to(dtype) for t in x[:4]), x.segment), _Options(geometry, method))
     numerator, denominator = sums[..., :-1], sums[..., -1:]
     minimum = torch.zeros_like(denominator)
     if method == "fft" and denominator.numel():

@@ -78,7 +78,8 @@ class _Transform(NamedTuple):
 
 
 def fourier_forward(x: Operands, geometry: Geometry) -> Tensor:
-    """y [B, H, Tq, V]."""
+    """y [B, H, Tq, V + 1], of v and of ones in the last column."""
+    x = x.with_ones()
     transform = _Transform.of(x, geometry)
     q, k, v = _tokens_last(x, geometry)
     out = q.new_zeros(v.shape[0], v.shape[1], *geometry.queries)
@@ -90,8 +91,9 @@ def fourier_forward(x: Operands, geometry: Geometry) -> Tensor:
     return _tokens_first(out, x.q)
 
 
-def fourier_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and the coefficients from that of y [B, H, Tq, V]."""
+def fourier_backward(x: Operands, grad: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Gradients of q, k, v and the coefficients from that of y [B, H, Tq, V + 1]."""
+    x = x.with_ones()
     transform = _Transform.of(x, geometry)
     q, k, v = _tokens_last(x, geometry)
     g = grad.transpose(2, 3).reshape(v.shape[0], v.shape[1], *geometry.queries)
@@ -109,9 +111,8 @@ def fourier_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Ten
         _add_products(grad_v[rows, values], k[rows, features], sums)
         grad_k[rows, features] += sums.mul_(v[rows, None, values]).sum(2)
     heads = correlation.view(x.q.shape[0], x.q.shape[1], *correlation.shape[1:]).sum(0)
-    grad_coefficients = correlate(heads, geometry.keys, geometry.queries, transform.sizes)
-    grad_q, grad_k, grad_v = (_tokens_first(t, like) for t, like in zip((grad_q, grad_k, grad_v), x[:3]))
-    return grad_q, grad_k, grad_v, grad_coefficients
+    grads = [_tokens_first(t, like) for t, like in zip((grad_q, grad_k, grad_v[:, :-1]), x[:3])]
+    return [*grads, correlate(heads, geometry.keys, geometry.queries, transform.sizes)]
 
 
 def _slices(count: int, step: int) -> Iterator[slice]:

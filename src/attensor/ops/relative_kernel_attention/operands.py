@@ -40,9 +40,8 @@ class Geometry(NamedTuple):
     queries: tuple[int, ...]
     keys: tuple[int, ...]
     is_causal: bool
-    reach: int | None = (
-        None  # of a sequence: all offsets of `reach` and more share a coefficient, so do -reach and less
-    )
+    # of a sequence: all offsets of `reach` and more share a coefficient, so do -reach and less
+    reach: int | None = None
 
     @property
     def offsets(self) -> tuple[int, ...]:

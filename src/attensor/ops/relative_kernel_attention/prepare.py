@@ -8,25 +8,24 @@ from torch import Tensor
 from attensor.ops import _packing
 from attensor.ops._precision import working_dtype
 from attensor.ops.feature_maps import FeatureMap, resolve_feature_map
-from attensor.ops.relative_kernel_attention.operands import Geometry
+from attensor.ops.relative_kernel_attention.operands import Geometry, Problem
 
 __all__ = ["Rows", "features", "heads_first", "log_weights"]
 
 
-def features(
-    q: Tensor, k: Tensor, v: Tensor, feature_map: str | FeatureMap | None, key_mask: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+def features(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     """Features of queries and keys [B, *space, H, M], 0 where a key is masked, and v; in one working precision."""
-    if feature_map is not None:
-        function = resolve_feature_map(feature_map)
+    q, k, v = problem.q, problem.k, problem.v
+    if problem.feature_map is not None:
+        function = resolve_feature_map(problem.feature_map)
         of_queries: FeatureMap = getattr(function, "queries", function)
         q, k = (
             torch.unflatten(apply(x.to(working_dtype(x)).flatten(1, -3)), 1, x.shape[1:-2])
             for x, apply in ((q, of_queries), (k, function))
         )
     dtype = working_dtype(q, k)
-    if key_mask is not None:
-        k = k.masked_fill(~key_mask[..., None, None], 0.0)
+    if problem.key_mask is not None:
+        k = k.masked_fill(~problem.key_mask[..., None, None], 0.0)
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 

@@ -16,7 +16,7 @@ __all__ = ["define", "dense_sum"]
 def define(problem: Problem) -> Tensor:
     """The result of `relative_kernel_attention`, all weights in memory."""
     q, k, v, cu_seqlens = problem.q, problem.k, problem.v, problem.cu_seqlens
-    phi_q, phi_k, values = features(q, k, v, problem.feature_map, problem.key_mask)
+    phi_q, phi_k, values = features(problem)
     geometry = Geometry(tuple(q.shape[1:-2]), tuple(k.shape[1:-2]), problem.is_causal)
     coefficients = log_weights(problem.relative_bias.to(values.dtype), geometry).exp()
     segment = None if cu_seqlens is None else _packing.sequence_index(cu_seqlens, q.shape[1])

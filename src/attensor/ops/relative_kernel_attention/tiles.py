@@ -57,6 +57,10 @@ class Layout(NamedTuple):
         buffer[:, :, :tokens].copy_(x)
         return buffer.view(batch * heads, count, cells, dim).transpose(0, 1).contiguous()
 
+    def split_all(self, x: Operands) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v as tiles."""
+        return self.split(x.q, is_query=True), self.split(x.k, is_query=False), self.split(x.v, is_query=False)
+
     def join(self, tiles: Tensor, like: Tensor) -> Tensor:
         """[tiles, N, E, D] as [B, H, T, D] with the first three sizes of `like`."""
         batch, heads, tokens = like.shape[:3]
@@ -191,9 +195,9 @@ def _weigh(scores: Tensor, batch: _Batch, heads: int, segments: tuple[Tensor, Te
 
 
 def tiles_forward(x: Operands, geometry: Geometry) -> Tensor:
-    """y [B, H, Tq, V]."""
-    layout, heads = Layout.of(geometry), x.q.shape[1]
-    q, k, v = (layout.split(t, is_query=t is x.q) for t in x[:3])
+    """y [B, H, Tq, V + 1], of v and of ones in the last column."""
+    layout, heads, x = Layout.of(geometry), x.q.shape[1], x.with_ones()
+    q, k, v = layout.split_all(x)
     segments, far = _same_segment(x, layout), find_far(x, layout)
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
     for batch in _batches(x, layout, far):
@@ -205,10 +209,10 @@ def tiles_forward(x: Operands, geometry: Geometry) -> Tensor:
     return layout.join(out, x.q)
 
 
-def tiles_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v and the coefficients from that of y [B, H, Tq, V]."""
-    layout, heads = Layout.of(geometry), x.q.shape[1]
-    q, k, v = (layout.split(t, is_query=t is x.q) for t in x[:3])
+def tiles_backward(x: Operands, grad: Tensor, geometry: Geometry) -> list[Tensor]:
+    """Gradients of q, k, v and the coefficients from that of y [B, H, Tq, V + 1]."""
+    layout, heads, x = Layout.of(geometry), x.q.shape[1], x.with_ones()
+    q, k, v = layout.split_all(x)
     g = layout.split(grad, is_query=True)
     segments, far = _same_segment(x, layout), find_far(x, layout)
     grad_q, grad_k, grad_v = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
@@ -228,8 +232,8 @@ def tiles_backward(x: Operands, grad: Tensor, geometry: Geometry) -> tuple[Tenso
         _add(grad_k, batch.keys, torch.bmm(worth.mT, queries))
     if far is not None:
         table[:, [0, -2]] += add_far_gradients((grad_q, grad_k, grad_v), (q, k, v), g, ends(x), far)
-    grad_coefficients = table[:, :-1].reshape(x.coefficients.shape)
-    return layout.join(grad_q, x.q), layout.join(grad_k, x.k), layout.join(grad_v, x.v), grad_coefficients
+    grads = [layout.join(grad, like) for grad, like in zip((grad_q, grad_k, grad_v[..., :-1]), x[:3])]
+    return [*grads, table[:, :-1].reshape(x.coefficients.shape)]
 
 
 def _add(total: Tensor, tiles: slice, part: Tensor) -> None:

@@ -9,22 +9,16 @@ Source: arXiv:1706.03762, equation 1.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
-
 import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_qkv, checked
 from attensor.ops._operator import Implementation, Operator, reference_of
-from attensor.ops.softmax_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import define, scale_of
+from attensor.ops.softmax_attention.reference import Attended, Problem, define, scale_of
 from attensor.ops.softmax_attention.torch import softmax_attention_torch
 
-__all__ = ["Attended", "softmax_attention", "softmax_attention_reference"]
-
-# `Tensor`, or `tuple[Tensor, Tensor]` with `return_lse=True`; a union would have to be taken apart at every call.
-Attended: TypeAlias = Any
+__all__ = ["softmax_attention", "softmax_attention_reference"]
 
 _OPERATOR: Operator[Problem, Attended] = Operator(
     "softmax_attention",

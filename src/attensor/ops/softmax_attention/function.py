@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.ops._kernel import Tensors, differentiable, is_direct, register
-from attensor.ops._precision import full_precision
+from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.softmax_attention.fold import Fold, with_unit_stride
 from attensor.ops.softmax_attention.reference import additive_mask, dense
 
@@ -121,35 +121,21 @@ def _pad(x: Tensor, width: int) -> Tensor:
     return F.pad(x, (0, width - x.shape[-1])) if x.shape[-1] < width else x
 
 
-def _fake(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return v.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=dtype)
-
-
-def _fake_backward(q: Tensor, k: Tensor, v: Tensor, *rest: object) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-
-
-def _flops(q: torch.Size, k: torch.Size, v: torch.Size, *rest: object) -> int:
-    """All pairs, whatever the mask, as torch counts its own attention."""
-    return 2 * math.prod(q[:-1]) * k[1] * (q[-1] + v[-1])
-
-
-def _flops_backward(q: torch.Size, k: torch.Size, v: torch.Size, *rest: object) -> int:
-    """Scores again, and the gradients of weights, q, k and v."""
-    return 2 * math.prod(q[:-1]) * k[1] * (3 * q[-1] + 2 * v[-1])
-
-
+# floating-point operations are those of all pairs, whatever the mask, as torch counts its own attention
 _TENSORS = "Tensor q, Tensor k, Tensor v, Tensor? mask"
 _kernel = register(
-    f"softmax_attention({_TENSORS}, float scale, bool is_causal) -> (Tensor, Tensor)", _run, _fake, flops=_flops
+    f"softmax_attention({_TENSORS}, float scale, bool is_causal) -> (Tensor, Tensor)",
+    _run,
+    lambda q, k, v, *_: (v.new_empty(*q.shape[:-1], v.shape[-1]), q.new_empty(q.shape[:-1], dtype=working_dtype(q))),
+    flops=lambda q, k, v, *_: 2 * math.prod(q[:-1]) * k[1] * (q[-1] + v[-1]),
 )
 _kernel_backward = register(
     f"softmax_attention_backward({_TENSORS}, Tensor out, Tensor lse, Tensor grad_out, Tensor? grad_lse, float scale, "
     "bool is_causal) -> (Tensor, Tensor, Tensor)",
     _run_backward,
-    _fake_backward,
-    flops=_flops_backward,
+    lambda q, k, v, *_: tuple(x.new_empty(x.shape) for x in (q, k, v)),
+    # scores again, and the gradients of weights, q, k and v
+    flops=lambda q, k, v, *_: 2 * math.prod(q[:-1]) * k[1] * (3 * q[-1] + 2 * v[-1]),
 )
 
 
@@ -163,11 +149,7 @@ def _forward(tensors: Tensors, options: Options, keep: bool) -> tuple[Tensor, Te
 
 
 def _backward(
-    tensors: Tensors,
-    kept: tuple[Tensor, ...],
-    grads: tuple[Tensor | None, ...],
-    options: Options,
-    needs: tuple[bool, ...],
+    tensors: Tensors, kept: tuple[Tensor, ...], grads: Tensors, options: Options, needs: tuple[bool, ...]
 ) -> Tensors:
     out, lse = kept
     grad_out = torch.zeros_like(out) if grads[0] is None else grads[0].to(out.dtype)
@@ -182,8 +164,6 @@ def _of_mask(
 ) -> Tensor:
     """Gradient of the mask: that of the scores, which are all in memory for it."""
     q, k, v, mask = tensors
-    if q is None or k is None or v is None or mask is None:
-        raise TypeError("softmax_attention: the gradient of a mask needs q, k, v and the mask.")
     group = q.shape[2] // k.shape[2]
     q, out, grad_out = (t.to(mask.dtype).transpose(1, 2) for t in (q, kept[0], grad_out))
     k, v = (t.to(mask.dtype).transpose(1, 2).repeat_interleave(group, 1) for t in (k, v))
@@ -191,13 +171,12 @@ def _of_mask(
     lse = kept[1].masked_fill(kept[1] == -math.inf, 0.0).transpose(1, 2)
     delta = (grad_out * out).sum(-1) - (0.0 if grad_lse is None else grad_lse.transpose(1, 2))
     of_weights = torch.matmul(grad_out, v.mT) - delta[..., None]
-    return ((scores - lse[..., None]).exp() * of_weights).sum_to_size(mask.shape)
+    of_mask: Tensor = ((scores - lse[..., None]).exp() * of_weights).sum_to_size(mask.shape)
+    return of_mask
 
 
 def _definition(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor]:
     q, k, v, mask = tensors
-    if q is None or k is None or v is None:
-        raise TypeError("softmax_attention: q, k and v are tensors.")
     return dense(q, k, v, additive_mask(q, k, options.is_causal, mask, None), options.scale)
 
 

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
 import torch
 from torch import Tensor
 
 from attensor.ops import _packing
 from attensor.ops._precision import full_precision, working_dtype
-from attensor.ops.softmax_attention.problem import Problem
 
-__all__ = ["additive_mask", "define", "dense", "scale_of"]
+__all__ = ["Attended", "Problem", "additive_mask", "define", "dense", "scale_of"]
+
+# `Tensor`, or `tuple[Tensor, Tensor]` with `return_lse=True`; a union would have to be taken apart at every call.
+Attended: TypeAlias = Any
 
 
-def define(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `softmax_attention`, by the same names."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scale: float
+    is_causal: bool
+    attn_mask: Tensor | None
+    dropout_p: float
+    cu_seqlens: Tensor | None
+    return_lse: bool
+    generator: torch.Generator | None
+
+
+def define(x: Problem) -> Attended:
     """The result of `softmax_attention`, all scores in memory."""
-    x = problem
     mask = additive_mask(x.q, x.k, x.is_causal, x.attn_mask, x.cu_seqlens)
     out, lse = dense(x.q, x.k, x.v, mask, x.scale, x.dropout_p, x.generator)
     return (out, lse) if x.return_lse else out

@@ -8,20 +8,16 @@ from torch import Tensor
 
 from attensor.ops._kernel import is_direct
 from attensor.ops.softmax_attention.function import Options, fused
-from attensor.ops.softmax_attention.problem import Problem
-from attensor.ops.softmax_attention.reference import additive_mask, define
+from attensor.ops.softmax_attention.reference import Attended, Problem, additive_mask, define
 
 __all__ = ["softmax_attention_torch"]
 
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
-
-def softmax_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
+def softmax_attention_torch(x: Problem) -> Attended:
     """See `softmax_attention`."""
-    x = problem
     # dropout puts all weights in memory on a CPU; empty tensors end the process inside the kernel
-    is_plain = x.q.dtype in _DTYPES and all(t.numel() for t in (x.q, x.k, x.v))
-    if not is_plain or (x.dropout_p > 0.0 and (x.q.device.type == "cpu" or x.generator is not None)):
+    is_empty = not all(t.numel() for t in (x.q, x.k, x.v))
+    if is_empty or (x.dropout_p > 0.0 and (x.q.device.type == "cpu" or x.generator is not None)):
         return define(x)
     if x.q.device.type != "cpu":
         return _on_device(x)
@@ -33,7 +29,7 @@ def softmax_attention_torch(problem: Problem) -> Tensor | tuple[Tensor, Tensor]:
     return (out, lse) if x.return_lse else out
 
 
-def _on_device(x: Problem) -> Tensor | tuple[Tensor, Tensor]:
+def _on_device(x: Problem) -> Attended:
     """On a GPU: torch chooses the kernel, which gives no log-sum-exp and has first derivatives only."""
     if x.return_lse or x.scale <= 0 or (not is_direct((x.q, x.k, x.v)) and not torch.compiler.is_compiling()):
         return define(x)

@@ -152,12 +152,10 @@ def _backward(
     of_decay = None
     if decay_gradient and log_decay is not None:
         # of a constant decay one number for each state
-        is_constant = log_decay.ndim == 2
-        of_decay = (
-            q.new_zeros(_rows(inputs), *q.shape[::2], 1, dtype=dtype)
-            if is_constant
-            else _new_tokens(inputs, _as_tokens(log_decay))
-        )
+        if log_decay.ndim == 2:
+            of_decay = q.new_zeros(_rows(inputs), *q.shape[::2], 1, dtype=dtype)
+        else:
+            of_decay = _new_tokens(inputs, _as_tokens(log_decay))
         grads["grad_decay"] = of_decay
     _run(inputs, scale, chunk_size, {"grad_out": grad_out, **grads}, states, backward=True)
     if of_decay is not None and log_decay is not None:

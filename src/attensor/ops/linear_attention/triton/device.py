@@ -22,8 +22,9 @@ __all__ = ["chunk_place", "constant_gate", "decay_factors", "decay_mask", "diago
 
 
 @triton.jit
-def chunk_place(table, chunk, tokens, SIZE: tl.constexpr, PACKED: tl.constexpr):
-    """First token, last token (exclusive) and state slot of a chunk; table [chunks, 3] when PACKED."""
+def chunk_place(table, place, chunks, tokens, H: tl.constexpr, SIZE: tl.constexpr, PACKED: tl.constexpr):
+    """Batch, head, first token, last token (exclusive) and state slot of a (batch, head, chunk); table when PACKED."""
+    chunk = place % chunks
     if PACKED:
         start = tl.load(table + 3 * chunk)
         stop = tl.load(table + 3 * chunk + 1)
@@ -32,7 +33,7 @@ def chunk_place(table, chunk, tokens, SIZE: tl.constexpr, PACKED: tl.constexpr):
         start = chunk * SIZE
         stop = tl.minimum(start + SIZE, tokens)
         slot = chunk
-    return start, stop, slot
+    return place // chunks // H, place // chunks % H, start, stop, slot
 
 
 @triton.jit

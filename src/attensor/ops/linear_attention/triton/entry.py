@@ -13,7 +13,6 @@ from attensor.ops.linear_attention.triton.plan import Plan
 
 __all__ = ["chunked", "step"]
 
-_SMALLEST_CHUNK = 16
 _DEVICES = ("CPU", "CUDA")
 
 
@@ -49,7 +48,7 @@ def step(x: StepProblem) -> tuple[Tensor, Tensor]:
 
 
 def _forward(inputs: Inputs, scale: float, chunk: int, schedule: str, _: int) -> tuple[Tensor, Tensor, Tensor]:
-    plan, nothing = Plan(inputs, max(_SMALLEST_CHUNK, chunk)), inputs.new_states(0)
+    plan, nothing = Plan(inputs, chunk), inputs.new_states(0)
     if plan.is_empty:
         final = inputs.new_states(inputs.rows).zero_()
         return inputs.new_output().zero_(), final if plan.initial is None else final.copy_(plan.initial), nothing
@@ -61,7 +60,7 @@ def _backward(
     inputs: Inputs, _: Tensor, grad_out: Tensor, grad_final: Tensor, scale: float, chunk: int, schedule: str,
     decay_gradient: bool,
 ) -> tuple[Tensor | None, ...]:  # fmt: skip
-    plan, (q, k, v, log_decay, *_rest) = Plan(inputs, max(_SMALLEST_CHUNK, chunk)), inputs
+    plan, (q, k, v, log_decay, *_rest) = Plan(inputs, chunk), inputs
     if plan.is_empty:
         grads = [torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
         of_decay = torch.zeros_like(log_decay) if decay_gradient and log_decay is not None else None
@@ -72,8 +71,7 @@ def _backward(
     of_decay = found.log_decay
     if of_decay is not None and log_decay is not None:
         if log_decay.ndim == 2:
-            of_decay = of_decay.sum(1, keepdim=True).sum_to_size(log_decay.shape[0], 1, q.shape[2])
-            of_decay = sum_heads(of_decay, log_decay[:, None]).squeeze(1)
+            of_decay = sum_heads(of_decay.sum(1).sum_to_size(log_decay.shape[0], q.shape[2]), log_decay, 1)
         else:
             of_decay = sum_heads(of_decay, log_decay)
     return found.q.to(q.dtype), sum_heads(found.k, k), sum_heads(found.v, v), of_decay, found.initial_state

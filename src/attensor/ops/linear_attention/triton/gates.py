@@ -31,10 +31,7 @@ def gates_kernel(
     programs: tl.constexpr = tiles if CHANNEL else 1
     program = tl.program_id(0)
     place = (program // programs).to(tl.int64)  # (batch, head, chunk)
-    chunk = place % chunks
-    head = place // chunks % H
-    batch = place // chunks // H
-    start, stop, slot = chunk_place(table, chunk, tokens, SIZE, PACKED)
+    batch, head, start, stop, slot = chunk_place(table, place, chunks, tokens, H, SIZE, PACKED)
     if stop <= start:
         return
     rows = start + tl.arange(0, SIZE)

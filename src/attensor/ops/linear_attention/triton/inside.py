@@ -43,10 +43,7 @@ def inside_kernel(
     program = tl.program_id(0)
     block = program // tiles % blocks
     place = (program // (tiles * blocks)).to(tl.int64)  # (batch, head, chunk)
-    chunk = place % chunks
-    head = place // chunks % H
-    batch = place // chunks // H
-    start, stop, _ = chunk_place(table, chunk, tokens, SIZE, PACKED)
+    batch, head, start, stop, _ = chunk_place(table, place, chunks, tokens, H, SIZE, PACKED)
     first = start + block * BLOCK
     if stop <= first:
         return

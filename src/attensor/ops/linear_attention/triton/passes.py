@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attensor.ops.linear_attention.triton import launch
+from attensor.ops.linear_attention.triton.launch import Reading
 from attensor.ops.linear_attention.triton.plan import Plan
 
 __all__ = ["SCHEDULES", "Gradients", "backward", "forward"]
@@ -40,12 +41,12 @@ def forward(plan: Plan, scale: float, dtype: torch.dtype, schedule: str | None) 
     schedule = schedule or _fitting_schedule(plan)
     if schedule == "recurrent":
         return launch.recurrent(plan, scale, dtype)
-    tensors = (plan.q, plan.k, plan.v)
+    reading = Reading(plan.q, plan.k, plan.v)
     scores = launch.scores(plan, plan.q, plan.k, decayed=True) if plan.decay == 3 else None
     if schedule == "on_chip":
-        return launch.on_chip(plan, tensors, plan.initial, scale, dtype, scores=scores)
+        return launch.on_chip(plan, reading, plan.initial, scale, dtype, scores)
     states, final = launch.scan(plan, plan.k, plan.v, plan.initial, scale, plan.state_dtype)
-    return launch.read(plan, tensors, states, scale, dtype, scores=scores), final
+    return launch.read(plan, reading, states, scale, dtype, scores), final
 
 
 def backward(
@@ -60,10 +61,9 @@ def backward(
     exact = torch.float32 if decay_gradient else plan.state_dtype
     states, _ = launch.scan(plan, plan.k, plan.v, plan.initial, scale, exact)
     grad_states, grad_initial = launch.scan(plan, plan.q, grad_out, grad_final, scale, exact, reverse=True)
-    make = _read_channels if plan.decay == 3 else _read
-    grad_q, grad_k, grad_v = make(plan, grad_out, states, grad_states, scale, dtypes)
-    gates = launch.gate_gradient(plan, grad_q, grad_k, states, grad_states) if decay_gradient else None
-    return Gradients(grad_q, grad_k, grad_v, grad_initial, gates)
+    grads = _read(plan, grad_out, states, grad_states, scale, dtypes)
+    gates = launch.gate_gradient(plan, *grads[:2], states, grad_states) if decay_gradient else None
+    return Gradients(*grads, grad_initial, gates)
 
 
 def _gradient_dtypes(plan: Plan, *, decay_gradient: bool) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
@@ -72,38 +72,36 @@ def _gradient_dtypes(plan: Plan, *, decay_gradient: bool) -> tuple[torch.dtype, 
     return (torch.float32, torch.float32, shared) if decay_gradient else (plan.dtype, shared, shared)
 
 
+def _reads(plan: Plan, grad_out: Tensor) -> tuple[Reading, Reading, Reading]:
+    """What the gradients of q, k and v read."""
+    q, k, v = plan.q, plan.k, plan.v
+    return Reading(grad_out, v, k, True), Reading(v, grad_out, q, True, True), Reading(k, q, grad_out, False, True)
+
+
 def _read(
     plan: Plan, grad_out: Tensor, states: Tensor, grad_states: Tensor, scale: float, dtypes: tuple[torch.dtype, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v when all channels decay alike."""
-    q, k, v = plan.q, plan.k, plan.v
-    grad_q = launch.read(plan, (grad_out, v, k), states, scale, dtypes[0], transposed=True)
-    grad_k = launch.read(plan, (v, grad_out, q), grad_states, scale, dtypes[1], transposed=True, reverse=True)
-    return grad_q, grad_k, launch.read(plan, (k, q, grad_out), grad_states, scale, dtypes[2], reverse=True)
-
-
-def _read_channels(
-    plan: Plan, grad_out: Tensor, states: Tensor, grad_states: Tensor, scale: float, dtypes: tuple[torch.dtype, ...]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k, v with a decay per key channel."""
-    q, k, v, exact = plan.q, plan.k, plan.v, torch.float32
-    scores = launch.scores(plan, q, k, decayed=True)
-    grad_scores = launch.scores(plan, grad_out, v, decayed=False)
-    outer = launch.read(plan, (grad_out, v, k), states, scale, exact, transposed=True)
-    grad_q = launch.score_gradient(plan, k, grad_scores, outer, scale, dtypes[0], reverse=False)
-    outer = launch.read(plan, (v, grad_out, q), grad_states, scale, exact, transposed=True, reverse=True)
-    grad_k = launch.score_gradient(plan, q, grad_scores, outer, scale, dtypes[1], reverse=True)
-    grad_v = launch.read(plan, (k, q, grad_out), grad_states, scale, dtypes[2], scores=scores, reverse=True)
+    """Gradients of q, k, v. With a decay per key channel, what tokens of a chunk give each other comes by scores."""
+    for_q, for_k, for_v = _reads(plan, grad_out)
+    is_channel = plan.decay == 3
+    exact = [torch.float32 if is_channel else dtype for dtype in dtypes]
+    grad_q = launch.read(plan, for_q, states, scale, exact[0])
+    grad_k = launch.read(plan, for_k, grad_states, scale, exact[1])
+    scores = launch.scores(plan, plan.q, plan.k, decayed=True) if is_channel else None
+    grad_v = launch.read(plan, for_v, grad_states, scale, dtypes[2], scores)
+    if is_channel:
+        grad_scores = launch.scores(plan, grad_out, plan.v, decayed=False)
+        grad_q = launch.score_gradient(plan, plan.k, grad_scores, grad_q, scale, dtypes[0], reverse=False)
+        grad_k = launch.score_gradient(plan, plan.q, grad_scores, grad_k, scale, dtypes[1], reverse=True)
     return grad_q, grad_k, grad_v
 
 
 def _backward_on_chip(plan: Plan, grad_out: Tensor, grad_final: Tensor, scale: float) -> Gradients:
-    q, k, v = plan.q, plan.k, plan.v
-    dtypes = _gradient_dtypes(plan, decay_gradient=False)
-    grad_q, _ = launch.on_chip(plan, (grad_out, v, k), plan.initial, scale, dtypes[0], transposed=True)
-    reads = (v, grad_out, q)
-    grad_k, _ = launch.on_chip(plan, reads, grad_final, scale, dtypes[1], transposed=True, reverse=True)
-    grad_v, grad_initial = launch.on_chip(plan, (k, q, grad_out), grad_final, scale, dtypes[2], reverse=True)
+    begins, dtypes = (plan.initial, grad_final, grad_final), _gradient_dtypes(plan, decay_gradient=False)
+    (grad_q, _), (grad_k, _), (grad_v, grad_initial) = (
+        launch.on_chip(plan, reading, begin, scale, dtype)
+        for reading, begin, dtype in zip(_reads(plan, grad_out), begins, dtypes)
+    )
     return Gradients(grad_q, grad_k, grad_v, grad_initial, None)
 
 

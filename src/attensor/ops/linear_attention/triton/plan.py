@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from attensor.ops._packing import chunks_of
 from attensor.ops.linear_attention.problem import Inputs
 from attensor.ops.linear_attention.triton.tuning import INTERPRETED
 
@@ -38,13 +40,11 @@ class Plan:
         self.cu_seqlens = None if inputs.cu_seqlens is None else inputs.cu_seqlens.contiguous()
         self.table: Tensor | None = None
         self.first_chunk: Tensor | None = None
-        self.rows = 1
-        self.chunks = -(-self.tokens // self.chunk_size)
+        self.rows, self.chunks = inputs.rows, -(-self.tokens // self.chunk_size)
         if self.cu_seqlens is not None:
-            self.rows = self.cu_seqlens.shape[0] - 1
             self.chunks = self.tokens // self.chunk_size + self.rows
         if self.cu_seqlens is not None and not self.is_empty:
-            self.table, self.first_chunk = _tables(self.cu_seqlens.long(), self.chunks, self.chunk_size)
+            self.table, self.first_chunk = _tables(self.cu_seqlens, self.tokens, self.chunk_size)
 
     @property
     def is_empty(self) -> bool:
@@ -65,21 +65,47 @@ class Plan:
         make = self.q.new_empty if self.cu_seqlens is None else self.q.new_zeros
         return make(shape, dtype=dtype)
 
-    def common(self, heads: dict[str, Tensor]) -> dict[str, Any]:
-        """Arguments of all chunk kernels; `heads` names the tensors whose number of heads a kernel wants."""
-        gate_heads = 1 if self.gates is None else self.gates.shape[1 if self.decay == 1 else 2]
-        has_batch = self.gates is not None and self.decay == 1 and self.gates.shape[0] > 1
+    def new_states(self) -> Tensor:
+        """[R, B, H, K, V] in float32, to be filled."""
+        shape = (self.rows, self.batch, self.heads, self.key_dim, self.value_dim)
+        return self.q.new_empty(shape, dtype=torch.float32)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of all batch entries and heads."""
+        return self.rows * self.batch * self.heads
+
+    @property
+    def places(self) -> int:
+        """Chunks of all batch entries and heads."""
+        return self.chunks * self.batch * self.heads
+
+    @functools.cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What kernels ask for, by name."""
+        # [B or 1, Hd] where the decay is constant, else [B, T, Hd] or more
+        shape = (1, 1, 1) if self.gates is None else self.gates.shape
         return {
+            "gates": self.gates,
+            "cu_seqlens": self.cu_seqlens,
+            "table": self.table,
+            "first_chunk": self.first_chunk,
+            "tokens": self.tokens,
+            "chunks": self.chunks,
+            "slots": self.chunks + self.rows,
+            "batches": self.batch,
             "H": self.heads,
-            "HD": gate_heads,
+            "HD": shape[1 if self.decay == 1 else 2],
+            "K": self.key_dim,
+            "V": self.value_dim,
             "DECAY": self.decay,
-            "GATE_BATCH": has_batch,
+            "GATE_BATCH": self.decay == 1 and shape[0] > 1,
             "SIZE": self.chunk_size,
             "PACKED": self.cu_seqlens is not None,
             # float16 has the digits of tf32, but not the range that states need
             "DOT": tl.bfloat16 if self.dtype == torch.bfloat16 else tl.float32,
             "PRECISION": self._precision(),
-        } | {name: x.shape[2] for name, x in heads.items()}
+        }
 
     def _precision(self) -> str:
         """How float32 numbers are multiplied: as `torch.set_float32_matmul_precision` says; float16 as tf32."""
@@ -96,19 +122,10 @@ def _readable(log_decay: Tensor) -> Tensor:
     return log_decay.contiguous()
 
 
-def _tables(bounds: Tensor, chunks: int, size: int) -> tuple[Tensor, Tensor]:
-    """[chunks, 3]: first token, last token (exclusive), state slot, unused chunks 0; and each sequence's first chunk.
-
-    The lengths are data, the sizes of the tables are not: nothing is read back to the host.
-    """
-    rows = bounds.shape[0] - 1
-    counts = (bounds.diff() + size - 1) // size
-    last_chunk = counts.cumsum(0)
-    first_chunk = torch.cat([last_chunk.new_zeros(1), last_chunk])  # [rows + 1]
-    chunk = torch.arange(chunks, device=bounds.device)
-    sequence = torch.searchsorted(last_chunk, chunk, right=True)
-    used = sequence.clamp(max=rows - 1)
-    start = bounds[used] + (chunk - first_chunk[used]) * size
-    stop = torch.minimum(start + size, bounds[used + 1])
-    table = torch.stack([start, stop, chunk + sequence], 1)
-    return torch.where((sequence < rows)[:, None], table, 0), first_chunk
+def _tables(cu_seqlens: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:
+    """[chunks, 3]: first token, last (exclusive), state slot, unused chunks 0; and the first chunks of sequences."""
+    token, sequence = chunks_of(cu_seqlens, tokens, size)
+    start, number = token[:, 0], torch.arange(len(sequence), device=sequence.device)
+    table = torch.stack([start, start + (token >= 0).sum(1), number + sequence], 1)
+    bounds = torch.arange(len(cu_seqlens), device=sequence.device)
+    return torch.where(start[:, None] >= 0, table, 0), torch.searchsorted(sequence, bounds)

@@ -63,10 +63,7 @@ def read_kernel(
     program = tl.program_id(0)
     cols_z = program % tiles * BZ + tl.arange(0, BZ)
     place = (program // tiles).to(tl.int64)  # (batch, head, chunk)
-    chunk = place % chunks
-    head = place // chunks % H
-    batch = place // chunks // H
-    start, stop, slot = chunk_place(table, chunk, tokens, SIZE, PACKED)
+    batch, head, start, stop, slot = chunk_place(table, place, chunks, tokens, H, SIZE, PACKED)
     if stop <= start:
         return
     rows = start + tl.arange(0, SIZE)

@@ -66,7 +66,7 @@ def scan_kernel(
         local = count - 1 - step if REVERSE else step
         slot = first * 0 + local + (1 if REVERSE else 0)
         tl.store(own_states + slot * K * V, state.to(states.dtype.element_ty), mask=inside)
-        start, stop, _ = chunk_place(table, first + local, tokens, SIZE, PACKED)
+        _, _, start, stop, _ = chunk_place(table, first + local, chunks, tokens, H, SIZE, PACKED)
         rows = start + tl.arange(0, SIZE)
         written = load_tile(x, rows, stop, HX * K, cols_k, K).to(tl.float32)
         carried = load_tile(z, rows, stop, HZ * V, cols_v, V).to(DOT)

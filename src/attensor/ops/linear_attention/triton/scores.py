@@ -70,10 +70,7 @@ def scores_kernel(
     blocks: tl.constexpr = SIZE // BLOCK
     program = tl.program_id(0)
     place = (program // blocks).to(tl.int64)  # (batch, head, chunk)
-    chunk = place % chunks
-    head = place // chunks % H
-    batch = place // chunks // H
-    start, stop, _ = chunk_place(table, chunk, tokens, SIZE, PACKED)
+    batch, head, start, stop, _ = chunk_place(table, place, chunks, tokens, H, SIZE, PACKED)
     if stop <= start:
         return
     own = program % blocks * BLOCK + tl.arange(0, BLOCK)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -42,27 +43,23 @@ class _KernelSum(ctypes.Structure):
     )
 
 
-def forward(x: Operands, geometry: Geometry, near: Near) -> Tensor:
+def forward(x: Operands, geometry: Geometry, near: Sequence[int]) -> Tensor:
     """[B, H, Tq, V + 1]: the kernel sum of v, and of ones in the last column."""
     out = x.q.new_empty(*x.q.shape[:3], x.v.shape[3] + 1)
     _run(x, geometry, near, {"out": out}, None)
     return out
 
 
-def backward(x: Operands, grad: Tensor, geometry: Geometry, near: Near) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def backward(x: Operands, grad: Tensor, geometry: Geometry, near: Sequence[int]) -> tuple[Tensor, ...]:
     """Gradients of q, k, v and the coefficients from that of the sum [B, H, Tq, V + 1]."""
-    grads = {
-        "grad_q": x.q.new_empty(x.q.shape),
-        "grad_k": x.k.new_zeros(x.k.shape),
-        "grad_v": x.v.new_zeros(x.v.shape),
-    }
+    grads = {"grad_q": x.q.new_empty(x.q.shape), "grad_k": x.k.new_zeros(x.k.shape), "grad_v": x.v.new_zeros(x.v.shape)}
     grad_coefficients = x.coefficients.new_zeros(x.q.shape[0], *x.coefficients.shape)
     _run(x, geometry, near, {"grad_out": grad, **grads}, grad_coefficients)
-    return grads["grad_q"], grads["grad_k"], grads["grad_v"], grad_coefficients.sum(0)
+    return *grads.values(), grad_coefficients.sum(0)
 
 
 def _run(
-    x: Operands, geometry: Geometry, near: Near, tensors: dict[str, Tensor], grad_coefficients: Tensor | None
+    x: Operands, geometry: Geometry, near: Sequence[int], tensors: dict[str, Tensor], grad_coefficients: Tensor | None
 ) -> None:
     """Call C++: `tensors` by the names of `KernelSum`; grad_coefficients [B, H, *offsets] zeros, or None: forward."""
     views = {name: readable(t) for name, t in {"q": x.q, "k": x.k, "v": x.v, **tensors}.items()}
@@ -81,7 +78,7 @@ def _run(
         key_width=geometry.keys[-1],
         offsets=math.prod(geometry.offsets),
         shift=x.k.shape[2] - x.q.shape[2],
-        **near._asdict(),
+        **Near(*near)._asdict(),
         heads=x.q.shape[1],
         features=x.q.shape[3],
         values=x.v.shape[3],
