@@ -78,11 +78,29 @@ def _passed(tensors: Any, options: tuple[float], _: bool) -> tuple[Tensor, ...]:
 
 
 def _returned(tensors: Any, kept: Any, grads: Any, options: tuple[float], needs: Any) -> tuple[Tensor | None, ...]:
-    """Gradients of the definition."""
-    given = [x for x in tensors if x is not None]  # all but the decay, perhaps
-    outs, pull, *_ = torch.func.vjp(lambda *x: _definition((*x, None)[:5], options), *given)
-    found = pull(tuple(torch.zeros_like(x) if g is None else g.to(x.dtype) for x, g in zip(outs, grads)))
-    return tuple(g if needed else None for g, needed in zip((*found, None), needs))
+    """With G the gradient of S', all that reaches it counted: dq = S' do, dk = G v, dv = G^T k, dS = decay G."""
+    q, k, v, state, log_decay = tensors
+    _, new = _definition(tensors, options)
+    of_out = q.new_zeros(*q.shape[:2], v.shape[2]) if grads[0] is None else grads[0]
+    of_out = options[0] * of_out.to(new.dtype)
+    of_new = q.to(new.dtype).unsqueeze(-1) * of_out.unsqueeze(-2)
+    if grads[1] is not None:
+        of_new = of_new + grads[1]
+    groups = q.shape[1] // k.shape[1]
+    keys, values = (x.to(new.dtype).repeat_interleave(groups, 1) for x in (k, v))
+    of_k, of_v = (of_new * values.unsqueeze(-2)).sum(-1), (of_new * keys.unsqueeze(-1)).sum(-2)
+    of_state, of_decay = of_new, None
+    if log_decay is not None:
+        of_state = of_new * log_decay.to(new.dtype).exp().unsqueeze(-1)
+        of_decay = (of_state * state).sum(-1).sum_to_size(log_decay.shape).to(log_decay.dtype)
+    found = (
+        (new * of_out.unsqueeze(-2)).sum(-1).to(q.dtype),
+        of_k.unflatten(1, (-1, groups)).sum(2).to(k.dtype),
+        of_v.unflatten(1, (-1, groups)).sum(2).to(v.dtype),
+        of_state.to(state.dtype),
+        of_decay,
+    )
+    return tuple(g if needed else None for g, needed in zip(found, needs))
 
 
 def _definition(tensors: Any, options: tuple[float]) -> tuple[Tensor, Tensor]:
