@@ -85,6 +85,4 @@ def from_blocks(x: Tensor, axes: tuple[Axis, ...], batch: int) -> Tensor:
     ]
     x = x.permute(0, *order, 1 + 2 * rank, 2 + 2 * rank)
     x = x.reshape(batch, *[cut.padded for cut in axes], *x.shape[-2:])
-    for i, cut in enumerate(axes):
-        x = x.narrow(1 + i, 0, cut.length)
-    return x
+    return x[(slice(None), *(slice(cut.length) for cut in axes))]

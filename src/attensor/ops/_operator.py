@@ -23,6 +23,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 import torch
 
 from attensor.errors import BackendError
+from attensor.ops._native import build
 
 __all__ = ["BACKENDS", "OPERATORS", "Implementation", "Operator", "Placement", "backend", "placement", "reference_of"]
 
@@ -119,10 +120,6 @@ def reference_of(function: Callable[A, R], doc: str) -> Callable[A, R]:
     return reference
 
 
-def _anything(problem: Any) -> str | None:
-    return None
-
-
 @dataclass(frozen=True)
 class Implementation(Generic[P, R]):
     """One form of an operator.
@@ -133,7 +130,7 @@ class Implementation(Generic[P, R]):
     """
 
     run: Callable[[P], R]
-    supports: Callable[[P], str | None] = _anything
+    supports: Callable[[P], str | None] = lambda problem: None
 
 
 class Operator(Generic[P, R]):
@@ -230,11 +227,10 @@ def _why_not_triton(device: torch.device) -> str | None:
 def _why_not_cpp(device: torch.device, demanded: bool) -> str | None:
     if device.type != "cpu":
         return f"cpp kernels run on a CPU, the tensors are on {device.type}"
-    # imported here: the kernels are looked for by the first operator that has some
     if torch.compiler.is_compiling():
-        from attensor.ops._native import traced as build
-    else:
-        from attensor.ops._native import build  # type: ignore[no-redef]
+        from attensor.ops._native.traced import why_not
+
+        return why_not(demanded)
     return build.why_not(True) if demanded else build.why_not_by_default()
 
 

@@ -137,7 +137,7 @@ def _define(problem: Problem) -> Tensor:
 def _torch(problem: Problem) -> Tensor:
     q, k, v, mask, axes = problem.q, problem.k, problem.v, problem.attn_mask, problem.axes
     if any(cut.padded != cut.length for cut in axes):
-        mask = _with_padding(_real_tokens(axes, q.device), mask).repeat(q.shape[0], 1, 1, 1)
+        mask = _closed(axes, mask, q.device).repeat(q.shape[0], 1, 1, 1)
     q_blocks, k_blocks, v_blocks = (to_blocks(t, axes) for t in (q, k, v))
     out = softmax_attention(
         q_blocks, k_blocks, v_blocks, attn_mask=mask, is_causal=problem.is_causal, scale=problem.scale, backend="torch"
@@ -154,15 +154,10 @@ _OPERATOR: Operator[Problem, Tensor] = Operator(
 )
 
 
-def _real_tokens(axes: tuple[Axis, ...], device: torch.device) -> Tensor:
-    """[blocks, S] bool: False where the padding is."""
-    real = torch.ones([1, *[cut.length for cut in axes], 1, 1], dtype=torch.bool, device=device)
-    return to_blocks(real, axes)[..., 0, 0]
-
-
-def _with_padding(real: Tensor, attn_mask: Tensor | None) -> Tensor:
+def _closed(axes: tuple[Axis, ...], attn_mask: Tensor | None, device: torch.device) -> Tensor:
     """[blocks, 1 or H, 1 or S, S]: the mask of every block with the padded keys closed."""
-    keys = real[:, None, None, :]
+    real = torch.ones([1, *[cut.length for cut in axes], 1, 1], dtype=torch.bool, device=device)
+    keys = to_blocks(real, axes)[:, None, None, :, 0, 0]
     if attn_mask is None:
         return keys
     return keys & attn_mask if attn_mask.dtype == torch.bool else attn_mask.masked_fill(~keys, float("-inf"))

@@ -11,16 +11,17 @@ numerator only).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.ops._checks import check_cu_seqlens, check_qkv, checked
+from attensor.ops._operator import reference_of
 from attensor.ops._precision import working_dtype
 from attensor.ops.feature_maps import resolve_feature_map
-from attensor.ops.linear_attention import OPERATOR, linear_attention_reference
+from attensor.ops.linear_attention import OPERATOR
 from attensor.ops.linear_attention.problem import LinearAttentionProblem, StepProblem
 from attensor.ops.linear_attention.step import STEP
 
@@ -83,61 +84,33 @@ def kernel_attention(
             denominator.
     Cost: as `linear_attention`, with M for K and, with a denominator, V + 1 for V.
     """
-    name = "kernel_attention"
-    _check(name, q, k, v, cu_seqlens)
+    name, is_apart = "kernel_attention", position_map is not None and denominator is not None
+    check_qkv(name, q, k, v, same_space=True)
+    if cu_seqlens is not None:
+        check_cu_seqlens(name, cu_seqlens, q)
+    if is_apart and (initial_state is not None or output_final_state):
+        raise ValueError(
+            f"{name}: with a position_map the denominator has features of its own, so that no single state sums up "
+            "the past; leave initial_state and output_final_state out."
+        )
     queries, keys, values = _features(q, k, v, feature_map)
+    reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
     # the sum of the weights is what a value of 1 comes out as
-    columns = F.pad(values, (0, 1), value=1.0) if denominator is not None else values
-    if position_map is not None and denominator is not None:
-        _check_stateless(name, initial_state, output_final_state)
-        columns, ones = values, torch.ones_like(values[..., :1])
-        sums, _ = _recur(name, queries, keys, ones, log_decay, is_causal, None, cu_seqlens)
-    if position_map is not None:
-        queries, keys = position_map(queries), position_map(keys)
-    out, state = _recur(name, queries, keys, columns, log_decay, is_causal, initial_state, cu_seqlens)
+    columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
+    options = (log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
+    problem = LinearAttentionProblem(reading, writing, columns, *options)
+    problem.check(name)
+    out, state = OPERATOR(problem)
     if denominator is not None:
-        if position_map is None:
+        if is_apart:
+            sums, _ = OPERATOR(LinearAttentionProblem(queries, keys, torch.ones_like(values[..., :1]), *options))
+        else:
             out, sums = out[..., :-1], out[..., -1:]
         out = out / denominator.of(sums)
     return out.to(v.dtype), state if output_final_state else None
 
 
-@checked
-def kernel_attention_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    feature_map: FeatureMap | None = None,
-    position_map: Callable[[Tensor], Tensor] | None = None,
-    denominator: Denominator | None = None,
-    log_decay: Tensor | None = None,
-    is_causal: bool = True,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
-    cu_seqlens: Tensor | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """The definition of `kernel_attention`: a numerator and, by itself, the sum of the weights."""
-    _check("kernel_attention", q, k, v, cu_seqlens)
-    shared: dict[str, Any] = {"log_decay": log_decay, "is_causal": is_causal, "cu_seqlens": cu_seqlens, "scale": 1.0}
-    turn = position_map or (lambda x: x)
-    queries, keys, values = _features(q, k, v, feature_map)
-    initial, of_sums = initial_state, None
-    if denominator is not None and initial_state is not None:
-        initial, of_sums = initial_state[..., :-1], initial_state[..., -1:]
-    out, state = linear_attention_reference(
-        turn(queries), turn(keys), values, initial_state=initial, output_final_state=True, **shared
-    )
-    if denominator is not None:
-        if position_map is not None:
-            _check_stateless("kernel_attention", initial_state, output_final_state)
-        ones = torch.ones_like(values[..., :1])
-        sums, weights = linear_attention_reference(
-            queries, keys, ones, initial_state=of_sums, output_final_state=True, **shared
-        )
-        out = out / (sums.clamp_min(denominator.minimum) + denominator.eps)
-        state = torch.cat([state, weights], -1)  # type: ignore[list-item]
-    return out.to(v.dtype), state if output_final_state else None
+kernel_attention_reference = reference_of(kernel_attention, "The equation over `linear_attention_reference`.")
 
 
 @checked
@@ -176,39 +149,9 @@ def kernel_attention_step(
     return out.to(v.dtype), state
 
 
-@checked
-def kernel_attention_step_reference(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    state: Tensor,
-    *,
-    feature_map: FeatureMap | None = None,
-    denominator: Denominator | None = None,
-    log_decay: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """The definition of `kernel_attention_step`: that of `kernel_attention` for a sequence of one token."""
-    check_qkv("kernel_attention_step", q, k, v, space_dims=(0,))
-    decay = log_decay if log_decay is None or log_decay.ndim == 1 else log_decay[:, None]
-    out, new = kernel_attention_reference(
-        q[:, None], k[:, None], v[:, None], feature_map=feature_map, denominator=denominator, log_decay=decay,
-        initial_state=state, output_final_state=True,
-    )  # fmt: skip
-    return out.squeeze(1), cast(Tensor, new)
-
-
-def _check(name: str, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None) -> None:
-    check_qkv(name, q, k, v, same_space=True)
-    if cu_seqlens is not None:
-        check_cu_seqlens(name, cu_seqlens, q)
-
-
-def _check_stateless(name: str, initial_state: Tensor | None, output_final_state: bool) -> None:
-    if initial_state is not None or output_final_state:
-        raise ValueError(
-            f"{name}: with a position_map the denominator has features of its own, so that no single state sums up "
-            "the past; leave initial_state and output_final_state out."
-        )
+kernel_attention_step_reference = reference_of(
+    kernel_attention_step, "The equation over `linear_attention_step_reference`."
+)
 
 
 def _features(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -218,18 +161,3 @@ def _features(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -
     features = resolve_feature_map(feature_map)
     queries, keys = features(q.to(dtype)), features(k.to(dtype))
     return queries, keys, v.to(working_dtype(queries, keys))
-
-
-def _recur(
-    name: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    log_decay: Tensor | None,
-    is_causal: bool,
-    initial_state: Tensor | None,
-    cu_seqlens: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    problem = LinearAttentionProblem(q, k, v, log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
-    problem.check(name)
-    return OPERATOR(problem)

@@ -137,16 +137,13 @@ def correlate(product: Tensor, inputs: Sequence[int], outputs: Sequence[int], si
     """
     dims = tuple(range(-len(sizes), 0))
     circulant: Tensor = torch.fft.irfftn(product, s=tuple(sizes), dim=dims).roll([m - 1 for m in inputs], dims)
-    for dim, m, n in zip(dims, inputs, outputs):
-        circulant = circulant.narrow(dim, 0, n + m - 1)
-    return circulant.flip(dims)
+    return corner(circulant, [n + m - 1 for n, m in zip(outputs, inputs)]).flip(dims)
 
 
 def corner(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """The first numbers of x along its last axes, as many as `sizes` says (a view)."""
-    for dim, size in enumerate(sizes, start=-len(sizes)):
-        x = x.narrow(dim, 0, size)
-    return x
+    corner_of_space: tuple[Any, ...] = (..., *map(slice, sizes))
+    return x[corner_of_space]
 
 
 class _Toeplitz(torch.autograd.Function):

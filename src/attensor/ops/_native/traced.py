@@ -9,19 +9,13 @@ import torch
 
 from attensor.ops._native import build
 
-__all__ = ["why_not", "why_not_by_default"]
+__all__ = ["why_not"]
 
 
 def why_not(demanded: bool) -> str | None:
     """What `build.why_not` says, asked once while a graph is traced."""
-    return build.why_not(demanded)
-
-
-def why_not_by_default() -> str | None:
-    """What `build.why_not_by_default` says."""
-    return build.why_not()
+    return build.why_not(True) if demanded else build.why_not()
 
 
 # called, not written as a decorator, which has no types and would take them away
 torch.compiler.assume_constant_result(why_not)  # type: ignore[no-untyped-call]
-torch.compiler.assume_constant_result(why_not_by_default)  # type: ignore[no-untyped-call]

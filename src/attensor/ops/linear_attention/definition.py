@@ -43,24 +43,30 @@ def define(inputs: Inputs, scale: float, is_causal: bool) -> tuple[Tensor, Tenso
 
 
 def _causal(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
-    """S' = diag(decay) S + k v^T and q S', one token after the other."""
     outs = [v[:, :0]]
     for t in range(q.shape[1]):
-        if decay is not None:
-            state = decay[:, t].unsqueeze(-1) * state
-        state = state + k[:, t].unsqueeze(-1) * v[:, t].unsqueeze(-2)
-        outs.append((q[:, t].unsqueeze(-1) * state).sum(-2).unsqueeze(1))
+        out, state = _advance(q[:, t], k[:, t], v[:, t], None if decay is None else decay[:, t], state)
+        outs.append(out.unsqueeze(1))
     return torch.cat(outs, 1), state
+
+
+def _advance(q: Tensor, k: Tensor, v: Tensor, decay: Tensor | None, state: Tensor) -> tuple[Tensor, Tensor]:
+    """S' = diag(decay) S + k v^T and q S' for one token, [B, H, ...]; decay is [B, H, K or 1]."""
+    if decay is not None:
+        state = decay.unsqueeze(-1) * state
+    state = state + k.unsqueeze(-1) * v.unsqueeze(-2)
+    return (q.unsqueeze(-1) * state).sum(-2), state
 
 
 def define_step(
     q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, state: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """The same for one token: output [B, H, V] and new state [B, H, K, V]; log_decay is [B, H, K or 1]."""
-    log_decay = None if log_decay is None else log_decay.unsqueeze(1)
-    inputs = Inputs(q.unsqueeze(1), k.unsqueeze(1), v.unsqueeze(1), log_decay, state.unsqueeze(0), None)
-    out, new = define(inputs, scale, True)
-    return out.squeeze(1), new.squeeze(0)
+    """One token: output [B, H, V] in v's dtype and the new state [B, H, K, V]; log_decay is [B, H, K or 1]."""
+    dtype, groups = working_dtype(q, v), q.shape[1] // k.shape[1]
+    keys, values = (x.to(dtype).repeat_interleave(groups, 1) for x in (k, v))
+    decay = None if log_decay is None else log_decay.to(dtype).exp()
+    out, new = _advance(q.to(dtype), keys, values, decay, state.to(dtype))
+    return (scale * out).to(v.dtype), new
 
 
 def _of_tokens(log_decay: Tensor, q: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Nothing but the inputs is kept for backward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -15,12 +14,7 @@ from attensor.ops import _packing
 from attensor.ops._kernel import Tensors, differentiable
 from attensor.ops._precision import full_precision
 from attensor.ops.relative_kernel_attention.cost import faster_algorithm
-from attensor.ops.relative_kernel_attention.library import (
-    cpp_backward,
-    cpp_forward,
-    transformed,
-    transformed_backward,
-)
+from attensor.ops.relative_kernel_attention.library import cpp_backward, cpp_forward, fourier, fourier_gradients
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands, Problem
 from attensor.ops.relative_kernel_attention.prepare import Rows, features, heads_first, log_weights
 from attensor.ops.relative_kernel_attention.reference import define, dense_sum
@@ -28,43 +22,34 @@ from attensor.ops.relative_kernel_attention.tiles import tiles_backward, tiles_f
 
 __all__ = ["attend", "why_not_cpp"]
 
-
 _Method = Literal["tiles", "fft", "cpp"]
-
-
-@dataclass(frozen=True)
-class _Options:
-    """What is no tensor."""
-
-    geometry: Geometry
-    method: _Method
-
+_Options = tuple[Geometry, _Method]
 
 # y [B, H, Tq, V + 1], whose last column is the sum of the weights, and the gradients of q, k, v and the coefficients
 _METHODS = {
     "tiles": (tiles_forward, tiles_backward),
-    "fft": (transformed, transformed_backward),
+    "fft": (fourier, fourier_gradients),
     "cpp": (cpp_forward, cpp_backward),
 }
 
 
 def _forward(tensors: Tensors, options: _Options, keep: bool) -> tuple[Tensor]:
-    x = Operands(*tensors)
+    x, (geometry, method) = Operands(*tensors), options
     with full_precision(x.q):
-        return (_METHODS[options.method][0](x, options.geometry).contiguous(),)
+        return (_METHODS[method][0](x, geometry).contiguous(),)
 
 
 def _backward(
     tensors: Tensors, kept: tuple[Tensor, ...], grads: Tensors, options: _Options, needs: tuple[bool, ...]
 ) -> Tensors:
-    x, (grad,) = Operands(*tensors), grads
+    x, (geometry, method) = Operands(*tensors), options
     with full_precision(x.q):
-        found = _METHODS[options.method][1](x, grad, options.geometry)
+        found = _METHODS[method][1](x, grads[0], geometry)
     return *(g.contiguous() if needed else None for g, needed in zip(found, needs)), None
 
 
 def _definition(tensors: Tensors, options: _Options) -> tuple[Tensor]:
-    return (dense_sum(Operands(*tensors), options.geometry),)
+    return (dense_sum(Operands(*tensors), options[0]),)
 
 
 # (q, k, v, coefficients, segment) of `Operands` to y [B, H, Tq, V + 1]; mapped dimensions become further heads, because
@@ -114,7 +99,7 @@ def _ratio(x: Operands, geometry: Geometry, algorithm: str | None, backend: str)
         return _one_query(x)
     dtype = torch.float64 if algorithm == "fft-float64" else x.q.dtype
     method: _Method = "fft" if algorithm != "tiles" else "cpp" if backend == "cpp" else "tiles"
-    (sums,) = _kernel_sum((*(t.to(dtype) for t in x[:4]), x.segment), _Options(geometry, method))
+    (sums,) = _kernel_sum((*(t.to(dtype) for t in x[:4]), x.segment), (geometry, method))
     numerator, denominator = sums[..., :-1], sums[..., -1:]
     minimum = torch.zeros_like(denominator)
     if method == "fft" and denominator.numel():

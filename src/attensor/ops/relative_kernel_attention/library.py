@@ -14,13 +14,13 @@ from torch import Tensor
 
 from attensor.ops._kernel import register
 from attensor.ops.relative_kernel_attention.cost import transform_flops
-from attensor.ops.relative_kernel_attention.cpp.kernel_sum import Near, backward, forward
+from attensor.ops.relative_kernel_attention.cpp import kernel_sum as cpp
 from attensor.ops.relative_kernel_attention.far import Far, add_far, add_far_gradients
 from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 from attensor.ops.relative_kernel_attention.tiles import Layout, ends, find_far
 
-__all__ = ["cpp_backward", "cpp_forward", "transformed", "transformed_backward"]
+__all__ = ["cpp_backward", "cpp_forward", "fourier", "fourier_gradients"]
 
 _SLAB = 512  # queries for which keys are read once, when no key is far
 _EVERYWHERE = 2**40
@@ -28,13 +28,13 @@ _EVERYWHERE = 2**40
 Kernel = Callable[..., Any]
 
 
-def transformed(x: Operands, geometry: Geometry) -> Tensor:
+def fourier(x: Operands, geometry: Geometry) -> Tensor:
     """See `fourier_forward`."""
     y: Tensor = _fourier(*x[:4], *geometry[:3], ())
     return y
 
 
-def transformed_backward(x: Operands, grad: Tensor, geometry: Geometry) -> list[Tensor]:
+def fourier_gradients(x: Operands, grad: Tensor, geometry: Geometry) -> list[Tensor]:
     """See `fourier_backward`."""
     return list(_fourier_backward(*x[:4], grad, *geometry[:3], ()))
 
@@ -43,7 +43,7 @@ def cpp_forward(x: Operands, geometry: Geometry) -> Tensor:
     """y [B, H, Tq, V + 1]: the kernel sum of v, and of ones in the last column."""
     layout = Layout.of(geometry)
     far = find_far(x, layout)
-    y: Tensor = _tiles(*x[:4], *geometry[:3], _near(layout, far))
+    y: Tensor = _tiles(*x[:4], *geometry[:3], tuple(_near(layout, far)))
     if far is None:
         return y
     q, k, v = layout.split_all(x.with_ones())
@@ -56,7 +56,7 @@ def cpp_backward(x: Operands, grad: Tensor, geometry: Geometry) -> list[Tensor]:
     """Gradients of q, k, v and the coefficients from that of y [B, H, Tq, V + 1]."""
     layout = Layout.of(geometry)
     far = find_far(x, layout)
-    found = list(_tiles_backward(*x[:4], grad, *geometry[:3], _near(layout, far)))
+    found = list(_tiles_backward(*x[:4], grad, *geometry[:3], tuple(_near(layout, far))))
     if far is None:
         return found
     q, k, v = tiles = layout.split_all(x.with_ones())
@@ -67,12 +67,12 @@ def cpp_backward(x: Operands, grad: Tensor, geometry: Geometry) -> list[Tensor]:
     return found
 
 
-def _near(layout: Layout, far: Far | None) -> Near:
+def _near(layout: Layout, far: Far | None) -> cpp.Near:
     if far is None:
-        return Near(_SLAB, _EVERYWHERE, -_EVERYWHERE, _EVERYWHERE)
+        return cpp.Near(_SLAB, _EVERYWHERE, -_EVERYWHERE, _EVERYWHERE)
     # sequences only: a tile has as many queries as rows
     first = -_EVERYWHERE if far.left is None else far.left + 1
-    return Near(layout.q_rows, layout.k_rows, first, _EVERYWHERE if far.right is None else far.right - 1)
+    return cpp.Near(layout.q_rows, layout.k_rows, first, _EVERYWHERE if far.right is None else far.right - 1)
 
 
 def _registered(
@@ -82,9 +82,8 @@ def _registered(
 
     def run(*arguments: Any) -> Tensor:
         q, k, v, coefficients, queries, keys, is_causal, near = arguments
-        y: Tensor = forward(
-            Operands(q, k, v, coefficients, None), Geometry(tuple(queries), tuple(keys), is_causal), near
-        )
+        geometry = Geometry(tuple(queries), tuple(keys), is_causal)
+        y: Tensor = forward(Operands(q, k, v, coefficients, None), geometry, near)
         return y.contiguous()
 
     def run_backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -112,7 +111,7 @@ def _fourier_flops(q: Sequence[int], k: Sequence[int], v: Sequence[int], *rest: 
 def _pairs(q: Sequence[int], k: Sequence[int], *rest: Any) -> int:
     """Pairs that are seen, over batch and heads, without what else lies in their tiles."""
     *_, is_causal, near = rest
-    pairs, near = 0, Near(*near)
+    pairs, near = 0, cpp.Near(*near)
     for query in range(q[2]):
         tile = query // near.query_tile
         first = max(0, (tile + near.first) * near.key_tile)
@@ -133,8 +132,8 @@ _fourier, _fourier_backward = _registered(
 )
 _tiles, _tiles_backward = _registered(
     "cpp_kernel_sum",
-    forward,
-    backward,
+    cpp.forward,
+    cpp.backward,
     lambda q, k, v, *rest: 2 * _pairs(q, k, *rest) * (q[3] + v[3] + 1),
     # scores again, and the gradients of weights, q, k and v
     lambda q, k, v, *rest: 2 * _pairs(q, k, *rest) * (3 * q[3] + 2 * v[3] + 1),

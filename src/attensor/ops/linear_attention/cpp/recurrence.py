@@ -83,12 +83,16 @@ def _run(
     pointers = [states[name].data_ptr() if name in states else 0 for name in _POINTERS.split()]
     batch, length, heads, key_dim = q.shape
     call = _LAYOUT.pack(
-        *views, *pointers, batch, length, inputs.rows, states["checkpoints"].nbytes, heads, k.shape[2],
+        *views, *pointers, batch, length, _rows(inputs), states["checkpoints"].nbytes, heads, k.shape[2],
         heads if gates is None else gates.shape[2], key_dim, v.shape[3], chunk, _segment_size(inputs, chunk),
         0 if log_decay is None else log_decay.ndim - 1, torch.get_num_threads(), scale,
     )  # fmt: skip
     if not kernel("linear_attention", _Call, dtype)(call, int(backward)):
         raise MemoryError("linear_attention: the cpp back-end got no memory.")
+
+
+def _rows(inputs: Inputs) -> int:
+    return 1 if inputs.cu_seqlens is None else len(inputs.cu_seqlens) - 1
 
 
 def _as_tokens(log_decay: Tensor) -> Tensor:
@@ -124,14 +128,14 @@ def _segment_size(inputs: Inputs, chunk_size: int) -> int:
 
 def _kept_rows(inputs: Inputs, chunk_size: int) -> int:
     # enough for sequences of any lengths, because sum(ceil(length / span)) <= T // span + R
-    return inputs.q.shape[1] // (chunk_size * _segment_size(inputs, chunk_size)) + inputs.rows
+    return inputs.q.shape[1] // (chunk_size * _segment_size(inputs, chunk_size)) + _rows(inputs)
 
 
 def _forward(inputs: Inputs, scale: float, chunk_size: int, _: str, kept_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     sizes = (*inputs.q.shape[::2], inputs.q.shape[3], inputs.v.shape[3])
     out_dtype = inputs.v.dtype if inputs.v.dtype in STORAGE else None
     out = _new(inputs, (*inputs.q.shape[:3], inputs.v.shape[3]), out_dtype)
-    final, kept = _new(inputs, (inputs.rows, *sizes)), _new(inputs, (kept_rows, *sizes))
+    final, kept = _new(inputs, (_rows(inputs), *sizes)), _new(inputs, (kept_rows, *sizes))
     _run(inputs, scale, chunk_size, {"out": out}, {"final_state": final, "checkpoints": kept}, backward=False)
     return out.to(inputs.v.dtype), final, kept
 
@@ -149,7 +153,7 @@ def _backward(
     if decay_gradient and log_decay is not None:
         # of a constant decay one number for each state
         if log_decay.ndim == 2:
-            of_decay = q.new_zeros(inputs.rows, *q.shape[::2], 1, dtype=dtype)
+            of_decay = q.new_zeros(_rows(inputs), *q.shape[::2], 1, dtype=dtype)
         else:
             of_decay = _new_tokens(inputs, _as_tokens(log_decay))
         grads["grad_decay"] = of_decay
