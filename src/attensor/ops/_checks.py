@@ -103,6 +103,10 @@ def check_qkv(
                 f"{name}: q, k and v must share one floating dtype, got {label} {tensor.dtype} beside "
                 f"q {q.dtype}; use .to(q.dtype)."
             )
+    _check_sizes(name, q, k, v, same_space)
+
+
+def _check_sizes(name: str, q: Tensor, k: Tensor, v: Tensor, same_space: bool) -> None:
     if k.shape[:-1] != v.shape[:-1]:
         raise ShapeError(f"{name}: k {_sizes(k)} and v {_sizes(v)} must agree in everything but the last size.")
     if q.shape[-1] != k.shape[-1]:

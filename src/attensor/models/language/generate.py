@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from attensor.models.language.decoder import Decoder
 
-__all__ = ["continue_text", "generate"]
+__all__ = ["continue_text", "generate", "import_families"]
 
 
 def generate(
@@ -101,7 +103,6 @@ def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list
     """Model, text to tokens, tokens to text, and the tokens that end a text."""
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} holds no model in transformers' format: there is no config.json in it.")
-    from attensor.models.language import import_families
     from attensor.models.language._transformers import AutoModelForCausalLM, AutoTokenizer
 
     import_families()
@@ -147,3 +148,14 @@ def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: to
         smallest = logits.topk(top_k).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, float("-inf"))
     return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
+
+
+def import_families() -> None:
+    """Import every family, so that transformers' Auto classes know it.
+
+    Raises:
+        MissingExtraError: transformers is not installed.
+    """
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+        if not module.name.startswith("_"):
+            importlib.import_module(f"{__package__}.{module.name}")

@@ -30,7 +30,7 @@ from attensor.ops._packing import chunks_of
 from attensor.ops._precision import WORKING, full_precision
 from attensor.ops.linear_attention.bidirectional import bidirectional
 from attensor.ops.linear_attention.definition import define
-from attensor.ops.linear_attention.halving import Answers, halving
+from attensor.ops.linear_attention.halving import Answers, Gradients, halving
 from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, bind, recur, sum_heads
 
 __all__ = ["run"]
@@ -200,9 +200,7 @@ def _answers(q: Tensor, k: Tensor, gates: Tensor | None, keep: bool = False) -> 
     if gates is None:
         scores = (q @ k.mT).tril()
 
-        def back(
-            of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, _: Tensor | None
-        ) -> tuple[Tensor, Tensor, None]:
+        def back(of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, _: Tensor | None) -> Gradients:
             of_scores = of_scores.tril()
             return of_scores @ k + of_reading, of_scores.mT @ q + of_writing, None
 
@@ -219,9 +217,7 @@ def _scalar(q: Tensor, k: Tensor, gates: Tensor) -> Answers:
     scores, total = (q @ k.mT).tril() * between, since_start[:, :, -1:]
     reading, writing = q * since_start, k * until_end
 
-    def back(
-        of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, of_total: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def back(of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, of_total: Tensor | None) -> Gradients:
         of_products = of_scores * between
         of_q, of_k = of_products @ k + of_reading * since_start, of_products.mT @ q + of_writing * until_end
         if of_total is None:

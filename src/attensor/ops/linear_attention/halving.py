@@ -10,7 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Answers", "halving"]
+__all__ = ["Answers", "Gradients", "halving"]
+
+Gradients = tuple[Tensor, Tensor, Tensor | None]
 
 
 class Answers(NamedTuple):
@@ -20,7 +22,7 @@ class Answers(NamedTuple):
     reading: Tensor  # [n, N, C, K]
     writing: Tensor  # [n, N, C, K]
     total: Tensor | None  # [n or 1, N, 1, K or 1]; None: 1
-    back: Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor, Tensor | None]]
+    back: Callable[[Tensor, Tensor, Tensor, Tensor | None], Gradients]
 
 
 def halving(q: Tensor, k: Tensor, decay: Tensor, keep: bool) -> Answers:
@@ -44,10 +46,8 @@ def halving(q: Tensor, k: Tensor, decay: Tensor, keep: bool) -> Answers:
         columns.mul_(right)
         total, half = (left * right).squeeze(2), 2 * half
 
-    def back(
-        of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, of_total: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        whole, diagonal = q.shape, of_scores.diagonal(0, 2, 3).unsqueeze(-1)
+    def back(of_scores: Tensor, of_reading: Tensor, of_writing: Tensor, of_total: Tensor | None) -> Gradients:
+        diagonal = of_scores.diagonal(0, 2, 3).unsqueeze(-1)
         of_scores, of_reading, of_writing = (x.flatten(0, 1).clone() for x in (of_scores, of_reading, of_writing))
         of_total = None if of_total is None else of_total.flatten(0, 1)
         for level, (rows, columns, left, right) in reversed(list(enumerate(levels))):
@@ -59,9 +59,9 @@ def halving(q: Tensor, k: Tensor, decay: Tensor, keep: bool) -> Answers:
             of_products = _lower(of_scores, 2**level)
             of_rows.mul_(left).add_(_mix(of_products, columns))
             of_columns.mul_(right).add_(_mix(of_products.mT, rows))
-        of_reading = of_reading.view(whole)
-        of_q, of_k = of_reading * decay + diagonal * k, of_writing.view(whole) + diagonal * q
-        return of_q, of_k, None if of_total is None else (of_reading * q + of_total.view(whole)) * decay
+        of_reading = of_reading.view(q.shape)
+        of_q, of_k = of_reading * decay + diagonal * k, of_writing.view(q.shape) + diagonal * q
+        return of_q, of_k, None if of_total is None else (of_reading * q + of_total.view(q.shape)) * decay
 
     ends = total.view(n, heads, 1, channels)
     return Answers(scores.view(n, heads, size, size), reading.view(q.shape), writing.view(q.shape), ends, back)
