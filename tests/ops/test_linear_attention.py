@@ -147,6 +147,17 @@ def test_packed_without_initial_state_ignores_what_no_sequence_owns(decay: str) 
     assert out[:, :19].isfinite().all()
 
 
+@pytest.mark.parametrize("decay", ["scalar", "channel"])
+def test_decays_of_one_row_are_those_of_all(decay: str) -> None:
+    tensors = make(decay, batch=3, tokens=11)
+    one = tensors["log_decay"].detach()[:1].clone().requires_grad_()
+    every = one.detach().expand(3, *one.shape[1:]).clone().requires_grad_()
+    found, expected = (results(linear_attention, {**tensors, "log_decay": x}) for x in (one, every))
+    name = next(name for name in found if "log_decay" in name)
+    torch.testing.assert_close(found.pop(name), expected.pop(name).sum(0, keepdim=True), rtol=0, atol=1e-12)
+    assert_same(found, expected)
+
+
 @pytest.mark.parametrize("decay", DECAYS)
 def test_any_split_gives_the_same(decay: str) -> None:
     tensors = make(decay, tokens=41)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -166,7 +167,42 @@ def test_what_is_refused_says_how_to_repair_it():
         softmax_attention(k, k, v, cu_seqlens=torch.tensor([0, 7]))
     with pytest.raises(TypeError, match="cu_seqlens must be int32 or int64"):
         softmax_attention(k[:1], k[:1], v[:1], cu_seqlens=torch.tensor([0.0, 7.0]))
-    with pytest.raises(ShapeError, match="same number of tokens"):
+    with pytest.raises(ShapeError, match="as many keys as queries"):
         softmax_attention(q[:1], k[:1], v[:1], cu_seqlens=torch.tensor([0, 5]))
     with pytest.raises(ValueError, match="dropout_p"):
         softmax_attention(q, k, v, dropout_p=1.0)
+    with pytest.raises(ShapeError, match="as many sequences, got 2 and 3"):
+        softmax_attention(q[:1], k[:1], v[:1], cu_seqlens=(torch.tensor([0, 5]), torch.tensor([0, 2, 7])))
+
+
+@pytest.mark.parametrize("is_causal", [False, True])
+def test_packed_queries_meet_packed_keys_of_other_lengths(is_causal: bool):
+    """Cross-attention: each pair of sequences as if alone, aligned at its end; some have no queries."""
+    q, k, v = (t.detach()[:1] for t in make(9, 14))
+    bounds = [0, 2, 2, 9], [0, 5, 6, 14]
+    cu_seqlens = tuple(torch.tensor(x) for x in bounds)
+    out, lse = softmax_attention(q, k, v, cu_seqlens=cu_seqlens, is_causal=is_causal, return_lse=True)
+    pairs = [(slice(*a), slice(*b)) for a, b in zip(*(itertools.pairwise(x) for x in bounds), strict=True)]
+    alone = [
+        softmax_attention(q[:, a], k[:, b], v[:, b], is_causal=is_causal, return_lse=True)
+        for a, b in pairs
+        if a != slice(2, 2)
+    ]
+    torch.testing.assert_close(out, torch.cat([x for x, _ in alone], 1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(lse, torch.cat([x for _, x in alone], 1), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("size", [1e3, 1e9, 1e18])
+def test_gradients_of_large_scores_keep_their_digits(dtype: torch.dtype, size: float):
+    """A log-sum-exp of 1e9 has no digits left for the weights; those of the definition do not go through it."""
+    exact = [t.detach() * scale for t, scale in zip(make(5, 7), (size, 1.0, 1.0), strict=True)]
+    tracked = [t.to(dtype).requires_grad_() for t in exact]
+    again = [t.detach().double().requires_grad_() for t in tracked]
+    upstream = torch.linspace(-1, 1, 100, dtype=torch.float64)
+    for function, tensors in ((softmax_attention, tracked), (softmax_attention_reference, again)):
+        out = function(*tensors)
+        out.backward(upstream.resize_(out.shape).to(out.dtype))
+    for found, expected in zip(tracked, again, strict=True):
+        bound = 1e-9 if dtype == torch.float64 else 1e-3
+        assert (found.grad.double() - expected.grad).norm() <= bound * (expected.grad.norm() + 1e-9 * size)

@@ -165,11 +165,15 @@ def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
 
 
 def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
-    """Refuse decays that are not [Hd], [.., Hd] or [.., Hd, K] for q [.., H, K] and k [.., Hkv, K], Hd = H or Hkv."""
+    """Refuse decays that are not [Hd], [.., Hd] or [.., Hd, K] for q [.., H, K] and k [.., Hkv, K], Hd = H or Hkv.
+
+    A batch of 1 stands for every entry.
+    """
     *tokens, heads, key_dim = q.shape
     shape = list(log_decay.shape)
+    batch = 1 if log_decay.ndim > 1 and shape[0] == 1 else tokens[0]
     for decays in (heads, k.shape[-2]):
-        if shape in ([decays], [*tokens, decays], [*tokens, decays, key_dim]):
+        if shape in ([decays], [batch, *tokens[1:], decays], [batch, *tokens[1:], decays, key_dim]):
             return check_float(name, "log_decay", log_decay, q)
     place = "B, T" if len(tokens) == 2 else "B"
     raise ShapeError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["chunks_of", "first_tokens", "positions", "same_sequence", "sequence_index"]
+__all__ = ["chunks_of", "first_tokens", "positions", "sequence_index", "visible"]
 
 
 def sequence_index(cu_seqlens: Tensor, tokens: int) -> Tensor:
@@ -28,10 +28,18 @@ def positions(cu_seqlens: Tensor, tokens: int) -> Tensor:
     return torch.arange(tokens, device=cu_seqlens.device) - first_tokens(cu_seqlens, tokens)
 
 
-def same_sequence(cu_seqlens: Tensor, tokens: int) -> Tensor:
-    """Whether two tokens are of one sequence, bool [T, T]."""
-    index = sequence_index(cu_seqlens, tokens)
-    return index[:, None] == index
+def visible(cu_seqlens: tuple[Tensor, Tensor], tokens: tuple[int, int], is_causal: bool) -> Tensor:
+    """Whether a query may see a key, bool [Tq, Tk]: of the same sequence; causal: not nearer to its end."""
+    queries, keys = (sequence_index(bounds, n) for bounds, n in zip(cu_seqlens, tokens))
+    together = queries[:, None] == keys
+    if not is_causal:
+        return together
+    # tokens from this one to the end of its sequence; past the last bound there is none
+    left_q, left_k = (
+        torch.cat([bounds[1:], bounds[-1:]])[index.clamp_min(0)] - torch.arange(len(index), device=index.device)
+        for bounds, index in zip(cu_seqlens, (queries, keys))
+    )
+    return together & (left_k >= left_q[:, None])
 
 
 def chunks_of(cu_seqlens: Tensor, tokens: int, size: int) -> tuple[Tensor, Tensor]:

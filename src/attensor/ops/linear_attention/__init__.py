@@ -54,9 +54,9 @@ def linear_attention(
         q: [B, T, H, K], any float dtype, any strides.
         k: [B, T, Hkv, K]; H is a multiple of Hkv. A new key is not decayed in its own step.
         v: [B, T, Hkv, V].
-        log_decay: None (no decay), [Hd] (constant), [B, T, Hd], or [B, T, Hd, K] (per key channel), with Hd = H or Hkv:
-            natural log of the factor on the state at each token. It must be <= 0, which is not checked, because that
-            would wait for the device; `-inf` forgets everything.
+        log_decay: None (no decay), [Hd] (constant), [B, T, Hd], or [B, T, Hd, K] (per key channel), with Hd = H or Hkv
+            and B or 1 rows: natural log of the factor on the state at each token. It must be <= 0, which is not
+            checked, because that would wait for the device; `-inf` forgets everything.
         scale: multiplies the output; if None `K ** -0.5`.
         is_causal: False lets every query see every key of its sequence, O(T K V); then there is no log_decay.
         initial_state: [B, H, K, V], as returned by an earlier call; zeros if None. With cu_seqlens [N, H, K, V].

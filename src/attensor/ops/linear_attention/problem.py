@@ -72,8 +72,8 @@ class LinearAttentionProblem:
         state, decay = self.initial_state, self.log_decay
         if state is not None:
             state = state.unsqueeze(self.batch_dim)
-        if decay is not None and decay.ndim == 1:
-            decay = decay.unsqueeze(0)
+        if decay is not None:
+            decay = decay.unsqueeze(0) if decay.ndim == 1 else decay.expand(self.q.shape[0], *decay.shape[1:])
         return Inputs(self.q, self.k, self.v, decay, state, self.cu_seqlens)
 
     @property
@@ -161,7 +161,8 @@ class StepProblem:
             return None
         batch, heads, _ = self.q.shape
         x = x.to(working_dtype(self.q, self.v))
-        x = x.expand(batch, -1).unsqueeze(-1) if x.ndim == 1 else x.unsqueeze(-1) if x.ndim == 2 else x
+        x = x.expand(batch, *x.shape[1:]) if x.ndim > 1 else x.expand(batch, -1)
+        x = x.unsqueeze(-1) if x.ndim == 2 else x
         return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)
 
 

@@ -39,7 +39,7 @@ def softmax_attention(
     is_causal: bool = False,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
-    cu_seqlens: Tensor | None = None,
+    cu_seqlens: Tensor | tuple[Tensor, Tensor] | None = None,
     return_lse: bool = False,
     generator: torch.Generator | None = None,
     backend: str | None = None,
@@ -57,7 +57,8 @@ def softmax_attention(
         dropout_p: share of the weights that is set to zero, the others scaled by 1 / (1 - dropout_p). Always applied:
             pass 0.0 in evaluation. On a CPU all scores are in memory.
         cu_seqlens: [N + 1] int32 or int64, where the packed sequences start and end: cu_seqlens[0] = 0, the last is
-            Tq = Tk. Needs B = 1. Causal counts inside each sequence. Costs a mask of T^2 numbers.
+            Tq = Tk; or two of them, of queries and of keys, whose n-th sequences belong together. Needs B = 1. Causal
+            counts inside each sequence, from its end. Costs a mask of Tq Tk numbers.
         return_lse: also return the log-sum-exp of the scores; differentiable. On a GPU all scores are in memory then.
         generator: source of the dropout's randomness; PyTorch's own if None.
         backend: `"reference"` or `"torch"`; the best available if None.
@@ -71,25 +72,34 @@ def softmax_attention(
         in memory, and on a GPU by `backend="reference"`.
     """
     check_qkv("softmax_attention", q, k, v)
-    check_devices("softmax_attention", q, attn_mask=attn_mask, cu_seqlens=cu_seqlens)
+    check_devices("softmax_attention", q, attn_mask=attn_mask)
     if attn_mask is not None:
         check_broadcast("softmax_attention", "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
-    if cu_seqlens is not None:
-        _check_packed(cu_seqlens, q, k)
+    bounds = None if cu_seqlens is None else _bounds(cu_seqlens, q, k)
     if not 0.0 <= dropout_p < 1.0:
         raise ValueError(f"softmax_attention: dropout_p must be in [0, 1), got {dropout_p}.")
     scale = scale_of(q, scale)
-    problem = Problem(q, k, v, scale, is_causal, attn_mask, dropout_p, cu_seqlens, return_lse, generator)
+    problem = Problem(q, k, v, scale, is_causal, attn_mask, dropout_p, bounds, return_lse, generator)
     return _OPERATOR(problem, backend)
 
 
 softmax_attention_reference = reference_of(softmax_attention, "The definition with all scores in memory.")
 
 
-def _check_packed(cu_seqlens: Tensor, q: Tensor, k: Tensor) -> None:
-    check_cu_seqlens("softmax_attention", cu_seqlens, q)
-    if q.shape[1] != k.shape[1]:
-        raise ShapeError(
-            f"softmax_attention: packed queries and keys share cu_seqlens, so q and k need the same "
-            f"number of tokens, got {q.shape[1]} and {k.shape[1]}."
-        )
+def _bounds(cu_seqlens: Tensor | tuple[Tensor, Tensor], q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Checked bounds of the packed queries and keys."""
+    name = "softmax_attention"
+    if isinstance(cu_seqlens, Tensor):
+        if q.shape[1] != k.shape[1]:
+            raise ShapeError(
+                f"{name}: one cu_seqlens packs as many keys as queries, got {q.shape[1]} and {k.shape[1]} tokens; pass "
+                "two, (of queries, of keys)."
+            )
+        check_cu_seqlens(name, cu_seqlens, q)
+        return cu_seqlens, cu_seqlens
+    for bounds, x in zip(cu_seqlens, (q, k)):
+        check_cu_seqlens(name, bounds, x)
+    if cu_seqlens[0].shape != cu_seqlens[1].shape:
+        first, second = (len(bounds) for bounds in cu_seqlens)
+        raise ShapeError(f"{name}: both cu_seqlens must bound as many sequences, got {first} and {second} bounds.")
+    return cu_seqlens

@@ -29,7 +29,7 @@ class Problem:
     is_causal: bool
     attn_mask: Tensor | None
     dropout_p: float
-    cu_seqlens: Tensor | None
+    cu_seqlens: tuple[Tensor, Tensor] | None
     return_lse: bool
     generator: torch.Generator | None
 
@@ -86,7 +86,9 @@ def dense(
     return out, scores.logsumexp(-1).masked_fill(empty[..., 0], float("-inf")).transpose(1, 2)
 
 
-def additive_mask(q: Tensor, k: Tensor, is_causal: bool, attn_mask: Tensor | None, cu_seqlens: Tensor | None) -> Tensor:
+def additive_mask(
+    q: Tensor, k: Tensor, is_causal: bool, attn_mask: Tensor | None, cu_seqlens: tuple[Tensor, Tensor] | None
+) -> Tensor:
     """[B or 1, H or 1, Tq or 1, Tk or 1], what is added to the scores in the working precision: -inf for unseen keys.
 
     Causal is aligned bottom-right, so that the last query sees every key; packed sequences see themselves only.
@@ -96,9 +98,9 @@ def additive_mask(q: Tensor, k: Tensor, is_causal: bool, attn_mask: Tensor | Non
         mask = mask.masked_fill(~attn_mask, float("-inf"))
     elif attn_mask is not None:
         mask = attn_mask.to(mask.dtype)
-    if is_causal:
+    if cu_seqlens is not None:
+        mask = mask.masked_fill(~_packing.visible(cu_seqlens, (q.shape[1], k.shape[1]), is_causal), float("-inf"))
+    elif is_causal:
         late = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool, device=q.device).triu(k.shape[1] - q.shape[1] + 1)
         mask = mask.masked_fill(late, float("-inf"))
-    if cu_seqlens is not None:
-        mask = mask.masked_fill(~_packing.same_sequence(cu_seqlens, k.shape[1]), float("-inf"))
     return mask.reshape((1,) * (4 - mask.ndim) + mask.shape)

@@ -57,7 +57,14 @@ register(
         tokens={"q": 1, "k": 1, "v": 1, "log_decay": 1},
         per_sequence=("initial_state",),
         state="initial_state",
-        whole=("no tokens", "packed", "packed channels", "packed without tokens", "packed constant"),
+        whole=(
+            "decays of all rows",
+            "no tokens",
+            "packed",
+            "packed channels",
+            "packed without tokens",
+            "packed constant",
+        ),
         causal={"plain": 0, "channel": 0, "none": 0, "gates": 0},
         flops=operations,
     )
