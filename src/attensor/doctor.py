@@ -96,7 +96,7 @@ def _compiler() -> str:
     command = compiler()
     if command is None:
         return "none: torch.compile needs one on a CPU (Debian: apt-get install g++)"
-    return version(command).partition("\n")[0]
+    return (version(tuple(command)) or f"{command[0]} --version gives no answer").partition("\n")[0]
 
 
 def _kernels() -> str:

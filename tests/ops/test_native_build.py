@@ -8,14 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from attensor.errors import BackendError
-from attensor.ops._native import build, compiler
+from attensor.ops._native import build, cache, compiler, loading
 from attensor.ops._operator import OPERATORS, Implementation, Operator
 
 REAL = compiler.compiler()
@@ -58,8 +61,10 @@ class Workshop:
         (self.sources / "_native").mkdir()
         self.write("a.cpp", '#include "a.h"\n' + ANSWER + "{ return value(); }")
         self.write("a.h", HEADER.format(42))
+        self.processes: list[subprocess.Popen[str]] = []
         self.set_compiler()
         monkeypatch.setattr(build, "SOURCES", self.sources)
+        monkeypatch.setattr(loading, "ARGUMENTS", {})
         monkeypatch.setenv("ATTENSOR_CACHE", str(self.cache))
         monkeypatch.setenv("CXX", str(self.script))
 
@@ -75,11 +80,12 @@ class Workshop:
         return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
     def files(self) -> list[Path]:
-        return list(self.cache.rglob("*"))
+        """All that is kept, without the lock that stays."""
+        return [path for path in self.cache.rglob("*") if path.name != "building.lock"]
 
     def forget(self) -> None:
         """As if this process had asked for nothing yet."""
-        for cached in (build._begin, build._key, build.why_not_by_default):
+        for cached in (build._begun, build._key, build.why_not_by_default, build._warned, compiler.version):
             cached.cache_clear()
 
     def answer(self) -> int:
@@ -109,13 +115,15 @@ class Workshop:
     ) -> subprocess.Popen[str]:
         """`program` in a process of its own."""
         package = str(Path(build.__file__).parents[1])
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM.format(package=package, sources=str(self.sources)) + program],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=os.environ | environment,
         )
+        self.processes.append(process)
+        return process
 
 
 @pytest.fixture
@@ -126,6 +134,9 @@ def workshop(tmp_path, monkeypatch):
     made = Workshop(tmp_path, monkeypatch)
     yield made
     made.forget()
+    for process in made.processes:
+        with process:  # waits, and closes its pipes
+            process.kill()
 
 
 def test_it_is_compiled_once_and_serves_later_processes(workshop):
@@ -180,7 +191,7 @@ def test_the_first_call_goes_on_without_kernels_while_they_are_built_and_a_later
     while form() == "torch":
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    assert [path.suffix for path in (tmp_path / "cache").iterdir()] == [".so"]
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".lock", ".so"]
 
 
 CHANGES = {
@@ -273,15 +284,13 @@ def test_where_it_is_kept(environment, expected, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in ({"HOME": "/home/me"} | environment).items():
         monkeypatch.setenv(name, value)
-    assert build._folder() == Path(expected)
+    assert cache._named_folder() == Path(expected)
 
 
 def test_where_nothing_can_be_kept_nothing_is_built(workshop, monkeypatch):
     monkeypatch.setenv("ATTENSOR_CACHE", str(workshop.script / "below a file"))
-    workshop.forget()
-    with pytest.raises(BackendError, match=r"cannot be built: .*below a file"):
-        build.build()
-    assert "not built yet" in build.why_not()
+    with pytest.warns(RuntimeWarning, match="operators run in PyTorch"):
+        assert workshop.reason().startswith(f"{workshop.script} is no folder; remove it, or set ATTENSOR_CACHE")
     assert workshop.compilations() == 0
 
 
@@ -316,29 +325,104 @@ def test_two_processes_build_once(workshop):
 def test_who_asks_while_it_is_built_is_told(workshop):
     workshop.set_compiler(before=f'while [ ! -e "{workshop.log}.go" ]; do sleep 0.02; done')
     process = workshop.start()
-    deadline = time.monotonic() + 30
-    while not list(workshop.cache.glob("*.lock")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: list(workshop.cache.glob("building-*")))
     workshop.forget()
     assert "are being built beside this process" in build.why_not()
     Path(f"{workshop.log}.go").touch()
     assert process.communicate(timeout=30)[0] == "42\n"
 
 
-def test_an_interruption_passes_through_and_leaves_nothing(workshop):
-    workshop.set_compiler(before='shift; while [ "$1" != -o ]; do shift; done; echo half > "$2"; exec sleep 60')
-    # set anew, because a process started in the background ignores the signal
-    process = workshop.start("import signal\nsignal.signal(2, signal.default_int_handler)\nbuild.build()")
-    deadline = time.monotonic() + 30
-    while not any(path.suffix == ".o" for path in workshop.files()):
+# compiles half of it, then hangs in a process of its own
+HANGS = 'while [ "$1" != -o ]; do shift; done; echo half > "$2"; sleep 60 & echo $! > "{}"; wait'
+
+
+def is_alive(process: str) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", process], capture_output=True, text=True, check=False).stdout
+    return bool(state) and not state.startswith("Z")
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1].endswith("KeyboardInterrupt\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_passes_through_and_leaves_nothing(number, workshop):
+    sleeper = Path(f"{workshop.log}.sleeper")
+    workshop.set_compiler(before=HANGS.format(sleeper))
+    # set anew, because a process started in the background ignores the signal
+    process = workshop.start(
+        "import signal\nsignal.signal(2, signal.default_int_handler)\nsignal.signal(1, signal.SIG_DFL)\nbuild.build()"
+    )
+    wait_for(lambda: sleeper.exists() and sleeper.read_text().endswith("\n"))
+    process.send_signal(number)
+    _, complaints = process.communicate(timeout=30)
+    if number == signal.SIGINT:
+        assert complaints.endswith("KeyboardInterrupt\n")
+    else:
+        assert (process.returncode, complaints) == (128 + number, "")
+    wait_for(lambda: not is_alive(sleeper.read_text().strip()))
     assert workshop.files() == []
     workshop.set_compiler()
     assert workshop.answer() == 42
+
+
+@pytest.mark.parametrize("hangs_at", ["the version", "a source"])
+def test_a_compiler_that_hangs_is_ended_with_all_it_started_and_is_a_reason(hangs_at, workshop, monkeypatch):
+    sleeper = Path(f"{workshop.log}.sleeper")
+    if hangs_at == "the version":
+        monkeypatch.setattr(compiler, "_SECONDS_TO_ANSWER", 0.5)
+        workshop.script.write_text(f'#!/bin/sh\nsleep 60 & echo $! > "{sleeper}"; wait\n')
+        with pytest.warns(RuntimeWarning, match="operators run in PyTorch") as said:
+            reason = workshop.reason()
+        assert len(said) == 1
+        assert reason == f"{workshop.script} --version gives no answer; set CXX to another compiler"
+    else:
+        monkeypatch.setattr(compiler, "_SECONDS_TO_COMPILE", 0.5)
+        workshop.set_compiler(before=HANGS.format(sleeper))
+        # this process's own build, and what later ones are told
+        assert "c++ has not compiled the C++ kernels in 0.5 s and was ended; set CXX to another" in workshop.reason()
+        assert [path.name.partition("-")[0] for path in workshop.files()] == ["failed"]
+    wait_for(lambda: not is_alive(sleeper.read_text().strip()))
+
+
+def test_threads_that_come_together_start_one_build(workshop, monkeypatch):
+    started = []
+    monkeypatch.setattr(build, "start", lambda: started.append(1))
+    workshop.forget()
+    together = threading.Barrier(3)
+
+    def ask(_: int) -> str | None:
+        together.wait(timeout=30)
+        return build.why_not()
+
+    with ThreadPoolExecutor(3) as pool:
+        reasons = set(pool.map(ask, range(3)))
+    assert len(reasons) == len(started) == 1
+
+
+def test_what_an_ended_build_left_is_removed_by_the_next(workshop):
+    left = workshop.cache / "building-of-another-compiler"
+    (left / "below").mkdir(parents=True)
+    workshop.cache.chmod(0o700)
+    (left / "0.o").write_text("half")
+    assert workshop.answer() == 42
+    assert workshop.files() == [Path(build.library()._name)]
+
+
+def test_a_build_beside_the_program_executes_no_module_of_the_current_folder(workshop, tmp_path):
+    here, executed = tmp_path / "here", tmp_path / "executed"
+    here.mkdir()
+    for name in ("ctypes", "random", "attensor"):
+        (here / f"{name}.py").write_text(f"open({str(executed)!r}, 'w')\n")
+    workshop.set_compiler(before="exit 3")  # of the product's own kernels
+    # an empty path is the current folder
+    process = workshop.start(f"import os\nos.chdir({str(here)!r})\nbuild.start()", PYTHONPATH=os.pathsep)
+    assert process.communicate(timeout=60) == ("", "")
+    wait_for(lambda: executed.exists() or list(workshop.cache.glob("failed-*")))
+    assert not executed.exists()
 
 
 @pytest.fixture

@@ -1,29 +1,31 @@
 """The C++ kernels of all operators as one shared library: built beside the program, kept for later processes.
 
-It is kept in `$ATTENSOR_CACHE`, else `$XDG_CACHE_HOME/attensor`, else `~/.cache/attensor`, as `kernels-KEY-CONTENT.so`:
-KEY is a digest of all that decides what is built (sources, compiler, options, processor), CONTENT one of the file.
+It is kept in the folder of `cache.py` as `kernels-KEY-CONTENT.so`: KEY is a digest of all that decides what is built
+(sources, compiler, options, processor), CONTENT one of the file.
 A call never waits for a compiler: where nothing is kept yet, a process of its own builds it (`start`), this process
 goes on without, and later ones take it. `attensor doctor --build` and `python -m attensor.ops._native` wait for it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from attensor.errors import BackendError
-from attensor.ops._native.compiler import OPTIONS, compile_library, compiler, version
+from attensor.ops._native.cache import INSTEAD, alone, is_held, kernels_folder, open_in_folder, own_file
+from attensor.ops._native.compiler import OPTIONS, compile_library, compiler, ends_with_signals, version
+from attensor.ops._native.loading import load
 
 __all__ = ["SOURCES", "build", "kernels_form", "library", "why_not", "why_not_by_default"]
 
@@ -84,26 +86,22 @@ def build() -> Path:
     command = _command()
     if isinstance(command, str):
         raise BackendError(command)
-    key, folder = _key(tuple(command), SOURCES), _folder()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _one_at_a_time(folder / f"building-{key}.lock"):
-            kept = _kept(key, folder)
-            return kept or _compile(command, key, folder)
-    except (OSError, BackendError) as error:
-        reason = str(error) if isinstance(error, BackendError) else f"the C++ kernels cannot be built: {error}"
-        with suppress(OSError):
-            (folder / f"failed-{key}").write_text(reason)
-        raise BackendError(reason) from error
+        key, folder = _key(tuple(command), SOURCES), kernels_folder()
+        with ends_with_signals(), alone(folder):
+            return _kept(key, folder) or _compile(command, key, folder)
+    except OSError as error:
+        raise BackendError(f"the C++ kernels cannot be built: {error}") from error
 
 
 def start() -> None:
     """Build them in a process of its own, which outlives this one and is not interrupted with it."""
     root = str(Path(__file__).parents[3])
-    paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (root, *os.environ.get("PYTHONPATH", "").split(os.pathsep))))
     with suppress(OSError):
         process = subprocess.Popen(
-            [sys.executable, "-m", "attensor.ops._native"],
+            # -P, and no empty path: a module in the folder that the user happens to be in is not executed
+            [sys.executable, "-P", "-m", "attensor.ops._native"],
             env=os.environ | {"PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -113,8 +111,13 @@ def start() -> None:
         process.returncode = 0  # nobody waits for it, and nobody shall be warned of that
 
 
-@functools.cache  # what a process begins with, it keeps
 def _begin() -> ctypes.CDLL | str:
+    with _ASKING:  # the cache alone would let threads that come together look, and build, one by one
+        return _begun()
+
+
+@functools.cache  # what a process begins with, it keeps
+def _begun() -> ctypes.CDLL | str:
     found = _look()
     if found == _NOT_BUILT:
         start()
@@ -122,26 +125,37 @@ def _begin() -> ctypes.CDLL | str:
     return found
 
 
+_ASKING = threading.Lock()
 _NOT_BUILT = "the C++ kernels are not built yet: attensor doctor --build builds them"
 _LOADED: dict[Path, ctypes.CDLL] = {}
 
 
 def _look() -> ctypes.CDLL | str:
-    """The kept library, or the reason why there is none."""
+    """The kept library, or the reason why there is none; what is wrong with the cache is warned of once."""
     command = _command()
     if isinstance(command, str):
         return command
     try:
-        key, folder = _key(tuple(command), SOURCES), _folder()
+        key, folder = _key(tuple(command), SOURCES), kernels_folder()
         path = _kept(key, folder)
         if path is not None:
-            return _LOADED.setdefault(path, ctypes.CDLL(str(path)))
-        if _is_being_built(folder / f"building-{key}.lock"):
-            return "the C++ kernels are being built beside this process; later ones take them"
-        failed = folder / f"failed-{key}"
-        return f"{failed.read_text()}; attensor doctor --build tries again" if failed.exists() else _NOT_BUILT
+            return _LOADED.get(path) or _LOADED.setdefault(path, load(path))
+        if is_held(folder):
+            return "C++ kernels are being built beside this process; later ones take them"
+        failed = own_file(folder / f"failed-{key}")
+        if failed is None:
+            return _NOT_BUILT
+        return f"{failed.decode(errors='replace')}; attensor doctor --build tries again"
+    except BackendError as error:
+        return _warned(str(error))
     except OSError as error:
-        return f"the C++ kernels cannot be loaded: {error}"
+        return _warned(f"the C++ kernels cannot be loaded: {error}; remove the file, {INSTEAD}")
+
+
+@functools.cache
+def _warned(reason: str) -> str:
+    warnings.warn(f"attensor: operators run in PyTorch, slower: {reason}", RuntimeWarning, stacklevel=2)
+    return reason
 
 
 def _command() -> list[str] | str:
@@ -157,45 +171,32 @@ def _command() -> list[str] | str:
 
 
 def _kept(key: str, folder: Path) -> Path | None:
-    # a file that was cut short loads, and kills the process when it is used
-    with suppress(OSError):
-        return next((path for path in folder.glob(f"kernels-{key}-*.so") if path.name == _name(key, path)), None)
-    return None
+    # a file that was cut short is none: it may load, and kills the process when it is used
+    paths = folder.glob(f"kernels-{key}-*.so")
+    return next((path for path in paths if path.name == _name(key, own_file(path) or b"")), None)
 
 
 def _compile(command: list[str], key: str, folder: Path) -> Path:
-    # within the folder, because only there a file can be moved to its place in one step
-    with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as work:
-        made = Path(work, "kernels.so")
+    failed = folder / f"failed-{key}"
+    work = folder / f"building-{key}"  # within the folder, because only there a file can be moved in one step
+    with suppress(OSError):
+        failed.unlink()  # not written over later: it may be a pipe, of which nobody reads
+    try:
+        work.mkdir(mode=0o700)
+        made = work / "kernels.so"
         compile_library(command, _files("*.cpp"), SOURCES / "_native", made)
-        ctypes.CDLL(str(made))  # what does not load shall not be kept
+        load(made)  # what does not load shall not be kept
+        made.chmod(0o755)  # whatever the umask
         with made.open("rb") as file:
             os.fsync(file.fileno())
-        (folder / f"failed-{key}").unlink(missing_ok=True)
-        return made.replace(folder / _name(key, made))
-
-
-@contextlib.contextmanager
-def _one_at_a_time(lock: Path) -> Iterator[None]:
-    import fcntl  # not on Windows, which has no kernels
-
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
-
-
-def _is_being_built(lock: Path) -> bool:
-    import fcntl
-
-    with suppress(OSError), lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False  # a lock that nobody holds is left over
+        return made.replace(folder / _name(key, made.read_bytes()))
+    except (OSError, BackendError) as error:
+        reason = str(error) if isinstance(error, BackendError) else f"the C++ kernels cannot be built: {error}"
+        with suppress(OSError), open(failed, "x", opener=open_in_folder) as file:
+            file.write(reason)
+        raise BackendError(reason) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _files(pattern: str) -> list[Path]:
@@ -204,14 +205,17 @@ def _files(pattern: str) -> list[Path]:
 
 @functools.cache
 def _key(command: tuple[str, ...], sources: Path) -> str:
-    digest = hashlib.sha256(repr((command, OPTIONS, version([*command]), _processor())).encode())
+    answer = version(command)
+    if answer is None:
+        raise BackendError(f"{command[0]} --version gives no answer; set CXX to another compiler")
+    digest = hashlib.sha256(repr((command, OPTIONS, answer, _processor())).encode())
     for file in (*_files("*.cpp"), *_files("*.h")):
         digest.update(repr((file.name, file.read_bytes())).encode())
     return digest.hexdigest()[:16]
 
 
-def _name(key: str, file: Path) -> str:
-    return f"kernels-{key}-{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}.so"
+def _name(key: str, content: bytes) -> str:
+    return f"kernels-{key}-{hashlib.sha256(content).hexdigest()[:16]}.so"
 
 
 def _processor() -> str:
@@ -221,10 +225,3 @@ def _processor() -> str:
         if lines:
             return "\n".join(lines)
     return f"{platform.machine()} {platform.processor()}"
-
-
-def _folder() -> Path:
-    for variable, below in (("ATTENSOR_CACHE", "."), ("XDG_CACHE_HOME", "attensor")):
-        if os.environ.get(variable):
-            return Path(os.environ[variable], below).expanduser().absolute()
-    return Path.home() / ".cache" / "attensor"

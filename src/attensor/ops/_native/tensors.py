@@ -10,7 +10,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from attensor.errors import BackendError
 from attensor.ops._native.build import library
 
 __all__ = ["STORAGE", "TensorView", "kernel", "readable"]
@@ -45,20 +44,11 @@ def readable(x: Tensor) -> Tensor:
 
 
 @functools.cache
-def kernel(name: str, structure: type[ctypes.Structure], dtype: torch.dtype) -> Callable[..., int]:
-    """The C++ function `name` for one working precision; its first argument is `byref` of a `structure`.
+def kernel(name: str, dtype: torch.dtype) -> Callable[..., int]:
+    """The C++ function `name` for one working precision; its first argument is `byref` of its `argument_of`.
 
     Raises:
-        BackendError: there is no library, or its compiler laid the structure out differently from Python.
+        BackendError: there is no library.
     """
-    real = "double" if dtype == torch.float64 else "float"
-    found: Any = getattr(library(), f"attensor_{name}_{real}")
-    layout: Any = getattr(library(), f"attensor_{name}_layout_{real}")
-    fields = [field for field, *_ in structure._fields_]
-    layout.restype = ctypes.POINTER(ctypes.c_int64)
-    theirs = layout()[: 1 + len(fields)]
-    ours = [ctypes.sizeof(structure), *(getattr(structure, field).offset for field in fields)]
-    if theirs != ours:
-        where = next(part for part, a, b in zip(("its size", *fields), theirs, ours, strict=True) if a != b)
-        raise BackendError(f"cpp back-end: {name}: C++ and Python disagree on {structure.__name__} from {where} on.")
+    found: Any = getattr(library(), f"attensor_{name}_{'double' if dtype == torch.float64 else 'float'}")
     return found  # type: ignore[no-any-return]

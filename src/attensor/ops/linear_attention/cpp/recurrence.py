@@ -12,6 +12,7 @@ import struct
 import torch
 from torch import Tensor
 
+from attensor.ops._native.loading import argument_of
 from attensor.ops._native.tensors import STORAGE, TensorView, kernel, readable
 from attensor.ops._precision import WORKING
 from attensor.ops.linear_attention.definition import define
@@ -27,6 +28,7 @@ _SIZES = "heads key_heads decay_heads key_dim value_dim chunk segment kind threa
 _CACHE_BYTES, _MOST_CHUNKS = 2**17, 16
 
 
+@argument_of("linear_attention")
 class _Call(ctypes.Structure):
     """`Call` of recurrence.cpp."""
 
@@ -87,7 +89,7 @@ def _run(
         heads if gates is None else gates.shape[2], key_dim, v.shape[3], chunk, _segment_size(inputs, chunk),
         0 if log_decay is None else log_decay.ndim - 1, torch.get_num_threads(), scale,
     )  # fmt: skip
-    if not kernel("linear_attention", _Call, dtype)(call, int(backward)):
+    if not kernel("linear_attention", dtype)(call, int(backward)):
         raise MemoryError("linear_attention: the cpp back-end got no memory.")
 
 

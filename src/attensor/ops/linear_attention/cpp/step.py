@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attensor.ops._kernel import differentiable, register
+from attensor.ops._native.loading import argument_of
 from attensor.ops._native.tensors import TensorView, kernel, readable
 from attensor.ops._precision import working_dtype
 from attensor.ops.linear_attention.definition import define_step
@@ -19,6 +20,7 @@ __all__ = ["step"]
 _BYTES_PER_THREAD = 2**22
 
 
+@argument_of("linear_attention_step")
 class _Step(ctypes.Structure):
     """`Step` of step.cpp."""
 
@@ -55,7 +57,7 @@ def _forward(
         threads=min(torch.get_num_threads(), 1 + new.nbytes // _BYTES_PER_THREAD),
         scale=scale,
     )
-    if not kernel("linear_attention_step", _Step, dtype)(ctypes.byref(step)):
+    if not kernel("linear_attention_step", dtype)(ctypes.byref(step)):
         raise MemoryError("linear_attention_step: the cpp back-end got no memory.")
     return out.to(v.dtype), new
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from attensor.ops._native.loading import argument_of
 from attensor.ops._native.tensors import TensorView, kernel, readable
 from attensor.ops.relative_kernel_attention.operands import Geometry, Operands
 
@@ -32,6 +33,7 @@ class Near(NamedTuple):
     last: int
 
 
+@argument_of("kernel_sum")
 class _KernelSum(ctypes.Structure):
     """`KernelSum` of kernel_sum.cpp."""
 
@@ -85,5 +87,5 @@ def _run(
         is_causal=geometry.is_causal,
         threads=torch.get_num_threads(),
     )
-    if not kernel("kernel_sum", _KernelSum, x.q.dtype)(ctypes.byref(problem), int(grad_coefficients is not None)):
+    if not kernel("kernel_sum", x.q.dtype)(ctypes.byref(problem), int(grad_coefficients is not None)):
         raise MemoryError("relative_kernel_attention: the cpp back-end got no memory.")
