@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast
@@ -17,10 +18,12 @@ from attensor.catalogue import cards, load, named
 from attensor.errors import MissingExtraError
 from attensor.models.convert import load_weights, read_weights
 from attensor.models.vision.image_model import FeatureExtractor, ImageModel
+from attensor.ops._checks import checked
 
 __all__ = ["create", "model_names", "register_with_timm"]
 
 
+@partial(checked, owner="models.create")
 def create(
     name: str,
     *,
@@ -47,6 +50,9 @@ def create(
         ValueError: an unknown name, an option that this model does not have, or weights that do not fit, by name.
         FileNotFoundError: there are no weights at `pretrained`.
     """
+    for option, value, least in (("num_classes", num_classes, 0), ("img_size", img_size, 1)):
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < least:
+            raise ValueError(f"models.create: {option} must be at least {least}, got {value}.")
     model_class, config = _find(name)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     config = _changed(name, config, num_classes=num_classes, image_size=size)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from attensor.models.language.decoder import Decoder
+from attensor.ops._checks import checked
 
 __all__ = ["continue_text", "generate", "import_families"]
 
 
+@checked
 def generate(
     decoder: Decoder,
     tokens: Tensor,
@@ -39,10 +41,20 @@ def generate(
     Yields:
         [B], the next token of each row.
     Raises:
-        ValueError: an empty prompt, a negative temperature, or top_k below 1.
+        ValueError: an empty prompt, tokens that the model does not have, a negative temperature, or top_k below 1.
     """
-    if tokens.dim() != 2 or not tokens.shape[1]:
-        raise ValueError(f"generate: tokens must be [B, T] with at least one token, got {list(tokens.shape)}.")
+    if tokens.dim() != 2 or not tokens.numel() or tokens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            "generate: tokens must be integers [B, T] with at least one token, got "
+            f"{list(tokens.shape)} {tokens.dtype}; pass the prompt's ids, .long()."
+        )
+    least, most = (int(x) for x in tokens.aminmax())
+    if least < 0 or most >= decoder.embed_tokens.num_embeddings:
+        raise ValueError(
+            f"generate: tokens must be 0 .. {decoder.embed_tokens.num_embeddings - 1}, those of the model, got {least} "
+            f".. {most}; encode the prompt with its tokenizer."
+        )
+    _check_choices(max_new_tokens, temperature, top_k)
     caches = None
     if decoder.can_decode:
         caches = decoder.new_caches(tokens.shape[0], tokens.shape[1] + max_new_tokens)
@@ -54,9 +66,10 @@ def generate(
         logits: Tensor = decoder(read, caches=caches)
         return logits[:, -1]
 
-    yield from _sample(step, tokens, max_new_tokens, temperature=temperature, top_k=top_k, generator=generator)
+    return _sample(step, tokens, max_new_tokens, temperature=temperature, top_k=top_k, generator=generator)
 
 
+@checked
 def continue_text(
     folder: str | Path, prompt: str, max_new_tokens: int, *, temperature: float, top_k: int | None, seed: int
 ) -> Iterator[str]:
@@ -75,6 +88,7 @@ def continue_text(
         ValueError: no model in that folder, or neither a tokenizer nor bytes; see also `generate`.
         MissingExtraError: transformers is not installed.
     """
+    _check_choices(max_new_tokens, temperature, top_k)
     model, encode, decode, ends = _load(Path(folder))
     past: Any = None
 
@@ -119,6 +133,15 @@ def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list
     return model, lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode("utf-8", "replace"), []
 
 
+def _check_choices(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
+    if max_new_tokens < 0:
+        raise ValueError(f"generate: max_new_tokens must be at least 0, got {max_new_tokens}.")
+    if temperature < 0:
+        raise ValueError(f"generate: temperature must be at least 0, got {temperature}; 0 takes the most likely token.")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"generate: top_k must be at least 1, got {top_k}; None samples among all tokens.")
+
+
 @torch.no_grad()
 def _sample(
     step: Callable[[Tensor], Tensor],
@@ -130,10 +153,6 @@ def _sample(
     generator: torch.Generator | None,
 ) -> Iterator[Tensor]:
     """[B] at a time; `step` maps the tokens it has not read yet to the logits [B, V] of the next."""
-    if temperature < 0:
-        raise ValueError(f"generate: temperature must be at least 0, got {temperature}.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"generate: top_k must be at least 1, got {top_k}; None samples among all tokens.")
     for _ in range(max_new_tokens):
         chosen = _choose(step(tokens), temperature, top_k, generator)
         yield chosen
