@@ -13,7 +13,7 @@ from attensor.ops._kernel import Tensors, differentiable
 from attensor.ops.relative_kernel_attention.library import attention, attention_gradients
 from attensor.ops.relative_kernel_attention.operands import Geometry, Inputs, Problem
 from attensor.ops.relative_kernel_attention.prepare import Rows, features, heads_first, offset_biases
-from attensor.ops.relative_kernel_attention.reference import define, dense
+from attensor.ops.relative_kernel_attention.reference import define, dense, one_query
 
 __all__ = ["attend", "why_not_cpp"]
 
@@ -70,7 +70,7 @@ def attend(problem: Problem, backend: str) -> Tensor:
     geometry = Geometry(tuple(phi_q.shape[1:-2]), tuple(phi_k.shape[1:-2]), problem.is_causal, reach)
     x = Inputs(*heads_first(phi_q, phi_k, values), offset_biases(bias.to(values.dtype), geometry), segment)
     if geometry.queries == (1,) and problem.algorithm in (None, "tiles"):
-        out = dense(x, geometry)  # decoding: nothing is gained by tiles, which would copy keys and values
+        out = one_query(x, geometry)  # decoding: nothing is gained by tiles, which would copy keys and values
     else:
         (out,) = _attention(x, (geometry, problem.algorithm or "", backend))
     out = torch.unflatten(out.transpose(1, 2), 1, geometry.queries)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from attensor.ops.relative_kernel_attention.cost import faster_algorithm
+from attensor.ops.relative_kernel_attention.cost import faster_algorithm, transform_flops
 from attensor.ops.relative_kernel_attention.fourier import fourier_backward, fourier_forward
 from attensor.ops.relative_kernel_attention.near import cpp_backward, cpp_forward
 from attensor.ops.relative_kernel_attention.operands import Geometry, Inputs, Operands
@@ -31,6 +31,8 @@ _METHODS = {
 }
 # share of a head's largest sum below which transforms of this precision lose more than they may
 _LEAST_SHARE = {torch.float32: 3e-2, torch.float64: 1e-8}
+# a pair of a row and a key takes as long as this many operations of transforms
+_PAIR_COST = 200
 _TAME = 30.0  # a head whose biases differ by less loses nothing in tiles
 
 
@@ -62,6 +64,8 @@ def forward(x: Inputs, geometry: Geometry, algorithm: str, backend: str) -> tupl
     total = sums[..., -1:]
     out = (sums[..., :-1] / total.masked_fill(total == 0, 1.0)).to(x.q.dtype).contiguous()
     lost = _lost(sums, x, choice)
+    if lost is not None and choice == ("fft", torch.float32) and _are_dear(lost, x, geometry):
+        return forward(x, geometry, "fft-float64", backend)
     if lost is not None:
         put_rows(out, x, geometry, lost)
         total = total.masked_fill(lost[..., None], math.nan)
@@ -73,6 +77,8 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k, v and the biases from that of z, and what `forward` found."""
     choice = Choice.of(x, geometry, algorithm, backend)
+    if choice == ("fft", torch.float32) and _may_look(x) and (_is_small(total, choice.dtype) & (total != 0)).any():
+        choice = Choice("fft", torch.float64)  # `forward` took it
     lost = total.isnan() if _may_look(x) and not math.isfinite(total.sum()) else None
     by_sums = total != 0 if lost is None else (total != 0) & ~lost
     grads = [torch.zeros_like(t) for t in x[:4]]
@@ -113,7 +119,7 @@ def _lost(sums: Tensor, x: Inputs, choice: Choice) -> Tensor | None:
     if not (math.isfinite(sums.sum(dtype=torch.float64)) or bool(sums.isfinite().all())):
         return torch.ones_like(total, dtype=torch.bool)
     if choice.method == "fft":
-        lost = total <= _LEAST_SHARE[choice.dtype] * total.amax(2, keepdim=True)
+        lost = _is_small(total, choice.dtype)
     else:
         least = torch.finfo(choice.dtype).tiny ** (2 / 3)
         if total.amin() > least or _spread(x.biases) < _TAME:
@@ -121,6 +127,19 @@ def _lost(sums: Tensor, x: Inputs, choice: Choice) -> Tensor | None:
         lost = total.abs() < least
     lost &= (x.q != 0).any(-1)
     return lost if lost.any() else None
+
+
+def _is_small(total: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rows far below the largest of their head; NaN counts for nothing."""
+    return total <= _LEAST_SHARE[dtype] * total.nan_to_num(0.0).amax(2, keepdim=True)
+
+
+def _are_dear(lost: Tensor, x: Inputs, geometry: Geometry) -> bool:
+    """Whether some rows by themselves take longer than transforms in float64."""
+    keys = x.k.shape[2]
+    seen = torch.arange(1 + keys - lost.shape[2], 1 + keys) if geometry.is_causal else torch.full(lost.shape[2:], keys)
+    transforms = lost.shape[0] * lost.shape[1] * transform_flops(geometry, x.q.shape[3], x.v.shape[3] + 1)
+    return not lost.all() and _PAIR_COST * int((lost * seen).sum()) > transforms
 
 
 def _spread(biases: Tensor) -> float:
