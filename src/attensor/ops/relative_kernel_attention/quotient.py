@@ -59,7 +59,7 @@ def forward(x: Inputs, geometry: Geometry, algorithm: str, backend: str) -> tupl
     sums = _METHODS[choice.method][0](operands, geometry)
     if choice.method == "fft":
         # what lies below is rounding, and may be negative
-        minimum = 8 * torch.finfo(choice.dtype).eps * sums[..., -1:].amax(2, keepdim=True)
+        minimum = 8 * torch.finfo(choice.dtype).eps * _largest(sums[..., -1:], x)
         sums = sums.masked_fill(sums[..., -1:] <= minimum, 0.0)
     total = sums[..., -1:]
     out = (sums[..., :-1] / total.masked_fill(total == 0, 1.0)).to(x.q.dtype).contiguous()
@@ -77,7 +77,11 @@ def backward(
 ) -> tuple[Tensor, ...]:
     """Gradients of q, k, v and the biases from that of z, and what `forward` found."""
     choice = Choice.of(x, geometry, algorithm, backend)
-    if choice == ("fft", torch.float32) and _may_look(x) and (_is_small(total, choice.dtype) & (total != 0)).any():
+    if (
+        choice == ("fft", torch.float32)
+        and _may_look(x)
+        and ((total <= _LEAST_SHARE[choice.dtype] * _largest(total, x)) & (total != 0)).any()
+    ):
         choice = Choice("fft", torch.float64)  # `forward` took it
     lost = total.isnan() if _may_look(x) and not math.isfinite(total.sum()) else None
     by_sums = total != 0 if lost is None else (total != 0) & ~lost
@@ -91,7 +95,7 @@ def backward(
         grads[3] = grads[3] * operands.coefficients
         if largest is not None:
             grads[0] = grads[0] / largest
-    grads = [g.to(t.dtype).contiguous() for g, t in zip(grads, x)]
+    grads = [g.to(t.dtype).contiguous() for g, t in zip(grads, x[:4])]
     if lost is not None:
         add_row_gradients(grads, x, grad, geometry, lost[..., 0])
     return tuple(grads)
@@ -119,7 +123,7 @@ def _lost(sums: Tensor, x: Inputs, choice: Choice) -> Tensor | None:
     if not (math.isfinite(sums.sum(dtype=torch.float64)) or bool(sums.isfinite().all())):
         return torch.ones_like(total, dtype=torch.bool)
     if choice.method == "fft":
-        lost = _is_small(total, choice.dtype)
+        lost = total <= _LEAST_SHARE[choice.dtype] * _largest(sums[..., -1:], x)[..., 0]
     else:
         least = torch.finfo(choice.dtype).tiny ** (2 / 3)
         if total.amin() > least or _spread(x.biases) < _TAME:
@@ -129,9 +133,12 @@ def _lost(sums: Tensor, x: Inputs, choice: Choice) -> Tensor | None:
     return lost if lost.any() else None
 
 
-def _is_small(total: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rows far below the largest of their head; NaN counts for nothing."""
-    return total <= _LEAST_SHARE[dtype] * total.nan_to_num(0.0).amax(2, keepdim=True)
+def _largest(total: Tensor, x: Inputs) -> Tensor:
+    """[B, H, 1, 1]: the largest of the totals, or what one key may weigh, whose rounding is there if nobody sees it."""
+    most: Tensor = torch.maximum(
+        total.nan_to_num(0.0).amax(2, keepdim=True), x.k.sum(-1, keepdim=True).amax(2, keepdim=True)
+    )
+    return most
 
 
 def _are_dear(lost: Tensor, x: Inputs, geometry: Geometry) -> bool:
