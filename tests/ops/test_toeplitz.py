@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -67,6 +69,42 @@ def test_fast_sizes_are_the_next_smooth_even_ones() -> None:
     for minimum in [*range(1, 200), 4095, 8193, 131_071]:
         expected = next(s for s in range(minimum, 4 * minimum + 2) if s % 2 == 0 and is_smooth(s))
         assert fast_fft_size(minimum) == expected
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")], ids=str)
+def test_what_is_not_finite_stays_after_its_place_when_causal(backend: str, poison: float) -> None:
+    c, x = torch.randn(13).double(), torch.randn(3, 7).double()
+    bad = x.clone()
+    bad[1, 4] = poison
+    y, clean = (toeplitz(c, t, is_causal=True, backend=backend) for t in (bad, x))
+    assert not y[1, 4:].isfinite().any()
+    y[1, 4:] = clean[1, 4:]
+    torch.testing.assert_close(y, clean, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_no_vectors_have_no_products(backend: str) -> None:
+    c, x = torch.randn(3, 13, requires_grad=True), torch.randn(0, 3, 7, requires_grad=True)
+    y = toeplitz(c, x, backend=backend)
+    assert y.shape == (0, 3, 7)
+    assert (torch.autograd.grad(y.sum(), c)[0] == 0).all()
+    assert toeplitz(torch.randn(0, 13), torch.randn(7), backend=backend).shape == (0, 7)
+    assert toeplitz(torch.randn(5, 3), torch.randn(0, 4, 2), space_dims=2, backend=backend).shape == (0, 2, 2)
+
+
+@pytest.mark.parametrize("function", [toeplitz, toeplitz_reference])
+def test_other_devices_and_transforms_are_refused(function: Callable[..., torch.Tensor]) -> None:
+    """A tensor without memory must not give a result with some."""
+    c, x = torch.randn(13), torch.randn(7)
+    with pytest.raises(ValueError, match="toeplitz: coefficients is on cpu, x on meta"):
+        function(c, x.to("meta"))
+    with pytest.raises(ValueError, match="toeplitz: coefficients is on meta, x on cpu"):
+        function(c.to("meta"), x)
+    with pytest.raises(ValueError, match=r"toeplitz: fft_dtype must be torch.float32.*got torch.float16"):
+        function(c, x, fft_dtype=torch.float16)
+    with pytest.raises(TypeError, match="toeplitz: fft_dtype must be"):
+        function(c, x, fft_dtype="float32")
 
 
 def test_bad_input_is_refused() -> None:

@@ -102,7 +102,8 @@ class RelativeKernelAttention(SequenceMixer):
         if cache is not None:
             real = cache.real(cache.length, cache.length + keys.shape[1])
             if real is not None:
-                keys = keys * real[..., None, None]  # a key without features has no weight
+                # a key without features has no weight
+                keys, values = (x.masked_fill(~real[..., None, None], 0.0) for x in (keys, values))
             keys, values = cache.append(keys=keys, values=values).values()
         out: Tensor = relative_kernel_attention(
             heads.q, keys, values, relative_bias=self.relative_bias, is_causal=self.is_causal, cu_seqlens=cu_seqlens

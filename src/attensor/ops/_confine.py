@@ -39,7 +39,7 @@ def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:
         return torch.matmul(weights, values)
     is_bad = ~values.isfinite()
     out = torch.matmul(weights, values.masked_fill(is_bad, 0.0))
-    tokens = is_bad.any(-1).flatten(0, -2).any(0).nonzero().flatten()
+    tokens = is_bad.any(-1).reshape(-1, values.shape[-2]).any(0).nonzero().flatten()
     for some in tokens.split(max(1, _AT_ONCE // max(1, out.numel()))):
         seen, bad = visible.expand(weights.shape)[..., some, None], values[..., None, some, :]
         pairs = torch.where(seen & is_bad[..., None, some, :], weights[..., some, None] * bad, 0.0)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_float, checked
+from attensor.ops._confine import is_finite, visible_product
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 
@@ -84,9 +85,9 @@ def _define(problem: Problem) -> Tensor:
     at = [torch.arange(a, device=x.device) - torch.arange(b, device=x.device)[:, None] + b - 1 for a, b in zip(m, n)]
     with full_precision(x):
         if problem.space_dims == 1:
-            matrix = coefficients.to(dtype)[..., at[0]]
-            matrix = matrix.tril() if problem.is_causal else matrix
-            return torch.einsum("...ij,...j->...i", matrix, x.to(dtype)).to(x.dtype)
+            visible = at[0] < n[0] if problem.is_causal else torch.ones_like(at[0], dtype=torch.bool)
+            matrix = coefficients.to(dtype)[..., at[0]].masked_fill(~visible, 0.0)
+            return visible_product(matrix, x.to(dtype)[..., None], visible)[..., 0].to(x.dtype)
         matrix = coefficients.to(dtype)[..., at[0][:, None, :, None], at[1][None, :, None, :]]  # [.., n1, n2, m1, m2]
         return torch.einsum("...abef,...ef->...ab", matrix, x.to(dtype)).to(x.dtype)
 
@@ -203,12 +204,16 @@ class _InBothModes(_Toeplitz):
 
 def _fourier(problem: Problem) -> Tensor:
     coefficients, x = problem.coefficients, problem.x
+    if not (coefficients.numel() and x.numel()):
+        return _define(problem)
     dtype = torch.promote_types(working_dtype(coefficients, x), problem.fft_dtype or torch.float32)
     if problem.is_causal:
         offsets = torch.arange(coefficients.shape[-1], device=x.device) - (coefficients.shape[-1] - x.shape[-1])
         coefficients = coefficients.masked_fill(offsets > 0, 0.0)
     function = _Toeplitz if torch.compiler.is_compiling() else _InBothModes
     y: Tensor = function.apply(coefficients.to(dtype), x.to(dtype), problem.space_dims)
+    if problem.is_causal and not is_finite(y):
+        return _define(problem)  # transforms mix all numbers
     return y.to(x.dtype)
 
 

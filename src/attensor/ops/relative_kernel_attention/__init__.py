@@ -70,14 +70,16 @@ def relative_kernel_attention(
             max_seqlen for O(T log T); without it, costs O(T^2).
         max_seqlen: length of the longest packed sequence, or more.
         algorithm: `"tiles"`, `"fft"` or `"fft-float64"` (transforms in float64); None: the faster of the first two, by
-            the sizes. The error of transforms is absolute: in float32 about 1e-6 of the largest weighted sum, so that
-            queries whose weights are all far below the largest of their head lose digits, which `"fft-float64"` and
-            `"tiles"` keep. Only tiles keep the future out bit by bit.
+            the sizes. The error of transforms is absolute: on a CPU, queries whose weights are all far below the
+            largest of their head are computed anew by themselves (or all in float64 where that is faster), elsewhere
+            they lose digits, which `"fft-float64"` and `"tiles"` keep. Only tiles keep the future out bit by bit.
         backend: `"reference"` (all weights in memory), `"torch"`, or `"cpp"` (tiles in C++, on a CPU with a compiler);
             the best available if None.
     Returns:
-        [B, T, H, V] in v's dtype, or on the grid; 0 where every key is masked. Derivatives of any order and in
-        forward mode; beyond the first with all weights in memory.
+        [B, T, H, V] in v's dtype, or on the grid; 0 where a query sees nothing (keys masked, biases -inf, no features).
+        What is not finite reaches the queries that see it: on a CPU exactly, by the definition in blocks of queries;
+        on a GPU what shares a product with it. Derivatives of any order and in forward mode; beyond the first with all
+        weights in memory.
     Raises:
         ShapeError: sizes disagree, or tensors look like [B, H, T, D].
         TypeError: dtypes differ. ValueError: unknown name, causal grid, packing with a mask.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attensor.ops.feature_maps import FeatureMap
 
-__all__ = ["ALGORITHMS", "Geometry", "Operands", "Problem"]
+__all__ = ["ALGORITHMS", "Geometry", "Inputs", "Operands", "Problem"]
 
 ALGORITHMS = ("tiles", "fft", "fft-float64")
 
@@ -47,6 +47,16 @@ class Geometry(NamedTuple):
     def offsets(self) -> tuple[int, ...]:
         """Number of offsets of each axis; key j and query i have offset number j - i + queries - 1."""
         return tuple(max(n + m - 1, 0) for n, m in zip(self.queries, self.keys))
+
+
+class Inputs(NamedTuple):
+    """z_i = sum_j w_ij v_j / sum_j w_ij with w_ij = phi_q_i . phi_k_j exp(b_{j - i}), tokens in one row."""
+
+    q: Tensor  # features [B, H, Tq, M]
+    k: Tensor  # features [B, H, Tk, M]
+    v: Tensor  # [B, H, Tk, V]
+    biases: Tensor  # b [H, *offsets], -inf after the query when causal
+    segment: Tensor | None  # [T]: a query sees the keys of its own number only
 
 
 class Operands(NamedTuple):

@@ -10,12 +10,15 @@ from attensor.ops._precision import working_dtype
 from attensor.ops.feature_maps import FeatureMap, resolve_feature_map
 from attensor.ops.relative_kernel_attention.operands import Geometry, Problem
 
-__all__ = ["Rows", "features", "heads_first", "log_weights"]
+__all__ = ["Rows", "features", "heads_first", "offset_biases"]
 
 
 def features(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of queries and keys [B, *space, H, M], 0 where a key is masked, and v; in one working precision."""
+    """Features of queries and keys [B, *space, H, M], and v, 0 where a key is masked; in one working precision."""
     q, k, v = problem.q, problem.k, problem.v
+    hidden = None if problem.key_mask is None else ~problem.key_mask[..., None, None]
+    if hidden is not None:
+        k, v = k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
     if problem.feature_map is not None:
         function = resolve_feature_map(problem.feature_map)
         of_queries: FeatureMap = getattr(function, "queries", function)
@@ -24,8 +27,8 @@ def features(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
             for x, apply in ((q, of_queries), (k, function))
         )
     dtype = working_dtype(q, k)
-    if problem.key_mask is not None:
-        k = k.masked_fill(~problem.key_mask[..., None, None], 0.0)
+    if hidden is not None:
+        k = k.masked_fill(hidden, 0.0)
     return q.to(dtype), k.to(dtype), v.to(dtype)
 
 
@@ -37,7 +40,7 @@ def heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor
     return first, second, third
 
 
-def log_weights(relative_bias: Tensor, geometry: Geometry) -> Tensor:
+def offset_biases(relative_bias: Tensor, geometry: Geometry) -> Tensor:
     """b of every offset [H, *offsets], clipped to the table; -inf after the query when causal."""
     for dim, (queries, keys) in enumerate(zip(geometry.queries, geometry.keys), start=1):
         reach = relative_bias.shape[dim] // 2

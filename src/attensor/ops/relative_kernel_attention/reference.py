@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from attensor.ops import _packing
+from attensor.ops._confine import is_finite
+from attensor.ops._kernel import is_direct
 from attensor.ops._precision import full_precision
-from attensor.ops.relative_kernel_attention.operands import Geometry, Operands, Problem
-from attensor.ops.relative_kernel_attention.prepare import features, heads_first, log_weights
+from attensor.ops.relative_kernel_attention.operands import Geometry, Inputs, Problem
+from attensor.ops.relative_kernel_attention.prepare import features, heads_first, offset_biases
+from attensor.ops.relative_kernel_attention.rows import mean, row_biases
 
-__all__ = ["define", "dense_sum"]
+__all__ = ["define", "dense", "one_query"]
 
 
 def define(problem: Problem) -> Tensor:
@@ -18,26 +21,29 @@ def define(problem: Problem) -> Tensor:
     q, k, v, cu_seqlens = problem.q, problem.k, problem.v, problem.cu_seqlens
     phi_q, phi_k, values = features(problem)
     geometry = Geometry(tuple(q.shape[1:-2]), tuple(k.shape[1:-2]), problem.is_causal)
-    coefficients = log_weights(problem.relative_bias.to(values.dtype), geometry).exp()
+    biases = offset_biases(problem.relative_bias.to(values.dtype), geometry)
     segment = None if cu_seqlens is None else _packing.sequence_index(cu_seqlens, q.shape[1])
-    sums = dense_sum(Operands(*heads_first(phi_q, phi_k, values), coefficients, segment), geometry)
-    total = sums[..., -1:]
-    out = sums[..., :-1] / total.masked_fill(total == 0, 1.0)
+    out = dense(Inputs(*heads_first(phi_q, phi_k, values), biases, segment), geometry)
     return torch.unflatten(out.transpose(1, 2), 1, geometry.queries).to(v.dtype)
 
 
-def dense_sum(x: Operands, geometry: Geometry) -> Tensor:
-    """[B, H, Tq, V + 1]: the values weighted by phi_q_i . phi_k_j c_{j - i}, and the sum of the weights."""
-    at = [
-        torch.arange(m, device=x.q.device) - torch.arange(n, device=x.q.device)[:, None] + n - 1
-        for n, m in zip(geometry.queries, geometry.keys)
-    ]
-    if len(at) == 1:
-        weight = x.coefficients[:, at[0]]
-    else:
-        weight = x.coefficients[:, at[0][:, None, :, None], at[1][None, :, None, :]].flatten(3, 4).flatten(1, 2)
-    if x.segment is not None:
-        weight = weight * (x.segment[:, None] == x.segment)
+def dense(x: Inputs, geometry: Geometry) -> Tensor:
+    """[B, H, Tq, V]: for every query the mean of the values, weighted by phi_q_i . phi_k_j exp(b_{j - i})."""
+    if not x.k.shape[2]:
+        return x.q.new_zeros(*x.q.shape[:3], x.v.shape[3])
+    rows = torch.arange(x.q.shape[2], device=x.q.device)
     with full_precision(x.q):
-        weights = torch.matmul(x.q, x.k.mT) * weight
-        return torch.cat([torch.matmul(weights, x.v), weights.sum(-1, keepdim=True)], -1)
+        return mean(x.q, x.k, x.v, row_biases(x, geometry, slice(None), rows, x.k.shape[2]))
+
+
+def one_query(x: Inputs, geometry: Geometry) -> Tensor:
+    """`dense` of a query, in fewer steps where all numbers have their digits: biases are those of the keys in order."""
+    if x.segment is None and x.q.device.type == "cpu" and is_direct(x[:4]):
+        with full_precision(x.q):
+            factor = (x.biases - x.biases.detach().amax(1, keepdim=True)).exp()
+            weights = torch.matmul(x.q, x.k.mT) * factor[:, None]  # [B, H, 1, Tk]
+            total = weights.sum(-1, keepdim=True)
+            out = torch.matmul(weights, x.v) / total
+        if total.detach().amin() > torch.finfo(total.dtype).tiny ** (2 / 3) and is_finite(out):
+            return out
+    return dense(x, geometry)
