@@ -134,32 +134,47 @@ def test_generation_from_right_padded_embeddings(variant: str) -> None:
     assert torch.equal(got, model.generate(rows, attention_mask=mask, **options)[:, 7:])
 
 
-def _traced(model: Any, how: str, *inputs: Tensor) -> Any:
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+class _Logits(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
 
-        def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
-            return self.model(rows, attention_mask=mask, use_cache=False).logits
+    def forward(self, rows: Tensor, mask: Tensor) -> Tensor:
+        return self.model(rows, attention_mask=mask, use_cache=False).logits
 
-    if how == "export":
-        return torch.export.export(Logits(), inputs, strict=False).module()
-    torch._dynamo.reset()
-    return torch.compile(Logits(), fullgraph=True, backend="eager")
+
+def _serves_every_mask(traced: Any, model: Any, rows: Tensor) -> None:
+    for mask in [torch.tensor(mask) for mask in MASKS.values()] + [torch.ones(3, 7, dtype=torch.int64)]:
+        got = traced(rows, mask)
+        close(got[mask.bool()], torch.cat(alone(model, rows, mask)))
+        close(got, model(rows, attention_mask=mask, use_cache=False).logits)
 
 
 @EVERY
-@pytest.mark.parametrize("how", ["fullgraph", "export"])
-def test_one_graph_serves_every_mask(variant: str, how: str) -> None:
+def test_one_graph_serves_every_mask(variant: str) -> None:
     model, rows = build(variant), tokens(3, 7)
-    masks = [torch.tensor(mask) for mask in MASKS.values()] + [torch.ones(3, 7, dtype=torch.int64)]
+    torch._dynamo.reset()
     with torch.no_grad():
-        traced = _traced(model, how, rows, masks[0])
-        for mask in masks:
-            got = traced(rows, mask)
-            close(got[mask.bool()], torch.cat(alone(model, rows, mask)))
-            close(got, model(rows, attention_mask=mask, use_cache=False).logits)
+        _serves_every_mask(torch.compile(_Logits(model), fullgraph=True, backend="eager"), model, rows)
+
+
+@FAMILIES
+def test_one_exported_program_serves_every_mask(variant: str) -> None:
+    model, rows = build(variant), tokens(3, 7)
+    with torch.no_grad():
+        exported = torch.export.export(_Logits(model), (rows, torch.tensor(MASKS["left"])), strict=False).module()
+        _serves_every_mask(exported, model, rows)
+
+
+@pytest.mark.parametrize("variant", ["gla", "card-lightning", "card-linear", "card-scalar-gated"])
+def test_a_mask_leaves_the_sizes_of_an_exported_model_free(variant: str) -> None:
+    """In the mechanisms that can be exported with free sizes."""
+    model, sizes = build(variant), {0: torch.export.Dim("batch", min=2, max=8), 1: torch.export.Dim("length", min=2)}
+    with torch.no_grad():
+        inputs = tokens(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])
+        exported = torch.export.export(_Logits(model), inputs, dynamic_shapes=(sizes, sizes), strict=False).module()
+        rows, mask = tokens(3, 7), torch.tensor(MASKS["inner"])
+        close(exported(rows, mask), model(rows, attention_mask=mask, use_cache=False).logits)
 
 
 def test_a_graph_refuses_positions_that_start_again() -> None:

@@ -118,10 +118,10 @@ def _packed_with_padding(mask: Tensor, shape: tuple[int, int]) -> Layout:
     """As many tokens as there are, whatever the mask holds: each row's padding is a sequence of its own."""
     is_padding, order = (~mask).sort(dim=1, stable=True)  # padding last
     starts = torch.arange(shape[0], device=mask.device) * shape[1]
-    bounds = torch.stack([starts, starts + mask.sum(1)], 1).flatten()
+    ends = torch.stack([starts + mask.sum(1), starts + shape[1]], 1).flatten()  # of what is real, of its padding
     return Layout(
         shape,
-        cu_seqlens=F.pad(bounds, (0, 1), value=shape[0] * shape[1]),
+        cu_seqlens=F.pad(ends, (1, 0)),
         sources=_flat(order),
         is_real=~is_padding.flatten(),
     )
