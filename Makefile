@@ -18,7 +18,7 @@ SPEC := torch==$(TORCH)$(TORCH_BUILD)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels compare test browser check lint docs doctor bench house clean
+.PHONY: help setup kernels compare test browser transformers-tests check lint docs doctor bench house clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
@@ -64,7 +64,7 @@ kernels: $(VENV)/.run
 compare: $(VENV)/.run kernels
 	$(BIN)/attensor compare $(ARGS)
 
-test: $(VENV)/.oracles kernels browser
+test: $(VENV)/.oracles kernels browser transformers-tests
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 # The tests of the pages drive a browser: Debian's, because Playwright's own would be a second copy. Where it cannot be
@@ -76,6 +76,10 @@ browser:
 		timeout --foreground 60 apt-get update -qq; \
 		timeout --foreground 600 apt-get install -y -qq --no-install-recommends chromium || echo "... not to be had: these tests are skipped" >&2; \
 	fi >/dev/null
+
+# transformers' own tests of models are in its source archive, and not in what pip installs.
+transformers-tests: $(VENV)/.dev
+	@$(BIN)/python -m tests.models.transformers_tests
 
 check: $(VENV)/.dev lint kernels
 	$(PYTEST) -m "not slow"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attensor.catalogue import Domain, mechanisms
 from attensor.models.language import import_families
-from attensor.models.language._hf import CausalLM
+from attensor.models.language._hf import CausalLM, SequenceClassifier
 from attensor.models.language.gla import GLAConfig, GLAForCausalLM
 from attensor.models.language.stack import StackConfig, StackForCausalLM
 from attensor.models.language.transnormer import TransNormerConfig, TransNormerForCausalLM
@@ -51,6 +51,7 @@ FAMILIES: dict[str, Any] = {
     for family in CausalLM.__subclasses__()
     if family.__module__.startswith("attensor.")
 }
+CLASSIFIERS = [kind for kind in SequenceClassifier.__subclasses__() if kind.__module__.startswith("attensor.")]
 VARIANTS: dict[str, Any] = {
     **FAMILIES,
     "gla-first-code": (GLAConfig, GLAForCausalLM, _FIRST_CODE),

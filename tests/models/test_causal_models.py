@@ -320,10 +320,14 @@ def test_loss_is_the_mean_over_shifted_labels(variant: str) -> None:
 
 
 @FAMILIES
-@pytest.mark.parametrize("flash", [False, True])
-def test_rows_flattened_by_transformers_collator_stay_apart(variant: str, flash: bool) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"return_flash_attn_kwargs": True}, {"return_seq_idx": True, "return_position_ids": False}],
+    ids=str,
+)
+def test_rows_flattened_by_transformers_collator_stay_apart(variant: str, options: dict[str, Any]) -> None:
     model, parts = build(variant), [tokens(1, n, seed=n)[0] for n in (5, 2, 7)]
-    batch = DataCollatorWithFlattening(return_flash_attn_kwargs=flash)([{"input_ids": part} for part in parts])
+    batch = DataCollatorWithFlattening(**options)([{"input_ids": part} for part in parts])
     out = model(**batch)
     close(out.logits, torch.cat([model(part[None]).logits for part in parts], 1))
     counted = [(model(part[None], labels=part[None]).loss, len(part) - 1) for part in parts]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -91,7 +92,7 @@ FIRST_CODE_1B = {"d_model": 2048, "n_head": 4, "n_layer": 24, "vocab_size": 32_0
 
 def _first_code() -> tuple[Any, Shapes, Any]:
     made = GLAConfig(**convert.gla_config_from_first_code(FIRST_CODE_1B))
-    return made, first_code_shapes(24, 2048, 5632, 32_000), convert.gla_from_first_code
+    return made, first_code_shapes(24, 2048, 5632, 32_000), partial(convert.gla_from_first_code, num_heads=4)
 
 
 def _fla(norm: str) -> tuple[Any, Shapes, Any]:
@@ -115,8 +116,13 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_name_and_shape_of_a_published_size_finds_its_place(case: str) -> None:
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_every_name_and_shape_of_a_published_size_finds_its_place(case: str, is_tied: bool) -> None:
+    """A tied model's, which is saved without its output projection, too."""
     made, shapes, converter = CASES[case]()
+    if is_tied:
+        made.tie_word_embeddings = True
+        del shapes["lm_head.weight"]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(made)
     converted = converter({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
@@ -153,12 +159,14 @@ def test_official_rows_are_queries_keys_values_gate() -> None:
     torch.testing.assert_close(model(rows).logits, F.linear(_rms(x), old["lm_head.weight"]), rtol=1e-8, atol=1e-8)
 
 
-def test_the_first_code_means_the_same_here() -> None:
-    """Its keys are scaled by the value heads' width and its queries not at all; W1 and W3 are gate and up."""
+@pytest.mark.parametrize(("revision", "scale"), [({}, 2**-0.5), ({"revision": "December 2023"}, 1.0)], ids=str)
+def test_the_first_code_means_the_same_here(revision: dict[str, Any], scale: float) -> None:
+    """Its keys are scaled by the value heads' width, its queries as in fla's kernels or not at all; W1 and W3 are gate
+    and up."""
     old = _drawn(first_code_shapes(2, 12, 256, VOCAB))
     options = convert.gla_config_from_first_code({"d_model": 12, "n_head": 3, "n_layer": 2, "vocab_size": VOCAB})
     model = GLAForCausalLM(GLAConfig(**options)).double()
-    model.load_state_dict(convert.gla_from_first_code(old))
+    model.load_state_dict(convert.gla_from_first_code(old, num_heads=3, **revision))
     rows = tokens(2, 7)
     x = old["transformer.wte.weight"][rows]
     for i in range(2):
@@ -167,7 +175,7 @@ def test_the_first_code_means_the_same_here() -> None:
         q, k, v = (F.linear(h, w[f"attn.{name}_proj.weight"]) for name in "qkv")
         gate = F.linear(F.linear(h, w["attn.k_gate.0.weight"]), w["attn.k_gate.1.weight"], w["attn.k_gate.1.bias"])
         q, k, g = (t.unflatten(-1, (3, 2)) for t in (q, k * 4**-0.5, F.logsigmoid(gate) / 16))
-        out, _ = linear_attention_reference(q, k, v.unflatten(-1, (3, 4)), log_decay=g, scale=1.0)
+        out, _ = linear_attention_reference(q, k, v.unflatten(-1, (3, 4)), log_decay=g, scale=scale)
         out = F.layer_norm(out, (4,), eps=1e-5).flatten(-2)
         r = F.linear(h, w["attn.g_proj.weight"], w["attn.g_proj.bias"])
         x = x + F.linear(F.silu(r) * out, w["attn.out_proj.weight"])
@@ -205,12 +213,20 @@ def test_fla_names_lead_to_the_same_tensors() -> None:
     [
         (convert.transnormer_from_official, "model.layers.0.token_mixer.qkvu_proj.bias"),
         (convert.gla_from_fla, "model.layers.0.attn.q_conv1d.weight"),
-        (convert.gla_from_first_code, "transformer.h.0.attn.v_gate.0.weight"),
+        (partial(convert.gla_from_first_code, num_heads=4), "transformer.h.0.attn.v_gate.0.weight"),
     ],
 )
 def test_unknown_names_are_refused(converter: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=rf"{converter.__name__}: 1 of 2 names .* the first is '{name}'"):
+    with pytest.raises(
+        ValueError, match=rf"{getattr(converter, 'func', converter).__name__}: 1 of 2 names .* the first is '{name}'"
+    ):
         converter({name: torch.zeros(1), "lm_head.weight": torch.zeros(1)})
+
+
+def test_the_first_code_has_two_revisions() -> None:
+    weights = {"transformer.h.0.attn.k_proj.weight": torch.ones(4, 8)}
+    with pytest.raises(ValueError, match="revision must be 'fla kernels' or 'December 2023', got '2024'"):
+        convert.gla_from_first_code(weights, num_heads=2, revision="2024")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -9,21 +9,24 @@ Sizes: B sequences, T tokens, C channels, V vocabulary. Keys of the state_dict: 
 
 from __future__ import annotations
 
+import functools
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 
 from attensor.models.language._hf_cache import ModelCache, opened
-from attensor.models.language._padding import packed_boundaries
+from attensor.models.language._packing import last_token_last, packed_boundaries
 from attensor.models.language._transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BaseModelOutputWithPast,
     Cache,
     CausalLMOutputWithPast,
     GenerationMixin,
+    GenericForSequenceClassification,
     GradientCheckpointingLayer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -31,7 +34,16 @@ from attensor.models.language._transformers import (
 )
 from attensor.models.language.decoder import Body, DecoderLayer, Family
 
-__all__ = ["CausalConfig", "CausalLM", "CausalLayer", "CausalModel", "CausalPreTrainedModel", "Family", "register"]
+__all__ = [
+    "CausalConfig",
+    "CausalLM",
+    "CausalLayer",
+    "CausalModel",
+    "CausalPreTrainedModel",
+    "Family",
+    "SequenceClassifier",
+    "register",
+]
 
 
 _TINY = {
@@ -175,8 +187,7 @@ class CausalModel(CausalPreTrainedModel, Body):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"{type(self).__name__}: give exactly one of input_ids and inputs_embeds.")
         hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
-        if cu_seqlens is None and attention_mask is None and past_key_values is None:
-            cu_seqlens = packed_boundaries(**kwargs)
+        cu_seqlens = packed_boundaries(attention_mask, cu_seqlens=cu_seqlens, **kwargs)
         cache = self._cache(past_key_values, use_cache, is_packed=cu_seqlens is not None)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         seen: list[Tensor] | None = [] if wanted else None
@@ -206,7 +217,8 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
     """A `CausalModel` with an output projection, a loss and `generate`.
 
     Args:
-        config: sizes. A subclass sets `body`, the class of the model below.
+        config: sizes. A subclass sets `body`, the class of the model below, and names `GenerationMixin` among its own
+            bases, where transformers looks for it.
     """
 
     body: ClassVar[type[CausalModel]]
@@ -270,6 +282,11 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
             loss=loss, logits=logits, past_key_values=outputs.past_key_values, hidden_states=outputs.hidden_states
         )
 
+    @functools.wraps(GenerationMixin.prepare_inputs_for_generation)  # whose arguments `generate` looks at
+    def prepare_inputs_for_generation(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What a step of `generate` calls the model with; rows that end in padding are moved to the right."""
+        return last_token_last(super().prepare_inputs_for_generation(*args, **kwargs))  # type: ignore[misc]
+
     @property
     def _is_stateful(self) -> bool:  # type: ignore[override]
         """Whether a layer cannot take tokens back; then there is no assisted generation."""
@@ -287,8 +304,21 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
             model_kwargs.setdefault("past_key_values", self.new_cache())
 
 
-def register(config: type[CausalConfig], model: type[CausalModel], causal_lm: type[CausalLM]) -> None:
+class SequenceClassifier(GenericForSequenceClassification, CausalPreTrainedModel):
+    """A `CausalModel` with `num_labels` scores of each sequence, read at its last token that is not padding.
+
+    A subclass sets `config_class`; the Auto classes know which model it has.
+    """
+
+
+def register(
+    config: type[CausalConfig],
+    model: type[CausalModel],
+    causal_lm: type[CausalLM],
+    classifier: type[SequenceClassifier],
+) -> None:
     """Let transformers' Auto classes find a family; again is harmless."""
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
     AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
+    AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)

@@ -1,13 +1,14 @@
 """What padding of a batch means for its layers: nobody sees such tokens, and they neither write nor age a state.
 
-Without a cache the real tokens are packed into one row. With a cache they are moved to the end of their rows, so that
-all rows have the same length, and the cache knows how many tokens of padding each row begins with (`Cache.first`).
+Without a cache the real tokens are packed into one row; in a compiled graph, whose sizes cannot depend on a mask, the
+padding too, as sequences of its own. With a cache real tokens are moved to the end of their rows, so that all rows have
+the same length, and the cache knows how many tokens of padding each row begins with (`Cache.first`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from attensor.errors import ShapeError
 from attensor.nn import Cache, pad, unpad
 
-__all__ = ["Layout", "arrange", "packed_boundaries"]
+__all__ = ["Layout", "arrange", "require"]
 
 
 class Layout(NamedTuple):
@@ -25,70 +26,105 @@ class Layout(NamedTuple):
     Attributes:
         shape: B, T of the batch.
         cu_seqlens: [N + 1], packed sequences; None otherwise.
-        sources: [real tokens], where in B * T each real token came from; None if nothing was moved here.
-        places: [real tokens], where in B * T it stands in rows that were aligned right; None if they were packed.
+        sources: [tokens of the layers], where in B * T each of them comes from; None if nothing is moved.
+        is_real: [tokens of the layers], bool; None if all are.
     """
 
     shape: tuple[int, int]
     cu_seqlens: Tensor | None = None
     sources: Tensor | None = None
-    places: Tensor | None = None
+    is_real: Tensor | None = None
+
+    def enter(self, hidden_states: Tensor) -> Tensor:
+        """What the layers shall see of a batch [B, T, C]."""
+        if self.sources is None:
+            return hidden_states
+        moved = self._real_alone(hidden_states.flatten(0, 1)[self.sources])
+        return moved[None] if self.cu_seqlens is not None else torch.unflatten(moved, 0, self.shape)
 
     def restore(self, hidden_states: Tensor) -> Tensor:
         """What the layers gave, in the batch's own order: [B, T, C], zeros at padding."""
         if self.sources is None:
             return hidden_states
-        packed = hidden_states if self.places is None else hidden_states.flatten(0, 1)[self.places][None]
-        return pad(packed, self.sources, *self.shape)
+        return pad(self._real_alone(hidden_states.flatten(0, 1))[None], self.sources, *self.shape)
+
+    def _real_alone(self, moved: Tensor) -> Tensor:
+        return moved if self.is_real is None else torch.where(self.is_real[:, None], moved, 0)
 
 
 def arrange(
-    hidden_states: Tensor, attention_mask: Tensor | None, cu_seqlens: Tensor | None, pasts: Sequence[Cache] | None
-) -> tuple[Tensor, Layout]:
-    """Bring a batch into the order in which the layers shall see it, and tell their caches of padding.
+    shape: tuple[int, int],
+    attention_mask: Tensor | None,
+    cu_seqlens: Tensor | None,
+    pasts: Sequence[Cache] | None,
+) -> Layout:
+    """The order in which the layers shall see a batch; their caches are told of padding.
 
     Args:
-        hidden_states: [B, T, C], of the new tokens.
+        shape: B, T of the new tokens.
         attention_mask: [B, T] or [B, tokens before + T], true or 1 for real tokens; None if all are.
         cu_seqlens: [N + 1], if the batch is one row of packed sequences.
         pasts: the caches that the tokens continue, one for each layer; None without.
-    Returns:
-        hidden_states as the layers want them, and the layout that leads back.
     Raises:
         ShapeError: the mask fits neither the new nor all tokens.
         ValueError: padding after real tokens of the same row that a cache holds, or two descriptions of the batch.
     """
-    shape = hidden_states.shape[0], hidden_states.shape[1]
     if cu_seqlens is not None:
-        if attention_mask is not None or pasts is not None:
-            raise ValueError("cu_seqlens excludes attention_mask and a cache (use_cache); give one description.")
-        return hidden_states, Layout(shape, cu_seqlens=cu_seqlens)
+        if pasts is not None:
+            raise ValueError(_ONE_DESCRIPTION)
+        if attention_mask is not None:
+            require(attention_mask.bool().all(), _ONE_DESCRIPTION)
+        return Layout(shape, cu_seqlens=cu_seqlens)
     if attention_mask is None:
-        return hidden_states, Layout(shape)
+        return Layout(shape)
     mask = _new_part(attention_mask, shape, pasts[0].length if pasts else 0)
+    if torch.compiler.is_compiling() and not pasts:
+        return _packed_with_padding(mask, shape)
     if mask.all():
-        return hidden_states, Layout(shape)
-    packed, cu_seqlens, sources = unpad(hidden_states, mask)
+        return Layout(shape)
     if not pasts:
-        return packed, Layout(shape, cu_seqlens=cu_seqlens, sources=sources)
+        _, cu_seqlens, sources = unpad(mask, mask)
+        return Layout(shape, cu_seqlens=cu_seqlens, sources=sources)
     _begin_later(pasts, mask)
-    places = mask.byte().sort(dim=1).values.flatten().nonzero().squeeze(1)  # as many, at the end of each row
-    return pad(packed, places, *shape), Layout(shape, sources=sources, places=places)
+    is_real, order = mask.sort(dim=1, stable=True)  # padding first
+    return Layout(shape, sources=_flat(order), is_real=is_real.flatten())
 
 
-def packed_boundaries(
-    cu_seq_lens_q: Tensor | None = None, position_ids: Tensor | None = None, **_: Any
-) -> Tensor | None:
-    """Boundaries [N + 1] of sequences packed into one row, as transformers' collators tell them; None if nothing does.
+def require(condition: Tensor, message: str) -> None:
+    """Refuse what the content of a tensor forbids; in a compiled graph, which cannot ask, when it runs.
 
-    Args:
-        cu_seq_lens_q: the boundaries themselves.
-        position_ids: [1, T], which start again at 0 with each sequence.
+    Raises:
+        ValueError: the condition, one bool, is false. In a compiled graph a RuntimeError with the same message.
     """
-    if cu_seq_lens_q is not None or position_ids is None or position_ids.shape[0] != 1:
-        return cu_seq_lens_q
-    starts = (position_ids[0] == 0).nonzero().squeeze(1)
-    return F.pad(starts, (0, 1), value=position_ids.shape[1]) if len(starts) > 1 else None
+    if torch.compiler.is_compiling():
+        torch._assert_async(condition, message)
+    elif not condition:
+        raise ValueError(message)
+
+
+_ONE_DESCRIPTION = (
+    "cu_seqlens excludes attention_mask and a cache (use_cache), and so do its other names: cu_seq_lens_q, "
+    "cu_seq_lens_k, seq_idx and position_ids that start again; give one description."
+)
+
+
+def _flat(order: Tensor) -> Tensor:
+    """[B, T] places in rows as [B * T] places in the batch."""
+    rows, tokens = order.shape
+    return (order + tokens * torch.arange(rows, device=order.device)[:, None]).flatten()
+
+
+def _packed_with_padding(mask: Tensor, shape: tuple[int, int]) -> Layout:
+    """As many tokens as there are, whatever the mask holds: each row's padding is a sequence of its own."""
+    is_padding, order = (~mask).sort(dim=1, stable=True)  # padding last
+    starts = torch.arange(shape[0], device=mask.device) * shape[1]
+    ends = torch.stack([starts + mask.sum(1), starts + shape[1]], 1).flatten()  # of what is real, of its padding
+    return Layout(
+        shape,
+        cu_seqlens=F.pad(ends, (1, 0)),
+        sources=_flat(order),
+        is_real=~is_padding.flatten(),
+    )
 
 
 def _new_part(attention_mask: Tensor, shape: tuple[int, int], past_length: int) -> Tensor:

@@ -11,12 +11,14 @@ try:
     from transformers import AutoConfig as AutoConfig
     from transformers import AutoModel as AutoModel
     from transformers import AutoModelForCausalLM as AutoModelForCausalLM
+    from transformers import AutoModelForSequenceClassification as AutoModelForSequenceClassification
     from transformers import AutoTokenizer as AutoTokenizer
     from transformers import GenerationMixin as GenerationMixin
     from transformers import PreTrainedConfig as PreTrainedConfig
     from transformers import PreTrainedModel as PreTrainedModel
     from transformers.cache_utils import Cache as Cache
     from transformers.cache_utils import CacheLayerMixin as CacheLayerMixin
+    from transformers.modeling_layers import GenericForSequenceClassification as GenericForSequenceClassification
     from transformers.modeling_layers import GradientCheckpointingLayer as GradientCheckpointingLayer
     from transformers.modeling_outputs import BaseModelOutputWithPast as BaseModelOutputWithPast
     from transformers.modeling_outputs import CausalLMOutputWithPast as CausalLMOutputWithPast

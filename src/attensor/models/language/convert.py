@@ -8,13 +8,15 @@
 
 The first returns what `load_state_dict` takes, the second the arguments of `TransNormerConfig` or `GLAConfig`. No model
 code of the other project runs, and transformers is not needed. Nothing is copied that need not be: new tensors share
-memory with the old ones where only names change.
+memory with the old ones where only names change. A checkpoint without `lm_head.weight` is a tied one, and its embedding
+table stands there too; so give all files of a checkpoint at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +43,7 @@ def transnormer_from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Ten
     Raises:
         ValueError: a name of another layout (biases, for instance).
     """
-    return convert("transnormer_from_official", state_dict, _TRANSNORMER)
+    return _with_head(convert("transnormer_from_official", state_dict, _TRANSNORMER))
 
 
 def gla_from_fla(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -52,21 +54,38 @@ def gla_from_fla(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: a name of another layout (short convolutions, for instance).
     """
-    return convert("gla_from_fla", state_dict, _FLA)
+    return _with_head(convert("gla_from_fla", state_dict, _FLA))
 
 
-def gla_from_first_code(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def gla_from_first_code(
+    state_dict: Mapping[str, Tensor],
+    *,
+    num_heads: int,
+    revision: Literal["fla kernels", "December 2023"] = "fla kernels",
+) -> dict[str, Tensor]:
     """Weights of the paper's first code (`bailin28/gla-1B-100B`): build the model with `norm="layer", gate_bias=True`.
 
-    That code multiplies keys by (C / H)^-1/2 and leaves queries alone; here queries are multiplied by
-    (C / 2 / H)^-1/2. The difference, a factor of 2^-1/2, goes into the weights of the keys, computed in float32.
+    That code multiplies keys by (C / H)^-1/2. Its own kernels of December 2023 do no more; since January 2024 it calls
+    flash-linear-attention's, which by default multiply queries by (C / 2 / H)^-1/2, as is done here. What is missing
+    here goes into the weights of the keys, computed in float32: (C / H)^-1/2, or 2^-1/2 for December 2023. The
+    logits differ, because the norm of each head adds its `eps`. With which of the two the published checkpoint was
+    trained is not known.
 
     Args:
         state_dict: `transformer.h.{i}.attn.k_gate.0.weight` and so on.
+        num_heads: H, `n_head` of its configuration.
+        revision: `"fla kernels"`, what the authors' code computes with the checkpoint today, or `"December 2023"`.
     Raises:
-        ValueError: a name of another layout.
+        ValueError: a name of another layout, or an unknown revision.
     """
-    return convert("gla_from_first_code", state_dict, _FIRST_CODE)
+    if revision not in ("fla kernels", "December 2023"):
+        raise ValueError(
+            f"gla_from_first_code: revision must be 'fla kernels' or 'December 2023', got {revision!r}; leave it out "
+            "to follow what the authors' code computes today."
+        )
+    cut = partial(_scaled_keys, num_heads=None if revision == "December 2023" else num_heads)
+    keys = Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), cut)
+    return _with_head(convert("gla_from_first_code", state_dict, (keys, *_FIRST_CODE)))
 
 
 def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,9 +195,10 @@ _FLA = (
 _OLD_LAYER = r"transformer\.h\.(\d+)\."
 
 
-def _scaled_keys(weight: Tensor) -> tuple[Tensor]:
+def _scaled_keys(weight: Tensor, num_heads: int | None) -> tuple[Tensor]:
+    factor = 2.0 if num_heads is None else weight.shape[1] / num_heads
     wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    return ((wide * 0.5**0.5).to(weight.dtype),)
+    return ((wide * factor**-0.5).to(weight.dtype),)
 
 
 _FIRST_CODE = (
@@ -187,7 +207,6 @@ _FIRST_CODE = (
     Rule(r"lm_head\.weight", ("lm_head.weight",)),
     Rule(_OLD_LAYER + r"ln_1\.weight", (_NEW + "input_layernorm.weight",)),
     Rule(_OLD_LAYER + r"ln_2\.weight", (_NEW + "post_attention_layernorm.weight",)),
-    Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), _scaled_keys),
     Rule(_OLD_LAYER + r"(attn\.(?:[qvg]_proj\.weight|g_proj\.bias))", (_NEW + r"\2",)),
     Rule(_OLD_LAYER + r"attn\.out_proj\.weight", (_NEW + "attn.o_proj.weight",)),
     Rule(_OLD_LAYER + r"attn\.k_gate\.([01]\.weight|1\.bias)", (_NEW + r"attn.gk_proj.\2",)),
@@ -201,3 +220,9 @@ _FIRST_CODE = (
 def _swiglu_width(hidden_size: int, ratio: int) -> int:
     """2 / 3 of `ratio * hidden_size`, rounded up to a multiple of 256."""
     return 256 * -(-int(hidden_size * ratio * 2 / 3) // 256)
+
+
+def _with_head(converted: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Whole state dicts of tied models: the output projection is the embedding table."""
+    table = converted.get("model.embed_tokens.weight")
+    return converted if table is None else {"lm_head.weight": table, **converted}

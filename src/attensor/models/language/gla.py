@@ -2,8 +2,8 @@
 
     x = x + GLA(RMSNorm(x))        x = x + SwiGLU(RMSNorm(x))
 
-Importing this module registers `"attensor_gla"` with `AutoConfig`, `AutoModel` and `AutoModelForCausalLM`. Checkpoints
-of other projects are read through `attensor.models.language.convert`.
+Importing this module registers `"attensor_gla"` with `AutoConfig`, `AutoModel`, `AutoModelForCausalLM` and
+`AutoModelForSequenceClassification`. Checkpoints of other projects are read through `attensor.models.language.convert`.
 
 Source: arXiv:2312.06635, section 4.4 and table 1; sizes of the released 340M and 1.3B models.
 """
@@ -14,10 +14,11 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, register
+from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, SequenceClassifier, register
+from attensor.models.language._transformers import GenerationMixin
 from attensor.nn.gated_linear import GatedLinearAttention
 
-__all__ = ["GLAConfig", "GLAForCausalLM", "GLAModel"]
+__all__ = ["GLAConfig", "GLAForCausalLM", "GLAForSequenceClassification", "GLAModel"]
 
 
 class GLAConfig(CausalConfig):
@@ -64,11 +65,17 @@ class GLAModel(CausalModel):
     family = Family(_mixer)
 
 
-class GLAForCausalLM(CausalLM):
+class GLAForCausalLM(CausalLM, GenerationMixin):
     """A GLA Transformer that predicts the next token."""
 
     config_class = GLAConfig
     body = GLAModel
 
 
-register(GLAConfig, GLAModel, GLAForCausalLM)
+class GLAForSequenceClassification(SequenceClassifier):
+    """A GLA Transformer that scores whole sequences."""
+
+    config_class = GLAConfig
+
+
+register(GLAConfig, GLAModel, GLAForCausalLM, GLAForSequenceClassification)

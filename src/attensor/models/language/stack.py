@@ -2,7 +2,8 @@
 
     StackConfig(layers=["gla", "gla", "softmax"], num_hidden_layers=6)      gla gla softmax gla gla softmax
 
-Importing this module registers `"attensor_stack"` with `AutoConfig`, `AutoModel` and `AutoModelForCausalLM`.
+Importing this module registers `"attensor_stack"` with `AutoConfig`, `AutoModel`, `AutoModelForCausalLM` and
+`AutoModelForSequenceClassification`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any, ClassVar
 from torch import nn
 
 from attensor import catalogue
-from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, register
+from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, SequenceClassifier, register
+from attensor.models.language._transformers import GenerationMixin
 
-__all__ = ["StackConfig", "StackForCausalLM", "StackModel"]
+__all__ = ["StackConfig", "StackForCausalLM", "StackForSequenceClassification", "StackModel"]
 
 
 class StackConfig(CausalConfig):
@@ -79,11 +81,17 @@ class StackModel(CausalModel):
     family = Family(_mixer)
 
 
-class StackForCausalLM(CausalLM):
+class StackForCausalLM(CausalLM, GenerationMixin):
     """A stack that predicts the next token."""
 
     config_class = StackConfig
     body = StackModel
 
 
-register(StackConfig, StackModel, StackForCausalLM)
+class StackForSequenceClassification(SequenceClassifier):
+    """A stack that scores whole sequences."""
+
+    config_class = StackConfig
+
+
+register(StackConfig, StackModel, StackForCausalLM, StackForSequenceClassification)

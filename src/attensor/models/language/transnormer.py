@@ -2,8 +2,8 @@
 
     h = sqrt(C) Emb(tokens)      x = x + TransNormerAttention(SRMSNorm(x))      x = x + SGLU(SRMSNorm(x))
 
-Importing this module registers `"attensor_transnormer"` with `AutoConfig`, `AutoModel` and `AutoModelForCausalLM`.
-Official checkpoints are read through `attensor.models.language.convert`.
+Importing this module registers `"attensor_transnormer"` with `AutoConfig`, `AutoModel`, `AutoModelForCausalLM` and
+`AutoModelForSequenceClassification`. Official checkpoints are read through `attensor.models.language.convert`.
 
 Source: arXiv:2307.14995, section 3 and its table of model variants; the 15B model's published card.
 """
@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Literal
 
 from torch import nn
 
-from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, register
+from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, SequenceClassifier, register
+from attensor.models.language._transformers import GenerationMixin
 from attensor.models.language.decoder import GatedMLP
 from attensor.nn.transnormer import TransNormerAttention
 
-__all__ = ["TransNormerConfig", "TransNormerForCausalLM", "TransNormerModel"]
+__all__ = ["TransNormerConfig", "TransNormerForCausalLM", "TransNormerForSequenceClassification", "TransNormerModel"]
 
 
 def _size(hidden_size: int, layers: int, intermediate_size: int, vocab_size: int = 64_000) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class TransNormerModel(CausalModel):
     family = Family(mixer=_mixer, mlp=_mlp, norm=_norm)
 
 
-class TransNormerForCausalLM(CausalLM):
+class TransNormerForCausalLM(CausalLM, GenerationMixin):
     """A TransNormerLLM that predicts the next token.
 
     Its `presets` are the models as published totals count them: with one table, and the paper's vocabulary.
@@ -112,4 +113,10 @@ class TransNormerForCausalLM(CausalLM):
     }
 
 
-register(TransNormerConfig, TransNormerModel, TransNormerForCausalLM)
+class TransNormerForSequenceClassification(SequenceClassifier):
+    """A TransNormerLLM that scores whole sequences."""
+
+    config_class = TransNormerConfig
+
+
+register(TransNormerConfig, TransNormerModel, TransNormerForCausalLM, TransNormerForSequenceClassification)
