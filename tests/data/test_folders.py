@@ -2,55 +2,17 @@
 
 from __future__ import annotations
 
-import random
-import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
-from attensor.data import ImageData, TextData, open_data
-from attensor.data.kinds import TEXT, kind_of
+from attensor.data import ImageData
 from attensor.data.parts import part_of
 from attensor.errors import DataError
 from attensor.files import RUN_MARK
-
-WORDS = "the quick brown fox jumps over the lazy dog, caf\u00e9 \u4e2d\n" * 9
-SIDE = 8
-
-
-def grey(seed: int) -> list[int]:
-    """Pixels of a noise image."""
-    return list(random.Random(seed).randbytes(SIDE * SIDE))
-
-
-def photo(path: Path, seed: int) -> None:
-    """A colour image of noise, in the format of its suffix."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.frombytes("RGB", (SIDE, SIDE), random.Random(seed).randbytes(3 * SIDE * SIDE)).save(path)
-
-
-def photos(folder: Path, *classes: str, suffix: str = ".png", count: int = 4) -> None:
-    """Classes of images, all different, and different in folders of other names."""
-    for name in classes:
-        for i in range(count):
-            photo(folder / name / f"{i}{suffix}", hash_of(f"{folder.name}/{name}/{i}"))
-
-
-def hash_of(text: str) -> int:
-    return int.from_bytes(text.encode(), "big")
-
-
-def write(path: Path, content: bytes | str = WORDS) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def texts(folder: Path, names: Sequence[str] = "abcdefghijklm", encoding: str = "utf-8") -> None:
-    for name in names:
-        write(folder / f"{name}.txt", f"{folder.name} {name} {WORDS}".encode(encoding))
+from tests.data.made import WORDS, every_image, opened, photo, photos, texts, write
 
 
 def beside(folder: Path, *suffixes: str) -> None:
@@ -59,15 +21,6 @@ def beside(folder: Path, *suffixes: str) -> None:
     for image in folder.glob("*/*.png"):
         for suffix in suffixes:
             write(image.with_suffix(suffix), f"{image} {WORDS}")
-
-
-def opened(folder: Path) -> TextData | ImageData:
-    return open_data(folder, minimum_bytes=17, image_size=SIDE)
-
-
-def every_image(data: ImageData) -> torch.Tensor:
-    """All images, trained on and held out, in a fixed order: uint8 [images, channels, SIDE, SIDE]."""
-    return data._fetch(range(len(data._labels)))
 
 
 TAKEN: dict[str, tuple[Callable[[Path], object], str, str]] = {
@@ -121,6 +74,14 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a class of another format": (
         lambda p: (photos(p, "cat"), [write(p / f"dog/{i}.heic", b"\0\0\0\x18ftypheic") for i in range(4)]),
         "'{}/dog' has 0 image(s) and 4 other file(s) such as '0.heic'",
+    ),
+    "all of a class on both sides": (
+        lambda p: (
+            photos(p / "train", "cat", "dog"),
+            photos(p / "val", "cat", "dog"),
+            [write(f.parents[2] / "val/dog" / f"copy{f.name}", f.read_bytes()) for f in p.glob("train/dog/*")],
+        ),
+        "'{}': every image of class 'dog' to train on is also held out",
     ),
     "parts without classes": (lambda p: photos(p, "train", "test"), "'{}' needs the same classes in its parts"),
     "parts inside the classes": (
@@ -221,8 +182,8 @@ def test_names_of_parts_among_others_are_no_split_of_text(tmp_path):
 
 def test_what_is_held_out_is_not_trained_on(tmp_path):
     """Copies in both parts are taken out of the training part, and that is said."""
-    for folder, extra in ((tmp_path / "images/train", 0), (tmp_path / "images/val", 0)):
-        photos(folder, "cat", "dog", count=3 + extra)
+    for folder in (tmp_path / "images/train", tmp_path / "images/val"):
+        photos(folder, "cat", "dog", count=3)
         photo(folder / "cat/copy.png", 5)
     data = opened(tmp_path / "images")
     assert (data.train_images, data.held_out_images) == (6, 7)
@@ -284,154 +245,3 @@ def test_every_format_that_pillow_reads_is_an_image(tmp_path, suffix):
     data = opened(tmp_path)
     assert isinstance(data, ImageData)
     assert every_image(data).double().std() > 5
-
-
-MAGIC = {
-    "PDF": b"%PDF-1.7\n" + b"1 0 obj <</Type /Catalog>>\n" * 40,
-    "Office document": b"PK\x03\x04" + b"word/document.xml" * 40,
-    "ZIP": b"PK\x05\x06" + b"x" * 30,
-    "gzip": b"\x1f\x8b" + b"x" * 99,
-    "Parquet": b"PAR1" + b"x" * 99,
-    "zstd": b"\x28\xb5\x2f\xfd" + b"x" * 99,
-    "tar": b"name".ljust(257, b"x") + b"ustar" + b"x" * 99,
-    "PNG": b"\x89PNG\r\n\x1a\n" + b"x" * 99,
-    "program": b"\x7fELF" + b"x" * 99,
-    "binary": bytes(random.Random(1).choices(range(1, 256), k=999)),
-}
-
-
-@pytest.mark.parametrize("name", MAGIC)
-@pytest.mark.parametrize("form", ["file", "folder"])
-def test_what_is_no_text_is_refused_by_kind_with_the_remedy(tmp_path, name, form):
-    path = tmp_path / "x" if form == "folder" else tmp_path / "0.dat"
-    for i in range(3 if form == "folder" else 1):
-        write((path / f"{i}.dat") if form == "folder" else path, MAGIC[name])
-    with pytest.raises(DataError, match=rf"{name}.*\. \w.*\.$") as error:
-        opened(path)
-    assert repr(str(path)) in str(error.value)
-    assert "0.dat" in str(error.value)
-
-
-LEGACY = ["latin-1", "cp1252", "koi8-r", "shift_jis", "gb18030", "big5", "euc-kr", "iso2022_jp", "utf-7", "utf-8-sig"]
-
-
-@pytest.mark.parametrize("encoding", LEGACY)
-def test_text_in_any_encoding_is_text(encoding):
-    letters = "\u0430\u0431\u0432 \u65e5\u672c\u8a9e \uac00\ub098 na\u00efve \u00fcber\t\x1b[1mbold\x1b[0m\r\n" * 30
-    assert kind_of(letters.encode(encoding, "ignore")) == TEXT
-    assert kind_of(bytes(range(128, 256)) * 9) == TEXT
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
-@pytest.mark.parametrize("form", ["file", "folder", "mixed"])
-def test_utf_16_and_32_with_a_mark_are_read_as_their_utf_8_twins(tmp_path, encoding, form):
-    own, other = {"file": ("a", ""), "folder": ("abcdefghijklm", ""), "mixed": ("abcdefg", "hijklm")}[form]
-    texts(tmp_path / "twin/x", own + other)
-    texts(tmp_path / "in/x", own, encoding)
-    texts(tmp_path / "in/x", other)
-    place = "x/a.txt" if form == "file" else "x"
-    data, twin = opened(tmp_path / "in" / place), opened(tmp_path / "twin" / place)
-    assert data.notes == ()
-    for side in ("train", "held_out"):
-        size = getattr(twin, f"{side}_bytes")
-        assert getattr(data, f"{side}_bytes") == size
-        assert getattr(data, f"_{side}").read(0, size) == getattr(twin, f"_{side}").read(0, size)
-    assert data.train_bytes > 3 * data.held_out_bytes > 0
-
-
-def deep(mode: str, numbers: list[float]) -> Image.Image:
-    """A grey image of more than 8 bits."""
-    kind = {"F": "f", "I": "i", "I;16": "H", "I;16B": "H"}[mode]
-    order = ">" if mode == "I;16B" else "<"
-    return Image.frombytes(mode, (SIDE, SIDE), struct.pack(f"{order}{SIDE * SIDE}{kind}", *numbers))
-
-
-DEPTHS: dict[str, tuple[str, Callable[[int], float]]] = {
-    "16 bits": ("I;16", lambda v: v * 257),
-    "16 bits, big end first": ("I;16B", lambda v: v * 257),
-    "12 bits": ("I;16", lambda v: v * 16 + 15),
-    "10 bits": ("I;16", lambda v: v * 4),
-    "8 bits in 16": ("I;16", lambda v: v),
-    "16 bits in 32": ("I", lambda v: v * 257),
-    "8 bits in 32": ("I", lambda v: v),
-    "floats to 1": ("F", lambda v: v / 255),
-    "floats to 255": ("F", lambda v: v),
-}
-
-
-@pytest.mark.parametrize("name", DEPTHS)
-@pytest.mark.parametrize("others", ["alone", "with grey", "with colour"])
-def test_deep_images_have_the_pixels_of_their_twins_of_8_bits(tmp_path, name, others):
-    """A dark image among them, and images of 8 bits, keep the scale of all."""
-    mode, value = DEPTHS[name]
-    for label in ("cat", "dog"):
-        for i in range(3):
-            # 250 is in each folder, so that its brightest needs all bits; the second image is dark
-            pixels = [p // 9 if i == 1 else p for p in grey(hash_of(f"{label}{i}"))]
-            pixels[0] = 250 if i == 0 else pixels[0]
-            for folder in ("deep", "twin"):
-                (tmp_path / folder / label).mkdir(parents=True, exist_ok=True)
-            twin = Image.frombytes("L", (SIDE, SIDE), bytes(pixels))
-            twin.save(tmp_path / f"twin/{label}/{i}.tiff")
-            is_deep = i < 2 or others == "alone"
-            (deep(mode, [value(p) for p in pixels]) if is_deep else twin).save(tmp_path / f"deep/{label}/{i}.tiff")
-    if others == "with colour":
-        for folder in ("deep", "twin"):
-            photo(tmp_path / folder / "cat/colour.png", 3)
-    data, twin = opened(tmp_path / "deep"), opened(tmp_path / "twin")
-    assert data.image_shape == twin.image_shape
-    assert torch.equal(every_image(data), every_image(twin))
-
-
-NO_SCALE = {
-    "not a number": ("F", lambda v: float("nan")),
-    "one not a number": ("F", lambda v: float("nan") if v == 7 else v),
-    "infinite": ("F", lambda v: float("inf") if v == 7 else v / 255),
-    "negative floats": ("F", lambda v: v / 128 - 1),
-    "floats of 16 bits": ("F", lambda v: v * 257.0),
-    "31 bits": ("I", lambda v: v * 2**22),
-    "negative": ("I", lambda v: v - 128),
-}
-
-
-@pytest.mark.parametrize("name", NO_SCALE)
-def test_images_without_a_scale_are_refused_by_name(tmp_path, name):
-    mode, value = NO_SCALE[name]
-    photos(tmp_path, "cat", "dog")
-    deep(mode, [value(p) for p in [7, 255, *grey(1)][: SIDE * SIDE]]).save(tmp_path / "dog/x.tiff")
-    with pytest.raises(DataError, match=rf"dog/x\.tiff' holds values .*mode {mode}.*Convert it to 8 or 16 bits"):
-        opened(tmp_path)
-
-
-def test_floats_of_two_scales_are_refused_by_name(tmp_path):
-    photos(tmp_path, "cat", "dog")
-    deep("F", [float(p) for p in grey(1)]).save(tmp_path / "cat/x.tiff")
-    deep("F", [p / 255 for p in grey(2)]).save(tmp_path / "dog/y.tiff")
-    with pytest.raises(DataError, match=r"dog/y\.tiff' holds values up to 1 and .*cat/x\.tiff' values above"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("", "source is empty; give a path"),
-        (" ", "source is empty; give a path"),
-        ("~nosuchuser/data", "there is no user nosuchuser"),
-        ("https://example.org/data.txt", "is an address and not a path; download it first"),
-        ("s3://bucket/data", "is an address and not a path; download it first"),
-        ("file:///etc/hostname", "is an address and not a path"),
-        ("a\0b", "null"),
-        ("x" * 5000, "cannot be read: File name too long"),
-    ],
-)
-def test_strange_sources_are_refused_by_name(source, message):
-    with pytest.raises(DataError, match=message):
-        opened(source)
-
-
-def test_a_loop_of_links_is_refused_by_name(tmp_path):
-    (tmp_path / "a").symlink_to(tmp_path / "b")
-    (tmp_path / "b").symlink_to(tmp_path / "a")
-    for name in ("a", "a/c"):
-        with pytest.raises(DataError, match=f"{tmp_path}/{name}' cannot be read: Too many levels"):
-            opened(tmp_path / name)

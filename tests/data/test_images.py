@@ -11,7 +11,7 @@ from PIL import Image
 
 from attensor.data import ImageData, TextData, images, open_data, open_images
 from attensor.data.decode import Depth, read_image
-from attensor.data.images import split_images
+from attensor.data.splits import split_images
 from attensor.errors import DataError, MissingExtraError
 
 

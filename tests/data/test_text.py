@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from attensor.data import open_data, open_text
 from attensor.data.files import DataFile, inspect_file
 from attensor.data.kinds import TEXT
+from attensor.data.splits import split_text
 from attensor.data.stream import ByteStream, Segment
-from attensor.data.text import split_text
 from attensor.errors import DataError
 
 

@@ -1,15 +1,9 @@
-"""Labelled images: a folder with a sub-folder for each class, or the bundled handwritten digits.
-
-A folder with `train` and `val` (or `test`), and the classes inside each, is split as it says. Else the split is
-stratified and depends on contents alone: in each class, groups of identical images are held out in the order of a hash
-until the share is reached. Identical images never stand on both sides, even under different labels.
-"""
+"""Labelled images: a folder with a sub-folder for each class, or bundled handwritten digits; `splits` says how split."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,9 +13,9 @@ from torch.nn import functional
 
 from attensor.data.classes import list_images
 from attensor.data.decode import Depth, measure_depth, read_image
-from attensor.data.files import DataFile, contents, failure, generator, hash_order, inspect_file, locate, printable
-from attensor.data.left_out import LeftOut
-from attensor.errors import DataError, require
+from attensor.data.files import DataFile, contents, failure, generator, inspect_file, locate, printable
+from attensor.data.splits import given_images, split_images
+from attensor.errors import require
 
 __all__ = ["ImageData", "open_images"]
 
@@ -151,9 +145,10 @@ def _open_folder(folder: Path, size: tuple[int, int], held_out: float) -> ImageD
         labels, keys = listing.labels, [file.fingerprint for file in files]
         is_held_out = split_images(labels, keys, classes, held_out, source=str(folder))
     else:
-        files, labels, is_held_out = _given_split(files, listing.labels, listing.is_held_out, listing.left_out)
+        files, labels, is_held_out = given_images(
+            files, listing.labels, listing.is_held_out, classes, listing.left_out, source=str(folder)
+        )
         how = ("The split is the one that the names of the folders say.",)
-        _need_both(labels, is_held_out, classes, folder)
     fetch: Callable[[Sequence[int]], Tensor] = functools.partial(_decode, files, depth, size)
     if len(files) * depth.channels * size[0] * size[1] <= _KEEP_DECODED_BYTES:
         fetch = fetch(range(len(files))).__getitem__
@@ -169,26 +164,6 @@ def _open_folder(folder: Path, size: tuple[int, int], held_out: float) -> ImageD
     )
 
 
-def _given_split(
-    files: Sequence[DataFile], labels: Sequence[int], is_held_out: Sequence[bool], left_out: LeftOut
-) -> tuple[list[DataFile], list[int], Tensor]:
-    """The images without those to train on that are held out too."""
-    held = {file.fingerprint for file, is_held in zip(files, is_held_out, strict=True) if is_held}
-    rows = list(zip(files, labels, is_held_out, strict=True))
-    for file, _, is_held in rows:
-        if not is_held and file.fingerprint in held:
-            left_out.add(file.name, "to train on, but also held out")
-    kept = [row for row in rows if row[2] or row[0].fingerprint not in held]
-    return [row[0] for row in kept], [row[1] for row in kept], torch.tensor([row[2] for row in kept])
-
-
-def _need_both(labels: Sequence[int], is_held_out: Tensor, classes: Sequence[str], folder: Path) -> None:
-    trained = Counter(label for label, is_held in zip(labels, is_held_out.tolist(), strict=True) if not is_held)
-    for label, name in enumerate(classes):
-        if not trained[label]:
-            raise DataError(f"{str(folder)!r}: every image of class {name!r} to train on is also held out.")
-
-
 def _decode(files: Sequence[DataFile], depth: Depth, size: tuple[int, int], indices: Sequence[int]) -> Tensor:
     images = []
     for file in (files[i] for i in indices):
@@ -198,32 +173,3 @@ def _decode(files: Sequence[DataFile], depth: Depth, size: tuple[int, int], indi
         except OSError as error:
             raise failure(file.path, error) from error
     return torch.stack(images)
-
-
-def split_images(
-    labels: Sequence[int], keys: Sequence[bytes], classes: Sequence[str], held_out: float, *, source: str
-) -> Tensor:
-    """Which images are held out, bool [images]; images with equal `keys` are identical and stay together.
-
-    Raises:
-        DataError: a class cannot have an image on either side.
-    """
-    images: list[Counter[bytes]] = [Counter() for _ in classes]
-    for label, key in zip(labels, keys, strict=True):
-        images[label][key] += 1
-    is_chosen: dict[bytes, bool] = {}
-    for name, of_class in zip(classes, images, strict=True):
-        held = sum(count for key, count in of_class.items() if is_chosen.get(key, False))
-        trained = sum(count for key, count in of_class.items() if not is_chosen.get(key, True))
-        undecided = sorted((key for key in of_class if key not in is_chosen), key=hash_order)
-        target = max(1.0, held_out * of_class.total())
-        for position, key in enumerate(undecided):
-            is_last = position == len(undecided) - 1
-            is_chosen[key] = held < target and not (is_last and trained == 0)
-            held, trained = held + is_chosen[key] * of_class[key], trained + (not is_chosen[key]) * of_class[key]
-        if not held or not trained:
-            raise DataError(
-                f"{source!r}: the {of_class.total()} image(s) of class {name!r} are all alike, or alike to those of "
-                "another class; a class needs at least 2 different images, one of them held out."
-            )
-    return torch.tensor([is_chosen[key] for key in keys])

@@ -36,6 +36,7 @@ _MARKS = (
 )
 _MAGIC = (
     (0, b"%PDF-", Kind("PDF", "Convert it to text, for instance with pdftotext")),
+    (0, b"%!PS", Kind("PostScript", "Convert it to text, or to PNG if it is an image")),
     (0, b"PK\x03\x04", Kind("ZIP archive or Office document", f"{_UNPACK}, or save the document as text")),
     (0, b"PK\x05\x06", Kind("ZIP archive", _UNPACK)),
     (0, b"\xd0\xcf\x11\xe0", Kind("Office document", _AS_TEXT)),

@@ -1,12 +1,4 @@
-r"""Text and code as bytes (vocabulary 256), split without leakage between training and held-out data.
-
-Where everything at the top of a folder has the name of a part (`train`, `val.txt`), that is the split. Else it is a
-function of names and contents alone:
-
-1. Byte-identical files form a group and never stand on both sides.
-2. A group with more than the held-out share of all bytes keeps one copy, whose end is held out; between its two parts
-   lies a gap of the longest window, which nobody reads. A single file is this case.
-3. The other groups are held out whole, in the order of a hash of their first name, until the share is reached.
+r"""Text and code as bytes (vocabulary 256), split without leakage (see `splits`).
 
 A side is the concatenation of its files in the order of their names. Windows may run from one file into the next, as
 in the packed batches that language models are trained on; nothing is inserted between files.
@@ -14,42 +6,22 @@ in the packed batches that language models are trained on; nothing is inserted b
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import math
 import os
 import sysconfig
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from attensor.data.files import (
-    DataFile,
-    contents,
-    failure,
-    find_files,
-    generator,
-    hash_order,
-    inspect_file,
-    locate,
-    printable,
-)
-from attensor.data.kinds import TEXT
+from attensor.data.files import contents, generator, locate, printable
 from attensor.data.left_out import LeftOut
-from attensor.data.parts import TEST, TRAIN, VALIDATION, part_of
+from attensor.data.splits import given_text, split_text
 from attensor.data.stream import ByteStream, Segment
+from attensor.data.text_files import text_files
 from attensor.errors import DataError
 
 __all__ = ["TextData", "open_text"]
-
-# `encodings` holds a hundred nearly equal character tables: a split between them would leak
-_STDLIB_EXCLUDED = frozenset(
-    {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "encodings"}
-)
-_MOST_DECODED = 256 * 2**20  # bytes of a source in UTF-16 or UTF-32
 
 
 class TextData:
@@ -145,8 +117,8 @@ def open_text(source: str | os.PathLike[str], *, held_out: float = 0.1, minimum_
         path = locate(source)
         name = printable(path)
     left_out = LeftOut()
-    files = _text_files(path, left_out, is_stdlib=source == "stdlib")
-    given = None if source == "stdlib" or not path.is_dir() else given_split(files, left_out)
+    files = text_files(path, left_out, is_stdlib=source == "stdlib")
+    given = None if source == "stdlib" or not path.is_dir() else given_text(files, left_out)
     train, held = given or split_text(files, held_out=held_out, gap=minimum_bytes)
     how = () if given is None else ("The split is the one that the names at the top of the folder say.",)
     data = TextData(name, train, held, contents(files), (*how, *left_out.sentences()))
@@ -161,111 +133,3 @@ def open_text(source: str | os.PathLike[str], *, held_out: float = 0.1, minimum_
             f"{' '.join(data.notes)}{' ' if data.notes else ''}Use more text or a shorter length."
         )
     return data
-
-
-def given_split(files: Sequence[DataFile], left_out: LeftOut) -> tuple[list[Segment], list[Segment]] | None:
-    """The stretches to train on and those held out, or None where the names at the top of the folder say no such thing.
-
-    They say it if all folders at the top are called after parts of a data set; without folders, if all files are.
-    """
-    tops = [file.name.partition("/") for file in files]
-    part = [part_of(name if slash else name.partition(".")[0]) for name, slash, _ in tops]
-    is_telling = [bool(slash) for _, slash, _ in tops] if any(slash for _, slash, _ in tops) else [True] * len(tops)
-    told = {part for part, tells in zip(part, is_telling, strict=True) if tells}
-    if None in told or TRAIN not in told or len(told) < 2:
-        return None
-    held_part = VALIDATION if VALIDATION in told else TEST
-    held = [file for file, of in zip(files, part, strict=True) if of == held_part]
-    copies = {file.fingerprint for file in held}
-    train = []
-    for file, of in zip(files, part, strict=True):
-        if of == TRAIN and file.fingerprint not in copies:
-            train.append(file)
-        elif of == TRAIN:
-            left_out.add(file.name, "to train on, but also held out")
-        elif of != held_part:
-            left_out.add(file.name, f"neither of the part to train on nor of that for {held_part}")
-    return [Segment(file, 0, file.size) for file in train], [Segment(file, 0, file.size) for file in held]
-
-
-def split_text(files: Sequence[DataFile], *, held_out: float, gap: int) -> tuple[list[Segment], list[Segment]]:
-    """The stretches to train on and the held-out ones, by the rules at the top of this file."""
-    groups: dict[bytes, list[DataFile]] = defaultdict(list)
-    for file in files:
-        groups[file.fingerprint].append(file)
-    share = held_out * sum(file.size for file in files)
-    whole = sorted(
-        (group for group in groups.values() if len(group) * group[0].size <= share),
-        key=lambda group: hash_order(group[0].name),
-    )
-    target = held_out * sum(len(group) * group[0].size for group in whole)
-    taken = 0
-    chosen: set[bytes] = set()
-    for group in whole:
-        if taken >= target:
-            break
-        chosen.add(group[0].fingerprint)
-        taken += len(group) * group[0].size
-
-    train: list[Segment] = []
-    held: list[Segment] = []
-    small = {group[0].fingerprint for group in whole}
-    for file in files:
-        if file.fingerprint in small:
-            (held if file.fingerprint in chosen else train).append(Segment(file, 0, file.size))
-        elif file is groups[file.fingerprint][0]:
-            tail = int(held_out * file.size)
-            front = file.size - tail - gap
-            train += [Segment(file, 0, front)] if front > 0 else []
-            held += [Segment(file, file.size - tail, tail)] if tail else []
-    return train, held
-
-
-def _text_files(path: Path, left_out: LeftOut, *, is_stdlib: bool) -> list[DataFile]:
-    if not path.is_dir():
-        file = inspect_file(path, path.name)
-        if file.size == 0:
-            raise DataError(f"{str(path)!r} is empty.")
-        if file.kind != TEXT and not file.kind.encoding:
-            raise DataError(f"{str(path)!r} is no text: {file.kind.name}. {file.kind.remedy}.")
-        return [_as_utf8(file)]
-    excluded = _STDLIB_EXCLUDED if is_stdlib else ()
-    found = find_files(path, excluded=excluded, left_out=left_out)
-    files = [inspect_file(p, name) for p, name in found if not is_stdlib or name.endswith(".py")]
-    text = []
-    decoded = 0
-    for file in files:
-        if file.kind == TEXT or file.kind.encoding:
-            text += [_as_utf8(file)] if file.size else []
-            decoded += file.size if file.kind.encoding else 0
-        else:
-            left_out.add(file.name, file.kind.name, file.kind.remedy)
-        if decoded > _MOST_DECODED:
-            raise _too_much(path)
-    if not text:
-        why = " ".join(left_out.sentences()) or (
-            f"{len(files)} file(s), all empty" if files else "no file but hidden ones"
-        )
-        raise DataError(f"{str(path)!r} has no text: {why}")
-    return text
-
-
-def _as_utf8(file: DataFile) -> DataFile:
-    """The file itself, or its text in memory when that is not what its bytes are."""
-    if not file.kind.encoding:
-        return file
-    if file.size > _MOST_DECODED:
-        raise _too_much(file.path)
-    try:
-        text = file.path.read_bytes().decode(file.kind.encoding, "replace").encode()
-    except OSError as error:
-        raise failure(file.path, error) from error
-    digest = hashlib.blake2b(text, digest_size=16).digest()
-    return dataclasses.replace(file, size=len(text), fingerprint=digest, text=text)
-
-
-def _too_much(path: Path) -> DataError:
-    return DataError(
-        f"{str(path)!r} has more than {_MOST_DECODED >> 20} MiB of text in UTF-16 or UTF-32, which is kept in "
-        "memory. Convert it to UTF-8 (iconv -t UTF-8)."
-    )
