@@ -1,4 +1,4 @@
-"""Labelled images: a folder with a sub-folder for each class, or bundled handwritten digits; `splits` says how split."""
+"""Labelled images: a folder with a sub-folder for each class, or bundled handwritten digits; split by `splits`."""
 
 from __future__ import annotations
 
