@@ -57,7 +57,7 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
 
 
 def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -> None:
-    for line in (_headline(run, plan), *plan.facts["notes"]):
+    for line in (_headline(run, plan), *plan.facts.get("notes", ())):
         console.print(line, highlight=False, markup=False)
     names = [subject.name for subject in plan.subjects]
     with Display("all", names, console=console) as display:
