@@ -13,6 +13,7 @@ __all__ = [
     "MissingExtraError",
     "ShapeError",
     "Stopped",
+    "plain",
     "require",
 ]
 
@@ -43,6 +44,12 @@ class Diverged(RuntimeError):
 
 class Stopped(RuntimeError):
     """A training or a measurement was asked to stop; what it keeps holds the state after the last finished step."""
+
+
+def plain(text: str, *, most: int = 500) -> str:
+    """Text of somebody else as one line for a terminal, of `most` characters: nothing in it moves the cursor."""
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(text[: 2 * most].split()))
+    return shown if len(shown) <= most else f"{shown[:most]} ..."
 
 
 # module that is imported -> the extra of ours that brings it

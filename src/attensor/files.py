@@ -12,7 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "locked", "new_folder", "read_json", "write_json", "write_text"]
+__all__ = [
+    "RUN_MARK",
+    "atomic_path",
+    "damaged",
+    "locked",
+    "new_folder",
+    "read_json",
+    "user_path",
+    "write_json",
+    "write_text",
+]
+
+# a folder with such a file holds a run and no data, wherever it lies
+RUN_MARK = ".attensor-run"
 
 
 @contextmanager
@@ -49,15 +62,46 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file, or None when there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    """The value of a JSON file, or None when there is no such file.
+
+    Raises:
+        ValueError: it is damaged; names the file.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def damaged(path: Path, what: str) -> ValueError:
+    """The error for a file of ours that somebody or something has changed."""
+    return ValueError(f"{path}: is damaged ({what}). Delete it, and what it held is computed again.")
+
+
+def user_path(text: str, option: str) -> Path:
+    """The absolute path that a user means by an option; `~` is a home, links stay.
+
+    Raises:
+        ValueError: nothing, an address of the web, or the home of nobody.
+    """
+    if not text.strip():
+        raise ValueError(f"{option} is empty; give a path, `.` is the folder you are in.")
+    if "://" in text:
+        raise ValueError(f"{option} {text}: is an address and not a path; download it first.")
+    path = os.path.expanduser(text)
+    if path.startswith("~") and not os.path.lexists(path):
+        raise ValueError(f"{option} {text}: there is no user {path[1:].partition('/')[0]}; write the path in full.")
+    return Path(os.path.abspath(path))
 
 
 def new_folder(parent: Path, name: str) -> Path:
-    """Make `parent/name`, or `parent/name-1` and so on where that is taken; missing parents too."""
+    """Make `parent/name`, or `parent/name-1` and so on where that is taken, marked as one of a run; parents too."""
     taken = (name, *(f"{name}-{i}" for i in range(1, 1000)))
     folder = next(folder for each in taken if not (folder := parent / each).exists())
     folder.mkdir(parents=True)
+    (folder / RUN_MARK).touch()
     return folder
 
 

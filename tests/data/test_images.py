@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from attensor.data import ImageData, TextData, images, open_data, open_images
-from attensor.data.images import split_images
+from attensor.data.decode import Depth, read_image
+from attensor.data.splits import split_images
 from attensor.errors import DataError, MissingExtraError
 
 
@@ -100,7 +101,7 @@ def test_a_wide_image_is_scaled_and_its_middle_kept(tmp_path):
         (tmp_path / name).mkdir()
         wide.save(tmp_path / name / "1.png")
         Image.new("RGB", (5, 5)).save(tmp_path / name / "2.png")
-    picture = images._decode([tmp_path / "a/1.png"], 3, (5, 5), [0])[0]
+    picture = read_image(tmp_path / "a/1.png", depth=Depth(3), size=(5, 5))
     assert picture[:, 2, 2].tolist() == [0, 0, 255]
     assert picture[2, :, 1:4].min() > 200
 
@@ -110,18 +111,15 @@ def test_left_stays_left_and_up_stays_up(tmp_path):
     picture.paste((255, 0, 0), (0, 0, 5, 10))
     picture.paste((0, 255, 0), (5, 0, 10, 5))
     picture.save(tmp_path / "1.png")
-    decoded = images.read_image(tmp_path / "1.png", channels=3, size=(10, 10))
+    decoded = read_image(tmp_path / "1.png", depth=Depth(3), size=(10, 10))
     assert decoded[:, 1, 1].tolist() == [255, 0, 0]
     assert decoded[:, 1, 8].tolist() == [0, 255, 0]
     assert decoded[:, 8, 8].tolist() == [0, 0, 0]
 
 
-def test_transparency_becomes_white_and_sixteen_bits_are_scaled(tmp_path):
+def test_transparency_becomes_white(tmp_path):
     Image.new("RGBA", (4, 4), (9, 9, 9, 0)).save(tmp_path / "clear.png")
-    Image.new("I;16", (4, 4), 128 * 256).save(tmp_path / "deep.png")
-    read = images.read_image
-    assert read(tmp_path / "clear.png", channels=3, size=(3, 3)).unique().tolist() == [255]
-    assert read(tmp_path / "deep.png", channels=1, size=(3, 3)).unique().tolist() == [128]
+    assert read_image(tmp_path / "clear.png", depth=Depth(3), size=(3, 3)).unique().tolist() == [255]
 
 
 def test_a_broken_image_is_named_when_opened_or_when_first_read(tmp_path, monkeypatch):
@@ -134,16 +132,6 @@ def test_a_broken_image_is_named_when_opened_or_when_first_read(tmp_path, monkey
     data = open_images(tmp_path, image_size=8)
     with pytest.raises(DataError, match=r"b/001\.png' is a broken image"):
         list(data.held_out_batches(9)), data.batch(0, seed=0, batch_size=9)
-
-
-def test_what_is_no_image_is_named(tmp_path):
-    write_images(tmp_path, {"a": 3, "b": 3})
-    (tmp_path / "a/Thumbs.db").write_bytes(b"left alone")
-    (tmp_path / "a/.hidden").write_bytes(b"left alone")
-    assert open_images(tmp_path, image_size=3).train_images == 4
-    (tmp_path / "a/notes.txt").write_text("hello")
-    with pytest.raises(DataError, match=r"a/notes\.txt' is not an image"):
-        open_images(tmp_path, image_size=3)
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,8 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
 
 
 def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -> None:
-    console.print(_headline(run, plan), highlight=False, markup=False)
+    for line in (_headline(run, plan), *plan.facts.get("notes", ())):
+        console.print(line, highlight=False, markup=False)
     names = [subject.name for subject in plan.subjects]
     with Display("all", names, console=console) as display:
         watch = Watch(plan, display)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from attensor.data.files import find_files, locate
+from attensor.data.classes import holds_images
+from attensor.data.files import locate
 from attensor.data.images import ImageData, open_images
 from attensor.data.text import TextData, open_text
 
 __all__ = ["BUNDLED", "ImageData", "TextData", "open_data", "open_images", "open_text"]
 
 BUNDLED = ("stdlib", "digits")
-
-_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def open_data(
@@ -22,7 +20,8 @@ def open_data(
     """Text or images, whichever the source holds.
 
     `"stdlib"` and `"digits"` are bundled; a folder called so is reached as `./stdlib`. A file is text. A folder is
-    images when most of its files have the suffix of an image, else text.
+    images when most of its files have the suffix of an image, those with the name of an image (its caption) left
+    aside; else text.
 
     Args:
         source: a file, a folder, `"stdlib"` or `"digits"`.
@@ -31,13 +30,6 @@ def open_data(
     Raises:
         DataError: the source cannot be used; the message names the file.
     """
-    if source == "digits" or (source != "stdlib" and _holds_images(locate(source))):
+    if source == "digits" or (source != "stdlib" and (path := locate(source)).is_dir() and holds_images(path)):
         return open_images(source, image_size=image_size)
     return open_text(source, minimum_bytes=minimum_bytes)
-
-
-def _holds_images(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    is_image = [Path(name).suffix.lower() in _IMAGE_SUFFIXES for _, name in find_files(path)]
-    return 2 * sum(is_image) > len(is_image)

@@ -1,75 +1,83 @@
-"""Finding the files of a data set, and reading stretches of them without loading them.
+"""Finding the files of a data set, and telling one from another without loading them.
 
-Folders are searched to any depth in an order that depends on names alone. Hidden entries (a leading dot), empty files
-and everything that is not a regular file are left out; symbolic links inside the folder are not followed, so that a
-file is never met twice and nothing outside the folder is read.
+Folders are searched to any depth in an order that depends on names alone. Hidden entries (a leading dot), folders that
+hold a run of attensor, what operating systems put beside files, and everything that is not a regular file are left
+out; symbolic links inside the folder are not followed, so that a file is never met twice and nothing outside the folder
+is read.
 """
 
 from __future__ import annotations
 
-import bisect
-import functools
 import hashlib
-import itertools
-import mmap
 import os
 import random
 import stat
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+from attensor.data.kinds import Kind, kind_of
+from attensor.data.left_out import LeftOut
 from attensor.errors import DataError
+from attensor.files import RUN_MARK, user_path
 
 __all__ = [
-    "ByteStream",
     "DataFile",
-    "Segment",
+    "contents",
     "failure",
     "find_files",
     "generator",
     "hash_order",
+    "holds_runs",
     "inspect_file",
+    "is_ignored",
     "locate",
     "printable",
 ]
 
 _PROBE = 64 * 1024  # bytes read at either end of a file to tell it from others
-_SNIFF = 4 * 1024  # a NUL among so many first bytes: not text
-_OPEN_FILES = 64
+_READ_WHOLE = 2**30  # bytes of a data set whose files are read to the end to know it again
+_OF_THE_SYSTEM = frozenset(
+    {"$RECYCLE.BIN", "@eaDir", "System Volume Information", "Thumbs.db", "__MACOSX", "desktop.ini", "lost+found"}
+)
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A regular, non-empty file.
+    """A regular file.
 
     Attributes:
         path: where it is.
         name: its path relative to the source, with forward slashes.
-        size: bytes.
+        size: bytes to read.
         fingerprint: equal for byte-identical files. Exact up to 128 KiB; longer files of one size that also
             agree in their first and last 64 KiB count as identical.
-        has_nul: a NUL is among the first 4 KiB, as in nearly every binary format and never in UTF-8 text.
+        kind: what it holds, by its first bytes.
+        written: when it was last written to, in nanoseconds.
+        text: its contents where they are kept in memory instead of being read when they are needed.
     """
 
     path: Path
     name: str
     size: int
     fingerprint: bytes
-    has_nul: bool
+    kind: Kind
+    written: int
+    text: bytes | None = field(default=None, hash=False, repr=False)
 
+    def check(self, status: os.stat_result) -> None:
+        """Compare with what the system says of the file now.
 
-@dataclass(frozen=True)
-class Segment:
-    """A stretch of a file: `size` bytes from `start`; the file had `file_size` bytes when it was listed."""
-
-    path: Path
-    start: int
-    size: int
-    file_size: int
+        Raises:
+            DataError: it has another size or has been written to since it was listed.
+        """
+        if status.st_size != self.size:
+            what = f"it had {self.size} bytes and now has {status.st_size}"
+            raise DataError(f"{str(self.path)!r} changed while in use: {what}. Start again.")
+        if status.st_mtime_ns != self.written:
+            raise DataError(f"{str(self.path)!r} changed while in use: it has been written to. Start again.")
 
 
 def failure(path: Path, error: OSError) -> DataError:
@@ -81,15 +89,20 @@ def locate(source: str | os.PathLike[str]) -> Path:
     """The path of a source the user named, `~` resolved.
 
     Raises:
-        DataError: it does not exist or may not be looked at.
+        DataError: it is empty, an address of the web, in the home of nobody, does not exist or may not be looked at.
     """
-    path = Path(os.path.expanduser(source))
     try:
+        given = os.fspath(source)
+        path = Path(given)
+        if "://" in given or given.startswith("~") or not given.strip():
+            path = user_path(given, "source")
         path.stat()
     except FileNotFoundError as error:
         raise DataError(f"{str(path)!r} does not exist.") from error
     except OSError as error:
         raise failure(path, error) from error
+    except ValueError as error:  # of `user_path`, or a NUL in the name
+        raise DataError(str(error)) from error
     return path
 
 
@@ -98,29 +111,52 @@ def printable(path: Path) -> str:
     return os.fsencode(os.path.basename(os.path.realpath(path))).decode("utf-8", "replace")
 
 
-def find_files(folder: Path, *, excluded: Collection[str] = ()) -> Iterator[tuple[Path, str]]:
+def find_files(
+    folder: Path, *, excluded: Collection[str] = (), left_out: LeftOut | None = None
+) -> Iterator[tuple[Path, str]]:
     """All regular files below `folder` as (path, relative name), sorted by name folder by folder.
 
     Args:
         folder: where to begin.
         excluded: names of folders that are not entered, at any depth.
+        left_out: gets the symbolic links that were not followed.
     Raises:
         DataError: a folder cannot be listed.
     """
-
-    def fail(error: OSError) -> None:
-        raise failure(Path(error.filename), error)
-
-    for parent, folders, files in os.walk(folder, onerror=fail):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in excluded)
-        for name in sorted(files):
+    links = LeftOut() if left_out is None else left_out
+    for parent, folders, files in os.walk(folder, onerror=_fail):
+        names = [name for name in folders if not is_ignored(name) and name not in excluded]
+        folders[:] = sorted(name for name in names if not os.path.lexists(os.path.join(parent, name, RUN_MARK)))
+        for name in sorted(files + [name for name in folders if os.path.islink(os.path.join(parent, name))]):
+            if is_ignored(name):
+                continue
             path = Path(parent, name)
-            if not name.startswith(".") and stat.S_ISREG(path.lstat().st_mode):
+            try:
+                mode = path.lstat().st_mode
+            except OSError as error:
+                raise failure(path, error) from error
+            if stat.S_ISREG(mode):
                 yield path, path.relative_to(folder).as_posix()
+            elif stat.S_ISLNK(mode):
+                links.add(path.relative_to(folder).as_posix(), "symbolic link", "Put what it leads to in its place")
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file or folder of this name is hidden, or one that an operating system puts beside the others."""
+    return name.startswith(".") or name in _OF_THE_SYSTEM
+
+
+def holds_runs(folder: Path) -> bool:
+    """Whether runs of attensor lie anywhere below the folder."""
+    return any(RUN_MARK in files for _, _, files in os.walk(folder, onerror=_fail))
+
+
+def _fail(error: OSError) -> None:
+    raise failure(Path(error.filename), error)
 
 
 def inspect_file(path: Path, name: str) -> DataFile:
-    """Size and fingerprint of one file; reads at most 128 KiB.
+    """Size, kind and fingerprint of one file; reads at most 128 KiB.
 
     Raises:
         DataError: it is missing, unreadable or not a regular file.
@@ -136,7 +172,7 @@ def inspect_file(path: Path, name: str) -> DataFile:
     except OSError as error:
         raise failure(path, error) from error
     digest = hashlib.blake2b(status.st_size.to_bytes(8, "big") + head + tail, digest_size=16).digest()
-    return DataFile(path, name, status.st_size, digest, b"\0" in head[:_SNIFF])
+    return DataFile(path, name, status.st_size, digest, kind_of(head), status.st_mtime_ns)
 
 
 def hash_order(name: str | bytes) -> bytes:
@@ -149,55 +185,25 @@ def generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(random.Random(repr(parts)).getrandbits(63))
 
 
-class ByteStream:
-    """Stretches of files as one long string of bytes that is read in place.
+def contents(files: Sequence[DataFile]) -> str:
+    """A digest of the names and contents of files, to know a data set again.
 
-    Files are memory-mapped when a window needs them and at most 64 stay open, so thousands of small files and one of
-    many gigabytes both work. Python's read-only map is used: `torch.from_file` maps privately writable, which Linux
-    refuses for a file larger than the memory.
+    Every byte counts up to 1 GiB in all; of more, the first and last 64 KiB of each file, and when it was written.
 
-    Args:
-        segments: the stretches, in the order in which they follow one another.
+    Raises:
+        DataError: a file cannot be read.
+    Cost: a second for 1 GiB in memory.
     """
-
-    def __init__(self, segments: Sequence[Segment]) -> None:
-        self._segments = list(segments)
-        self._ends = list(itertools.accumulate(s.size for s in self._segments))
-        self._map = functools.lru_cache(maxsize=_OPEN_FILES)(_map_file)
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def read(self, start: int, size: int) -> bytes:
-        """`size` bytes from `start`, which may run over the end of one stretch into the next.
-
-        Raises:
-            DataError: a file has changed its size, vanished, or cannot be read any more.
-        """
-        pieces = []
-        index = bisect.bisect_right(self._ends, start)
-        while size > 0:
-            segment = self._segments[index]
-            inside = start - (self._ends[index] - segment.size)
-            taken = min(size, segment.size - inside)
-            begin = segment.start + inside
-            pieces.append(self._map(segment.path, segment.file_size)[begin : begin + taken])
-            start, size, index = start + taken, size - taken, index + 1
-        return b"".join(pieces)
-
-    def windows(self, starts: Sequence[int], size: int) -> Tensor:
-        """Bytes as int64 [len(starts), size]."""
-        if not starts:
-            return torch.empty(0, size, dtype=torch.int64)
-        joined = bytearray().join(self.read(start, size) for start in starts)
-        return torch.frombuffer(joined, dtype=torch.uint8).view(len(starts), size).long()
-
-
-def _map_file(path: Path, expected_size: int) -> mmap.mmap:
-    try:
-        with path.open("rb") as file:
-            if (size := os.fstat(file.fileno()).st_size) != expected_size:
-                raise DataError(f"{str(path)!r} changed while in use: it had {expected_size} bytes and now has {size}.")
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise failure(path, error) from error
+    digest = hashlib.blake2b(digest_size=16)
+    reads_all = sum(file.size for file in files) <= _READ_WHOLE
+    for file in files:
+        digest.update(repr((os.fsencode(file.name), file.fingerprint)).encode())
+        try:
+            if not reads_all:
+                digest.update(repr(file.written).encode())
+            elif file.size > 2 * _PROBE:  # the fingerprint has read the shorter ones to the end
+                with file.path.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "blake2b").digest())
+        except OSError as error:
+            raise failure(file.path, error) from error
+    return digest.hexdigest()

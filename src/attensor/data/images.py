@@ -1,14 +1,9 @@
-"""Labelled images: a folder with a sub-folder for each class, or the bundled handwritten digits.
-
-The split is stratified and depends on contents alone: in each class, groups of identical images are held out in the
-order of a hash until the share is reached. Identical images never stand on both sides, even under different labels.
-"""
+"""Labelled images: a folder with a sub-folder for each class, or bundled handwritten digits; split by `splits`."""
 
 from __future__ import annotations
 
 import functools
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,15 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from attensor.data.decode import is_grey, read_image
-from attensor.data.files import failure, find_files, generator, hash_order, inspect_file, locate, printable
-from attensor.errors import DataError, require
+from attensor.data.classes import list_images
+from attensor.data.decode import Depth, measure_depth, read_image
+from attensor.data.files import DataFile, contents, failure, generator, inspect_file, locate, printable
+from attensor.data.splits import given_images, split_images
+from attensor.errors import require
 
 __all__ = ["ImageData", "open_images"]
 
 _KEEP_DECODED_BYTES = 256 * 2**20
 _DEFAULT_SIZE = (32, 32)
-_SYSTEM_FILES = frozenset({"Thumbs.db", "desktop.ini"})
 
 
 class ImageData:
@@ -36,12 +32,15 @@ class ImageData:
         classes: their names; a label is an index into them.
         train_images, held_out_images: number on either side.
         image_shape: channels, height, width.
+        fingerprint: of the contents of all images; empty for the bundled digits.
+        notes: what was left out, and who made the split; sentences for the user.
 
     Args:
         name, classes, image_shape: as above.
         labels: int64 [images].
         fetch: indices -> uint8 [len(indices), channels, height, width].
         is_held_out: bool [images].
+        fingerprint, notes: as above.
     """
 
     kind = "images"
@@ -55,8 +54,11 @@ class ImageData:
         labels: Tensor,
         fetch: Callable[[Sequence[int]], Tensor],
         is_held_out: Tensor,
+        fingerprint: str = "",
+        notes: Sequence[str] = (),
     ) -> None:
         self.name, self.classes, self.image_shape = name, list(classes), image_shape
+        self.fingerprint, self.notes = fingerprint, tuple(notes)
         self._labels, self._fetch = labels, fetch
         self._train = (~is_held_out).nonzero().squeeze(1)
         self._held_out = is_held_out.nonzero().squeeze(1)
@@ -90,17 +92,20 @@ def open_images(
     """Images with labels, all brought to one size; grey if every file is grey, else RGB.
 
     Args:
-        source: a folder with a sub-folder for each class, searched to any depth; or `"digits"`: 1797 handwritten
-            digits of 8 x 8 cells that come with scikit-learn.
+        source: a folder with a sub-folder for each class, searched to any depth, or with `train` and `val` (or `test`)
+            and the classes in each; or `"digits"`: 1797 handwritten digits of 8 x 8 cells that come with scikit-learn.
+            Files without the suffix of an image are left out.
         image_size: (height, width), or one number for both; None: 8 for the digits, 32 for a folder. An image is
             scaled to cover this size and its middle is kept.
-        held_out: share of each class that is held out, at least one image.
+        held_out: share of each class that is held out, at least one image, where the folder does not say it.
     Raises:
-        DataError: missing, unreadable, empty, a broken image or something that is none, fewer than two classes, or a
-            class without two different images; names the file or folder.
+        DataError: missing, unreadable, empty, a broken image, fewer than two classes, a class without two different
+            images, parts of a data set that do not fit together, or images of deep grey without a common scale (see
+            `measure_depth`); names the file or folder.
         MissingExtraError: Pillow or scikit-learn is not installed.
-    Cost: headers and up to 128 KiB of each file are read. Up to 256 MiB of decoded images are kept in memory (and
-        all are decoded at once, so that a broken one shows); more are decoded batch by batch.
+    Cost: headers and, up to 1 GiB in all, the whole of each file are read (see `contents`). Up to 256 MiB of decoded
+        images are kept in memory (and all are decoded at once, so that a broken one shows); more are decoded batch by
+        batch.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"open_images: held_out must lie between 0 and 1, got {held_out}.")
@@ -132,75 +137,39 @@ def _open_digits(size: tuple[int, int] | None, held_out: float) -> ImageData:
 
 
 def _open_folder(folder: Path, size: tuple[int, int], held_out: float) -> ImageData:
-    classes, paths, labels = _list_classes(folder)
-    keys = [inspect_file(path, path.name).fingerprint for path in paths]
-    coloured = sum(not is_grey(path) for path in paths)  # a sum, not any(): every header is checked
-    channels = 3 if coloured else 1
-    fetch: Callable[[Sequence[int]], Tensor] = functools.partial(_decode, paths, channels, size)
-    if len(paths) * channels * size[0] * size[1] <= _KEEP_DECODED_BYTES:
-        fetch = fetch(range(len(paths))).__getitem__
+    listing = list_images(folder)
+    files = [inspect_file(path, path.relative_to(folder).as_posix()) for path in listing.paths]
+    depth, classes = measure_depth(listing.paths), listing.classes
+    how: tuple[str, ...] = ()
+    if listing.is_held_out is None:
+        labels, keys = listing.labels, [file.fingerprint for file in files]
+        is_held_out = split_images(labels, keys, classes, held_out, source=str(folder))
+    else:
+        files, labels, is_held_out = given_images(
+            files, listing.labels, listing.is_held_out, classes, listing.left_out, source=str(folder)
+        )
+        how = ("The split is the one that the names of the folders say.",)
+    fetch: Callable[[Sequence[int]], Tensor] = functools.partial(_decode, files, depth, size)
+    if len(files) * depth.channels * size[0] * size[1] <= _KEEP_DECODED_BYTES:
+        fetch = fetch(range(len(files))).__getitem__
     return ImageData(
         printable(folder),
         classes,
-        (channels, *size),
+        (depth.channels, *size),
         labels=torch.tensor(labels),
         fetch=fetch,
-        is_held_out=split_images(labels, keys, classes, held_out, source=str(folder)),
+        is_held_out=is_held_out,
+        fingerprint=contents(files),
+        notes=(*how, *listing.left_out.sentences()),
     )
 
 
-def _decode(paths: Sequence[Path], channels: int, size: tuple[int, int], indices: Sequence[int]) -> Tensor:
-    return torch.stack([read_image(paths[i], channels=channels, size=size) for i in indices])
-
-
-def _list_classes(folder: Path) -> tuple[list[str], list[Path], list[int]]:
-    layout = "Images need a folder with a sub-folder for each class."
-    if not folder.is_dir():
-        raise DataError(f"{str(folder)!r} is not a folder. {layout}")
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise failure(folder, error) from error
-    folders = [entry for entry in entries if entry.is_dir() and not entry.is_symlink()]
-    if len(folders) < 2:
-        raise DataError(f"{str(folder)!r} has {len(folders)} sub-folder(s), at least 2 classes are needed. {layout}")
-    paths, labels = [], []
-    for label, folder_of_class in enumerate(folders):
-        found = [path for path, _ in find_files(folder_of_class) if path.name not in _SYSTEM_FILES]
-        if len(found) < 2:
-            raise DataError(
-                f"{str(folder_of_class)!r} has {len(found)} image(s), links and hidden files left out; "
-                "a class needs at least 2, one of them held out."
-            )
-        paths += found
-        labels += [label] * len(found)
-    return [printable(f) for f in folders], paths, labels
-
-
-def split_images(
-    labels: Sequence[int], keys: Sequence[bytes], classes: Sequence[str], held_out: float, *, source: str
-) -> Tensor:
-    """Which images are held out, bool [images]; images with equal `keys` are identical and stay together.
-
-    Raises:
-        DataError: a class cannot have an image on either side.
-    """
-    images: list[Counter[bytes]] = [Counter() for _ in classes]
-    for label, key in zip(labels, keys, strict=True):
-        images[label][key] += 1
-    is_chosen: dict[bytes, bool] = {}
-    for name, of_class in zip(classes, images, strict=True):
-        held = sum(count for key, count in of_class.items() if is_chosen.get(key, False))
-        trained = sum(count for key, count in of_class.items() if not is_chosen.get(key, True))
-        undecided = sorted((key for key in of_class if key not in is_chosen), key=hash_order)
-        target = max(1.0, held_out * of_class.total())
-        for position, key in enumerate(undecided):
-            is_last = position == len(undecided) - 1
-            is_chosen[key] = held < target and not (is_last and trained == 0)
-            held, trained = held + is_chosen[key] * of_class[key], trained + (not is_chosen[key]) * of_class[key]
-        if not held or not trained:
-            raise DataError(
-                f"{source!r}: the {of_class.total()} image(s) of class {name!r} are all alike, or alike to those of "
-                "another class; a class needs at least 2 different images, one of them held out."
-            )
-    return torch.tensor([is_chosen[key] for key in keys])
+def _decode(files: Sequence[DataFile], depth: Depth, size: tuple[int, int], indices: Sequence[int]) -> Tensor:
+    images = []
+    for file in (files[i] for i in indices):
+        images.append(read_image(file.path, depth=depth, size=size))
+        try:
+            file.check(file.path.stat())
+        except OSError as error:
+            raise failure(file.path, error) from error
+    return torch.stack(images)

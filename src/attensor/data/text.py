@@ -1,11 +1,4 @@
-r"""Text and code as bytes (vocabulary 256), split without leakage between training and held-out data.
-
-The split, a function of names and contents alone:
-
-1. Byte-identical files form a group and never stand on both sides.
-2. A group with more than the held-out share of all bytes keeps one copy, whose end is held out; between its two parts
-   lies a gap of the longest window, which nobody reads. A single file is this case.
-3. The other groups are held out whole, in the order of a hash of their first name, until the share is reached.
+r"""Text and code as bytes (vocabulary 256), split without leakage (see `splits`).
 
 A side is the concatenation of its files in the order of their names. Windows may run from one file into the next, as
 in the packed batches that language models are trained on; nothing is inserted between files.
@@ -16,32 +9,19 @@ from __future__ import annotations
 import math
 import os
 import sysconfig
-from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from attensor.data.files import (
-    ByteStream,
-    DataFile,
-    Segment,
-    find_files,
-    generator,
-    hash_order,
-    inspect_file,
-    locate,
-    printable,
-)
+from attensor.data.files import contents, generator, locate, printable
+from attensor.data.left_out import LeftOut
+from attensor.data.splits import given_text, split_text
+from attensor.data.stream import ByteStream, Segment
+from attensor.data.text_files import text_files
 from attensor.errors import DataError
 
 __all__ = ["TextData", "open_text"]
-
-# `encodings` holds a hundred nearly equal character tables: a split between them would leak
-_STDLIB_EXCLUDED = frozenset(
-    {"__pycache__", "site-packages", "dist-packages", "test", "tests", "idle_test", "encodings"}
-)
 
 
 class TextData:
@@ -53,13 +33,22 @@ class TextData:
         name: what the source is called in tables.
         train_bytes, held_out_bytes: size of either side.
         train_files, held_out_files: files with at least one byte on that side.
+        fingerprint: of names and contents of all files, see `contents`.
+        notes: what was left out, and who made the split; sentences for the user.
     """
 
     kind = "text"
     vocab_size = 256
 
-    def __init__(self, name: str, train: Sequence[Segment], held_out: Sequence[Segment]) -> None:
-        self.name = name
+    def __init__(
+        self,
+        name: str,
+        train: Sequence[Segment],
+        held_out: Sequence[Segment],
+        fingerprint: str = "",
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.name, self.fingerprint, self.notes = name, fingerprint, tuple(notes)
         self._train, self._held_out = ByteStream(train), ByteStream(held_out)
         self.train_bytes, self.held_out_bytes = len(self._train), len(self._held_out)
         self.train_files, self.held_out_files = len(train), len(held_out)
@@ -106,18 +95,19 @@ class TextData:
 
 
 def open_text(source: str | os.PathLike[str], *, held_out: float = 0.1, minimum_bytes: int) -> TextData:
-    """Text or code, byte by byte; any encoding and any bytes will do.
+    """Text or code, byte by byte, in any encoding; UTF-16 and UTF-32 with a mark at the beginning become UTF-8.
 
     Args:
-        source: a file; a folder, searched to any depth (hidden entries, symbolic links, and files with a NUL in their
-            first 4 KiB are left out); or `"stdlib"`, the running Python's standard library: its `*.py` files without
-            tests, installed packages and character tables.
-        held_out: share of the bytes that is held out.
+        source: a file; a folder, searched to any depth (hidden entries, symbolic links, and files that are no text by
+            their first 4 KiB are left out); or `"stdlib"`, the running Python's standard library: its `*.py` files
+            without tests, installed packages and character tables.
+        held_out: share of the bytes that is held out, where the names in the folder do not say it.
         minimum_bytes: the longest window that will be asked for. Either side must have as many, and a file that is
             itself split has a gap as long.
     Raises:
         DataError: the source is missing, unreadable, without text, or too small.
-    Cost: a folder is listed and up to 128 KiB of each file are read; nothing is kept in memory.
+    Cost: a folder is listed and, up to 1 GiB in all, the whole of each file is read (see `contents`); nothing is kept
+        in memory but what was UTF-16 or UTF-32.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"open_text: held_out must lie between 0 and 1, got {held_out}.")
@@ -126,65 +116,20 @@ def open_text(source: str | os.PathLike[str], *, held_out: float = 0.1, minimum_
     else:
         path = locate(source)
         name = printable(path)
-    files = _text_files(path, is_stdlib=source == "stdlib")
-    train, held = split_text(files, held_out=held_out, gap=minimum_bytes)
-    data = TextData(name, train, held)
+    left_out = LeftOut()
+    files = text_files(path, left_out, is_stdlib=source == "stdlib")
+    given = None if source == "stdlib" or not path.is_dir() else given_text(files, left_out)
+    train, held = given or split_text(files, held_out=held_out, gap=minimum_bytes)
+    how = () if given is None else ("The split is the one that the names at the top of the folder say.",)
+    data = TextData(name, train, held, contents(files), (*how, *left_out.sentences()))
     if min(data.train_bytes, data.held_out_bytes) < minimum_bytes:
         # one file: held out floor(share x bytes); trained on what remains after the gap
         needed = math.ceil(max(minimum_bytes / held_out, 2 * minimum_bytes / (1 - held_out))) + 1
+        enough = f"; about {needed} bytes are enough" if given is None else ""
         raise DataError(
             f"{str(path)!r} is too small: it has {sum(f.size for f in files)} bytes of text in {len(files)} file(s), "
             f"which gives {data.train_bytes} to train on and {data.held_out_bytes} held out, and windows of "
-            f"{minimum_bytes} bytes are needed from both; about {needed} bytes are enough. "
-            "Use more text or a shorter length."
+            f"{minimum_bytes} bytes are needed from both{enough}. "
+            f"{' '.join(data.notes)}{' ' if data.notes else ''}Use more text or a shorter length."
         )
     return data
-
-
-def split_text(files: Sequence[DataFile], *, held_out: float, gap: int) -> tuple[list[Segment], list[Segment]]:
-    """The stretches to train on and the held-out ones, by the rules at the top of this file."""
-    groups: dict[bytes, list[DataFile]] = defaultdict(list)
-    for file in files:
-        groups[file.fingerprint].append(file)
-    share = held_out * sum(file.size for file in files)
-    whole = sorted(
-        (group for group in groups.values() if len(group) * group[0].size <= share),
-        key=lambda group: hash_order(group[0].name),
-    )
-    target = held_out * sum(len(group) * group[0].size for group in whole)
-    taken = 0
-    chosen: set[bytes] = set()
-    for group in whole:
-        if taken >= target:
-            break
-        chosen.add(group[0].fingerprint)
-        taken += len(group) * group[0].size
-
-    train: list[Segment] = []
-    held: list[Segment] = []
-    small = {group[0].fingerprint for group in whole}
-    for file in files:
-        if file.fingerprint in small:
-            (held if file.fingerprint in chosen else train).append(Segment(file.path, 0, file.size, file.size))
-        elif file is groups[file.fingerprint][0]:
-            tail = int(held_out * file.size)
-            front = file.size - tail - gap
-            train += [Segment(file.path, 0, front, file.size)] if front > 0 else []
-            held += [Segment(file.path, file.size - tail, tail, file.size)] if tail else []
-    return train, held
-
-
-def _text_files(path: Path, *, is_stdlib: bool) -> list[DataFile]:
-    if not path.is_dir():
-        file = inspect_file(path, path.name)
-        if file.size == 0:
-            raise DataError(f"{str(path)!r} is empty.")
-        return [file]
-    excluded = _STDLIB_EXCLUDED if is_stdlib else ()
-    names = [(p, name) for p, name in find_files(path, excluded=excluded) if not is_stdlib or name.endswith(".py")]
-    files = [inspect_file(p, name) for p, name in names]
-    text = [file for file in files if file.size and not file.has_nul]
-    if not text:
-        found = f"{len(files)} file(s), all empty or binary" if files else "no file that is neither hidden nor a link"
-        raise DataError(f"{str(path)!r} has no text: {found}.")
-    return text

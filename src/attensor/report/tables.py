@@ -178,8 +178,8 @@ def status_text(mechanism: Mapping[str, Any]) -> str:
 
 
 def describe(results: Mapping[str, Any]) -> list[str]:
-    """What was compared, in three lines: the data, the models, the machine."""
-    return [_data(results), _plan(results), _machine(results)]
+    """What was compared, in lines: the data and what was left out of it, the models, the machine."""
+    return [_data(results), *(field(results, "data", "notes") or ()), _plan(results), _machine(results)]
 
 
 def _data(results: Mapping[str, Any]) -> str:

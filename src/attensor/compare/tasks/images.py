@@ -27,7 +27,7 @@ class ImageTask(Task):
 
     kind, domain, units, decodes, budget = "images", Domain.GRID, "cells", False, 60.0
     metric, lower_is_better = "accuracy", False
-    facts = ("classes", "train_images", "held_out_images", "image_shape")
+    facts = ("classes", "train_images", "held_out_images", "image_shape", "fingerprint", "notes")
     _data: ImageData
     sizes: ClassVar = {"tiny": (32, 16), "small": (64, 64), "base": (128, 64)}
 

@@ -34,7 +34,7 @@ class TextTask(Task):
 
     kind, domain, units, decodes, budget = "text", Domain.SEQUENCE, "tokens", True, 120.0
     metric, lower_is_better = "bits per byte", True
-    facts = ("train_bytes", "held_out_bytes", "train_files", "held_out_files")
+    facts = ("train_bytes", "held_out_bytes", "train_files", "held_out_files", "fingerprint", "notes")
     _data: TextData
     sizes: ClassVar = {"tiny": (128, 8), "small": (512, 32), "base": (1024, 32)}
 
