@@ -11,7 +11,11 @@ from torch import Tensor
 
 from tests.fuzz.calls import Call, evaluate
 
-__all__ = ["corrupt"]
+__all__ = ["RESHAPED", "corrupt"]
+
+# what may make another argument wrong
+RESHAPED = {"axes exchanged", "shorter", "longer", "one longer", "empty", "of size 1", "one axis more", "one axis less"}
+RESHAPED |= {"flat", "0-d", "object"}
 
 OBJECTS = ["None", "'abc'", "3", "2.5", "[]", "{}", "torch.Tensor", "object()", "lambda x: None", "True", "(1, 2)"]
 KINDS_OF_TENSOR = {
@@ -42,14 +46,15 @@ _PLACES = {
     "per_axis": "0 | -1 | 2.5 | (2.5,) | (2, 2.5) | (1, 2, 3, 4) | () | '3' | ('3',) | None | nan | True | 1 | 2 | [2]"
     " | (2, 2) | 2**31 | 10**12 | torch.tensor(2) | numpy.int64(2) | (True,) | 'no' | {} | (1,)",
     "feature_map": "'unknown' | 'tanh' | 3 | None | 'relu' | 'elu+1' | lambda x: None | lambda x: x[..., :1]"
-    " | lambda x: x.sum() | lambda x: x.flatten() | torch.nn.ReLU | torch.nn.ReLU() | lambda: 1 | {} | True",
-    "function": "'relu' | 3 | None | lambda x: None | lambda x: x[..., :1] | lambda x: x.flatten() | lambda: 1 | {}",
+    " | lambda x: x.sum() | lambda x: x.flatten() | torch.nn.ReLU | torch.nn.ReLU() | {} | True",
+    "function": "'relu' | 3 | None | lambda x: None | lambda x: x[..., :1] | lambda x: x.flatten() | {}",
     "instance": "'abc' | 3 | None | {} | True | torch.Generator() | torch.Generator | object() | ops.Denominator | 1e-6"
     " | ops.Denominator(0.0, 1e-6) | torch.nn.Linear(2, 3)",
     "numbers": "[] | None | 'abc' | 3 | [1.0] | ['a'] | [nan, 1.0] | [inf, 1.0] | [None] | {} | [[1.0], [2.0]]"
     " | (1, 2, 3) | torch.ones(3) | numpy.ones(3) | [True]",
 }
 NUMBERS = {kind: values.split(" | ") for kind, values in _PLACES.items()}
+NUMBERS["bound"] = NUMBERS["float"]
 NUMBERS["count"] = [text for text in NUMBERS["int"] if text not in HUGE]
 
 

@@ -206,7 +206,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
     "token_positions": (
         _positions,
         {"tokens": "*int", "offset": "int", "first": "tensor?:whole", "cu_seqlens": "tensor?:integers"}
-        | {"device": "*device"},
+        | {"device": "*device?"},
         _of_positions,
     ),
     "unpad": (_unpad, {"x": "*tensor", "attention_mask": "*tensor"}, _of_unpad),
@@ -221,7 +221,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
         {"projection": "*tensor:float", "normalize": "bool", "scale": "float?", "eps": "float"},
         _of_random_features,
     ),
-    "Denominator": (_denominator, {"minimum": "float", "eps": "float"}, _of_denominator),
+    "Denominator": (_denominator, {"minimum": "bound", "eps": "float"}, _of_denominator),
     "feature modules": (_module, {"key_dim": "*int:1", "num_features": "int?:1", **PLACE}, _of_sizes),
     "LocalConcentration": (
         _concentration,

@@ -14,7 +14,7 @@ import torch
 from attensor.errors import BackendError, DataError, MissingExtraError, ShapeError
 from tests.fuzz import kinds
 from tests.fuzz.calls import Call, Illegal, evaluate, tensors_in, values_of
-from tests.fuzz.corruptions import corrupt
+from tests.fuzz.corruptions import RESHAPED, corrupt
 from tests.fuzz.operator_rules import NOTHING
 from tests.fuzz.subjects import draw
 
@@ -97,7 +97,9 @@ def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | No
     if not _is_clear(call, error, illegal or unsaid):
         if call.is_constructor and isinstance(error, TypeError) and illegal:
             return "Python's TypeError", text
-        if not illegal and re.search(r"not enough memory|can't allocate|Unable to allocate", text):
+        if not illegal and re.search(
+            r"not enough memory|can't allocate|[Oo]verflow(ed)? (when unpacking|with sizes)", text
+        ):
             return "accepted", "as much memory is not to be had"
         frame = traceback.extract_tb(error.__traceback__)[-1]
         return "raw error", f"{text[:400]} ({frame.filename.rpartition('/')[2]}:{frame.lineno}; {illegal or unsaid})"
@@ -107,10 +109,11 @@ def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | No
 def _is_clear(call: Call, error: Exception, reason: str | None) -> bool:
     """The operator or class, a corrupted argument, and what was expected or what to do."""
     text = str(error)
-    if isinstance(error, TypeError) and "unexpected keyword argument" in text and "colour" in text:
+    if isinstance(error, TypeError) and re.search(r"unexpected keyword argument|missing \d+ required", text):
         return True  # Python's own
-    # what the change makes wrong may be another argument: the documentation's reason begins with its name
-    names = {*call.corrupted, *re.findall(r"\w+", (reason or "").partition(":")[0])}
+    # what a change makes wrong may be another argument: one of other sizes, or that with which the reason begins
+    changed = call.arguments if RESHAPED.intersection(call.corrupted.values()) else call.corrupted
+    names = {*changed, *re.findall(r"\w+", (reason or "").partition(":")[0])}
     patterns = [name.replace("backend", "back-?end") for name in names]
     is_named = any(re.search(rf"(?<![A-Za-z]){pattern}(?![a-z])", text) for pattern in patterns)
     begins = any(re.match(rf"(\w+\.)*{name}(_reference)?\b", text) for name in call.says)

@@ -6,6 +6,7 @@ import math
 import numbers
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -37,7 +38,7 @@ def check(kinds: Any, arguments: dict[str, Any]) -> str | None:
 
 def _tensor(name: str, x: Any, of: str) -> None:
     need(isinstance(x, Tensor), f"{name}: no tensor")
-    need(x.layout is torch.strided and not x.is_nested and not x.is_quantized, f"{name}: not dense")
+    need(x.layout is torch.strided and not x.is_nested and not (of and x.is_quantized), f"{name}: not dense")
     if of == "float":
         need(x.dtype in FLOATS, f"{name}: {x.dtype}")
     elif of == "integers":
@@ -70,6 +71,11 @@ def _float(name: str, x: Any, of: str) -> str | None:
     need(isinstance(x, (int, float)) and not isinstance(x, bool), f"{name}: no number")
     need(math.isfinite(x), f"{name}: not finite")
     return f"{name}: beyond a float" if abs(x) > 1e300 else None
+
+
+def _bound(name: str, x: Any, of: str) -> str | None:
+    """A number, or minus infinity for none."""
+    return f"{name}: no bound" if x == -math.inf else _float(name, x, of)
 
 
 def _choice(name: str, x: Any, of: str) -> None:
@@ -118,9 +124,11 @@ def _instance(name: str, x: Any, of: str) -> None:
 
 def _numbers(name: str, x: Any, of: str) -> str | None:
     """A sequence of finite numbers."""
+    if isinstance(x, (numpy.ndarray, Tensor)):
+        return f"{name}: an array"
     need(isinstance(x, (list, tuple)), f"{name}: no sequence")
     for y in x:
-        need(isinstance(y, (int, float)) and not isinstance(y, bool), f"{name}: no number")
+        need(isinstance(y, (int, float)), f"{name}: no number")
     return None if all(math.isfinite(y) for y in x) else f"{name}: not finite"
 
 
@@ -132,6 +140,7 @@ _KINDS = {
     "tensor": _tensor,
     "tensors": _tensors,
     "bool": _bool,
+    "bound": _bound,
     "int": _int,
     "count": _int,
     "float": _float,

@@ -98,7 +98,7 @@ def _token_cache(rng: random.Random) -> tuple[str, dict[str, str]]:
 def _of_token_cache(a: Arguments) -> str | None:
     shape(a, "k", [2, *a["k"].shape[1:2], 3, 4])
     need(a["k"].device.type == "cpu", "k: device")
-    return None if a["k"].numel() else NOTHING
+    return "k: whole numbers" if not a["k"].is_floating_point() else None if a["k"].numel() else NOTHING
 
 
 def _crop(rng: random.Random) -> tuple[str, dict[str, str]]:
@@ -191,7 +191,7 @@ MEASURES: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]],
         | {"seed": "int", "alternative": "choice:two-sided|greater|less"},
         _of_intervals,
     ),
-    "TokenCache.append": (_token_cache, {"k": "*tensor:float"}, _of_token_cache),
+    "TokenCache.append": (_token_cache, {"k": "*tensor"}, _of_token_cache),
     "Cache.crop": (_crop, {"length": "*int:0"}, _of_crop),
     "backend": (_backend, {"name": "*choice:reference|torch|cpp|triton"}, _nothing),
     "models.create": (

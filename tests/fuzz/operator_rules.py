@@ -248,6 +248,9 @@ def relative(a: Arguments) -> str | None:
         return "max_seqlen without packing"
     if bounds is not None and most is None and str(a.get("algorithm")).startswith("fft"):
         return "max_seqlen: transforms of a packing without it"
+    finite = all(bool(x.isfinite().all()) for x in (k, v, bias))
+    if str(a.get("algorithm")).startswith("fft") and not finite:
+        return "algorithm: transforms mix all numbers"
     if a.get("feature_map") is None:
         return is_empty(q, k, v) or ("features below 0" if bool((q < 0).any() or (k < 0).any()) else None)
     if a["feature_map"] not in ("elu+1", "relu"):
@@ -280,6 +283,10 @@ def toeplitz(a: Arguments) -> str | None:
     need(precision in (None, torch.float32, torch.float64), "fft_dtype: below float32")
     if precision is not None and torch.promote_types(precision, x.dtype) != precision:
         return "fft_dtype: below the input's"
-    if a.get("backend") != "reference" and not bool(c.isfinite().all() and x.isfinite().all()):
+    if (
+        x.device.type != "meta"
+        and a.get("backend") != "reference"
+        and not bool(c.isfinite().all() and x.isfinite().all())
+    ):
         return "x: transforms mix all numbers"
     return is_empty(c, x) or ("coefficients: another dtype" if c.dtype != x.dtype else None)
