@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tests.fuzz.calls import optional, packing, pick
+from tests.fuzz.operators import packed
 
 __all__ = ["CONFIGURATIONS", "FORMS", "Configuration", "draw_configuration"]
 
@@ -97,6 +98,7 @@ def _scale(rng: random.Random, dtype: str, *, is_exact: bool) -> dict[str, str]:
 
 def _decay(rng: random.Random, dtype: str, n: _Sizes, lead: list[int]) -> str:
     heads = rng.choice([n.heads, n.kv_heads])
+    lead = [1, *lead[1:]] if len(lead) == 2 and rng.random() < 0.2 else lead  # of one row, for all
     shape = rng.choice([[heads], [*lead, heads], [*lead, heads, n.width]])
     text = f"-({numbers(rng, dtype, *shape, times=rng.choice([1e-3, 0.1, 1.0, 30.0]))}).abs()"
     if rng.random() < 0.3:
@@ -193,7 +195,11 @@ def _softmax(rng: random.Random, dtype: str) -> Configuration:
     keys = max(queries + rng.choice([0, 0, 0, 1, 9, -1]), 1)
     is_exact = rng.random() < 0.4
     if rng.random() < 0.25:
-        keys, n, given = queries, n._replace(batch=1), _packed(rng, queries)
+        keys = queries if rng.random() < 0.6 else rng.choice([1, 5, 24])
+        n, given = (
+            n._replace(batch=1),
+            packed(rng, _packed(rng, queries)["cu_seqlens"], keys if keys != queries else None),
+        )
     elif rng.random() < 0.4:
         shape = rng.choice(
             [[n.batch, n.heads, queries, keys], [n.batch, 1, 1, keys], [queries, keys], [n.heads, 1, keys]]

@@ -94,9 +94,13 @@ def _change(rng: random.Random, kind: str, old: str | None) -> tuple[str, str]:
         return _change_tensor(rng, old or "", value)
     if base == "tensors" and isinstance(value, list) and value and rng.random() < 0.8:
         return _change_tensors(rng, old or "", value)
+    if base == "packing" and isinstance(value, tuple) and rng.random() < 0.8:
+        place = rng.randrange(2)
+        label, text = _change_tensor(rng, f"({old})[{place}]", value[place])
+        return label, f"({text}, ({old})[1])" if place == 0 else f"(({old})[0], {text})"
     if base == "cache":
         return "cache", rng.choice([*OBJECTS, *_CACHES])
-    if base in ("tensor", "tensors"):
+    if base in ("tensor", "tensors", "packing"):
         sizes = ", ".join(str(rng.randint(1, 5)) for _ in range(rng.randint(1, 4)))
         return "object", rng.choice([*OBJECTS, f"torch.randn({sizes})", f"torch.zeros({sizes}).long()"])
     if base == "choice" and rng.random() < 0.4:

@@ -59,9 +59,14 @@ def softmax_attention(a: dict[str, Any]) -> list[Array]:
     queries, keys = a["q"].shape[1], a["k"].shape[1]
     i, j = np.arange(queries)[:, None], np.arange(keys)
     visible = np.ones((queries, keys), bool)
-    if a.get("cu_seqlens") is not None:
-        visible &= _sequence_of(a, queries)[:, None] == _sequence_of(a, keys)
-    if a.get("is_causal"):
+    bounds = a.get("cu_seqlens")
+    if bounds is not None:
+        of_queries, of_keys = bounds if isinstance(bounds, tuple) else (bounds, bounds)
+        m, n = (np.searchsorted(x, np.arange(x[-1]), side="right") for x in (of_queries, of_keys))
+        visible &= m[:, None] == n
+        if a.get("is_causal"):  # counted from the end of each sequence
+            visible &= (of_keys[n] - j) >= (of_queries[m] - i.T).T
+    elif a.get("is_causal"):
         visible &= j <= i + keys - queries
     mask = a.get("attn_mask")
     if mask is not None:
@@ -158,6 +163,7 @@ def _decay(a: dict[str, Any], t: int, b: int, h: int, heads: int, width: int) ->
     g = a.get("log_decay")
     if g is None:
         return np.ones(width)
+    b = 0 if len(g) == 1 else b
     lead = () if g.ndim == 1 else (b,) if t < 0 else (b, t)
     at = g[lead] if g.ndim > 1 else g
     return np.exp(np.broadcast_to(at[h // (heads // at.shape[0])], (width,)))

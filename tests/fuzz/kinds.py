@@ -57,6 +57,16 @@ def _tensors(name: str, x: Any, of: str) -> None:
         _tensor(name, part, of)
 
 
+def _packing(name: str, x: Any, of: str) -> str | None:
+    """Bounds, or two of them: of queries and of keys."""
+    if not isinstance(x, (tuple, list)):
+        return _tensor(name, x, "integers")
+    need(len(x) == 2, f"{name}: not two")
+    for bounds in x:
+        _tensor(name, bounds, "integers")
+    return f"{name}: a list" if isinstance(x, list) else None
+
+
 def _bool(name: str, x: Any, of: str) -> None:
     need(isinstance(x, bool), f"{name}: no bool")
 
@@ -139,6 +149,7 @@ def _anything(name: str, x: Any, of: str) -> None:
 _KINDS = {
     "tensor": _tensor,
     "tensors": _tensors,
+    "packing": _packing,
     "bool": _bool,
     "bound": _bound,
     "int": _int,

@@ -79,7 +79,7 @@ def linear(a: Arguments, key_width: int | None = None, value_width: int | None =
     batch, tokens, heads, width = q.shape
     width = width if key_width is None else key_width
     decays = (heads, k.shape[2])
-    sizes = [s for h in decays for s in ([h], [batch, tokens, h], [batch, tokens, h, width])]
+    sizes = [s for h in decays for s in ([h], *([n, tokens, *e] for n in (1, batch) for e in ([h], [h, width])))]
     shape(a, "log_decay", *sizes)
     causal = a.get("is_causal", True)
     need(causal or a.get("log_decay") is None, "log_decay: not causal")
@@ -157,9 +157,13 @@ def kernel_step(a: Arguments) -> str | None:
 def softmax(a: Arguments) -> str | None:
     qkv(a, 4, same_tokens=False)
     q, k = a["q"], a["k"]
-    if a.get("cu_seqlens") is not None:
-        need(q.shape[1] == k.shape[1], "cu_seqlens: Tq is not Tk")
-    cu_seqlens(a, q.shape[1], q.shape[0])
+    bounds = a.get("cu_seqlens")
+    if isinstance(bounds, (tuple, list)):
+        sequences = [cu_seqlens({"q": x, "cu_seqlens": n}, x.shape[1], x.shape[0]) for x, n in zip((q, k), bounds)]
+        need(sequences[0] == sequences[1], "cu_seqlens: other numbers of sequences")
+    else:
+        need(bounds is None or q.shape[1] == k.shape[1], "cu_seqlens: Tq is not Tk")
+        cu_seqlens(a, q.shape[1], q.shape[0])
     mask = a.get("attn_mask")
     same_device(a, q, "attn_mask")
     need(mask is None or broadcasts(mask, [q.shape[0], q.shape[2], q.shape[1], k.shape[1]]), "attn_mask: shape")

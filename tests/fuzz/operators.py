@@ -103,10 +103,20 @@ def _kernel_step(rng: random.Random, dtype: str) -> dict[str, str]:
     return {**given, "feature_map": pick(rng, ["elu+1", "relu", "silu"])}
 
 
+def packed(rng: random.Random, bounds: str, keys: int | None) -> dict[str, str]:
+    """A packing of queries, and one of as many sequences of keys where their number is given."""
+    if keys is None:
+        return {"cu_seqlens": bounds}
+    cuts = sorted(rng.randint(0, keys) for _ in range(bounds.count(",") - bounds.count("dtype") - 1))
+    return {"cu_seqlens": f"({bounds}, torch.tensor({[0, *cuts, keys]}))"}
+
+
 def _softmax(rng: random.Random, dtype: str) -> dict[str, str]:
     queries = rng.choice([1, 3, 7, 11])
     batch, _, given = _packed(rng, queries)
-    keys = queries if given else queries + rng.choice([0, 0, 1, 4])
+    keys = queries if given and rng.random() < 0.6 else queries + rng.choice([0, 0, 1, 4])
+    if given:
+        given = packed(rng, given["cu_seqlens"], keys if keys != queries else None)
     [_, heads, *_], tensors = _qkv(rng, dtype, [queries], batch)
     for name in ("k", "v"):
         tensors[name] = tensors[name].replace(f"({batch}, {queries},", f"({batch}, {keys},")
@@ -247,7 +257,14 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
         rules.kernel_step,
     ),
     "softmax_attention": (
-        {**FLOATS, **_BOTH, **_PACKING, "is_causal": "bool", "attn_mask": "tensor?:mask", "dropout_p": "float"}
+        {
+            **FLOATS,
+            **_BOTH,
+            "cu_seqlens": "packing?",
+            "is_causal": "bool",
+            "attn_mask": "tensor?:mask",
+            "dropout_p": "float",
+        }
         | {"generator": "instance?:Generator"},
         _softmax,
         rules.softmax,

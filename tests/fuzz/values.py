@@ -65,6 +65,8 @@ def compare(seed: int, index: int) -> list[Comparison]:
 def _array(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.double().numpy() if value.is_floating_point() else value.numpy()
+    if type(value) is tuple:
+        return tuple(_array(part) for part in value)
     return [_array(part) for part in value] if isinstance(value, list) else value
 
 
