@@ -18,11 +18,11 @@ SPEC := torch==$(TORCH)$(TORCH_BUILD)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels compare test browser transformers-tests check lint docs doctor bench house clean
+.PHONY: help setup kernels compare test browser transformers-tests check fuzz lint docs doctor bench house clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
-	@echo "also: make setup | lint | docs | doctor | bench | house | clean"
+	@echo "also: make setup | lint | fuzz | docs | doctor | bench | house | clean"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "attensor needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
@@ -83,6 +83,11 @@ transformers-tests: $(VENV)/.dev
 
 check: $(VENV)/.dev lint kernels
 	$(PYTEST) -m "not slow"
+
+# Corrupted calls of everything public, then values against formulas; ARGS="--calls 100000 --seed 1" for other ones.
+fuzz: $(VENV)/.dev kernels
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.refusals --calls 10000 --seed 0 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.values --configurations 3000 --seed 0
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
