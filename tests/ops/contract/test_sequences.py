@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -75,3 +76,36 @@ def test_nothing_comes_back_from_the_future(contract: Contract, form: str, case:
         found, *_ = run(contract, form, inputs.replaced({name: changed}))
         assert_equal(found[:, :later], out[:, :later], contract.causal[case])
         assert not torch.allclose(found[:, later:], out[:, later:])
+
+
+def spoilt(contract: Contract, inputs: Inputs, name: str, token: int, number: float) -> Inputs:
+    """One number of a token replaced in a tensor; a decay can only be NaN."""
+    changed = inputs.tensors[name].clone()
+    changed.narrow(contract.tokens[name], token, 1)[..., -1] = math.nan if name == "log_decay" else number
+    return inputs.replaced({name: changed})
+
+
+@CAUSAL
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_reaches_no_earlier_token(contract: Contract, form: str, case: str, number: float) -> None:
+    inputs = contract.cases[case]()
+    out, *_ = run(contract, form, inputs)
+    token = 2 * out.shape[1] // 3
+    for name in inputs.tensors.keys() & contract.tokens.keys():
+        found, *_ = run(contract, form, spoilt(contract, inputs, name, token, number))
+        assert_equal(found[:, :token], out[:, :token], 1e-12)
+        if name == "q":
+            assert_equal(found[:, token + 1 :], out[:, token + 1 :], 1e-12)
+            assert not math.isnan(number) or found[:, token].isnan().any()  # hidden as 0 it would be believed
+
+
+@PACKED
+def test_what_is_not_finite_reaches_no_other_sequence(contract: Contract, form: str, case: str) -> None:
+    bounds = {"cu_seqlens": torch.tensor(BOUNDS)}
+    inputs = stretched(contract, contract.cases[case]()).replaced(bounds, **contract.packing)
+    out, *_ = run(contract, form, inputs)
+    others = [token for token in range(BOUNDS[-1]) if token != 3]
+    for name in inputs.tensors.keys() & contract.tokens.keys():
+        if inputs.tensors[name].ndim > contract.tokens[name] and inputs.tensors[name].numel():
+            found, *_ = run(contract, form, spoilt(contract, inputs, name, 3, math.nan))
+            assert_equal(found[:, others], out[:, others], 1e-12)
