@@ -91,6 +91,14 @@ def test_data_that_has_changed_is_refused(text_plan):
         open_task(changed)
 
 
+def test_other_contents_of_the_same_size_are_refused_and_other_notes_are_not(text_plan):
+    """A run goes on when files that it does not use come or go."""
+    open_task(replace(text_plan, facts={**text_plan.facts, "notes": ["1 file left out: PDF (a.pdf)."]}))
+    changed = replace(text_plan, facts={**text_plan.facts, "fingerprint": "0"})
+    with pytest.raises(DataError, match="has changed since the run was started: other contents in files as large"):
+        open_task(changed)
+
+
 def test_accuracy_counts_every_held_out_image_once():
     plan = make_plan(CompareConfig(data="digits", steps=1, batch_size=5, device="cpu"), created="", command="")
     task = open_task(plan)
