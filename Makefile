@@ -86,8 +86,10 @@ check: $(VENV)/.dev lint kernels
 
 # Corrupted calls of everything public, then values against formulas; ARGS="--calls 100000 --seed 1" for other ones.
 fuzz: $(VENV)/.dev kernels
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.refusals --calls 10000 --seed 0 $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.values --configurations 3000 --seed 0
+	@status=0; export OMP_NUM_THREADS=1; \
+	$(BIN)/python -m tests.fuzz.refusals --calls 10000 --seed 0 $(ARGS) || status=1; \
+	$(BIN)/python -m tests.fuzz.values --configurations 3000 --seed 0 || status=1; \
+	exit $$status
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

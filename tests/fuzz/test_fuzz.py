@@ -85,14 +85,14 @@ VALUES = tuple(name for name in CONFIGURATIONS if name not in ("neighborhood_att
 
 
 def test_corrupted_calls() -> None:
-    outcomes = [judge.judge(0, index) for index in range(600) if judge.call_of(0, index).title in REFUSALS]
+    outcomes = [judge.judge(0, index) for index in range(1200) if judge.call_of(0, index).title in REFUSALS]
     faults = [f"{one.kind}: {one.what}\n    {one.line}" for one in outcomes if one.kind in judge.FAULTS]
     assert not faults, "\n".join(faults)
     assert {one.title for one in outcomes} == REFUSALS
 
 
 def test_values() -> None:
-    indices = [index for index in range(200) if values.draw_configuration(0, index).operator in VALUES]
+    indices = [index for index in range(300) if values.draw_configuration(0, index).operator in VALUES]
     compared = [one for index in indices for one in values.compare(0, index)]
     beyond = [one for one in compared if one.error > values.LIMITS[one.dtype]]
     assert not beyond, "\n".join(

@@ -1,8 +1,9 @@
 """Random legal configurations against formulas: `python -m tests.fuzz.values --configurations 3000 --seed 0`.
 
-Each back-end of each operator is compared with the docstring's formula in numpy and float64 (`definitions`). The error
-is that of the whole result, relative to its largest number. Limits: float64 1e-6, float32 1e-5, half precision 2e-2 and
-5e-2; no NaN and no infinity that the definition does not have. Exit code 1 if there is anything beyond.
+Each back-end of each operator is compared with the docstring's formula in numpy and float64 (`definitions`), and in
+float64 its gradients with differences of the formula. The error is that of the whole result, relative to its largest
+number. Limits: float64 1e-6, float32 1e-5, half precision 2e-2 and 5e-2; no NaN and no infinity that the formula does
+not have. Exit code 1 if there is anything beyond.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from attensor import nn, ops
 from tests.fuzz.calls import evaluate, tensors_in, values_of
 from tests.fuzz.configurations import FORMS, Configuration, draw_configuration
 from tests.fuzz.definitions import DEFINITIONS
+from tests.fuzz.gradients import gradient_error
 from tests.fuzz.workers import in_processes
 
 __all__ = ["LIMITS", "Comparison", "compare", "main"]
@@ -59,7 +61,25 @@ def compare(seed: int, index: int) -> list[Comparison]:
     arrays = {name: _array(value) for name, value in values_of(drawn.arguments).items()}
     with numpy.errstate(all="ignore"):
         expected = DEFINITIONS[drawn.operator](arrays)
-    return [_of_form(drawn, form, expected) for form in drawn.forms]
+    found = [_of_form(drawn, form, expected) for form in drawn.forms]
+    return found + [_gradient(drawn, form, arrays) for form in drawn.forms if _is_smooth(drawn)]
+
+
+def _is_smooth(drawn: Configuration) -> bool:
+    """Differences of extreme scales say nothing, a pool is changed in place, and lists of parts hold no leaves."""
+    extreme = "2.0**" in drawn.arguments.get("scale", "") or "e" in drawn.arguments.get("scale", "")
+    return drawn.dtype == "float64" and not extreme and not {"state_slots", "outs"}.intersection(drawn.arguments)
+
+
+def _gradient(drawn: Configuration, form: str, arrays: dict[str, Any]) -> Comparison:
+    function, values, line, context = _prepared(drawn, form)
+    error, what = float("inf"), "gradient"
+    try:
+        with context:
+            error = gradient_error(drawn.operator, function, values, arrays)
+    except Exception as raised:
+        what = f"gradient: {type(raised).__name__}: {raised}"[:300]
+    return Comparison(drawn.operator, f"{form}, gradient", drawn.dtype, error, line, what)
 
 
 def _array(value: Any) -> Any:
@@ -70,16 +90,21 @@ def _array(value: Any) -> Any:
     return [_array(part) for part in value] if isinstance(value, list) else value
 
 
-def _of_form(drawn: Configuration, form: str, expected: list[Any]) -> Comparison:
+def _prepared(drawn: Configuration, form: str) -> tuple[Callable[..., Any], dict[str, Any], str, Any]:
+    """What is called, its arguments, the line to paste and the context."""
     more, backend = FORMS.get(form, ({}, None))
-    arguments = {**drawn.arguments, **more}
-    called = ", ".join(f"{name}={text}" for name, text in arguments.items())
+    called = ", ".join(f"{name}={text}" for name, text in {**drawn.arguments, **more}.items())
     place = "nn" if drawn.operator == "rotary_embedding" else "ops"
     line = f"{place}.{drawn.operator}({called})" + (f"  # backend {backend}" if backend else "")
-    function = getattr(nn if place == "nn" else ops, drawn.operator)
+    values = {**values_of(drawn.arguments), **{name: evaluate(text) for name, text in more.items()}}
+    context = attensor.backend(backend) if backend else nullcontext()
+    return getattr(nn if place == "nn" else ops, drawn.operator), values, line, context
+
+
+def _of_form(drawn: Configuration, form: str, expected: list[Any]) -> Comparison:
+    function, values, line, context = _prepared(drawn, form)
     try:
-        values = {**values_of(drawn.arguments), **{name: evaluate(text) for name, text in more.items()}}
-        with torch.no_grad(), attensor.backend(backend) if backend else nullcontext():
+        with torch.no_grad(), context:
             found = tensors_in(function(**values))
     except Exception as error:
         return Comparison(
