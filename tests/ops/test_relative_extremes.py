@@ -126,6 +126,14 @@ def test_rows_that_see_nothing_are_zero(form: Any, case: Any, is_causal: bool, d
     assert_near(found, expected, 1e-6 if dtype == torch.float64 else 1e-5)
 
 
+@pytest.mark.parametrize("form", [("tiles", "cpp"), ("tiles", "torch"), ("fft", "torch")], ids=str)
+def test_a_head_that_sees_nothing_costs_no_rows_by_themselves(form: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = make()
+    closed_head(tensors)
+    monkeypatch.delattr(quotient, "put_rows")
+    assert_near([run(form, tensors)], [define(tensors).nan_to_num(0.0)], 1e-6)
+
+
 @FORMS
 @CAUSAL
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)

@@ -129,7 +129,7 @@ def _lost(sums: Tensor, x: Inputs, choice: Choice) -> Tensor | None:
         if total.amin() > least or _spread(x.biases) < _TAME:
             return None
         lost = total.abs() < least
-    lost &= (x.q != 0).any(-1)
+    lost &= (x.q != 0).any(-1) & (x.biases != -math.inf).flatten(1).any(1)[:, None]
     return lost if lost.any() else None
 
 

@@ -37,7 +37,7 @@ def mean(q: Tensor, k: Tensor, v: Tensor, biases: Tensor) -> Tensor:
 def row_biases(x: Inputs, geometry: Geometry, heads: slice, rows: Tensor, keys: int) -> Tensor:
     """[heads, R, N]: b of each pair of some rows [R] with the first keys, -inf in different sequences."""
     biases = x.biases[heads]
-    if len(geometry.queries) == 1:
+    if len(geometry.queries) == 1 and not torch.is_grad_enabled():  # vmap has no rule for its derivative
         biases = biases.unfold(1, keys, 1)[:, geometry.queries[0] - 1 - rows]
     else:
         biases = biases.flatten(1)[:, _offsets(geometry, rows, keys)]
