@@ -86,7 +86,7 @@ def test_a_run_of_another_version_is_refused(run):
     saved = json.loads((run / "plan.json").read_text())
     del saved["kernels"]
     (run / "plan.json").write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="was started by another version of attensor"):
+    with pytest.raises(ValueError, match="is damaged, or of another version of attensor"):
         Plan.load(run)
 
 

@@ -8,7 +8,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,12 +18,16 @@ from typing import IO, Any, cast
 
 from attensor.lab.interruption import Interruption, interrupts_blocked
 from attensor.lab.reason import death
+from attensor.lab.reporter import ANSWERS
+from attensor.processes import python_command
 
 __all__ = ["Cell", "Outcome", "Pool"]
 
 _TICK_SECONDS = 0.5
 # a process that is asked to end may write a checkpoint first
 _LAST_SECONDS = 30.0
+# one that has ended may have left children that hold its pipe open
+_SILENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,19 @@ class Pool:
         interruption: asked before each start; told which processes live.
         threads: of each process.
         kernels: `"cpp"` or `"torch"`, what operators with C++ kernels take in every cell; None leaves it to them.
+        limit_seconds: after which a cell is ended; None for no limit.
     """
 
-    def __init__(self, interruption: Interruption, *, threads: int = 1, kernels: str | None = None) -> None:
+    def __init__(
+        self,
+        interruption: Interruption,
+        *,
+        threads: int = 1,
+        kernels: str | None = None,
+        limit_seconds: float | None = None,
+    ) -> None:
         self._interruption, self._threads, self._kernels = interruption, threads, kernels
+        self._limit_seconds = limit_seconds
         self._news: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
 
     def run(
@@ -119,6 +131,8 @@ class Pool:
             on_tick: called every now and then.
         """
         waiting, workers = list(cells), list[_Worker]()
+        # attensor's own functions need nothing of the current folder
+        self._with_current_folder = not all(cell.function.startswith("attensor.") for cell in cells)
         try:
             while waiting or workers:
                 while waiting and len(workers) < at_once and not self._interruption.requested:
@@ -126,10 +140,14 @@ class Pool:
                 if not workers:
                     return
                 on_tick()
+                for worker in workers:
+                    self._look_after(worker)
                 try:
                     worker, message = self._news.get(timeout=_TICK_SECONDS)
                 except queue.Empty:
                     continue
+                if worker not in workers or (message is not None and worker.cell is None):
+                    continue  # its end has been told already, or it answers what nobody asked
                 if message is not None and "event" in message:
                     on_event(cast("Cell", worker.cell), message["event"])
                     continue
@@ -142,29 +160,33 @@ class Pool:
 
     def _start(self, cell: Cell) -> _Worker:
         threads = str(self._threads)
-        environment = os.environ | {
+        command, environment = python_command("attensor.lab.worker", with_current_folder=self._with_current_folder)
+        answers, theirs = os.pipe()
+        environment |= {
             "OMP_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
             "PYTHONUNBUFFERED": "1",
-            # what can be imported here can be imported there; -P: and nothing else, whatever the folder
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            ANSWERS: str(theirs),
         }
-        command = [sys.executable, "-P", "-m", "attensor.lab.worker"]
         log = None if cell.log is None else cell.log.open("ab")
         try:
             with interrupts_blocked():
                 process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
+                    command, stdin=subprocess.PIPE, stdout=log or 2, stderr=log, env=environment, pass_fds=(theirs,)
                 )
+        except BaseException:
+            os.close(answers)
+            raise
         finally:
+            os.close(theirs)
             if log is not None:
                 log.close()
         self._interruption.processes.append(process)
         if self._interruption.requested:  # between the last look and the start
             process.terminate()
         worker = _Worker(process, cell.log)
-        threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True).start()
+        threading.Thread(target=self._listen, args=(worker, os.fdopen(answers, "rb")), daemon=True).start()
         self._ask(worker, cell)
         return worker
 
@@ -174,10 +196,28 @@ class Pool:
         worker.write(json.dumps({**call, "threads": self._threads, "kernels": self._kernels}, allow_nan=False))
 
     def _listen(self, worker: _Worker, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            self._news.put((worker, json.loads(line)))
-        pipe.close()
-        self._news.put((worker, None))
+        try:
+            for line in pipe:
+                message = _message(line)
+                if message is not None:
+                    self._news.put((worker, message))
+        finally:  # whatever happened, the end is told
+            pipe.close()
+            self._news.put((worker, None))
+
+    def _look_after(self, worker: _Worker) -> None:
+        """End a process that takes too long, and notice one that has ended without a word."""
+        now = time.monotonic()
+        if self._limit_seconds is not None and worker.cell and now > worker.started + self._limit_seconds:
+            worker.overdue = f"did not end within {self._limit_seconds:.0f} s"
+        if worker.last is None and (self._interruption.requested or worker.is_closed):
+            worker.last = now + _LAST_SECONDS
+        if worker.overdue or (worker.last is not None and now > worker.last):
+            worker.process.kill()
+        if worker.process.poll() is not None:
+            worker.silent = worker.silent or now + _SILENT_SECONDS
+            if now > worker.silent:
+                self._news.put((worker, None))
 
     def _conclude(
         self,
@@ -199,35 +239,62 @@ class Pool:
             )
         else:
             worker.close()
-            status = worker.process.wait()
+            status = self._status(worker)
             self._interruption.processes.remove(worker.process)
-            is_stopped = self._interruption.requested and status == -signal.SIGTERM
-            reason = None if is_stopped or cell is None else death(status, worker.log)
+            # killed by us, it did not listen
+            is_stopped = self._interruption.requested and status in (-signal.SIGTERM, -signal.SIGKILL)
+            reason = None if is_stopped or cell is None else worker.overdue or death(status, worker.log)
             outcome = Outcome(reason=reason, is_stopped=is_stopped, seconds=seconds)
         if cell is not None:
             on_end(cell, outcome)
 
     def _end(self, worker: _Worker) -> None:
         worker.close()
-        try:
-            if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
-                worker.process.terminate()
-            worker.process.wait(_LAST_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+        if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
+            worker.process.terminate()
+        self._status(worker)
         if worker.process in self._interruption.processes:
             self._interruption.processes.remove(worker.process)
 
+    def _status(self, worker: _Worker) -> int:
+        """How the process ended; ended by force if it goes on without an answer."""
+        try:
+            return worker.process.wait(_LAST_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.process.kill()
+            return worker.process.wait()
+
+
+def _message(line: bytes) -> dict[str, Any] | None:
+    """What a process of ours says; None for a line of anybody else who found the descriptor."""
+    with suppress(ValueError, RecursionError):
+        found = json.loads(line)
+        if isinstance(found, dict) and found.keys() & {"event", "result", "reason", "stopped"}:
+            return found
+    return None
+
 
 class _Worker:
-    """One process, the cell it is at (None: it is ending) and since when."""
+    """One process, the cell it is at (None: it is ending) and since when.
+
+    Attributes:
+        last: when it is ended by force, having been asked to end; None: nobody has asked.
+        silent: when its end is taken for granted, though its pipe is open; 0: it lives.
+        overdue: why it was ended by force, while it was at a cell.
+    """
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path | None) -> None:
         self.process, self.log = process, log
         self.cell: Cell | None = None
-        self.started = 0.0
+        self.started = self.silent = 0.0
+        self.last: float | None = None
+        self.overdue: str | None = None
         self._requests = cast("IO[bytes]", process.stdin)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has been asked for no more."""
+        return self._requests.closed
 
     def write(self, line: str) -> None:
         """Ask; a process that has just died says so by the end of its answers."""
