@@ -24,6 +24,8 @@ __all__ = ["commands", "main"]
 
 USER_ERRORS = (ShapeError, DataError, BackendError, LawError, MissingExtraError, OSError)
 _MOST_CHARACTERS = 4000
+# modules that write to the standard output
+_PRINTERS = ("rich.", "attensor.commands.")
 DESCRIPTION = "Every attention in one place: pick one by measuring it on your data, then use it."
 
 
@@ -117,17 +119,19 @@ def _one_line(box: str) -> str:
 
 def _what(error: Exception) -> str:
     """The message, on a line of its own."""
-    if isinstance(error, OSError) and error.filename is None and error.errno is not None:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            return f"the standard output cannot be written: {error.strerror}. Send it to a terminal or another file."
-    return plain(str(error), most=_MOST_CHARACTERS)
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is None and _raised_in(error).startswith(_PRINTERS):
+        text = f"the standard output cannot be written: {error.strerror}. Send it to a terminal or another file."
+    return plain(text, most=_MOST_CHARACTERS)
+
+
+def _raised_in(error: BaseException) -> str:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _is_on_purpose(error: BaseException) -> bool:
     """Whether the message is meant for the user: one of our types, or a ValueError raised by our own code."""
     if isinstance(error, USER_ERRORS):
         return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "attensor"
+    return _raised_in(error).partition(".")[0] == "attensor"

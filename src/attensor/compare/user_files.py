@@ -46,17 +46,22 @@ def try_class(path: Path, name: str) -> None:
 
     Raises:
         ValueError: it cannot be imported, does not come to its end, or has no such class.
+        KeyboardInterrupt: Ctrl-C or SIGTERM.
     Cost: the start of a process, 2 s.
     """
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         cell = Cell.of(_try, {"path": str(path), "name": name}, log=Path(folder, "log"))
-        pool = Pool(Interruption(), limit_seconds=_IMPORT_SECONDS)
-        pool.run([cell], at_once=1, on_end=lambda cell, outcome: outcomes.append(outcome))
+        with Interruption().listening() as interruption:
+            pool = Pool(interruption, limit_seconds=_IMPORT_SECONDS)
+            pool.run([cell], at_once=1, on_end=lambda cell, outcome: outcomes.append(outcome))
+    if interruption.requested:
+        raise KeyboardInterrupt
     (outcome,) = outcomes
     if outcome.reason is not None:
+        # a process that ended without an exception says nothing of the file
         where = "" if outcome.trace else f"{path.name}: cannot be imported: "
-        raise ValueError(f"--mechanisms: {where}{outcome.reason}")
+        raise ValueError(f"--mechanisms: {where}{outcome.reason.rstrip('.')}.")
 
 
 def _try(path: str, name: str) -> None:
@@ -103,7 +108,8 @@ def _imported(path: Path) -> Any:
         ) from error
     except BaseException as error:  # GeneratorExit and the like too
         del sys.modules[name]
-        raise DataError(f"{path.name}: cannot be imported: {type(error).__name__}: {plain(str(error))}") from error
+        what = f"{type(error).__name__}: {plain(str(error))}".removesuffix(": ")
+        raise DataError(f"{path.name}: cannot be imported: {what}") from error
     return module
 
 

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
-from attensor.lab.interruption import Interruption, interrupts_blocked
+from attensor.lab.interruption import Interruption
+from attensor.lab.process import News, Process
 from attensor.lab.reason import death
-from attensor.lab.reporter import ANSWERS
-from attensor.processes import python_command
 
 __all__ = ["Cell", "Outcome", "Pool"]
 
 _TICK_SECONDS = 0.5
-# a process that is asked to end may write a checkpoint first
-_LAST_SECONDS = 30.0
-# one that has ended may have left children that hold its pipe open
-_SILENT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -110,7 +101,7 @@ class Pool:
     ) -> None:
         self._interruption, self._threads, self._kernels = interruption, threads, kernels
         self._limit_seconds = limit_seconds
-        self._news: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._news: News = queue.Queue()
 
     def run(
         self,
@@ -141,7 +132,9 @@ class Pool:
                     return
                 on_tick()
                 for worker in workers:
-                    self._look_after(worker)
+                    worker.look_after(must_end=self._interruption.requested)
+                    if self._is_late(worker):
+                        worker.process.kill()
                 try:
                     worker, message = self._news.get(timeout=_TICK_SECONDS)
                 except queue.Empty:
@@ -156,37 +149,17 @@ class Pool:
                 self._conclude(worker, message, waiting, on_end)
         finally:
             for worker in workers:
-                self._end(worker)
+                worker.close()
+                if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
+                    worker.process.terminate()
+                worker.status()
+                self._forget(worker)
 
     def _start(self, cell: Cell) -> _Worker:
-        threads = str(self._threads)
-        command, environment = python_command("attensor.lab.worker", with_current_folder=self._with_current_folder)
-        answers, theirs = os.pipe()
-        environment |= {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-            "PYTHONUNBUFFERED": "1",
-            ANSWERS: str(theirs),
-        }
-        log = None if cell.log is None else cell.log.open("ab")
-        try:
-            with interrupts_blocked():
-                process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=log or 2, stderr=log, env=environment, pass_fds=(theirs,)
-                )
-        except BaseException:
-            os.close(answers)
-            raise
-        finally:
-            os.close(theirs)
-            if log is not None:
-                log.close()
-        self._interruption.processes.append(process)
+        worker = _Worker(self._news, log=cell.log, threads=self._threads, with_current_folder=self._with_current_folder)
+        self._interruption.processes.append(worker.process)
         if self._interruption.requested:  # between the last look and the start
-            process.terminate()
-        worker = _Worker(process, cell.log)
-        threading.Thread(target=self._listen, args=(worker, os.fdopen(answers, "rb")), daemon=True).start()
+            worker.process.terminate()
         self._ask(worker, cell)
         return worker
 
@@ -195,29 +168,9 @@ class Pool:
         call = {"function": cell.function, "arguments": cell.arguments}
         worker.write(json.dumps({**call, "threads": self._threads, "kernels": self._kernels}, allow_nan=False))
 
-    def _listen(self, worker: _Worker, pipe: IO[bytes]) -> None:
-        try:
-            for line in pipe:
-                message = _message(line)
-                if message is not None:
-                    self._news.put((worker, message))
-        finally:  # whatever happened, the end is told
-            pipe.close()
-            self._news.put((worker, None))
-
-    def _look_after(self, worker: _Worker) -> None:
-        """End a process that takes too long, and notice one that has ended without a word."""
-        now = time.monotonic()
-        if self._limit_seconds is not None and worker.cell and now > worker.started + self._limit_seconds:
-            worker.overdue = f"did not end within {self._limit_seconds:.0f} s"
-        if worker.last is None and (self._interruption.requested or worker.is_closed):
-            worker.last = now + _LAST_SECONDS
-        if worker.overdue or (worker.last is not None and now > worker.last):
-            worker.process.kill()
-        if worker.process.poll() is not None:
-            worker.silent = worker.silent or now + _SILENT_SECONDS
-            if now > worker.silent:
-                self._news.put((worker, None))
+    def _is_late(self, worker: _Worker) -> bool:
+        limit = self._limit_seconds
+        return limit is not None and worker.cell is not None and time.monotonic() > worker.started + limit
 
     def _conclude(
         self,
@@ -227,7 +180,7 @@ class Pool:
         on_end: Callable[[Cell, Outcome], object],
     ) -> None:
         """A cell has ended with a message, or a process without."""
-        cell, worker.cell = worker.cell, None
+        is_late, cell, worker.cell = self._is_late(worker), worker.cell, None
         seconds = time.monotonic() - worker.started
         if message is not None:
             if waiting and worker.log is None and not self._interruption.requested:
@@ -239,70 +192,23 @@ class Pool:
             )
         else:
             worker.close()
-            status = self._status(worker)
-            self._interruption.processes.remove(worker.process)
-            # killed by us, it did not listen
+            status = worker.status()
+            self._forget(worker)
+            # SIGKILL: it did not end when it was asked to, and `look_after` has ended it
             is_stopped = self._interruption.requested and status in (-signal.SIGTERM, -signal.SIGKILL)
-            reason = None if is_stopped or cell is None else worker.overdue or death(status, worker.log)
+            late = f"did not end within {self._limit_seconds:.0f} s" if is_late else None
+            reason = None if is_stopped or cell is None else late or death(status, worker.log)
             outcome = Outcome(reason=reason, is_stopped=is_stopped, seconds=seconds)
         if cell is not None:
             on_end(cell, outcome)
 
-    def _end(self, worker: _Worker) -> None:
-        worker.close()
-        if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
-            worker.process.terminate()
-        self._status(worker)
+    def _forget(self, worker: _Worker) -> None:
         if worker.process in self._interruption.processes:
             self._interruption.processes.remove(worker.process)
 
-    def _status(self, worker: _Worker) -> int:
-        """How the process ended; ended by force if it goes on without an answer."""
-        try:
-            return worker.process.wait(_LAST_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            return worker.process.wait()
 
+class _Worker(Process):
+    """A process, the cell it is at (None: it is ending) and since when."""
 
-def _message(line: bytes) -> dict[str, Any] | None:
-    """What a process of ours says; None for a line of anybody else who found the descriptor."""
-    with suppress(ValueError, RecursionError):
-        found = json.loads(line)
-        if isinstance(found, dict) and found.keys() & {"event", "result", "reason", "stopped"}:
-            return found
-    return None
-
-
-class _Worker:
-    """One process, the cell it is at (None: it is ending) and since when.
-
-    Attributes:
-        last: when it is ended by force, having been asked to end; None: nobody has asked.
-        silent: when its end is taken for granted, though its pipe is open; 0: it lives.
-        overdue: why it was ended by force, while it was at a cell.
-    """
-
-    def __init__(self, process: subprocess.Popen[bytes], log: Path | None) -> None:
-        self.process, self.log = process, log
-        self.cell: Cell | None = None
-        self.started = self.silent = 0.0
-        self.last: float | None = None
-        self.overdue: str | None = None
-        self._requests = cast("IO[bytes]", process.stdin)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether it has been asked for no more."""
-        return self._requests.closed
-
-    def write(self, line: str) -> None:
-        """Ask; a process that has just died says so by the end of its answers."""
-        with suppress(BrokenPipeError):
-            self._requests.write(line.encode() + b"\n")
-            self._requests.flush()
-
-    def close(self) -> None:
-        """Ask for no more: the process ends after the cell it is at."""
-        with suppress(BrokenPipeError):
-            self._requests.close()
+    cell: Cell | None = None
+    started = 0.0

@@ -40,7 +40,7 @@ def death(status: int, log: Path | None) -> str:
     """How a process ended that gave no answer, with the last lines of its log."""
     if status == -signal.SIGKILL:
         return "the process was killed by the system, most likely because memory ran out"
-    lines = [] if log is None else log.read_text(errors="replace").strip().splitlines()
+    lines = [] if log is None else [x for x in log.read_text(errors="replace").splitlines() if x.strip(" ^~")]
     how = f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     said = " | ".join(plain(line.strip()) for line in lines[-_LOG_LINES:])
     return ": ".join(filter(None, [f"the process ended with {how}", said]))
