@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from attensor.files import damaged, read_json, write_json
+from attensor.files import DamagedFileError, read_json, write_json
 from attensor.lab import kept
 
 __all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "SeedRun"]
@@ -21,7 +21,7 @@ class Artefact:
         """What the file holds, or None when it is not there.
 
         Raises:
-            ValueError: it holds something else.
+            DamagedFileError: it holds something else.
         """
         found = read_json(path)
         return None if found is None else cls._of(found, path)
@@ -36,7 +36,7 @@ class Artefact:
         try:
             return cls(**found)
         except TypeError as error:
-            raise damaged(path, f"it is no {cls.__name__}") from error
+            raise DamagedFileError(path, f"it is no {cls.__name__}") from error
 
     def save(self, path: Path) -> None:
         """Write the file."""

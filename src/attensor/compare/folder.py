@@ -15,7 +15,7 @@ from attensor.compare.plan import Plan, need_device
 from attensor.compare.subjects import Subject
 from attensor.compare.tasks import open_task
 from attensor.errors import BackendError
-from attensor.files import damaged, new_folder, read_json
+from attensor.files import DamagedFileError, new_folder, read_json
 
 __all__ = ["check_disk", "is_measured", "is_trained", "new_run", "reopened"]
 
@@ -100,22 +100,31 @@ def check_files(run: Path) -> None:
     """Look whether what an earlier run has left can be read.
 
     Raises:
-        ValueError: a file is damaged; names it.
+        DamagedFileError: one cannot. What its mechanism has beside it would no longer fit to one made anew.
     """
+    for path in sorted([*run.glob("**/*.json"), *run.glob("*/*.safetensors")]):
+        try:
+            _check_file(path)
+        except DamagedFileError as error:
+            remedy = f"Delete the folder {path.parent}, and its mechanism is computed again."
+            remedy = "Start a new run." if path.parent == run else remedy
+            raise DamagedFileError(path, error.what, remedy) from error
+
+
+def _check_file(path: Path) -> None:
     from safetensors import SafetensorError, safe_open
 
-    for path in sorted(run.glob("**/*.json")):
-        kind = _ARTEFACTS.get(path.stem.partition("-")[0])
-        if not isinstance(read_json(path), float if path.stem == "load" else dict):
-            raise damaged(path, "it holds something else")
-        if kind is not None:
-            kind.load(path)
-    for path in sorted(run.glob("*/*.safetensors")):
+    if path.suffix == ".safetensors":
         try:
             with safe_open(path, "pt"):
-                pass
-        except SafetensorError as error:
-            raise damaged(path, str(error)) from error
+                return
+        except (SafetensorError, OSError) as error:
+            raise DamagedFileError(path, str(error)) from error
+    if not isinstance(read_json(path), float if path.stem == "load" else dict):
+        raise DamagedFileError(path, "it holds something else")
+    kind = _ARTEFACTS.get(path.stem.partition("-")[0])
+    if kind is not None:
+        kind.load(path)
 
 
 def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:

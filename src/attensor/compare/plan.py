@@ -16,7 +16,7 @@ from attensor.compare.subjects import Subject, resolve
 from attensor.compare.tasks import TASKS, ImageTask, Task, TextTask, data_facts
 from attensor.compare.user_files import try_class
 from attensor.data import BUNDLED, open_data
-from attensor.files import read_json, user_path, write_json
+from attensor.files import DamagedFileError, read_json, user_path, write_json
 from attensor.ops import kernels_form
 
 if TYPE_CHECKING:
@@ -108,8 +108,8 @@ class Plan:
             saved = read_json(run / PLAN_FILE)
         except NotADirectoryError:
             saved = None
-        except ValueError as error:
-            raise ValueError(f"{str(error).partition(' Delete')[0]} Start a new run.") from error
+        except DamagedFileError as error:
+            raise DamagedFileError(error.path, error.what, "Start a new run.") from error
         if saved is None:
             raise ValueError(f"{run}: is not the folder of a run: it has no {PLAN_FILE}.")
         try:

@@ -26,7 +26,9 @@ def reason(error: BaseException) -> str:
     place = f"({plain(Path(frame.filename).name)}, line {frame.lineno})"
     if isinstance(error, SystemExit):
         return f"the code ended the process by sys.exit({first_line}) {place}"
-    return f"{type(error).__name__}: {first_line} {place}"
+    return " ".join(
+        filter(None, [f"{type(error).__name__}:" if first_line else type(error).__name__, first_line, place])
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
