@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 __all__ = ["CompareConfig", "GenerateConfig", "parse_budget"]
 
+_MOST_SEEDS = 1000
 _MOST_SECONDS = 366 * 24 * 3600.0
 
 
@@ -63,6 +64,8 @@ class CompareConfig:
                 f"--seeds {self.seeds}: at least 2 are needed. One run cannot show whether a difference between two "
                 "mechanisms is larger than the difference between two runs of the same one."
             )
+        if self.seeds > _MOST_SEEDS:
+            raise ValueError(f"--seeds {self.seeds}: at most {_MOST_SEEDS}.")
         if self.steps is not None and self.budget is not None:
             raise ValueError("--steps and --budget exclude each other: equal steps, or equal time.")
         if self.budget is not None:

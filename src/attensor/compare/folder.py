@@ -17,7 +17,7 @@ from attensor.compare.tasks import open_task
 from attensor.errors import BackendError
 from attensor.files import DamagedFileError, new_folder, read_json
 
-__all__ = ["check_disk", "is_measured", "is_trained", "new_run", "reopened"]
+__all__ = ["check_disk", "check_file", "is_measured", "is_trained", "new_run", "reopened"]
 
 # results, logs and the report with its plotting library
 _FIXED_BYTES = 20_000_000
@@ -104,14 +104,19 @@ def check_files(run: Path) -> None:
     """
     for path in sorted([*run.glob("**/*.json"), *run.glob("*/*.safetensors")]):
         try:
-            _check_file(path)
+            check_file(path)
         except DamagedFileError as error:
             remedy = f"Delete the folder {path.parent}, and its mechanism is computed again."
             remedy = "Start a new run." if path.parent == run else remedy
             raise DamagedFileError(path, error.what, remedy) from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Look whether one file of a run can be read.
+
+    Raises:
+        DamagedFileError: it cannot.
+    """
     from safetensors import SafetensorError, safe_open
 
     if path.suffix == ".safetensors":
