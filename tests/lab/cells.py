@@ -108,6 +108,7 @@ def strange(what: str) -> str:
         os._exit(3)
     if what == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("deaf", flush=True)
         time.sleep(600)
     print("null")
     return what

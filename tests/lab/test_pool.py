@@ -90,12 +90,18 @@ def test_a_process_that_cannot_answer_is_a_failure(what: str, why: str, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
-def test_a_process_that_does_not_listen_is_ended_by_force(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_listen_is_ended_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attensor.lab.process._LAST_SECONDS", 1.0)
-    interruption = Interruption()
-    threading.Timer(5.0, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    interruption, log = Interruption(), tmp_path / "0.log"
+
+    def ask_it_to_stop() -> None:
+        while not (log.exists() and "deaf" in log.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask_it_to_stop, daemon=True).start()
     with interruption.listening():
-        ((_, outcome),) = outcomes(cells.strange, [{"what": "deaf"}], interruption=interruption)
+        ((_, outcome),) = outcomes(cells.strange, [{"what": "deaf"}], logs=tmp_path, interruption=interruption)
     assert outcome.is_stopped
     assert outcome.reason is None
 

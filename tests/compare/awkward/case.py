@@ -55,7 +55,7 @@ class Case:
         environment: more variables.
         data: the name of the text.
         stdout: where the standard output goes; None: to the test.
-        wait_for: text on the standard output, after which `signals` are sent.
+        wait_for: text on the standard output, or a file, after which `signals` are sent.
         limit: seconds.
         check: a further look at the folder.
     """
@@ -131,7 +131,10 @@ class Case:
         return status, shown, err.read_text(errors="replace")
 
     def _signal(self, process: subprocess.Popen[bytes], out: Path) -> None:
-        while self.wait_for not in out.read_text(errors="replace") and process.poll() is None:
+        def is_time():
+            return self.wait_for in out.read_text(errors="replace") or (out.parent / self.wait_for).exists()
+
+        while not is_time() and process.poll() is None:
             time.sleep(0.05)
         for number in self.signals:
             process.send_signal(number)

@@ -23,8 +23,10 @@ import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == {name!r} and {after!r} in sys.modules and "attensor" in sys.modules:
+            sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Finder())
+if "attensor" in sys.orig_argv:
+    sys.meta_path.insert(0, Finder())
 """
 
 
@@ -132,7 +134,13 @@ SIGNALS = {
         status=130,
         rows={"Mean": "unfinished"},
     ),
-    "hangs at import": Case(OWN, {"my.py": "import time; time.sleep(900)"}, status=130, signals=(signal.SIGTERM,)),
+    "hangs at import": Case(
+        OWN,
+        {"my.py": "import time; open('started', 'w').close(); time.sleep(900)"},
+        status=130,
+        wait_for="started",
+        signals=(signal.SIGTERM,),
+    ),
 }
 SLOW = {"terminals": TERMINALS, "imports": IMPORTS, "calls": CALLS, "signals": SIGNALS}
 
