@@ -12,7 +12,6 @@ import hashlib
 import os
 import random
 import stat
-import weakref
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
