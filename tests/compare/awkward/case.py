@@ -76,7 +76,7 @@ class Case:
 
     def run(self, folder: Path) -> None:
         """Run it in the folder and look at all laws."""
-        for name, content in {self.data: TEXT, **self.files}.items():
+        for name, content in ({} if self.data == "." else {self.data: TEXT}).items() | self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content, encoding="utf-8")
         status, out, err = self._ended(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare.awkward.case import QUICK, Case, mixer
+from tests.compare.awkward.case import QUICK, TEXT, Case, mixer
 
 OWN = "my.py:Mean"
 EXECUTED = "open('EXECUTED', 'w')"
@@ -56,6 +56,14 @@ def waits(folder: Path) -> None:
     assert found["seconds_per_step"] >= 2 * 0.02
 
 
+def counts_text_alone(folder: Path) -> None:
+    """What the run itself has written is no data, and what the test writes is hidden."""
+    (plan,) = folder.rglob("plan.json")
+    facts = json.loads(plan.read_text())["facts"]
+    assert facts["train_files"] + facts["held_out_files"] <= 2
+    assert facts["train_bytes"] + facts["held_out_bytes"] <= len(TEXT)
+
+
 FAST = {
     # what is printed, changed and lies about does not matter, and a terminal need know no other letters
     "company": Case(
@@ -92,6 +100,16 @@ IMPORTS = {
     "exit handler": own(top="import atexit; atexit.register(lambda: 1 / 0)"),
     "device": own(top="torch.set_default_device('meta')"),
     "gradients": own(top="torch.set_grad_enabled(False)"),
+}
+FOLDERS = {
+    "run inside": Case(data=".", files={"a/1.txt": TEXT, "b/2.txt": TEXT[::-1]}, rows={"linear": "ok"}),
+    "out is data": Case(
+        data=".",
+        files={"a/1.txt": TEXT},
+        options=(*QUICK, "--out", "."),
+        rows={"linear": "ok"},
+        check=counts_text_alone,
+    ),
 }
 CALLS = {
     "exit": own(1, "failed", forward="raise SystemExit(0)"),
@@ -142,7 +160,7 @@ SIGNALS = {
         signals=(signal.SIGTERM,),
     ),
 }
-SLOW = {"terminals": TERMINALS, "imports": IMPORTS, "calls": CALLS, "signals": SIGNALS}
+SLOW = {"terminals": TERMINALS, "imports": IMPORTS, "folders": FOLDERS, "calls": CALLS, "signals": SIGNALS}
 
 
 @pytest.mark.parametrize("case", FAST.values(), ids=FAST)
