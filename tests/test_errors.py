@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attensor.errors import _EXTRAS, MissingExtraError, require
+from attensor.errors import _EXTRAS, MissingExtraError, plain, require
 
 
 @pytest.mark.parametrize("library", _EXTRAS)
@@ -39,3 +39,17 @@ def test_a_library_that_fails_inside_keeps_its_error(tmp_path: Path, monkeypatch
     with pytest.raises(ModuleNotFoundError, match="something_it_lacks") as caught:
         require("broken_library", purpose="the picture")
     assert not isinstance(caught.value, MissingExtraError)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\n  lines\tand words", "two lines and words"),
+        ("\x1b]0;title\x07\x1b[31mred\x9b", r"\x1b]0;title\x07\x1b[31mred\x9b"),
+        ("\u202e\u4e2d\udcff", r"\u202e\u4e2d".replace(r"\u4e2d", "\u4e2d") + r"\udcff"),
+        ("x" * 99_999, "x" * 500 + " ..."),
+    ],
+    ids=["lines", "escapes", "letters", "long"],
+)
+def test_text_of_somebody_else_is_one_line_that_moves_no_cursor(text: str, shown: str) -> None:
+    assert plain(text) == shown

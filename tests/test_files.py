@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from attensor.files import atomic_path, locked, new_folder, read_json, write_json, write_text
+from attensor.files import (
+    RUN_MARK,
+    DamagedFileError,
+    atomic_path,
+    locked,
+    new_folder,
+    read_json,
+    user_path,
+    write_json,
+    write_text,
+)
 
 
 def test_json_round_trips(tmp_path):
@@ -16,6 +28,32 @@ def test_json_round_trips(tmp_path):
 
 def test_an_absent_file_is_none(tmp_path):
     assert read_json(tmp_path / "x.json") is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[" * 99_999], ids=["empty", "cut", "bytes", "deep"])
+def test_a_damaged_file_is_named(content, tmp_path):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"x\.json: is damaged \(.*\)\. Delete it"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: '.*x\.json'"), atomic_path(tmp_path / "x.json"):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("text", ["", "  ", "https://a.b/c", "file:///c", "~nosuchuser/x"])
+def test_what_is_no_path_is_refused(text):
+    with pytest.raises(ValueError, match=rf"--data {text.strip()}"):
+        user_path(text, "--data")
+
+
+def test_a_path_is_absolute_and_its_links_stay(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/of/somebody")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert user_path("loop", "--data") == tmp_path / "loop"
+    assert user_path("~/x", "--data") == Path("/home/of/somebody/x")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -57,3 +95,7 @@ def test_a_folder_that_is_there_is_not_taken_again(tmp_path):
 def test_a_name_that_is_no_utf_8_can_be_written(tmp_path):
     write_text(tmp_path / "x.txt", "a\udcffé")
     assert (tmp_path / "x.txt").read_text(encoding="utf-8") == "a?é"
+
+
+def test_a_run_folder_is_marked(tmp_path):
+    assert (new_folder(tmp_path, "run") / RUN_MARK).exists()

@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# typing is not imported: `python -m attensor` gets here before the current folder has left the path
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from attensor import catalogue as catalogue
     from attensor import models as models
     from attensor import nn as nn

@@ -264,18 +264,24 @@ def named(kind: str, name: str, known: Mapping[str, Named]) -> Named:
     raise ValueError(f"no {kind} is called {name!r}; the catalogue has {', '.join(known)}.{hint}")
 
 
+_MOST_LAYERS = 1000
+
+
 def parse_stack(text: str) -> tuple[str, ...]:
     """The mechanisms of a stack of layers: `"3*gla+softmax"` gives `("gla", "gla", "gla", "softmax")`.
 
     Raises:
-        ValueError: an unknown mechanism, or text of another form.
+        ValueError: an unknown mechanism, text of another form, or more than 1000 layers.
     """
     names: list[str] = []
     for part in text.split("+"):
         form = re.fullmatch(r"\s*(?:([1-9]\d*)\s*\*\s*)?([^*\s]+)\s*", part)
         if form is None:
             raise ValueError(f"stack {text!r}: {part!r} must be a mechanism or COUNT*mechanism, as in 3*gla+softmax.")
-        names += [mechanism(form[2]).name] * int(form[1] or 1)
+        count = int(form[1] or 1) if len(form[1] or "") < 9 else _MOST_LAYERS + 1
+        if len(names) + count > _MOST_LAYERS:
+            raise ValueError(f"stack {text!r}: has more than {_MOST_LAYERS} layers; give a smaller COUNT.")
+        names += [mechanism(form[2]).name] * count
     return tuple(names)
 
 

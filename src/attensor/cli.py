@@ -18,11 +18,14 @@ import tyro
 
 from attensor.catalogue import cards, load
 from attensor.commands import GENERAL, GROUPS
-from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError
+from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError, plain
 
 __all__ = ["commands", "main"]
 
 USER_ERRORS = (ShapeError, DataError, BackendError, LawError, MissingExtraError, OSError)
+_MOST_CHARACTERS = 4000
+# modules that write to the standard output
+_PRINTERS = ("rich.", "attensor.commands.")
 DESCRIPTION = "Every attention in one place: pick one by measuring it on your data, then use it."
 
 
@@ -36,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; those of the process when None.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without ± gets a question mark, not a traceback
+        sys.stdout.reconfigure(errors="replace")
     command = _parse(sys.argv[1:] if arguments is None else arguments)
     if command is None:
         return 2
@@ -46,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (*USER_ERRORS, ValueError) as error:
         if os.environ.get("ATTENSOR_DEBUG") or not _is_on_purpose(error):
             raise
-        sys.stderr.write(f"attensor: {' '.join(str(error).split())}\n")
+        sys.stderr.write(f"attensor: {_what(error)}\n")
         return 2
 
 
@@ -106,15 +111,27 @@ def _menu(known: Mapping[str, str], *, in_full: bool = False) -> tyro.extras.Sub
 
 def _one_line(box: str) -> str:
     """What the parser says in a box with rules between its parts, as sentences."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    inside = [line.strip("│ ") for line in plain.splitlines() if line.startswith("│")]
-    parts = re.split("─+", " ".join(inside)) if inside else [plain]
-    return ". ".join(" ".join(part.split()).rstrip(".") for part in parts) + "."
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
+    parts = re.split("─+", " ".join(inside)) if inside else [text]
+    return plain(". ".join(" ".join(part.split()).rstrip(".") for part in parts) + ".", most=_MOST_CHARACTERS)
+
+
+def _what(error: Exception) -> str:
+    """The message, on a line of its own."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is None and _raised_in(error).startswith(_PRINTERS):
+        text = f"the standard output cannot be written: {error.strerror}. Send it to a terminal or another file."
+    return plain(text, most=_MOST_CHARACTERS)
+
+
+def _raised_in(error: BaseException) -> str:
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__", ""))
 
 
 def _is_on_purpose(error: BaseException) -> bool:
     """Whether the message is meant for the user: one of our types, or a ValueError raised by our own code."""
     if isinstance(error, USER_ERRORS):
         return True
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0] == "attensor"
+    return _raised_in(error).partition(".")[0] == "attensor"

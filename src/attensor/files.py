@@ -14,8 +14,8 @@ from typing import Any
 
 __all__ = [
     "RUN_MARK",
+    "DamagedFileError",
     "atomic_path",
-    "damaged",
     "locked",
     "new_folder",
     "read_json",
@@ -46,6 +46,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,19 +68,22 @@ def read_json(path: Path) -> Any:
     """The value of a JSON file, or None when there is no such file.
 
     Raises:
-        ValueError: it is damaged; names the file.
+        DamagedFileError: it holds something else.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise damaged(path, str(error)) from error
+        raise DamagedFileError(path, str(error)) from error
 
 
-def damaged(path: Path, what: str) -> ValueError:
-    """The error for a file of ours that somebody or something has changed."""
-    return ValueError(f"{path}: is damaged ({what}). Delete it, and what it held is computed again.")
+class DamagedFileError(ValueError):
+    """A file of ours that somebody or something has changed."""
+
+    def __init__(self, path: Path, what: str, remedy: str = "Delete it, and what it held is computed again.") -> None:
+        super().__init__(f"{path}: is damaged ({what}). {remedy}")
+        self.path, self.what = path, what
 
 
 def user_path(text: str, option: str) -> Path:

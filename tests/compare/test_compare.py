@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,13 @@ def test_what_cannot_be_generated_is_explained(finished, change, message):
     config = {"folder": str(finished[0]), "mechanism": "linear", **change}
     with pytest.raises(ValueError, match=message):
         list(generate_text(GenerateConfig(**config)))
+
+
+def test_a_damaged_model_is_named(finished, tmp_path):
+    run = shutil.copytree(finished[0], tmp_path / "run")
+    (run / "linear/seed-0.safetensors").write_bytes(b"xx")
+    with pytest.raises(ValueError, match=r"linear/seed-0\.safetensors: is damaged"):
+        list(generate_text(GenerateConfig(folder=str(run), mechanism="linear")))
 
 
 @pytest.mark.usefixtures("interruptible")

@@ -27,6 +27,7 @@ def test_no_budget(text):
     ("options", "message"),
     [
         ({"seeds": 1}, "--seeds 1: at least 2"),
+        ({"seeds": 10**12}, "--seeds 1000000000000: at most 1000"),
         ({"steps": 10, "budget": "3m"}, "--steps and --budget exclude each other"),
         ({"learning_rates": ()}, "--learning-rates"),
         ({"learning_rates": (1e-3, -1.0)}, "--learning-rates"),

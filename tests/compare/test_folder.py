@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from datetime import datetime
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from attensor import cli
+from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, SeedRun
 from attensor.compare.config import CompareConfig
 from attensor.compare.folder import check_disk, new_run, reopened
 from attensor.compare.plan import Plan, make_plan
-from attensor.errors import BackendError
+from attensor.errors import BackendError, DataError
+from attensor.files import write_json
 from tests.compare.test_subjects import USER_FILE
 
 NOW = datetime(2026, 11, 22, 21, 0, 5)
@@ -86,7 +93,7 @@ def test_a_run_of_another_version_is_refused(run):
     saved = json.loads((run / "plan.json").read_text())
     del saved["kernels"]
     (run / "plan.json").write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match="was started by another version of attensor"):
+    with pytest.raises(ValueError, match="is damaged, or of another version of attensor"):
         Plan.load(run)
 
 
@@ -136,3 +143,120 @@ def test_kernels_that_the_run_had_must_be_there_again(run, monkeypatch):
 
 def test_the_plan_is_plain_json(run):
     assert json.loads((run / "plan.json").read_text())["facts"]["kind"] == "text"
+
+
+ARTEFACTS = {
+    "balance.json": Balance(170, 100, 101),
+    "calibration.json": Pace(0.5, 12, 10),
+    "pilot-0.json": Pilot(0.01, 10, 7.5),
+    "seed-0.json": SeedRun(
+        0, 0.01, 5.0, [{"step": 1, "tokens": 9, "score": 7.5}], {"1x": 7.5}, "gla/seed-0.safetensors"
+    ),
+    "cost.json": Measured([], finished=True),
+}
+
+
+@pytest.fixture
+def half_done(run):
+    """A run that has a file of each kind."""
+    (run / "gla").mkdir()
+    for name, artefact in ARTEFACTS.items():
+        artefact.save(run / "gla" / name)
+    write_json(run / "gla/laws.json", {"kept": True})
+    write_json(run / "gla/failed-train.json", {"reason": "none"})
+    write_json(run / "load.json", 1.5)
+    save_file({"a": torch.ones(3)}, run / "gla/seed-1.state.safetensors")
+    return run
+
+
+def test_a_run_with_all_its_files_goes_on(half_done):
+    assert reopened(half_done, CompareConfig(resume=str(half_done))) == Plan.load(half_done)
+
+
+@pytest.mark.parametrize("content", ["", '{"tr', "null", "[5]", '"text"', "\udcff", '{"a": 1}'], ids=ascii)
+@pytest.mark.parametrize("name", [*ARTEFACTS, "laws.json", "failed-train.json", "seed-1.state.safetensors"])
+def test_a_damaged_file_is_named_with_what_to_do(name, content, half_done, capsys):
+    if content == '{"a": 1}' and name not in ARTEFACTS:
+        return
+    (half_done / "gla" / name).write_bytes(content.encode(errors="surrogateescape"))
+    assert cli.main(["compare", "--resume", str(half_done)]) == 2
+    out, err = capsys.readouterr()
+    assert re.fullmatch(rf"attensor: .*gla/{name}: is damaged \(.*\)\. Delete the folder .*gla, and its [^\n]*\n", err)
+    assert out == ""
+
+
+@pytest.mark.parametrize("content", ["", '{"tr', "null", "[5]", "{}", "\udcff", '{"facts": 3}'], ids=ascii)
+@pytest.mark.parametrize("name", ["plan.json", "load.json"])
+def test_a_run_whose_plan_is_damaged_is_refused(name, content, half_done, capsys):
+    (half_done / name).write_bytes(content.encode(errors="surrogateescape"))
+    assert cli.main(["compare", "--resume", str(half_done)]) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"attensor: [^\n]*\n", err)
+    assert str(half_done) in err
+
+
+@pytest.mark.parametrize("name", ["../../x", "", "..", "/tmp/x"])
+def test_a_plan_that_writes_elsewhere_is_refused(name, half_done):
+    saved = json.loads((half_done / "plan.json").read_text())
+    saved["subjects"][0]["name"] = name
+    (half_done / "plan.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="is damaged, or of another version"):
+        Plan.load(half_done)
+
+
+@pytest.mark.parametrize("change", ["same size", "gone"])
+def test_a_run_on_other_data_is_refused(change, run, text):
+    if change == "gone":
+        text.unlink()
+    else:
+        text.write_bytes(text.read_bytes().swapcase())
+    with pytest.raises(
+        DataError, match=r"text\.txt.*(other contents in files as large\. Start a new run|does not exist)"
+    ):
+        reopened(run, CompareConfig(resume=str(run)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_run_that_needs_a_gpu_is_refused_without(run):
+    saved = json.loads((run / "plan.json").read_text())
+    (run / "plan.json").write_text(json.dumps({**saved, "device": "cuda"}))
+    with pytest.raises(ValueError, match="sees no GPU"):
+        reopened(run, CompareConfig(resume=str(run)))
+
+
+ARGUMENTS = {
+    "nobody": (["--data", "~nosuchuser/x"], "--data ~nosuchuser/x: there is no user nosuchuser"),
+    "empty": (["--data", ""], "--data is empty"),
+    "address": (["--data", "https://a.b/c"], "--data https://a.b/c: is an address"),
+    "file address": (["--data", "file:///etc/passwd"], "is an address"),
+    "loop": (["--data", "loop"], "loop' cannot be read: Too many levels of symbolic links"),
+    "pipe": (["--data", "pipe"], "pipe' is not a regular file"),
+    "escapes": (["--data", "\x1b[31mred"], r"\x1b[31mred' does not exist"),
+    "no out": (["--out", ""], "--out is empty"),
+    "out of nobody": (["--out", "~nosuchuser/x"], "--out ~nosuchuser/x: there is no user nosuchuser"),
+    "file as out": (["--out", "text.txt"], "--out text.txt: cannot be written"),
+    "mixer of nobody": (["--mechanisms", "~nosuchuser/my.py:A"], "there is no user nosuchuser"),
+    "layers": (["--mechanisms", "1000000000*linear"], "has more than 1000 layers"),
+    "no run": (["--resume", ""], "--resume is empty"),
+    "file as run": (["--resume", "text.txt"], "text.txt: is not the folder of a run"),
+    "endless": (["--budget", "9" * 400 + "h"], "of a year at most"),
+    "long": (["--budget", "99999999999h"], "of a year at most"),
+    "digits": (["--budget", "\u0663m"], "write a time such as"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), ARGUMENTS.values(), ids=ARGUMENTS)
+def test_an_impossible_argument_is_one_line(options, message, text, tmp_path, monkeypatch, capsys):
+    """And nothing is written."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    before = sorted(tmp_path.iterdir())
+    given = {"--data": "text.txt", "--mechanisms": "linear", "--length": "16"} if "--resume" not in options else {}
+    given |= dict([options])
+    assert cli.main(["compare", *(word for pair in given.items() for word in pair)]) == 2
+    out, err = capsys.readouterr()
+    assert err.count("\n") == 1
+    assert message in err
+    assert out == ""
+    assert sorted(tmp_path.iterdir()) == before

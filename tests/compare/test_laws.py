@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from attensor.compare.laws import check_laws
+from attensor.compare.user_files import undisturbed
 from attensor.errors import LawError
 from tests.compare import mixers
 
@@ -36,6 +37,11 @@ def test_a_lawful_mixer_passes_and_is_left_as_it_was():
 def test_a_broken_law_is_named(broken, message):
     with pytest.raises(LawError, match=message):
         check_laws(getattr(mixers, broken)(7, 1), 7, is_grid=False)
+
+
+def test_a_mixer_that_changes_the_precision_of_others_is_named():
+    with undisturbed(), pytest.raises(LawError, match=r"sets torch's default dtype to torch\.float64"):
+        check_laws(mixers.Precision(7, 1), 7, is_grid=False)
 
 
 def test_looking_everywhere_is_lawful_on_a_grid():

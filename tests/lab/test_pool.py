@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,7 +44,7 @@ def outcomes(
     [
         ("kill", "killed by the system, most likely because memory"),
         ("abort", "ended with signal SIGABRT"),
-        ("exit", "ended with status 1: deep inside"),
+        ("exit", r"ended the process by sys.exit\(deep inside\) \(cells.py, line"),
     ],
 )
 def test_a_death_is_explained_and_costs_its_cell_alone(how: str, why: str, tmp_path: Path) -> None:
@@ -51,6 +53,83 @@ def test_a_death_is_explained_and_costs_its_cell_alone(how: str, why: str, tmp_p
     assert (ended["a"].result, ended["c"].result) == ("a", "c")
     assert re.search(why, ended["b"].reason or "")
     assert (tmp_path / "2.log").read_text() == "c says so\n"
+
+
+STRANGE = ["descriptors", "thread", "exit handler", "child", "fork", "nothing"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", STRANGE)
+def test_nothing_that_a_cell_leaves_or_writes_holds_up_its_answer(what: str, tmp_path: Path) -> None:
+    """Lines that look like answers, threads and children that go on: the answer counts, and the process is gone."""
+    interruption = Interruption()
+    started = time.monotonic()
+    ((_, outcome),) = outcomes(cells.strange, [{"what": what}], logs=tmp_path, interruption=interruption)
+    assert (outcome.result, outcome.reason) == (what, None)
+    assert interruption.processes == []
+    assert time.monotonic() - started < 25, "somebody waited for it"
+    assert (tmp_path / "0.log").read_text() == "null\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("closed", "the code closed the descriptors of its process"),
+        ("fork and die", "ended with status 3"),
+        ("deaf", "did not end within 4 s"),
+    ],
+)
+def test_a_process_that_cannot_answer_is_a_failure(what: str, why: str, tmp_path: Path) -> None:
+    ended: list[Outcome] = []
+    pool = Pool(Interruption(), limit_seconds=4.0 if what == "deaf" else 60.0)
+    cell = Cell.of(cells.strange, {"what": what}, log=tmp_path / "log")
+    pool.run([cell], at_once=1, on_end=lambda cell, outcome: ended.append(outcome))
+    assert why in str(ended[0].reason)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
+def test_a_process_that_does_not_listen_is_ended_by_force(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attensor.lab.process._LAST_SECONDS", 1.0)
+    interruption, log = Interruption(), tmp_path / "0.log"
+
+    def ask_it_to_stop() -> None:
+        while not (log.exists() and "deaf" in log.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask_it_to_stop, daemon=True).start()
+    with interruption.listening():
+        ((_, outcome),) = outcomes(cells.strange, [{"what": "deaf"}], logs=tmp_path, interruption=interruption)
+    assert outcome.is_stopped
+    assert outcome.reason is None
+
+
+BEFORE = {
+    "text": "print('hello')",
+    "no newline": "sys.stdout.write('hello')",
+    "bytes": "sys.stdout.buffer.write(bytes([255, 254, 10]))",
+    "number": "print('5')",
+    "end": "print('null')",
+    "event": "print('{\"event\": {}}')",
+    "result": "print('{\"result\": 1}')",
+}
+
+
+@pytest.mark.parametrize(
+    "code", [pytest.param(c, marks=pytest.mark.slow) if n != "end" else c for n, c in BEFORE.items()]
+)
+def test_what_is_printed_before_the_process_is_ours_is_for_the_log(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nif '-P' in sys.orig_argv:\n    {code}\n    sys.stdout.flush()"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    ((_, outcome),) = outcomes(cells.square, [{"value": 7}], logs=tmp_path)
+    assert outcome.result["square"] == 49
+    assert (tmp_path / "0.log").read_bytes()
 
 
 @pytest.mark.slow
@@ -167,7 +246,7 @@ def test_events_are_lines_of_json_and_not_too_many() -> None:
     reporter.event(stage="end")
     os.close(write)
     with os.fdopen(read) as pipe:
-        lines = pipe.read().splitlines()
+        lines = [line for line in pipe.read().splitlines() if line]
     assert (lines[0], lines[-1]) == ('{"event": {"step": 0}}', '{"event": {"stage": "end"}}')
     assert len(lines) < 50
     Reporter.current().event(stage="nobody listens here")

@@ -7,25 +7,36 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from attensor.files import read_json, write_json
+from attensor.files import DamagedFileError, read_json, write_json
 from attensor.lab import kept
 
-__all__ = ["Balance", "Measured", "Pace", "Pilot", "SeedRun"]
+__all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "SeedRun"]
 
 
-class _Artefact:
+class Artefact:
     """A dataclass that is a JSON file."""
 
     @classmethod
     def load(cls, path: Path) -> Self | None:
-        """What the file holds, or None when it is not there."""
+        """What the file holds, or None when it is not there.
+
+        Raises:
+            DamagedFileError: it holds something else.
+        """
         found = read_json(path)
-        return None if found is None else cls(**found)
+        return None if found is None else cls._of(found, path)
 
     @classmethod
     def kept(cls, path: Path, make: Callable[[], Self]) -> Self:
         """What the file holds; made and written first if it is not there."""
-        return cls(**kept(path, lambda: asdict(make())))  # type: ignore[call-overload]
+        return cls._of(kept(path, lambda: asdict(make())), path)  # type: ignore[call-overload]
+
+    @classmethod
+    def _of(cls, found: Any, path: Path) -> Self:
+        try:
+            return cls(**found)
+        except TypeError as error:
+            raise DamagedFileError(path, f"it is no {cls.__name__}") from error
 
     def save(self, path: Path) -> None:
         """Write the file."""
@@ -33,7 +44,7 @@ class _Artefact:
 
 
 @dataclass(frozen=True)
-class Balance(_Artefact):
+class Balance(Artefact):
     """The MLP's width that gives the model as many parameters as the reference has."""
 
     mlp_hidden_size: int
@@ -42,8 +53,8 @@ class Balance(_Artefact):
 
 
 @dataclass(frozen=True)
-class Pace(_Artefact):
-    """Processor seconds of a training step, and the steps of a seed and of a pilot."""
+class Pace(Artefact):
+    """Seconds of a training step on a machine with nothing else to do, and the steps of a seed and of a pilot."""
 
     seconds_per_step: float
     steps: int
@@ -51,7 +62,7 @@ class Pace(_Artefact):
 
 
 @dataclass(frozen=True)
-class Pilot(_Artefact):
+class Pilot(Artefact):
     """A short run with one learning rate; without a score it diverged, for a `reason`."""
 
     learning_rate: float
@@ -61,7 +72,7 @@ class Pilot(_Artefact):
 
 
 @dataclass(frozen=True)
-class SeedRun(_Artefact):
+class SeedRun(Artefact):
     """A finished training: its curve (step, seconds, score, tokens), final scores at 1x to 4x, and the model's file."""
 
     seed: int
@@ -73,7 +84,7 @@ class SeedRun(_Artefact):
 
 
 @dataclass(frozen=True)
-class Measured(_Artefact):
+class Measured(Artefact):
     """Rows of the cost or the decoding; `stopped` says why there are not more, `finished` that there will not be."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)

@@ -11,6 +11,9 @@ from tyro.conf import arg
 
 __all__ = ["CompareConfig", "GenerateConfig", "parse_budget"]
 
+_MOST_SEEDS = 1000
+_MOST_SECONDS = 366 * 24 * 3600.0
+
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -61,6 +64,8 @@ class CompareConfig:
                 f"--seeds {self.seeds}: at least 2 are needed. One run cannot show whether a difference between two "
                 "mechanisms is larger than the difference between two runs of the same one."
             )
+        if self.seeds > _MOST_SEEDS:
+            raise ValueError(f"--seeds {self.seeds}: at most {_MOST_SEEDS}.")
         if self.steps is not None and self.budget is not None:
             raise ValueError("--steps and --budget exclude each other: equal steps, or equal time.")
         if self.budget is not None:
@@ -110,11 +115,12 @@ def parse_budget(text: str) -> float:
     """Seconds of a text like `90s`, `3m`, `1h`, `2m30s` or `90`.
 
     Raises:
-        ValueError: not of that form, or nothing.
+        ValueError: not of that form, nothing, or more than a year.
     """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip())
+    number = r"([0-9]+(?:\.[0-9]+)?)"
+    match = re.fullmatch(rf"(?:{number}h)?(?:{number}m)?(?:{number}s?)?", text.strip())
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = 3600 * hours + 60 * minutes + seconds
-    if total <= 0:
-        raise ValueError(f"--budget {text!r}: write a time such as 90s, 3m or 1h.")
+    if not 0 < total <= _MOST_SECONDS:
+        raise ValueError(f"--budget {text[:40]!r}: write a time such as 90s, 3m or 1h, of a year at most.")
     return total

@@ -9,17 +9,27 @@ from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
 
-from attensor.compare.artefacts import Measured
+from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot, SeedRun
 from attensor.compare.config import CompareConfig
-from attensor.compare.plan import Plan
+from attensor.compare.plan import Plan, need_device
 from attensor.compare.subjects import Subject
+from attensor.compare.tasks import open_task
 from attensor.errors import BackendError
-from attensor.files import new_folder
+from attensor.files import DamagedFileError, new_folder, read_json
 
-__all__ = ["check_disk", "is_measured", "is_trained", "new_run", "reopened"]
+__all__ = ["check_disk", "check_file", "is_measured", "is_trained", "new_run", "reopened"]
 
 # results, logs and the report with its plotting library
 _FIXED_BYTES = 20_000_000
+# what files in the folder of a mechanism are, by the part of their name before a number
+_ARTEFACTS: dict[str, type[Artefact]] = {
+    "balance": Balance,
+    "calibration": Pace,
+    "pilot": Pilot,
+    "seed": SeedRun,
+    "cost": Measured,
+    "decode": Measured,
+}
 
 
 def new_run(out: Path, now: datetime, plan: Plan) -> Path:
@@ -44,7 +54,8 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
     """The plan of an earlier run, if `config` does not ask for something else and the files are the same.
 
     Raises:
-        ValueError: no run, contradicting options (each is named), or a user's file that has changed.
+        ValueError: no run, contradicting options (each is named), data or a user's file that has changed, or a damaged
+            file in the folder.
         BackendError: the run was started with the C++ kernels, and they are missing here.
         OSError: the disk.
     """
@@ -66,8 +77,11 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
         path = Path(subject.path)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != subject.digest:
             raise ValueError(f"--resume {run}: {path} has changed since the run was started. Start a new run.")
+    need_device(plan.device)
     if plan.kernels == "cpp" and plan.device == "cpu":
         _need_kernels(run)
+    check_files(run)
+    open_task(plan)
     check_disk(run, needed_bytes(plan))
     return plan
 
@@ -82,9 +96,45 @@ def _need_kernels(run: Path) -> None:
         )
 
 
+def check_files(run: Path) -> None:
+    """Look whether what an earlier run has left can be read.
+
+    Raises:
+        DamagedFileError: one cannot. What its mechanism has beside it would no longer fit to one made anew.
+    """
+    for path in sorted([*run.glob("**/*.json"), *run.glob("*/*.safetensors")]):
+        try:
+            check_file(path)
+        except DamagedFileError as error:
+            remedy = f"Delete the folder {path.parent}, and its mechanism is computed again."
+            remedy = "Start a new run." if path.parent == run else remedy
+            raise DamagedFileError(path, error.what, remedy) from error
+
+
+def check_file(path: Path) -> None:
+    """Look whether one file of a run can be read.
+
+    Raises:
+        DamagedFileError: it cannot.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt"):
+                return
+        except (SafetensorError, OSError) as error:
+            raise DamagedFileError(path, str(error)) from error
+    if not isinstance(read_json(path), float if path.stem == "load" else dict):
+        raise DamagedFileError(path, "it holds something else")
+    kind = _ARTEFACTS.get(path.stem.partition("-")[0])
+    if kind is not None:
+        kind.load(path)
+
+
 def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether all seeds of a mechanism are done."""
-    return all((subject.folder(run) / f"seed-{seed}.json").exists() for seed in plan.seeds)
+    return all(SeedRun.load(subject.folder(run) / f"seed-{seed}.json") is not None for seed in plan.seeds)
 
 
 def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:

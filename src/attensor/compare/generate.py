@@ -9,7 +9,9 @@ from typing import Any
 
 from attensor.compare.artefacts import Balance
 from attensor.compare.config import GenerateConfig
+from attensor.compare.folder import check_file
 from attensor.compare.plan import Plan
+from attensor.files import user_path
 
 __all__ = ["generate_text"]
 
@@ -22,7 +24,7 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
     Yields:
         Text, one or a few characters at a time; the prompt is not repeated.
     Raises:
-        ValueError: no such run or mechanism, a run on images, or a model that is not trained yet.
+        ValueError: no such run or mechanism, a run on images, or a model that is damaged or not trained yet.
     """
     if config.model is not None:
         from attensor.models.language.generate import continue_text
@@ -30,7 +32,7 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
         choice: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "seed": config.seed}
         yield from continue_text(config.model, config.prompt, config.tokens, **choice)
     else:
-        yield from _from_run(config, Path(config.folder or ""), config.mechanism or "")
+        yield from _from_run(config, user_path(config.folder or "", "--run"), config.mechanism or "")
 
 
 def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str]:
@@ -44,7 +46,9 @@ def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str
     from attensor.models.language import generate
 
     subject = plan.subject(mechanism)
-    balance: Any = Balance.load(subject.folder(run) / "balance.json")
+    balance = Balance.load(subject.folder(run) / "balance.json")
+    if balance is None:
+        raise ValueError(f"{subject.folder(run)} has no balance.json, without which its models cannot be built again.")
     model: Any = plan.task.build(plan, plan.mixers(subject), balance.mlp_hidden_size)
     load_model(model, checkpoint)
     model.eval()
@@ -70,4 +74,5 @@ def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"
         )
+    check_file(checkpoint)
     return checkpoint

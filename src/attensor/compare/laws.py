@@ -32,6 +32,7 @@ def check_laws(mixer: nn.Module, hidden_size: int, *, is_grid: bool, device: tor
     """
     generator = torch.Generator().manual_seed(0)
     space = (_SIDE, _SIDE) if is_grid else (_TOKENS,)
+    precision = torch.get_default_dtype()
     inputs = torch.randn(2, *space, hidden_size, generator=generator).to(device)
     other = torch.randn(2, *space, hidden_size, generator=generator).to(device)
     mixer.eval()
@@ -47,6 +48,8 @@ def check_laws(mixer: nn.Module, hidden_size: int, *, is_grid: bool, device: tor
             raise LawError(f"mixes the batch: changing sequence 1 changed the output of sequence 0 by {difference:.2g}")
         if not is_grid:
             _check_causality(mixer, inputs, other, outputs)
+    if torch.get_default_dtype() != precision:
+        raise LawError(f"sets torch's default dtype to {torch.get_default_dtype()}, and all models after it follow")
     mixer.train()
 
 

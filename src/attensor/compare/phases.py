@@ -112,6 +112,7 @@ def run_phase(
 
 def _cell(run: Path, phase: str, subject: Subject) -> Cell:
     """The cell of a phase; an earlier failure is forgotten."""
+    run = run.absolute()  # the cell may be in another folder by the time it writes
     folder = subject.folder(run)
     folder.mkdir(exist_ok=True)
     (folder / f"failed-{phase}.json").unlink(missing_ok=True)

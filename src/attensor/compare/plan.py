@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 from attensor.compare.config import CompareConfig, parse_budget
 from attensor.compare.subjects import Subject, resolve
 from attensor.compare.tasks import TASKS, ImageTask, Task, TextTask, data_facts
-from attensor.data import open_data
-from attensor.files import read_json, write_json
+from attensor.compare.user_files import try_class
+from attensor.data import BUNDLED, open_data
+from attensor.files import DamagedFileError, read_json, user_path, write_json
 from attensor.ops import kernels_form
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SIZES", "Plan", "make_plan"]
+__all__ = ["SIZES", "Plan", "make_plan", "need_device"]
 
 PLAN_FILE = "plan.json"
 
@@ -101,17 +102,26 @@ class Plan:
         """Read the plan of a run.
 
         Raises:
-            ValueError: the folder is no run, or one of another version of attensor.
+            ValueError: the folder is no run, or one of another version of attensor; or the plan is damaged.
         """
-        saved = read_json(run / PLAN_FILE)
+        try:
+            saved = read_json(run / PLAN_FILE)
+        except NotADirectoryError:
+            saved = None
+        except DamagedFileError as error:
+            raise DamagedFileError(error.path, error.what, "Start a new run.") from error
         if saved is None:
             raise ValueError(f"{run}: is not the folder of a run: it has no {PLAN_FILE}.")
         try:
             saved["subjects"] = tuple(Subject(**s | {"layers": tuple(s["layers"])}) for s in saved["subjects"])
             values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+            if not all(subject.has_folder for subject in values["subjects"]) or saved["facts"]["kind"] not in TASKS:
+                raise KeyError
             return cls(**values)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{run}: was started by another version of attensor. Start a new run.") from error
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{run}: its {PLAN_FILE} is damaged, or of another version of attensor. Start a new run."
+            ) from error
 
 
 def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
@@ -124,6 +134,9 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     (source, data), (device, dtype) = _opened(config), _machine(config)
     task = TASKS[data.kind]
     subjects = resolve(config.mechanisms, task.domain)
+    for subject in subjects:
+        if subject.path is not None:
+            try_class(Path(subject.path), subject.class_name)
     cores, most = os.cpu_count() or 1, 1 if device == "cuda" else _MOST_JOBS
     jobs = min(len(subjects), config.jobs or min(most, cores))
     budget = task.budget if config.budget is None else parse_budget(config.budget)
@@ -158,18 +171,28 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
 
 def _opened(config: CompareConfig) -> tuple[str, Any]:
     """Where the data is, the same from every folder, and the data."""
-    source = config.data if config.data in ("stdlib", "digits") else str(Path(config.data).expanduser().resolve())
+    source = config.data if config.data in BUNDLED else str(user_path(config.data, "--data"))
     length, side = (task.sizes[config.size][0] for task in (TextTask, ImageTask))
     image_size = config.length or (None if source == "digits" else side)
     return source, open_data(source, minimum_bytes=4 * (config.length or length) + 1, image_size=image_size)
 
 
-def _machine(config: CompareConfig) -> tuple[str, str]:
+def need_device(device: str) -> bool:
+    """Whether there is a GPU.
+
+    Raises:
+        ValueError: there is none, and `device` is one.
+    """
     import torch
 
     has_gpu = torch.cuda.is_available()
-    if config.device == "cuda" and not has_gpu:
-        raise ValueError("--device cuda: this PyTorch sees no GPU. Use --device cpu, or see `make doctor`.")
+    if device == "cuda" and not has_gpu:
+        raise ValueError("--device cuda: this PyTorch sees no GPU. Use --device cpu, or see `attensor doctor`.")
+    return has_gpu
+
+
+def _machine(config: CompareConfig) -> tuple[str, str]:
+    has_gpu = need_device(config.device)
     device = "cuda" if has_gpu and config.device != "cpu" else "cpu"
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
     return device, dtype

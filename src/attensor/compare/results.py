@@ -110,7 +110,7 @@ def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
 def _status(folder: Path, is_complete: bool) -> tuple[str, str | None]:
     failed = read_json(folder / "failed-train.json")
     if failed is not None:
-        return "failed", failed["reason"]
+        return "failed", str(failed.get("reason"))
     return ("ok" if is_complete else "unfinished"), None
 
 
@@ -119,7 +119,7 @@ def _measured(folder: Path, name: str) -> Measured:
     found = Measured.load(folder / f"{name}.json") or Measured()
     failed = read_json(folder / "failed-measure.json")
     if failed is not None and not found.finished:
-        return Measured(found.rows, f"failed: {failed['reason']}", finished=True)
+        return Measured(found.rows, f"failed: {failed.get('reason')}", finished=True)
     return found
 
 

@@ -16,12 +16,13 @@ from attensor.compare.folder import is_measured, is_trained, new_run, reopened
 from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.results import write_results
-from attensor.files import locked
+from attensor.files import locked, user_path
 from attensor.lab import Display, Interruption
 
 __all__ = ["compare"]
 
 INTERRUPTED = 130
+ALL_FAILED = 1
 REPORT_FILE = "report.html"
 
 
@@ -35,25 +36,36 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
         Folder of the run, with `results.json`, `report.html` and a folder a mechanism.
     Raises:
         DataError, ValueError, OSError: found before the training: data, options, disk.
-        SystemExit: status 130 after Ctrl-C, when what is there has been written.
+        SystemExit: status 130 after Ctrl-C, 1 when no mechanism could be trained; what is there has been written.
     """
     console = console or Console()
+    now, out = datetime.now(), _folder(config)
     if config.resume is not None:
-        run = Path(config.resume)
-        plan = reopened(run, config)
+        plan = reopened(out, config)
     else:
-        now = datetime.now()
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         plan = make_plan(config, created=now.isoformat(timespec="seconds"), command=command)
-        run = new_run(Path(config.out), now, plan)
-    with locked(run), Interruption().listening() as interruption:
-        _work(run, plan, interruption, console)
-        results = write_results(run, plan)
-        _conclude(results, run, console)
+    with Interruption().listening() as interruption:
+        run = out if config.resume is not None else new_run(out, now, plan)
+        with locked(run):
+            _work(run, plan, interruption, console)
+            results = write_results(run, plan)
+            _conclude(results, run, console)
     if interruption.requested:
-        console.print(f"Interrupted. Continue with: attensor compare --resume {shlex.quote(str(run))}", highlight=False)
+        how = "" if results["finished"] else f" Continue with: attensor compare --resume {shlex.quote(str(run))}"
+        console.print(f"Interrupted.{how}", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(INTERRUPTED)
+    if all(row["status"] == "failed" for row in results["mechanisms"]):
+        console.print(f"No mechanism could be trained; their logs are in {run}.", highlight=False, markup=False)
+        raise SystemExit(ALL_FAILED)
     return run
+
+
+def _folder(config: CompareConfig) -> Path:
+    """That of the run to go on with, or that which gets a new one; relative where the user wrote it so."""
+    text, option = (config.out, "--out") if config.resume is None else (config.resume, "--resume")
+    path = user_path(text, option)
+    return path if text.startswith("~") else Path(text)
 
 
 def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -> None:
@@ -89,8 +101,13 @@ def _conclude(results: dict[str, Any], run: Path, console: Console) -> None:
     from attensor.report import quality_table, write_report
     from attensor.report.document import announce_report
 
-    console.print(quality_table(results))
-    for sentence in results["answer"]:
-        console.print(f"- {sentence}", highlight=False, markup=False)
-    announce_report(console, write_report, results, run / REPORT_FILE)
+    # first what stays: a terminal can fail; and what is known is shown though the disk is full
+    try:
+        with console.capture() as announced:
+            announce_report(console, write_report, results, run / REPORT_FILE)
+    finally:
+        console.print(quality_table(results))
+        for sentence in results["answer"]:
+            console.print(f"- {sentence}", highlight=False, markup=False)
+    console.print(announced.get(), end="", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Results: {run / 'results.json'}", highlight=False, markup=False, soft_wrap=True)

@@ -97,12 +97,12 @@ class Training:
     def _calibrate(self) -> Pace:
         """Seconds a step, measured once; the numbers of steps follow and stay."""
         plan = self.plan
-        started, started_processor = time.perf_counter(), self._clock()
+        started, started_own = time.perf_counter(), self._clock()
         seconds = self._seconds_per_step()
-        load = (time.perf_counter() - started) / (self._clock() - started_processor)
+        load = (time.perf_counter() - started) / max(self._clock() - started_own, 1e-9)
         # how busy the machine is counts once, for all alike: it shortens the runs, and favours nobody
         with locked(self.folder.parent, wait=True, name=".load"):
-            load = kept(self.folder.parent / "load.json", lambda: max(1.0, load))
+            load = float(kept(self.folder.parent / "load.json", lambda: max(1.0, load)))
         if plan.steps is not None:
             steps = plan.steps
         else:
@@ -118,7 +118,9 @@ class Training:
             stamps.append(self._clock())
             return True
 
-        config = TrainConfig(_CALIBRATION_STEPS, self.plan.learning_rates[0], evaluations=1, autocast=self._precision())
+        config = TrainConfig(
+            _CALIBRATION_STEPS, min(self.plan.learning_rates), evaluations=1, autocast=self._precision()
+        )
         seed = self.plan.seeds[0]
         model = self._model(seed)
         batch, loss = (lambda step: self.task.batch(step, seed)), self.task.loss
@@ -127,11 +129,11 @@ class Training:
         return statistics.median(b - a for a, b in pairwise(stamps[_CALIBRATION_WARM_UP:-1]))
 
     def _clock(self) -> float:
-        # on a CPU the processor's time: another program that is busy for a moment must not cost a mechanism its steps
-        if self.plan.device == "cpu":
-            return time.process_time() / self.plan.threads
-        torch.cuda.synchronize()
-        return time.perf_counter()
+        """Seconds that pass for this mechanism alone: wall time, sleep included, without the wait for a processor."""
+        if self.plan.device == "cuda":
+            torch.cuda.synchronize()
+            return time.perf_counter()
+        return time.perf_counter() - _queued_seconds()
 
     def _pilot(self, index: int) -> Pilot:
         rate, steps = self.plan.learning_rates[index], self.pace.pilot_steps
@@ -221,3 +223,12 @@ class Training:
     def _stop_here(self) -> None:
         if self.reporter.stop:
             raise Stopped("stopped between two stages")
+
+
+def _queued_seconds() -> float:
+    """How long this thread has been ready to run while another program had the processor; 0 where nobody counts it."""
+    try:
+        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

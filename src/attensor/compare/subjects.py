@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import importlib.util
-import sys
+import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attensor import catalogue
 from attensor.catalogue import Domain
+from attensor.compare.user_files import file_and_class, undisturbed, user_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,6 +55,16 @@ class Subject:
         """Layers after which the cards begin again."""
         return max(len(self.layers), 1)
 
+    @property
+    def class_name(self) -> str:
+        """Of the user's class."""
+        return self.source.rpartition(":")[2]
+
+    @property
+    def has_folder(self) -> bool:
+        """Whether the name, as a plan gives it, is that of one folder."""
+        return os.path.basename(self.name) == self.name not in ("", ".", "..")
+
     def folder(self, run: Path) -> Path:
         """Where its artefacts are in the folder of a run."""
         return run / self.name.replace("*", "x")
@@ -67,16 +77,17 @@ class Subject:
         """
         kinds: list[tuple[type[nn.Module], dict[str, Any]]]
         if self.path is not None:
-            kinds = [(_user_class(Path(self.path), self.source.rpartition(":")[2]), {})]
+            kinds = [(user_class(Path(self.path), self.class_name), {})]
         else:
             cards = [catalogue.mechanism(name) for name in self.layers]
             kinds = [(catalogue.load(card.layer), card.mixer_options(domain)) for card in cards]
 
         def build(index: int) -> nn.Module:
             layer, options = kinds[index % len(kinds)]
-            return catalogue.build_mixer(
-                layer, hidden_size, num_heads, layer_index=index, num_layers=num_layers, **options
-            )
+            with nullcontext() if self.path is None else undisturbed():
+                return catalogue.build_mixer(
+                    layer, hidden_size, num_heads, layer_index=index, num_layers=num_layers, **options
+                )
 
         return build
 
@@ -85,7 +96,7 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
     """The subjects that `--mechanisms` names, or all cards that fit `domain`.
 
     Raises:
-        ValueError: unknown or unfit name, one that comes twice, or a user's file without such a class.
+        ValueError: unknown or unfit name, one that comes twice, or a user's file that is not there.
     """
     if wanted is None:
         return tuple(Subject.of(card.name) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None)
@@ -123,44 +134,6 @@ def _from_catalogue(text: str, domain: Domain) -> Subject:
 
 
 def _from_file(text: str) -> Subject:
-    file, _, name = text.rpartition(":")
-    path = Path(file if file.endswith(".py") else text).expanduser()
-    if not path.is_file():
-        raise ValueError(f"--mechanisms {text}: there is no file {path}.")
-    if not file.endswith(".py") or not name:
-        raise ValueError(f"--mechanisms {text}: say which class of the file: {path}:ClassName.")
-    _user_class(path.resolve(), name)
+    path, name = file_and_class(text)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Subject(name, name, (), f"{path.name}:{name}", str(path.resolve()), digest)
-
-
-def _user_class(path: Path, name: str) -> type[nn.Module]:
-    from torch import nn
-
-    module = _import_file(path)
-    found = getattr(module, name, None)
-    if isinstance(found, type) and issubclass(found, nn.Module):
-        return found
-    classes = [n for n, c in vars(module).items() if isinstance(c, type) and issubclass(c, nn.Module)]
-    near = difflib.get_close_matches(name, classes, n=1) or classes
-    hint = f" Did you mean {near[0]}?" if near else " It must be a subclass of torch.nn.Module."
-    raise ValueError(f"{path.name}:{name}: the file has no nn.Module class of that name.{hint}")
-
-
-def _import_file(path: Path) -> Any:
-    # named by its path: two files called mixer.py are two modules, and pickling finds the class again
-    name = f"attensor_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{path}: is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.append(str(path.parent))  # so that the file can import its neighbours
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise ValueError(f"{path.name}: cannot be imported: {type(error).__name__}: {error}") from error
-    return module
+    return Subject(name, name, (), f"{path.name}:{name}", str(path), digest)

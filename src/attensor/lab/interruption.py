@@ -17,7 +17,7 @@ _SAME_REQUEST_SECONDS = 0.5
 
 
 class Interruption:
-    """Ctrl-C and SIGTERM inside the block: the first asks for a stop, the second ends at once.
+    """Ctrl-C, SIGTERM and a closed terminal inside the block: the first asks for a stop, the second ends at once.
 
     A signal that is ignored already stays so: under nohup, or after `&` in a script, Ctrl-C means another job.
     """
@@ -31,7 +31,7 @@ class Interruption:
     def listening(self) -> Iterator[Interruption]:
         """Handle the signals until the block ends; outside of the main thread, which alone may, leave them."""
         may = threading.current_thread() is threading.main_thread()
-        asked = (signal.SIGINT, signal.SIGTERM) if may else ()
+        asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if may else ()
         before = {s: signal.signal(s, self._on_signal) for s in asked if signal.getsignal(s) is not signal.SIG_IGN}
         try:
             yield self

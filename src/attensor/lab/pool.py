@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import queue
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
-from attensor.lab.interruption import Interruption, interrupts_blocked
+from attensor.lab.interruption import Interruption
+from attensor.lab.process import News, Process
 from attensor.lab.reason import death
 
 __all__ = ["Cell", "Outcome", "Pool"]
 
 _TICK_SECONDS = 0.5
-# a process that is asked to end may write a checkpoint first
-_LAST_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +88,20 @@ class Pool:
         interruption: asked before each start; told which processes live.
         threads: of each process.
         kernels: `"cpp"` or `"torch"`, what operators with C++ kernels take in every cell; None leaves it to them.
+        limit_seconds: after which a cell is ended; None for no limit.
     """
 
-    def __init__(self, interruption: Interruption, *, threads: int = 1, kernels: str | None = None) -> None:
+    def __init__(
+        self,
+        interruption: Interruption,
+        *,
+        threads: int = 1,
+        kernels: str | None = None,
+        limit_seconds: float | None = None,
+    ) -> None:
         self._interruption, self._threads, self._kernels = interruption, threads, kernels
-        self._news: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = queue.Queue()
+        self._limit_seconds = limit_seconds
+        self._news: News = queue.Queue()
 
     def run(
         self,
@@ -119,6 +122,8 @@ class Pool:
             on_tick: called every now and then.
         """
         waiting, workers = list(cells), list[_Worker]()
+        # attensor's own functions need nothing of the current folder
+        self._with_current_folder = not all(cell.function.startswith("attensor.") for cell in cells)
         try:
             while waiting or workers:
                 while waiting and len(workers) < at_once and not self._interruption.requested:
@@ -126,10 +131,16 @@ class Pool:
                 if not workers:
                     return
                 on_tick()
+                for worker in workers:
+                    worker.look_after(must_end=self._interruption.requested)
+                    if self._is_late(worker):
+                        worker.process.kill()
                 try:
                     worker, message = self._news.get(timeout=_TICK_SECONDS)
                 except queue.Empty:
                     continue
+                if worker not in workers or (message is not None and worker.cell is None):
+                    continue  # its end has been told already, or it answers what nobody asked
                 if message is not None and "event" in message:
                     on_event(cast("Cell", worker.cell), message["event"])
                     continue
@@ -138,33 +149,17 @@ class Pool:
                 self._conclude(worker, message, waiting, on_end)
         finally:
             for worker in workers:
-                self._end(worker)
+                worker.close()
+                if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
+                    worker.process.terminate()
+                worker.status()
+                self._forget(worker)
 
     def _start(self, cell: Cell) -> _Worker:
-        threads = str(self._threads)
-        environment = os.environ | {
-            "OMP_NUM_THREADS": threads,
-            "MKL_NUM_THREADS": threads,
-            "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-            "PYTHONUNBUFFERED": "1",
-            # what can be imported here can be imported there; -P: and nothing else, whatever the folder
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-        }
-        command = [sys.executable, "-P", "-m", "attensor.lab.worker"]
-        log = None if cell.log is None else cell.log.open("ab")
-        try:
-            with interrupts_blocked():
-                process = subprocess.Popen(
-                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment
-                )
-        finally:
-            if log is not None:
-                log.close()
-        self._interruption.processes.append(process)
+        worker = _Worker(self._news, log=cell.log, threads=self._threads, with_current_folder=self._with_current_folder)
+        self._interruption.processes.append(worker.process)
         if self._interruption.requested:  # between the last look and the start
-            process.terminate()
-        worker = _Worker(process, cell.log)
-        threading.Thread(target=self._listen, args=(worker, process.stdout), daemon=True).start()
+            worker.process.terminate()
         self._ask(worker, cell)
         return worker
 
@@ -173,11 +168,9 @@ class Pool:
         call = {"function": cell.function, "arguments": cell.arguments}
         worker.write(json.dumps({**call, "threads": self._threads, "kernels": self._kernels}, allow_nan=False))
 
-    def _listen(self, worker: _Worker, pipe: IO[bytes]) -> None:
-        for line in pipe:
-            self._news.put((worker, json.loads(line)))
-        pipe.close()
-        self._news.put((worker, None))
+    def _is_late(self, worker: _Worker) -> bool:
+        limit = self._limit_seconds
+        return limit is not None and worker.cell is not None and time.monotonic() > worker.started + limit
 
     def _conclude(
         self,
@@ -187,7 +180,7 @@ class Pool:
         on_end: Callable[[Cell, Outcome], object],
     ) -> None:
         """A cell has ended with a message, or a process without."""
-        cell, worker.cell = worker.cell, None
+        is_late, cell, worker.cell = self._is_late(worker), worker.cell, None
         seconds = time.monotonic() - worker.started
         if message is not None:
             if waiting and worker.log is None and not self._interruption.requested:
@@ -199,43 +192,23 @@ class Pool:
             )
         else:
             worker.close()
-            status = worker.process.wait()
-            self._interruption.processes.remove(worker.process)
-            is_stopped = self._interruption.requested and status == -signal.SIGTERM
-            reason = None if is_stopped or cell is None else death(status, worker.log)
+            status = worker.status()
+            self._forget(worker)
+            # SIGKILL: it did not end when it was asked to, and `look_after` has ended it
+            is_stopped = self._interruption.requested and status in (-signal.SIGTERM, -signal.SIGKILL)
+            late = f"did not end within {self._limit_seconds:.0f} s" if is_late else None
+            reason = None if is_stopped or cell is None else late or death(status, worker.log)
             outcome = Outcome(reason=reason, is_stopped=is_stopped, seconds=seconds)
         if cell is not None:
             on_end(cell, outcome)
 
-    def _end(self, worker: _Worker) -> None:
-        worker.close()
-        try:
-            if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
-                worker.process.terminate()
-            worker.process.wait(_LAST_SECONDS)
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+    def _forget(self, worker: _Worker) -> None:
         if worker.process in self._interruption.processes:
             self._interruption.processes.remove(worker.process)
 
 
-class _Worker:
-    """One process, the cell it is at (None: it is ending) and since when."""
+class _Worker(Process):
+    """A process, the cell it is at (None: it is ending) and since when."""
 
-    def __init__(self, process: subprocess.Popen[bytes], log: Path | None) -> None:
-        self.process, self.log = process, log
-        self.cell: Cell | None = None
-        self.started = 0.0
-        self._requests = cast("IO[bytes]", process.stdin)
-
-    def write(self, line: str) -> None:
-        """Ask; a process that has just died says so by the end of its answers."""
-        with suppress(BrokenPipeError):
-            self._requests.write(line.encode() + b"\n")
-            self._requests.flush()
-
-    def close(self) -> None:
-        """Ask for no more: the process ends after the cell it is at."""
-        with suppress(BrokenPipeError):
-            self._requests.close()
+    cell: Cell | None = None
+    started = 0.0

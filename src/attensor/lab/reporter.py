@@ -9,8 +9,10 @@ import time
 from types import FrameType
 from typing import Any, ClassVar
 
-__all__ = ["Reporter"]
+__all__ = ["ANSWERS", "Reporter"]
 
+# the environment variable that tells a pool's process on which descriptor it answers
+ANSWERS = "ATTENSOR_ANSWERS"
 _EVENT_SECONDS = 0.25
 
 
@@ -29,10 +31,10 @@ class Reporter:
         self.stop = False
 
     @classmethod
-    def take_stdout(cls) -> Reporter:
-        """Keep the standard output for events; what anyone else prints goes to the standard error, the log."""
-        descriptor = os.dup(1)
-        os.dup2(2, 1)
+    def take_pipe(cls) -> Reporter:
+        """Answer on the pipe that whoever started this process listens to; what it starts itself does not get it."""
+        descriptor = int(os.environ.pop(ANSWERS))
+        os.set_inheritable(descriptor, False)
         cls._of_this_process = cls(descriptor)
         return cls._of_this_process
 
@@ -67,7 +69,8 @@ class Reporter:
         """Write one line, which may be longer than a pipe holds."""
         if self._descriptor is None:
             return
-        rest = (json.dumps(message, allow_nan=False) + "\n").encode()
+        # on a line of its own, whatever somebody else may have written there
+        rest = f"\n{json.dumps(message, allow_nan=False)}\n".encode()
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 

@@ -1,7 +1,8 @@
 """A process of a pool, `python -m attensor.lab.worker`: computes cells until its standard input ends.
 
 A line of JSON asks for a cell: function, arguments, threads, kernels. The answer is a line with `result`, with `reason`
-and `trace`, or with `stopped`, after any number of lines with an `event`.
+and `trace`, or with `stopped`, after any number of lines with an `event`. Answers go to a pipe of their own; what
+anybody prints goes to the log, before this module has been imported too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import contextlib
 import importlib
 import json
 import os
+import sys
 import traceback
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 import torch
 
@@ -23,12 +25,21 @@ from attensor.lab.reporter import Reporter
 __all__ = ["main"]
 
 
-def main() -> None:
-    """Serve until the other side closes."""
-    reporter = Reporter.take_stdout()
-    with _take_stdin() as requests, contextlib.suppress(BrokenPipeError):
-        for line in requests:
+def main() -> NoReturn:
+    """Serve until the other side closes, then end at once: a user's threads and exit handlers hold up nobody."""
+    status = 0
+    try:
+        reporter = Reporter.take_pipe()
+        for line in _take_stdin():
             _serve(reporter, **json.loads(line))
+    except BrokenPipeError:
+        pass
+    except OSError as error:
+        sys.stderr.write(f"the code closed the descriptors of its process, which cannot answer any more ({error})\n")
+        status = 1
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    os._exit(status)
 
 
 def _take_stdin() -> IO[bytes]:
@@ -50,11 +61,11 @@ def _serve(reporter: Reporter, *, function: str, arguments: dict[str, Any], thre
         reporter.send({"result": result})
     except Stopped:
         reporter.send({"stopped": True})
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # a cell may be the user's code, and fail in any way
-        traceback.print_exc()
-        reporter.send({"reason": reason(error), "trace": traceback.format_exc()})
+    except BaseException as error:  # a cell may be the user's code, and fail in any way, sys.exit among them
+        trace = traceback.format_exc()
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # it may have closed the standard error
+            sys.stderr.write(trace)
+        reporter.send({"reason": reason(error), "trace": trace})
 
 
 def _kernels(form: str | None) -> contextlib.AbstractContextManager[None]:

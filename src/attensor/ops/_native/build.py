@@ -15,7 +15,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import threading
 import warnings
 from contextlib import suppress
@@ -26,6 +25,7 @@ from attensor.errors import BackendError
 from attensor.ops._native.cache import INSTEAD, alone, is_held, kernels_folder, open_in_folder, own_file
 from attensor.ops._native.compiler import OPTIONS, compile_library, compiler, ends_with_signals, version
 from attensor.ops._native.loading import load
+from attensor.processes import python_command
 
 __all__ = ["SOURCES", "build", "kernels_form", "library", "why_not", "why_not_by_default"]
 
@@ -96,13 +96,11 @@ def build() -> Path:
 
 def start() -> None:
     """Build them in a process of its own, which outlives this one and is not interrupted with it."""
-    root = str(Path(__file__).parents[3])
-    paths = os.pathsep.join(filter(None, (root, *os.environ.get("PYTHONPATH", "").split(os.pathsep))))
+    command, environment = python_command("attensor.ops._native")
     with suppress(OSError):
         process = subprocess.Popen(
-            # -P, and no empty path: a module in the folder that the user happens to be in is not executed
-            [sys.executable, "-P", "-m", "attensor.ops._native"],
-            env=os.environ | {"PYTHONPATH": paths},
+            command,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
