@@ -196,13 +196,13 @@ def test_packed_queries_meet_packed_keys_of_other_lengths(is_causal: bool):
 @pytest.mark.parametrize("size", [1e3, 1e9, 1e18])
 def test_gradients_of_large_scores_keep_their_digits(dtype: torch.dtype, size: float):
     """A log-sum-exp of 1e9 has no digits left for the weights; those of the definition do not go through it."""
-    exact = [t.detach() * scale for t, scale in zip(make(5, 7), (size, 1.0, 1.0), strict=True)]
-    tracked = [t.to(dtype).requires_grad_() for t in exact]
+    torch.manual_seed(0)
+    tracked = [
+        (t.detach() * scale).to(dtype).requires_grad_() for t, scale in zip(make(5, 7), (size, 1, 1), strict=True)
+    ]
     again = [t.detach().double().requires_grad_() for t in tracked]
-    upstream = torch.linspace(-1, 1, 100, dtype=torch.float64)
     for function, tensors in ((softmax_attention, tracked), (softmax_attention_reference, again)):
-        out = function(*tensors)
-        out.backward(upstream.resize_(out.shape).to(out.dtype))
+        weigh(function(*tensors)).backward()
     for found, expected in zip(tracked, again, strict=True):
-        bound = 1e-9 if dtype == torch.float64 else 1e-3
+        bound = 1e-9 if dtype == torch.float64 else 1e-2  # scores of 1e3 themselves are known to 1e-4
         assert (found.grad.double() - expected.grad).norm() <= bound * (expected.grad.norm() + 1e-9 * size)

@@ -121,7 +121,8 @@ def scores_of(x: Operands, piece: Piece, scale: float, is_confined: bool = False
     Confined: a key that is NaN gives the score -inf where it is not seen.
     """
     keys, values = _keys(x.k, x.extra_k, piece, x.dtype), _keys(x.v, x.extra_v, piece, x.dtype)
-    scores = torch.bmm(rows_of(x.q, piece, x.dtype) * (scale * LOG2_E), keys.flatten(0, 2).mT)
+    # the base is changed last: scores that are equal stay so, however large
+    scores = torch.bmm(rows_of(x.q, piece, x.dtype) * scale, keys.flatten(0, 2).mT).mul_(LOG2_E)
     view = scores.view(*keys.shape[:3], x.q.shape[2], -1, keys.shape[3])  # [B, Hkv, tiles, R, queries, keys + E]
     view += piece.added
     if is_confined:
