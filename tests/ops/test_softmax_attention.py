@@ -193,7 +193,7 @@ def test_packed_queries_meet_packed_keys_of_other_lengths(is_causal: bool):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("size", [1e3, 1e9, 1e18])
+@pytest.mark.parametrize("size", [1e9, 1e18])
 def test_gradients_of_large_scores_keep_their_digits(dtype: torch.dtype, size: float):
     """A log-sum-exp of 1e9 has no digits left for the weights; those of the definition do not go through it."""
     torch.manual_seed(0)
@@ -204,5 +204,5 @@ def test_gradients_of_large_scores_keep_their_digits(dtype: torch.dtype, size: f
     for function, tensors in ((softmax_attention, tracked), (softmax_attention_reference, again)):
         weigh(function(*tensors)).backward()
     for found, expected in zip(tracked, again, strict=True):
-        bound = 1e-9 if dtype == torch.float64 else 1e-2  # scores of 1e3 themselves are known to 1e-4
+        bound = 1e-9 if dtype == torch.float64 else 1e-3
         assert (found.grad.double() - expected.grad).norm() <= bound * (expected.grad.norm() + 1e-9 * size)

@@ -6,7 +6,7 @@ A resumed run reads it back; so its numbers cannot depend on what a default is, 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,9 +134,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     (source, data), (device, dtype) = _opened(config), _machine(config)
     task = TASKS[data.kind]
     subjects = resolve(config.mechanisms, task.domain)
-    for subject in subjects:
-        if subject.path is not None:
-            try_class(Path(subject.path), subject.class_name)
+    _try_users_classes(subjects)
     cores, most = os.cpu_count() or 1, 1 if device == "cuda" else _MOST_JOBS
     jobs = min(len(subjects), config.jobs or min(most, cores))
     budget = task.budget if config.budget is None else parse_budget(config.budget)
@@ -167,6 +165,12 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         kernels=kernels_form(),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
     )
+
+
+def _try_users_classes(subjects: Sequence[Subject]) -> None:
+    for subject in subjects:
+        if subject.path is not None:
+            try_class(Path(subject.path), subject.class_name)
 
 
 def _opened(config: CompareConfig) -> tuple[str, Any]:

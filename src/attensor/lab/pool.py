@@ -131,10 +131,7 @@ class Pool:
                 if not workers:
                     return
                 on_tick()
-                for worker in workers:
-                    worker.look_after(must_end=self._interruption.requested)
-                    if self._is_late(worker):
-                        worker.process.kill()
+                self._look_after(workers)
                 try:
                     worker, message = self._news.get(timeout=_TICK_SECONDS)
                 except queue.Empty:
@@ -148,12 +145,21 @@ class Pool:
                     workers.remove(worker)
                 self._conclude(worker, message, waiting, on_end)
         finally:
-            for worker in workers:
-                worker.close()
-                if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
-                    worker.process.terminate()
-                worker.status()
-                self._forget(worker)
+            self._end(workers)
+
+    def _end(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            worker.close()
+            if worker.cell is not None:  # one without work ends by itself, now that nothing more can come
+                worker.process.terminate()
+            worker.status()
+            self._forget(worker)
+
+    def _look_after(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            worker.look_after(must_end=self._interruption.requested)
+            if self._is_late(worker):
+                worker.process.kill()
 
     def _start(self, cell: Cell) -> _Worker:
         worker = _Worker(self._news, log=cell.log, threads=self._threads, with_current_folder=self._with_current_folder)

@@ -50,9 +50,7 @@ def create(
         ValueError: an unknown name, an option that this model does not have, or weights that do not fit, by name.
         FileNotFoundError: there are no weights at `pretrained`.
     """
-    for option, value, least in (("num_classes", num_classes, 0), ("img_size", img_size, 1)):
-        if value is not None and min(value if isinstance(value, tuple) else (value,)) < least:
-            raise ValueError(f"models.create: {option} must be at least {least}, got {value}.")
+    _check_sizes(num_classes, img_size)
     model_class, config = _find(name)
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     config = _changed(name, config, num_classes=num_classes, image_size=size)
@@ -67,6 +65,12 @@ def create(
     if not isinstance(model, ImageModel):
         raise ValueError(f"models.create: features_only is for image models, {name} is a {type(model).__name__}.")
     return FeatureExtractor(model, out_indices)
+
+
+def _check_sizes(num_classes: int | None, img_size: int | tuple[int, int] | None) -> None:
+    for option, value, least in (("num_classes", num_classes, 0), ("img_size", img_size, 1)):
+        if value is not None and min(value if isinstance(value, tuple) else (value,)) < least:
+            raise ValueError(f"models.create: {option} must be at least {least}, got {value}.")
 
 
 def model_names() -> list[str]:

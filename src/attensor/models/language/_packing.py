@@ -33,15 +33,8 @@ def packed_boundaries(
     Raises:
         ValueError: boundaries that differ; several sequences in a row of several rows, or beside padding.
     """
-    named = {"cu_seqlens": cu_seqlens, "cu_seq_lens_q": cu_seq_lens_q, "cu_seq_lens_k": cu_seq_lens_k}
-    given = {name: bounds for name, bounds in named.items() if bounds is not None}
-    if given:
-        (first, bounds), *others = given.items()
-        for name, other in others:
-            message = f"{name} must be the boundaries that {first} tells, as tokens attend to their own sequence alone."
-            if other.shape != bounds.shape:
-                raise ValueError(message)
-            require((other == bounds).all(), message)
+    bounds = _given_boundaries(cu_seqlens=cu_seqlens, cu_seq_lens_q=cu_seq_lens_q, cu_seq_lens_k=cu_seq_lens_k)
+    if bounds is not None:
         return bounds
     if seq_idx is not None:
         return _boundaries("seq_idx", seq_idx.diff(dim=-1) != 0, seq_idx)
@@ -56,6 +49,20 @@ def packed_boundaries(
     again = mask[..., 1:] & (position_ids[..., 1:] <= before)
     require(~again.any(), "position_ids must not start again in a row that has padding; leave out the padding.")
     return None
+
+
+def _given_boundaries(**named: Tensor | None) -> Tensor | None:
+    """The boundaries that are given, the same by all names."""
+    given = {name: bounds for name, bounds in named.items() if bounds is not None}
+    if not given:
+        return None
+    (first, bounds), *others = given.items()
+    for name, other in others:
+        message = f"{name} must be the boundaries that {first} tells, as tokens attend to their own sequence alone."
+        if other.shape != bounds.shape:
+            raise ValueError(message)
+        require((other == bounds).all(), message)
+    return bounds
 
 
 def last_token_last(inputs: dict[str, Any]) -> dict[str, Any]:

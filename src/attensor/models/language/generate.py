@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -43,17 +43,7 @@ def generate(
     Raises:
         ValueError: an empty prompt, tokens that the model does not have, a negative temperature, or top_k below 1.
     """
-    if tokens.dim() != 2 or not tokens.numel() or tokens.dtype not in (torch.int32, torch.int64):
-        raise ValueError(
-            "generate: tokens must be integers [B, T] with at least one token, got "
-            f"{list(tokens.shape)} {tokens.dtype}; pass the prompt's ids, .long()."
-        )
-    least, most = (int(x) for x in tokens.aminmax())
-    if least < 0 or most >= decoder.embed_tokens.num_embeddings:
-        raise ValueError(
-            f"generate: tokens must be 0 .. {decoder.embed_tokens.num_embeddings - 1}, those of the model, got {least} "
-            f".. {most}; encode the prompt with its tokenizer."
-        )
+    _check_prompt(decoder, tokens)
     _check_choices(max_new_tokens, temperature, top_k)
     caches = None
     if decoder.can_decode:
@@ -96,8 +86,7 @@ def continue_text(
         nonlocal past
         out = model(unread, past_key_values=past, use_cache=True)
         past = out.past_key_values
-        logits: Tensor = out.logits[:, -1]
-        return logits
+        return cast("Tensor", out.logits[:, -1])
 
     tokens, generator = torch.tensor([encode(prompt or "\n")]), torch.Generator().manual_seed(seed)
     written: list[int] = []
@@ -131,6 +120,20 @@ def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list
             "the tokenizer beside it with tokenizer.save_pretrained(folder)."
         )
     return model, lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode("utf-8", "replace"), []
+
+
+def _check_prompt(decoder: Decoder, tokens: Tensor) -> None:
+    if tokens.dim() != 2 or not tokens.numel() or tokens.dtype not in (torch.int32, torch.int64):
+        raise ValueError(
+            "generate: tokens must be integers [B, T] with at least one token, got "
+            f"{list(tokens.shape)} {tokens.dtype}; pass the prompt's ids, .long()."
+        )
+    least, most = (int(x) for x in tokens.aminmax())
+    if least < 0 or most >= decoder.embed_tokens.num_embeddings:
+        raise ValueError(
+            f"generate: tokens must be 0 .. {decoder.embed_tokens.num_embeddings - 1}, those of the model, got {least} "
+            f".. {most}; encode the prompt with its tokenizer."
+        )
 
 
 def _check_choices(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
