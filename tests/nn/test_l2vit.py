@@ -177,7 +177,7 @@ def test_is_drawn_anew_after_the_meta_device() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"denominator_minimum must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"denominator_minimum must be greater than 0, got 0"):
         GlobalLinearAttention(C, H, denominator_minimum=0)
     with pytest.raises(ValueError, match=r"LocalConcentration: kernel_size must be odd, got 4"):
         LocalConcentration(C, kernel_size=4)

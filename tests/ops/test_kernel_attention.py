@@ -155,7 +155,7 @@ def test_a_query_without_weights_gets_zeros() -> None:
     [
         ({"position_map": turned, "denominator": Denominator(), "output_final_state": True}, "no single state"),
         ({"is_causal": False, "log_decay": DECAY}, "no direction to decay in"),
-        ({"feature_map": "exp"}, "unknown name 'exp'"),
+        ({"feature_map": "exp"}, "feature_map must be one of .* got 'exp'"),
     ],
 )
 def test_options_that_exclude_each_other(options: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ numerator only).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -37,20 +38,28 @@ FeatureMap = str | Callable[[Tensor], Tensor]
 
 
 class Denominator(NamedTuple):
-    """Divide each output by the sum of its weights, `max(sum, minimum) + eps`.
+    """Divide each output by the sum of its weights, `max(sum, minimum) + eps`; by 1 where that is 0.
 
     Attributes:
-        minimum: smaller sums are raised to it; L2ViT takes 100. No gradient flows where that happens.
-        eps: added to the sum; RALA takes 1e-6 with a minimum of 0.
+        minimum: smaller sums are raised to it, and no gradient flows there; L2ViT takes 100. 0 is for features that
+            are not negative; signed ones, whose sums may be, need `-inf`: no minimum.
+        eps: added to the sum, at least 0; RALA takes 1e-6.
     """
 
-    minimum: float = 1e-6
+    minimum: float = 0.0
     eps: float = 0.0
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a factor of all weights of a query cancels."""
+        return self.minimum <= 0 and not self.eps
 
     def of(self, sums: Tensor) -> Tensor:
         """The divisors for sums of weights of any shape."""
-        clamped = sums.clamp_min(self.minimum)
-        return clamped + self.eps if self.eps else clamped
+        raised = sums if self.minimum == -math.inf else sums.clamp_min(self.minimum)
+        if self.eps:
+            raised = raised + self.eps
+        return torch.where(raised == 0, 1.0, raised) if self.minimum <= 0 else raised
 
 
 @checked
@@ -75,7 +84,9 @@ def kernel_attention(
         feature_map: `"elu+1"`, `"relu"`, `"silu"`, or a function or module [B, T, heads, K] -> [B, T, heads, M], such
             as `ops.feature_maps.PositiveRandomFeatures`; in float32 at least. M takes K's place in the states.
         position_map: function of the features used in the numerator only (rotary embedding, RALA).
-        denominator: see `Denominator`. The state has one more value column then, the decayed sum of the keys.
+        denominator: see `Denominator`. The state has one more value column then, the decayed sum of the keys. Where it
+            has neither minimum nor eps, each query's features are taken relative to their largest (`queries` of the
+            feature map), so that far queries do not underflow; keys may, beyond `|k|^2 / (2 sqrt(K))` = 87.
         log_decay, is_causal, initial_state, output_final_state, cu_seqlens: as in `linear_attention`, M for K.
     Returns:
         out [B, T, H, V] in v's dtype, and the state or None, as `linear_attention`.
@@ -86,6 +97,7 @@ def kernel_attention(
     """
     name, is_apart = "kernel_attention", position_map is not None and denominator is not None
     check_qkv(name, q, k, v, same_space=True)
+    _check_denominator(name, denominator)
     if cu_seqlens is not None:
         check_cu_seqlens(name, cu_seqlens, q)
     if is_apart and (initial_state is not None or output_final_state):
@@ -93,7 +105,7 @@ def kernel_attention(
             f"{name}: with a position_map the denominator has features of its own, so that no single state sums up "
             "the past; leave initial_state and output_final_state out."
         )
-    queries, keys, values = _features(q, k, v, feature_map)
+    queries, keys, values = _features(q, k, v, feature_map, None if is_apart else denominator)
     reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
     # the sum of the weights is what a value of 1 comes out as
     columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
@@ -138,7 +150,9 @@ def kernel_attention_step(
     """
     name = "kernel_attention_step"
     check_qkv(name, q, k, v, space_dims=(0,))
-    queries, keys, values = (x.squeeze(1) for x in _features(q[:, None], k[:, None], v[:, None], feature_map))
+    _check_denominator(name, denominator)
+    token = _features(q[:, None], k[:, None], v[:, None], feature_map, denominator)
+    queries, keys, values = (x.squeeze(1) for x in token)
     if denominator is not None:
         values = F.pad(values, (0, 1), value=1.0)
     problem = StepProblem(queries, keys, values, state, log_decay, 1.0, None)
@@ -154,10 +168,25 @@ kernel_attention_step_reference = reference_of(
 )
 
 
-def _features(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> tuple[Tensor, Tensor, Tensor]:
+def _check_denominator(name: str, denominator: Denominator | None) -> None:
+    if denominator is None or torch.compiler.is_compiling():
+        return
+    are_numbers = all(isinstance(x, (float, int)) and not isinstance(x, bool) for x in denominator)
+    if not are_numbers or not (denominator.minimum < math.inf and 0 <= denominator.eps < math.inf):
+        raise ValueError(
+            f"{name}: denominator must have a number or -inf as minimum and a finite eps >= 0, got {denominator}; "
+            "Denominator() divides by the sum alone."
+        )
+
+
+def _features(
+    q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None, denominator: Denominator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of queries (relative ones, where the denominator lets their factor cancel) and keys, with the values."""
     dtype = working_dtype(q, v)
     if feature_map is None:
         return q.to(dtype), k.to(dtype), v.to(dtype)
-    features = resolve_feature_map(feature_map)
-    queries, keys = features(q.to(dtype)), features(k.to(dtype))
+    features = resolve_feature_map(feature_map, "kernel_attention")
+    relative = getattr(features, "queries", None) if denominator is not None and denominator.is_relative else None
+    queries, keys = (relative or features)(q.to(dtype)), features(k.to(dtype))
     return queries, keys, v.to(working_dtype(queries, keys))
