@@ -185,5 +185,5 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match=r"GlobalLinearAttention: hidden_states must be \[B, height, width, C\]"):
         layer(x.flatten(1, 2))
     with pytest.raises(ValueError, match=r"LocalConcentration: hidden_states must end in hidden_size = 21 channels"):
-        LocalConcentration(C)(x[..., :5])
+        LocalConcentration(C, dtype=x.dtype)(x[..., :5])
     assert "denominator_minimum=100" in repr(layer)

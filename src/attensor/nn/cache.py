@@ -20,7 +20,7 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.nn._buffer import TokenBuffer
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import check_integers, check_tensor, checked
+from attensor.ops._checks import check_integers, check_tensor, checked, is_readable
 
 __all__ = ["Cache", "JointCache", "StateCache", "TokenCache"]
 
@@ -121,7 +121,14 @@ class Cache(ABC):
 
         Args:
             index: [new batch size], integers.
+        Raises:
+            ShapeError, TypeError: another rank, or no integers. ValueError: rows that are not there (seen on a CPU).
         """
+        check_integers("Cache.reorder", "index", index, index)
+        if index.ndim != 1:
+            raise ShapeError(f"Cache.reorder: index must be [new batch size], got {list(index.shape)}.")
+        if index.numel() and is_readable(index):
+            check_range("Cache.reorder", 0, self.batch_size, index=(int(index.min()), int(index.max())))
         first = None if self.real(0, 1) is None else self.first
         self._replace({n: t.index_select(0, index.to(t.device)) for n, t in self._tensors().items()})
         if first is not None:
