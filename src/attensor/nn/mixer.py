@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
@@ -201,7 +202,8 @@ class SequenceMixer(Mixer):
             self._check_cache(hidden_states, cache)
         positions = None
         if self.uses_positions:
-            tokens, offset = hidden_states.shape[1:-1].numel(), 0 if cache is None else cache.length
+            # not Size.numel(), which makes a constant of a free length
+            tokens, offset = math.prod(hidden_states.shape[1:-1]), 0 if cache is None else cache.length
             padded = cache is not None and cache.real(0, 1) is not None
             positions = token_positions(
                 tokens,
