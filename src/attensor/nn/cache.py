@@ -228,7 +228,9 @@ class TokenCache(Cache):
         """
         if set(new) != set(self._buffers):
             raise ShapeError(f"TokenCache.append: tensors must be {sorted(self._buffers)}, got {sorted(new)}.")
-        tokens = next(iter(new.values())).shape[1]
+        for name, tensor in new.items():
+            check_tensor("TokenCache.append", name, tensor)
+        tokens = next(iter(new.values())).shape[1:2].numel()
         for name, tensor in new.items():
             sizes = list(self._buffers[name].storage.shape)
             if list(tensor.shape) != [sizes[0], tokens, *sizes[2:]]:

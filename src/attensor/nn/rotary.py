@@ -88,7 +88,7 @@ def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) ->
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
+    frequencies = float(base) ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
     angles = (positions.to(dtype)[..., None] * frequencies)[..., None, :]  # [T, 1, D/2] or [B, T, 1, D/2]
     cos, sin = angles.cos(), angles.sin()
     first, second = x.to(dtype).chunk(2, dim=-1)
@@ -117,7 +117,7 @@ def grid_rotary_embedding(x: Tensor, space: tuple[int, int], *, base: float = 10
             f"got {space}."
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
-    frequencies = base ** -torch.linspace(0, 1, x.shape[-1] // 4, device=x.device, dtype=dtype)
+    frequencies = float(base) ** -torch.linspace(0, 1, x.shape[-1] // 4, device=x.device, dtype=dtype)
     rows = torch.arange(height, device=x.device, dtype=dtype)[:, None, None] * frequencies
     columns = torch.arange(width, device=x.device, dtype=dtype)[:, None] * frequencies
     turned_by = [rows.expand(height, width, -1), columns.expand(height, width, -1)]

@@ -63,6 +63,8 @@ def _kind(annotation: Any) -> Kind:
     if annotation in _SIMPLE:
         return _SIMPLE[annotation]
     if origin in (typing.Union, types.UnionType):
+        if torch.device in arguments:  # a name of one, not any string
+            arguments = tuple(part for part in arguments if part is not str)
         return _either([_kind(part) for part in arguments])
     if origin is Literal:
         return Kind(frozenset(), lambda x: any(x is y or x == y for y in arguments), _choices(arguments))

@@ -14,7 +14,7 @@ Source: arXiv:2106.12566 (normalised positive features), arXiv:2009.14794 (posit
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feat
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
-    if callable(feature_map):
+    if callable(feature_map) and not isinstance(feature_map, type):
         return feature_map
     if not isinstance(feature_map, str) or feature_map not in FEATURE_MAPS:
         raise ValueError(
@@ -124,7 +124,7 @@ class PositiveRandomFeatures:
     def __init__(
         self, projection: Tensor, *, normalize: bool = False, scale: float | None = None, eps: float = 1e-12
     ) -> None:
-        _check_features(projection, normalize=normalize, scale=scale, eps=eps)
+        _check_features(type(self).__name__, projection, normalize=normalize, scale=scale, eps=eps)
         self.projection, self.normalize, self.eps = projection, normalize, eps
         self.scale = projection.shape[-1] ** -0.25 if scale is None else scale
 
@@ -169,18 +169,26 @@ class TrigonometricRandomFeatures(PositiveRandomFeatures):
         return waves
 
 
-# apart from the constructor, which compiled layers call: only functions that have a name are traced with their checks
-@partial(checked, owner="PositiveRandomFeatures")
-def _check_features(projection: Tensor, *, normalize: bool, scale: float | None, eps: float) -> None:
-    name = "PositiveRandomFeatures"
+def _kinds(projection: Tensor, *, normalize: bool, scale: float | None, eps: float) -> None:
+    """What the constructors take."""
+
+
+# apart from the constructors, which compiled layers call: only functions that have a name are traced with their checks
+_CHECKS = {name: checked(_kinds, name) for name in ("PositiveRandomFeatures", "TrigonometricRandomFeatures")}
+
+
+def _check_features(name: str, projection: Tensor, **options: Any) -> None:
+    _CHECKS.get(name, _CHECKS["PositiveRandomFeatures"])(projection, **options)
     check_float(name, "projection", projection, projection, "projection")
     if projection.ndim != 3 or 0 in projection.shape:
         raise ShapeError(
             f"{name}: projection must be [1 or heads, M, K], got {list(projection.shape)}; "
             "draw it with feature_maps.random_projection."
         )
-    if eps < 0:
-        raise ValueError(f"{name}: eps must be at least 0, got {eps}; the default keeps zero vectors differentiable.")
+    if options["eps"] < 0:
+        raise ValueError(
+            f"{name}: eps must be at least 0, got {options['eps']}; the default keeps zero vectors differentiable."
+        )
 
 
 def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_qkv, checked
 from attensor.ops._operator import reference_of
 from attensor.ops._precision import working_dtype
@@ -105,8 +106,10 @@ def kernel_attention(
             f"{name}: with a position_map the denominator has features of its own, so that no single state sums up "
             "the past; leave initial_state and output_final_state out."
         )
-    queries, keys, values = _features(q, k, v, feature_map, None if is_apart else denominator)
+    queries, keys, values = _features(name, q, k, v, feature_map, None if is_apart else denominator)
     reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
+    for x, like in ((reading, queries), (writing, keys)):
+        _check_mapped(name, "position_map", x, like)
     # the sum of the weights is what a value of 1 comes out as
     columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
     options = (log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
@@ -151,7 +154,7 @@ def kernel_attention_step(
     name = "kernel_attention_step"
     check_qkv(name, q, k, v, space_dims=(0,))
     _check_denominator(name, denominator)
-    token = _features(q[:, None], k[:, None], v[:, None], feature_map, denominator)
+    token = _features(name, q[:, None], k[:, None], v[:, None], feature_map, denominator)
     queries, keys, values = (x.squeeze(1) for x in token)
     if denominator is not None:
         values = F.pad(values, (0, 1), value=1.0)
@@ -179,14 +182,23 @@ def _check_denominator(name: str, denominator: Denominator | None) -> None:
         )
 
 
+def _check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:
+    """Refuse what a map of users returns, if it is not [B, T, heads, M] beside `like`."""
+    if not isinstance(x, Tensor) or x.shape[:-1] != like.shape[:-1] or x.ndim != like.ndim:
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{name}: {argument} must return a torch.Tensor {[*like.shape[:-1], 'M']}, got {got}.")
+
+
 def _features(
-    q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None, denominator: Denominator | None
+    name: str, q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None, denominator: Denominator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of queries (relative ones, where the denominator lets their factor cancel) and keys, with the values."""
     dtype = working_dtype(q, v)
     if feature_map is None:
         return q.to(dtype), k.to(dtype), v.to(dtype)
-    features = resolve_feature_map(feature_map, "kernel_attention")
+    features = resolve_feature_map(feature_map, name)
     relative = getattr(features, "queries", None) if denominator is not None and denominator.is_relative else None
     queries, keys = (relative or features)(q.to(dtype)), features(k.to(dtype))
+    for x, like in ((queries, q), (keys, k)):
+        _check_mapped(name, "feature_map", x, like)
     return queries, keys, v.to(working_dtype(queries, keys))

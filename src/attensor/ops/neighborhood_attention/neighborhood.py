@@ -103,7 +103,7 @@ def _check_axis(name: str, space: tuple[int, ...], axis: Axis) -> None:
 
 
 def _per_axis(label: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
-    if isinstance(value, int):
+    if not isinstance(value, (tuple, list)):
         return (value,) * rank
     if len(value) != rank:
         raise ShapeError(f"{_NAME}: {label} must be one value or {rank}, one for each space axis of q, got {value}.")
