@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -38,7 +38,12 @@ __all__ = [
 FeatureMap = str | Callable[[Tensor], Tensor]
 
 
-class Denominator(NamedTuple):
+class _Bounds(NamedTuple):
+    minimum: float
+    eps: float
+
+
+class Denominator(_Bounds):
     """Divide each output by the sum of its weights, `max(sum, minimum) + eps`; by 1 where that is 0.
 
     Attributes:
@@ -47,8 +52,20 @@ class Denominator(NamedTuple):
         eps: added to the sum, at least 0; RALA takes 1e-6.
     """
 
-    minimum: float = 0.0
-    eps: float = 0.0
+    def __new__(cls, minimum: float = 0.0, eps: float = 0.0) -> Self:
+        """The same, looked at.
+
+        Raises:
+            ValueError: a minimum of infinity or NaN, an eps that is negative or not finite, or no numbers.
+        """
+        if not torch.compiler.is_compiling():
+            are_numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (minimum, eps))
+            if not are_numbers or not (minimum < math.inf and 0 <= eps < math.inf):
+                raise ValueError(
+                    "Denominator: minimum must be a finite number or -inf, and eps finite and at least 0, got "
+                    f"{minimum!r} and {eps!r}; Denominator() divides by the sum alone."
+                )
+        return super().__new__(cls, minimum, eps)
 
     @property
     def is_relative(self) -> bool:
@@ -98,7 +115,6 @@ def kernel_attention(
     """
     name, is_apart = "kernel_attention", position_map is not None and denominator is not None
     check_qkv(name, q, k, v, same_space=True)
-    _check_denominator(name, denominator)
     if cu_seqlens is not None:
         check_cu_seqlens(name, cu_seqlens, q)
     if is_apart and (initial_state is not None or output_final_state):
@@ -153,7 +169,6 @@ def kernel_attention_step(
     """
     name = "kernel_attention_step"
     check_qkv(name, q, k, v, space_dims=(0,))
-    _check_denominator(name, denominator)
     token = _features(name, q[:, None], k[:, None], v[:, None], feature_map, denominator)
     queries, keys, values = (x.squeeze(1) for x in token)
     if denominator is not None:
@@ -169,17 +184,6 @@ def kernel_attention_step(
 kernel_attention_step_reference = reference_of(
     kernel_attention_step, "The equation over `linear_attention_step_reference`."
 )
-
-
-def _check_denominator(name: str, denominator: Denominator | None) -> None:
-    if denominator is None or torch.compiler.is_compiling():
-        return
-    are_numbers = all(isinstance(x, (float, int)) and not isinstance(x, bool) for x in denominator)
-    if not are_numbers or not (denominator.minimum < math.inf and 0 <= denominator.eps < math.inf):
-        raise ValueError(
-            f"{name}: denominator must have a number or -inf as minimum and a finite eps >= 0, got {denominator}; "
-            "Denominator() divides by the sum alone."
-        )
 
 
 def _check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:
