@@ -12,10 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.export import Dim
 
 import attensor
 from attensor.catalogue import Mechanism, mechanisms
-from tests.conformance.cases import HIDDEN, LAWS, SPACE, Case, all_cases, law, obey, run
+from tests.conformance.cases import HIDDEN, LAWS, SPACE, Case, all_cases, law, name, obey, run
 
 # 1. equals its reference
 
@@ -195,6 +197,31 @@ def test_traces_as_one_graph(case: Case) -> None:
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     for got, expected in zip(run(compiled, x), run(layer, x), strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+# blocks are padded where they do not divide the grid, and relative kernels choose their form by the lengths
+FREE = [c for c in all_cases() if c.variant is None and c.card.name not in ("window-grid", "nprf-rpe")]
+
+
+@pytest.mark.parametrize("case", FREE, ids=name)
+def test_exports_with_free_sizes(case: Case) -> None:
+    """One graph for all batches and lengths from 5 to 256, as torch.export makes it without Dynamo."""
+    layer, x = case.layer(), case.hidden_states()
+    free = {0: Dim("B", min=1, max=64), **{i: Dim(f"T{i}", min=5, max=256) for i in range(1, x.ndim - 1)}}
+    program = torch.export.export(layer, (x,), dynamic_shapes={"hidden_states": free}, strict=False).module()
+    other = case.hidden_states(batch=3, space=tuple(n + 4 for n in x.shape[1:-1]))
+    torch.testing.assert_close(program(other), layer(other), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("case", [c for c in all_cases() if c.card.name == "sliding-window"], ids=name)
+def test_a_window_wider_than_some_lengths_makes_no_graph_for_each(case: Case) -> None:
+    layer, graphs = case.layer(window_size=10), CompileCounter()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend=graphs, dynamic=True)
+    for length in (7, 9, 10, 11, 23):
+        x = case.hidden_states(space=(length,))
+        torch.testing.assert_close(compiled(x), layer(x), rtol=1e-9, atol=1e-9)
+    assert graphs.frame_count == 1
 
 
 # 9. state_dict, copies, moves, seeds

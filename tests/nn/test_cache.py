@@ -249,7 +249,7 @@ def test_padding_travels_with_the_rows(kind: str) -> None:
         assert other.first.tolist() == [2, 2, 0]
     other.crop(0)
     assert other.real(0, 1) is None
-    with pytest.raises(ShapeError, match=r"first: must be \[3\], got \[2\]"):
+    with pytest.raises(ShapeError, match=r"first must be \[B\] = \[3\], got \[2\]"):
         other.first = torch.tensor([1, 2])
 
 

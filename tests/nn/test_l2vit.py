@@ -177,7 +177,7 @@ def test_is_drawn_anew_after_the_meta_device() -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(ValueError, match=r"denominator_minimum must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"denominator_minimum must be greater than 0, got 0"):
         GlobalLinearAttention(C, H, denominator_minimum=0)
     with pytest.raises(ValueError, match=r"LocalConcentration: kernel_size must be odd, got 4"):
         LocalConcentration(C, kernel_size=4)
@@ -185,5 +185,5 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match=r"GlobalLinearAttention: hidden_states must be \[B, height, width, C\]"):
         layer(x.flatten(1, 2))
     with pytest.raises(ValueError, match=r"LocalConcentration: hidden_states must end in hidden_size = 21 channels"):
-        LocalConcentration(C)(x[..., :5])
+        LocalConcentration(C, dtype=x.dtype)(x[..., :5])
     assert "denominator_minimum=100" in repr(layer)

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.ops import Denominator, kernel_attention, kernel_attention_step, linear_attention_step
+from attensor.ops import (
+    Denominator,
+    PositiveRandomFeatures,
+    kernel_attention,
+    kernel_attention_step,
+    linear_attention_step,
+)
+from attensor.ops.feature_maps import random_projection
 
 BATCH, TOKENS, HEADS, KV_HEADS, KEY, VALUE = 2, 37, 4, 2, 5, 3
 PACKING = torch.tensor([0, 11, 11, 12, 37])
@@ -150,12 +157,53 @@ def test_a_query_without_weights_gets_zeros() -> None:
     assert torch.equal(out, torch.zeros_like(out))
 
 
+@both_backends
+@pytest.mark.parametrize("length", [0.01, 5.0, 15.0, 24.0])
+def test_positive_random_features_do_not_vanish(length: float) -> None:
+    """Attention to equal keys is their values, however small exp(-|q|^2 / 2) is; whole and token by token."""
+    x = torch.randn(1, 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    x = length * x / x.norm(dim=-1, keepdim=True)
+    features = PositiveRandomFeatures(random_projection(1, 16, 16, generator=torch.Generator().manual_seed(1)))
+    shared: dict[str, Any] = {"feature_map": features, "denominator": Denominator()}
+    k, v = x[:, :1].expand_as(x), torch.arange(1.0, 25.0).view(1, 1, 2, 12).expand(1, 3, 2, 12)
+    q = x.clone().requires_grad_()
+    out, state = kernel_attention(q, k, v, output_final_state=True, **shared)
+    torch.testing.assert_close(out, v, rtol=1e-5, atol=1e-5)
+    assert torch.autograd.grad(out.square().sum(), q)[0].isfinite().all()
+    step, _ = kernel_attention_step(x[:, 1], k[:, 0], v[:, 0], state, **shared)
+    torch.testing.assert_close(step, v[:, 0], rtol=1e-5, atol=1e-5)
+
+
+@both_backends
+def test_signed_features_need_no_minimum() -> None:
+    """Sums of weights of any sign divide as they are with `minimum=-inf`."""
+    q, k, v = (x.detach() for x in tensors())
+    out, _ = kernel_attention(q, k, v, is_causal=False, denominator=Denominator(float("-inf")))
+    scores = torch.einsum("bihk,bjhk->bhij", q, k)
+    assert (scores.sum(-1) < 0).any()
+    expected = torch.einsum("bhij,bjhv->bihv", scores / scores.sum(-1, keepdim=True), v)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_denominator_of_nonsense_is_refused() -> None:
+    q, k, v = tensors()
+    state = torch.zeros(BATCH, HEADS, KEY, VALUE + 1, dtype=torch.float64)
+    for wrong in ((float("nan"),), (float("inf"),), (0, -1), (0, float("nan")), ("1",), (True,), (0, 1j)):
+        with pytest.raises(ValueError, match=r"^Denominator: minimum must .*, got "):
+            Denominator(*wrong)
+    for denominator in ((0, 0), 1, "x"):
+        with pytest.raises(TypeError, match=r"^kernel_attention: denominator must .*, got "):
+            kernel_attention(q, k, v, denominator=denominator)
+        with pytest.raises(TypeError, match=r"^kernel_attention_step: denominator must .*, got "):
+            kernel_attention_step(q[:, 0], k[:, 0], v[:, 0], state, denominator=denominator)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"position_map": turned, "denominator": Denominator(), "output_final_state": True}, "no single state"),
         ({"is_causal": False, "log_decay": DECAY}, "no direction to decay in"),
-        ({"feature_map": "exp"}, "unknown name 'exp'"),
+        ({"feature_map": "exp"}, "feature_map must be one of .* got 'exp'"),
     ],
 )
 def test_options_that_exclude_each_other(options: dict[str, Any], message: str) -> None:

@@ -15,12 +15,13 @@ class TokenBuffer:
 
     Args:
         empty: [B, 0, *sizes], for sizes, device and dtype.
+        is_typed: keep that dtype; else the tokens' own, the wider one where they are of several.
         window: keep only that many tokens; all if None.
         max_length: tokens to reserve room for at once.
     """
 
-    def __init__(self, empty: Tensor, window: int | None, max_length: int | None) -> None:
-        self.window = window
+    def __init__(self, empty: Tensor, window: int | None, max_length: int | None, *, is_typed: bool = True) -> None:
+        self.window, self.is_typed = window, is_typed
         room = max_length or 0
         if window is not None:
             room = min(room, 2 * window)
@@ -36,6 +37,9 @@ class TokenBuffer:
         """All tokens that the new ones may need, the new ones last; with a window at most `window - 1` before them."""
         if self.window is not None:
             self._start = max(self._start, self._end - self.window + 1)
+        if not self.is_typed and new.dtype != self.storage.dtype:
+            is_new = self._end == self._start
+            self.storage = self.storage.to(new.dtype if is_new else torch.promote_types(new.dtype, self.storage.dtype))
         if torch.is_grad_enabled():
             # writing in place would destroy what backward needs
             self.replace(torch.cat([self.held, new.to(self.storage.dtype)], 1))
@@ -50,7 +54,7 @@ class TokenBuffer:
 
     def replace(self, tokens: Tensor) -> None:
         """Hold these tokens instead."""
-        self.storage = tokens.to(self.storage.device, self.storage.dtype)
+        self.storage = tokens.to(self.storage.device, self.storage.dtype if self.is_typed else tokens.dtype)
         self._start, self._end = 0, tokens.shape[1]
 
     def keep(self, tokens: int) -> None:

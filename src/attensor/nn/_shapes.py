@@ -1,14 +1,43 @@
-"""Checks that every layer makes on its sizes, with one wording."""
+"""Checks that every layer makes on its options and inputs, with one wording."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from attensor.errors import ShapeError
+from attensor.ops._checks import check_tensor, is_autocast
+from attensor.ops._precision import FLOATS
 
-__all__ = ["check_hidden_states", "head_dim", "kv_heads", "refuse_cache_with_packing"]
+__all__ = ["check_hidden_states", "check_range", "head_dim", "kv_heads", "refuse_cache_with_packing"]
+
+
+def check_range(
+    who: object,
+    low: float = -math.inf,
+    below: float = math.inf,
+    /,
+    *,
+    above: float = -math.inf,
+    **options: float | tuple[float, ...] | None,
+) -> None:
+    """Refuse options, given by their names, that are not in [low, below), and greater than `above`; None passes.
+
+    Args:
+        who: the layer, or its name.
+    Raises:
+        ValueError: an option, or one entry of it, lies outside.
+    """
+    bounds = {f"at least {low}": low, f"greater than {above}": above, f"below {below}": below}
+    expected = " and ".join(words for words, bound in bounds.items() if not math.isinf(bound))
+    for argument, value in options.items():
+        values = value if isinstance(value, (tuple, list)) else () if value is None else (value,)
+        if not all(low <= x < below and x > above for x in values):
+            name = who if isinstance(who, str) else type(who).__name__
+            raise ValueError(f"{name}: {argument} must be {expected}, got {value}; choose another {argument}.")
 
 
 def head_dim(layer: nn.Module, size: int, num_heads: int, *, argument: str = "hidden_size") -> int:
@@ -17,7 +46,8 @@ def head_dim(layer: nn.Module, size: int, num_heads: int, *, argument: str = "hi
     Raises:
         ValueError: `size` is not a multiple of `num_heads`.
     """
-    if num_heads < 1 or size < 1 or size % num_heads:
+    check_range(layer, 1, **{argument: size, "num_heads": num_heads})
+    if size % num_heads:
         raise ValueError(
             f"{type(layer).__name__}: {argument} {size} is not a multiple of num_heads {num_heads}; "
             f"change {argument} or num_heads."
@@ -32,7 +62,8 @@ def kv_heads(layer: nn.Module, num_heads: int, num_kv_heads: int | None) -> int:
         ValueError: it does not divide `num_heads`.
     """
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-    if num_kv_heads < 1 or num_heads % num_kv_heads:
+    check_range(layer, 1, num_kv_heads=num_kv_heads)
+    if num_heads % num_kv_heads:
         raise ValueError(
             f"{type(layer).__name__}: num_kv_heads {num_kv_heads} does not divide num_heads {num_heads}; "
             "each key/value head serves the same number of query heads."
@@ -50,7 +81,11 @@ def check_hidden_states(layer: nn.Module, hidden_states: Tensor, hidden_size: in
         ranks: allowed numbers of dimensions, batch and channels included.
     Raises:
         ShapeError: another rank or width.
+        TypeError: no dense tensor, or of a dtype that is not floating or not that of the layer's plain projections.
+        ValueError: the layer is on another device.
     """
+    if not torch.compiler.is_compiling():
+        _check_kind(layer, hidden_states)
     shape = list(hidden_states.shape)
     if hidden_states.dim() not in ranks:
         layouts = {3: "[B, T, C]", 4: "[B, height, width, C]", 5: "[B, depth, height, width, C]"}
@@ -62,6 +97,39 @@ def check_hidden_states(layer: nn.Module, hidden_states: Tensor, hidden_size: in
             f"{type(layer).__name__}: hidden_states must end in hidden_size = {hidden_size} channels, "
             f"got {shape}.{hint}"
         )
+
+
+def _check_kind(layer: nn.Module, hidden_states: Tensor) -> None:
+    name = type(layer).__name__
+    check_tensor(name, "hidden_states", hidden_states)
+    if hidden_states.dtype not in FLOATS:
+        raise TypeError(
+            f"{name}: hidden_states must be torch.float16, bfloat16, float32 or float64, got {hidden_states.dtype}; "
+            "use .float()."
+        )
+    weight = _plain_weight(layer)
+    if weight is None:
+        return
+    device = hidden_states.device
+    # weights that are moved in when they are needed wait on the meta device
+    if device != weight.device and not weight.is_meta:
+        raise ValueError(
+            f"{name}: hidden_states is on {device}, the layer on {weight.device}; use .to({weight.device})."
+        )
+    if hidden_states.dtype != weight.dtype and not is_autocast(device.type):
+        raise TypeError(
+            f"{name}: hidden_states must have the dtype {weight.dtype} of the layer, got {hidden_states.dtype}; use "
+            f".to({weight.dtype}), or torch.autocast."
+        )
+
+
+def _plain_weight(layer: nn.Module) -> Tensor | None:
+    """Of the first projection that casts nothing by itself: neither quantised nor adapted; None if there is none."""
+    for child in layer.children():
+        if type(child) is nn.Linear or type(child) is nn.Conv2d:
+            weight = child.weight
+            return weight if type(weight) is nn.Parameter and weight.dtype in FLOATS else None
+    return None
 
 
 def refuse_cache_with_packing(layer: nn.Module, cache: object | None, cu_seqlens: Tensor | None) -> None:

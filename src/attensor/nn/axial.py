@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
@@ -42,6 +43,7 @@ class AxialAttention(GridMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
+        check_range(self, 0, layer_index=layer_index)
         self.is_causal, self.layer_index = is_causal, layer_index
 
     def attend(self, heads: Heads) -> Tensor:

@@ -10,6 +10,7 @@ forward that it is handed to. Where gradients are recorded, it holds the graph.
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.nn._buffer import TokenBuffer
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import check_integers, check_tensor, checked, is_readable
 
 __all__ = ["Cache", "JointCache", "StateCache", "TokenCache"]
 
@@ -30,9 +33,11 @@ class Cache(ABC):
     Attributes:
         length: tokens seen so far.
         can_crop: whether `crop` may go back to any earlier length.
+        fits: identity of the layer that this is known to be made for; 0 if of none.
     """
 
     length: int = 0
+    fits: int = 0
     can_crop: bool = True
     _first: Tensor | None = None  # [B]; None as long as no row begins with padding
     _last_padded: int = 0  # the largest of `first`, known without asking the device
@@ -44,8 +49,11 @@ class Cache(ABC):
 
     @first.setter
     def first(self, first: Tensor) -> None:
+        name = type(self).__name__
+        check_tensor(name, "first", first)
+        check_integers(name, "first", first, first)
         if first.shape != (self.batch_size,):
-            raise ShapeError(f"{type(self).__name__}.first: must be [{self.batch_size}], got {list(first.shape)}.")
+            raise ShapeError(f"{name}: first must be [B] = [{self.batch_size}], got {list(first.shape)}.")
         self._last_padded = int(first.max()) if first.numel() else 0
         self._first = first.to(device=self._any.device, dtype=torch.int64) if self._last_padded else None
 
@@ -53,6 +61,19 @@ class Cache(ABC):
     def batch_size(self) -> int:
         """Rows."""
         return self._any.shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the contents live."""
+        return self._any.device
+
+    def is_like(self, other: Cache) -> bool:
+        """Whether both are of one kind, with the same names and sizes but for rows and tokens."""
+        names = self._tensors().keys()
+        if type(self) is not type(other) or names != other._tensors().keys():
+            return False
+        # as many tokens as there may be: a window shows
+        return all(self._sizes(name, sys.maxsize) == other._sizes(name, sys.maxsize) for name in names)
 
     @property
     def nbytes(self) -> int:
@@ -71,6 +92,7 @@ class Cache(ABC):
         held = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in self._tensors().items()}
         return {"length": torch.tensor(self.length), "first": self.first.clone(), **held}
 
+    @checked
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Take over contents exported by `state_dict` of a cache of the same layer; the batch size may differ.
 
@@ -93,17 +115,26 @@ class Cache(ABC):
         self.length = length
         self.first = state_dict["first"]
 
+    @checked
     def reorder(self, index: Tensor) -> None:
         """Row i becomes what row `index[i]` was; rows may repeat or vanish (beam search).
 
         Args:
             index: [new batch size], integers.
+        Raises:
+            ShapeError, TypeError: another rank, or no integers. ValueError: rows that are not there (seen on a CPU).
         """
+        check_integers("Cache.reorder", "index", index, index)
+        if index.ndim != 1:
+            raise ShapeError(f"Cache.reorder: index must be [new batch size], got {list(index.shape)}.")
+        if index.numel() and is_readable(index):
+            check_range("Cache.reorder", 0, self.batch_size, index=(int(index.min()), int(index.max())))
         first = None if self.real(0, 1) is None else self.first
         self._replace({n: t.index_select(0, index.to(t.device)) for n, t in self._tensors().items()})
         if first is not None:
             self.first = first[index.to(first.device)]
 
+    @checked
     def crop(self, length: int) -> None:
         """Forget everything after the first `length` tokens.
 
@@ -155,9 +186,11 @@ class TokenCache(Cache):
         windows: tokens to keep, of all tensors or by name; every token where None or not named.
         max_length: tokens to reserve room for at once; a longer sequence makes the cache grow.
         device: where the contents live.
-        dtype: what they are stored in; `append` returns them in the dtype of what it is given.
+        dtype: what they are stored in, that of the tokens if None; `append` returns them in the dtype of what it is
+            given.
     """
 
+    @checked
     def __init__(
         self,
         batch_size: int,
@@ -168,9 +201,16 @@ class TokenCache(Cache):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_range(self, 0, batch_size=batch_size, max_length=max_length)
         kept = windows if isinstance(windows, Mapping) else dict.fromkeys(sizes, windows)
+        check_range(self, 1, windows=tuple(window for window in kept.values() if window is not None))
         self._buffers = {
-            name: TokenBuffer(torch.empty(batch_size, 0, *size, device=device, dtype=dtype), kept.get(name), max_length)
+            name: TokenBuffer(
+                torch.empty(batch_size, 0, *size, device=device, dtype=dtype),
+                kept.get(name),
+                max_length,
+                is_typed=dtype is not None,
+            )
             for name, size in sizes.items()
         }
         self.can_crop = all(buffer.window is None for buffer in self._buffers.values())
@@ -188,7 +228,9 @@ class TokenCache(Cache):
         """
         if set(new) != set(self._buffers):
             raise ShapeError(f"TokenCache.append: tensors must be {sorted(self._buffers)}, got {sorted(new)}.")
-        tokens = next(iter(new.values())).shape[1]
+        for name, tensor in new.items():
+            check_tensor("TokenCache.append", name, tensor)
+        tokens = next(iter(new.values())).shape[1:2].numel()
         for name, tensor in new.items():
             sizes = list(self._buffers[name].storage.shape)
             if list(tensor.shape) != [sizes[0], tokens, *sizes[2:]]:
@@ -214,6 +256,10 @@ class TokenCache(Cache):
                     f"{length} cannot be restored; crop to 0 or keep a state_dict() of the earlier moment."
                 )
 
+    @property
+    def _any(self) -> Tensor:
+        return next(iter(self._buffers.values())).storage
+
     def _crop(self, length: int) -> None:
         for buffer in self._buffers.values():
             buffer.keep(length - self.length + buffer.held.shape[1])
@@ -237,7 +283,7 @@ class StateCache(Cache):
         batch_size: rows.
         sizes: name -> sizes of one row's state, such as (heads, key width, value width).
         device: where the states live.
-        dtype: float32 if lower, as states accumulate.
+        dtype: float32 if lower, as states accumulate; if None that of the states, but at least float32.
 
     Attributes:
         states: [B, *sizes] by name, zeros at the start.
@@ -245,6 +291,7 @@ class StateCache(Cache):
 
     can_crop = False
 
+    @checked
     def __init__(
         self,
         batch_size: int,
@@ -253,6 +300,8 @@ class StateCache(Cache):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_range(self, 0, batch_size=batch_size)
+        self._is_typed = dtype is not None
         dtype = torch.promote_types(dtype or torch.float32, torch.float32)
         self.states = {name: torch.zeros(batch_size, *size, device=device, dtype=dtype) for name, size in sizes.items()}
 
@@ -285,7 +334,9 @@ class StateCache(Cache):
         return list(self.states[name].shape[1:])
 
     def _replace(self, held: Mapping[str, Tensor]) -> None:
-        self.states = {name: held[name].to(old.device, old.dtype) for name, old in self.states.items()}
+        for name, old in self.states.items():
+            dtype = old.dtype if self._is_typed else torch.promote_types(held[name].dtype, torch.float32)
+            self.states[name] = held[name].to(old.device, dtype)
 
 
 class JointCache(Cache):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 from attensor.ops.feature_maps import PositiveRandomFeatures, random_projection
 
 __all__ = ["LearnedFeatures", "RandomFeatures"]
@@ -29,6 +32,7 @@ class RandomFeatures(nn.Module):
 
     projection: Tensor
 
+    @checked
     def __init__(
         self,
         key_dim: int,
@@ -40,6 +44,7 @@ class RandomFeatures(nn.Module):
     ) -> None:
         super().__init__()
         self.normalize = normalize
+        check_range(self, 1, key_dim=key_dim, num_features=num_features)
         self.register_buffer("projection", torch.empty(1, num_features or key_dim, key_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -54,6 +59,10 @@ class RandomFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H, K] to [B, T, H, M] in at least float32."""
         return PositiveRandomFeatures(self.projection, normalize=self.normalize)(x)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """Features of queries, see `PositiveRandomFeatures.queries`."""
+        return PositiveRandomFeatures(self.projection, normalize=self.normalize).queries(x)
 
     def extra_repr(self) -> str:
         """Options, for `print(layer)`."""
@@ -70,6 +79,7 @@ class LearnedFeatures(nn.Module):
     Source: arXiv:2402.04347 (Hedgehog), equation 6, in its form with a softmax over the features.
     """
 
+    @checked
     def __init__(
         self,
         key_dim: int,
@@ -79,7 +89,8 @@ class LearnedFeatures(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.proj = nn.Linear(key_dim, num_features or key_dim, bias=False, device=device, dtype=dtype)
+        check_range(self, 1, key_dim=key_dim, num_features=num_features)
+        self.proj = _Linear(key_dim, num_features or key_dim, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -90,5 +101,12 @@ class LearnedFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H, K] to [B, T, H, 2 M] in at least float32."""
-        projected = self.proj(x.to(self.proj.weight.dtype)).to(torch.promote_types(x.dtype, torch.float32))
+        projected = self.proj(x.to(torch.promote_types(x.dtype, torch.float32)))
         return torch.cat([projected.softmax(-1), (-projected).softmax(-1)], -1)
+
+
+class _Linear(nn.Linear):
+    """Computed in the dtype of its input, which is that of the features, whatever the weight is stored in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))

@@ -98,6 +98,8 @@ class GatedLinearAttention(LinearAttention):
         )
         if gate_bias:
             self.g_proj = nn.Linear(hidden_size, hidden_size, device=device, dtype=dtype)
+        if clamp_min is not None and clamp_min > 0:
+            raise ValueError(f"{type(self).__name__}: clamp_min must be at most 0, as log decays are, got {clamp_min}.")
         self.clamp_min = clamp_min
         self.gk_proj = nn.Sequential(
             nn.Linear(hidden_size, GATE_RANK, bias=False, device=device, dtype=dtype),

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.nn._shapes import check_hidden_states
+from attensor.nn._shapes import check_hidden_states, check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import Denominator, kernel_attention
+from attensor.ops._checks import checked
 
 __all__ = ["GlobalLinearAttention", "LocalConcentration"]
 
@@ -58,11 +59,7 @@ class GlobalLinearAttention(GridMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
-        if denominator_minimum <= 0:
-            raise ValueError(
-                f"GlobalLinearAttention: denominator_minimum must be positive, got {denominator_minimum}; "
-                "a row of zero weights would be divided by zero."
-            )
+        check_range(self, above=0, denominator_minimum=denominator_minimum)
         self.denominator_minimum = denominator_minimum
         self.temperature = nn.Parameter(torch.empty(num_heads, 1, 1, device=device, dtype=dtype))
         self.local_mp: LocalConcentration | None = None
@@ -110,6 +107,7 @@ class LocalConcentration(nn.Module):
     Source: arXiv:2501.16182, section 3 (local concentration module).
     """
 
+    @checked
     def __init__(
         self,
         hidden_size: int,
@@ -119,8 +117,9 @@ class LocalConcentration(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_range(self, 1, hidden_size=hidden_size)
         if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"LocalConcentration: kernel_size must be odd, got {kernel_size}.")
+            raise ValueError(f"LocalConcentration: kernel_size must be odd, got {kernel_size}; use {kernel_size + 1}.")
         self.hidden_size = hidden_size
         depthwise = partial(nn.Conv2d, hidden_size, hidden_size, kernel_size, padding="same", groups=hidden_size)
         self.conv1 = depthwise(device=device, dtype=dtype)

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attensor.nn._shapes import check_range
 from attensor.nn.linear_attention import Gate, LinearAttention, Norm
+from attensor.ops._checks import checked
 
 __all__ = ["LightningAttention", "Slopes", "check_slopes", "decay_slopes"]
 
@@ -23,10 +25,12 @@ def check_slopes(name: str, slopes: str, layer_index: int, num_layers: int) -> N
     """
     if slopes not in (known := get_args(Slopes)):
         raise ValueError(f"{name}: slopes must be one of {', '.join(map(repr, known))}, got {slopes!r}.")
+    check_range(name, 1, num_layers=num_layers)
     if not 0 <= layer_index < num_layers:
         raise ValueError(f"{name}: layer_index must be in [0, num_layers = {num_layers}), got {layer_index}.")
 
 
+@checked
 def decay_slopes(
     num_heads: int, slopes: Slopes = "alibi", *, layer_index: int = 0, num_layers: int = 1, device: torch.device
 ) -> Tensor:
@@ -49,6 +53,7 @@ def decay_slopes(
         ValueError: unknown slopes, or a layer_index outside the stack.
     Source: arXiv:2307.14995, section 3.1; ALiBi arXiv:2108.12409; MiniMax arXiv:2501.08313.
     """
+    check_range("decay_slopes", 1, num_heads=num_heads)
     check_slopes("decay_slopes", slopes, layer_index, num_layers)
     if slopes == "linear":
         heads = torch.arange(num_heads, device=device, dtype=torch.float64)

@@ -8,7 +8,7 @@ Members of the family differ in the log decay g and in what they put around it; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from attensor.nn._shapes import head_dim, kv_heads
 from attensor.nn.cache import StateCache
 from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.mixer import Heads, SequenceMixer
+from attensor.nn.norm import LayerNorm, RMSNorm
 from attensor.nn.padding import pad, unpad
 from attensor.nn.rotary import rotary_embedding
 from attensor.ops import Denominator, kernel_attention, kernel_attention_step, linear_attention, linear_attention_step
@@ -95,7 +96,7 @@ class LinearAttention(SequenceMixer):
         self.key_dim = head_dim(self, key_size, num_heads, argument="key_size")
         self.value_dim = head_dim(self, value_size, num_heads, argument="value_size")
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        self.feature_map = _feature_map(feature_map, self.key_dim, **factory)
+        self.feature_map = _feature_map(type(self).__name__, feature_map, self.key_dim, **factory)
         self.denominator = Denominator() if normalize else None
         self.norm, self.output_gate = norm, output_gate
         self.q_proj = nn.Linear(hidden_size, key_size, bias=False, **factory)
@@ -158,17 +159,16 @@ class LinearAttention(SequenceMixer):
 
     def merge(self, out: Tensor, heads: Heads) -> Tensor:
         """Norm, gate and output projection: [B, T, H, V] to [B, T, C]."""
-        # autocast leaves norms alone: without this, half-precision states would meet float32 weights
-        out = out.to(self.o_proj.weight.dtype)
         normed: Tensor = self.g_norm(out.flatten(-2) if self.norm in _ALL_HEADS else out)
         normed = normed if self.norm in _ALL_HEADS else normed.flatten(-2)  # [B, T, H V]
+        normed = normed.to(heads.q.dtype)  # what projections compute in; that of their weights may be an integer
         if self.output_gate is not None and heads.gate is not None:
             normed = normed * _GATES[self.output_gate](heads.gate)
         mixed: Tensor = self.o_proj(normed)
         return mixed
 
     def _new_cache(
-        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
     ) -> StateCache:
         sizes = {"state": (self.num_heads, *self.state_sizes)}
         return StateCache(batch_size, sizes, device=device, dtype=dtype)
@@ -182,7 +182,7 @@ class LinearAttention(SequenceMixer):
     @property
     def state_sizes(self) -> tuple[int, int]:
         """Rows and columns of a head's state: features of a key, channels of a value (and one for the denominator)."""
-        nothing = self.k_proj.weight.new_empty(0, 1, 1, self.key_dim)
+        nothing = torch.empty(0, 1, 1, self.key_dim, device=self._device)
         if self.uses_positions:
             nothing = self.embed_positions(
                 nothing.expand(0, 1, self.num_heads, self.key_dim),
@@ -192,15 +192,13 @@ class LinearAttention(SequenceMixer):
             nothing = resolve_feature_map(self.feature_map)(nothing)
         return nothing.shape[-1], self.value_dim + (self.denominator is not None)
 
-    def _new_norm(self, norm: Norm, **factory: Any) -> nn.RMSNorm | nn.LayerNorm:
-        if norm not in (norms := get_args(Norm)):
-            raise ValueError(f"{type(self).__name__}: norm must be one of {', '.join(map(repr, norms))}, got {norm!r}.")
+    def _new_norm(self, norm: Norm, **factory: Any) -> RMSNorm | LayerNorm:
         if norm == "layer":
-            return nn.LayerNorm(self.value_dim, elementwise_affine=False)
+            return LayerNorm(self.value_dim)
         if norm in _ALL_HEADS:
             all_heads = self.value_dim * self.num_heads
-            return nn.RMSNorm(all_heads, eps=1e-6, elementwise_affine=norm == "rms-all-heads", **factory)
-        return nn.RMSNorm(self.value_dim, eps=1e-5, **factory)
+            return RMSNorm(all_heads, eps=1e-6, elementwise_affine=norm == "rms-all-heads", **factory)
+        return RMSNorm(self.value_dim, eps=1e-5, **factory)
 
     def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
         """Whole rows, from a state (the last state is then of use) or without a past."""
@@ -210,10 +208,11 @@ class LinearAttention(SequenceMixer):
             "output_final_state": state is not None,
             "cu_seqlens": cu_seqlens,
         }
+        q, k, v = (_summable(x) for x in heads[:3])
         if self._is_plain:
-            out, last = linear_attention(*heads[:3], scale=self.scale, **past)
+            out, last = linear_attention(q, k, v, scale=self.scale, **past)
         else:
-            out, last = kernel_attention(*heads[:3], feature_map=self.feature_map, denominator=self.denominator, **past)
+            out, last = kernel_attention(q, k, v, feature_map=self.feature_map, denominator=self.denominator, **past)
             out = self._scaled(out)
         return out, cast("Tensor", last)
 
@@ -221,7 +220,7 @@ class LinearAttention(SequenceMixer):
         """One token of each row."""
         decay = heads.log_decay
         decay = decay[:, 0] if decay is not None and decay.dim() > 1 else decay
-        q, k, v = (x[:, 0] for x in heads[:3])
+        q, k, v = (_summable(x[:, 0]) for x in heads[:3])
         if self._is_plain:
             out, state = linear_attention_step(q, k, v, state, log_decay=decay, scale=self.scale)
         else:
@@ -250,12 +249,20 @@ _GATES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _feature_map(feature_map: FeatureMap | None, key_dim: int, **factory: Any) -> FeatureMap | None:
+def _summable(x: Tensor) -> Tensor:
+    """float16 as float32: sums over tokens leave its range (65,504) long before the norm brings them back.
+
+    The output is then float32, too, so that queries, keys, values and outputs take twice the memory.
+    """
+    return x.float() if x.dtype == torch.float16 else x
+
+
+def _feature_map(owner: str, feature_map: FeatureMap | None, key_dim: int, **factory: Any) -> FeatureMap | None:
     """A name, function or module that `linear_attention` takes."""
     if feature_map == "positive-random":
         return RandomFeatures(key_dim, **factory)
     if feature_map == "learned":
         return LearnedFeatures(key_dim, **factory)
     if feature_map is not None:
-        resolve_feature_map(feature_map)
+        resolve_feature_map(feature_map, owner)
     return feature_map

@@ -10,15 +10,20 @@ Sizes: B sequences, T tokens, C channels, H heads, V value width.
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import math
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import check_hidden_states, refuse_cache_with_packing
+from attensor.errors import ShapeError
+from attensor.nn._shapes import check_hidden_states, check_range, refuse_cache_with_packing
 from attensor.nn.cache import Cache
 from attensor.nn.rotary import token_positions
+from attensor.ops._checks import check_cu_seqlens, check_tensor, checked
 
 __all__ = ["Heads", "Mixer", "SequenceMixer"]
 
@@ -56,6 +61,12 @@ class Mixer(nn.Module, ABC):
     ranks: tuple[int, ...] = (3,)
     shown: tuple[str, ...] = ("hidden_size", "num_heads")
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the constructor refuse options of another kind than annotated."""
+        super().__init_subclass__(**options)
+        if inspect.isfunction(constructor := vars(cls).get("__init__")):
+            cls.__init__ = checked(constructor)  # type: ignore[method-assign]
+
     @abstractmethod
     def project(self, hidden_states: Tensor) -> Heads:
         """The first step: [B, *space, C] to heads."""
@@ -90,6 +101,12 @@ class Mixer(nn.Module, ABC):
 
     def reset_own_parameters(self) -> None:
         """Draw what is in no sub-module anew (loaders fill sub-modules by themselves): nothing."""
+
+    @property
+    def _device(self) -> torch.device:
+        """Of the parameters; quantised layers may hold everything in buffers, or in neither."""
+        own = next(itertools.chain(self.parameters(), self.buffers()), None)
+        return torch.get_default_device() if own is None else own.device
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
@@ -129,9 +146,12 @@ class SequenceMixer(Mixer):
         """The second step: heads to [B, T, H, V]; the tokens continue what the cache holds, and are added to it."""
 
     @abstractmethod
-    def _new_cache(self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype) -> Cache:
-        """The cache that `attend` takes."""
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
+    ) -> Cache:
+        """The cache that `attend` takes; without a dtype it holds what comes as it comes."""
 
+    @checked
     def new_cache(
         self,
         batch_size: int,
@@ -146,21 +166,18 @@ class SequenceMixer(Mixer):
             batch_size: rows.
             max_length: tokens to reserve room for.
             device: the parameters' if None.
-            dtype: the parameters' if None; recurrent states and features are kept in at least float32.
+            dtype: of what is kept; that of the tokens if None. Recurrent states and features: at least float32.
         Raises:
-            ValueError: the layer is not causal.
+            ValueError: the layer is not causal, or a number is negative.
+            TypeError: an argument of another kind.
         """
+        check_range(self, 0, batch_size=batch_size, max_length=max_length)
         if not self.is_causal:
             raise ValueError(
                 f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
             )
-        parameter = next(self.parameters())
-        return self._new_cache(
-            batch_size,
-            max_length,
-            parameter.device if device is None else torch.device(device),
-            parameter.dtype if dtype is None else dtype,
-        )
+        device = self._device if device is None else torch.device(device)
+        return self._new_cache(batch_size, max_length, device, dtype)
 
     def forward(self, hidden_states: Tensor, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Mix the tokens.
@@ -174,13 +191,19 @@ class SequenceMixer(Mixer):
             As `hidden_states`.
         Raises:
             ShapeError: another rank or width.
-            ValueError: cache and cu_seqlens together.
+            ValueError: cache and cu_seqlens together; a cache for other rows, or on another device.
+            TypeError: a cache of another layer.
         """
         check_hidden_states(self, hidden_states, self.hidden_size, self.ranks)
         refuse_cache_with_packing(self, cache, cu_seqlens)
+        if cu_seqlens is not None:
+            self._check_packing(hidden_states, cu_seqlens)
+        if cache is not None and not torch.compiler.is_compiling():
+            self._check_cache(hidden_states, cache)
         positions = None
         if self.uses_positions:
-            tokens, offset = hidden_states.shape[1:-1].numel(), 0 if cache is None else cache.length
+            # not Size.numel(), which makes a constant of a free length
+            tokens, offset = math.prod(hidden_states.shape[1:-1]), 0 if cache is None else cache.length
             padded = cache is not None and cache.real(0, 1) is not None
             positions = token_positions(
                 tokens,
@@ -191,3 +214,31 @@ class SequenceMixer(Mixer):
             )
         heads = self.project(hidden_states, positions)
         return self.merge(self.attend(heads, cache=cache, cu_seqlens=cu_seqlens), heads).view(hidden_states.shape)
+
+    def _check_packing(self, hidden_states: Tensor, cu_seqlens: Tensor) -> None:
+        name = type(self).__name__
+        check_tensor(name, "cu_seqlens", cu_seqlens)
+        check_cu_seqlens(name, cu_seqlens, hidden_states.flatten(1, -2), label="hidden_states")
+
+    def _check_cache(self, hidden_states: Tensor, cache: object) -> None:
+        """Refuse, before anything is added to it, a cache that `new_cache` would not have made for these rows."""
+        name = type(self).__name__
+        if not isinstance(cache, Cache):
+            raise TypeError(f"{name}: cache must be what new_cache() of the layer returns, got {type(cache).__name__}.")
+        if cache.fits != id(self):
+            if not self.is_causal or not cache.is_like(self._new_cache(0, None, torch.device("meta"), None)):
+                raise TypeError(
+                    f"{name}: cache must be what new_cache() of the layer returns, got a {type(cache).__name__} of "
+                    "another layer; make one for each layer."
+                )
+            cache.fits = id(self)
+        if cache.batch_size != hidden_states.shape[0]:
+            raise ShapeError(
+                f"{name}: cache must have the {hidden_states.shape[0]} rows of hidden_states, got {cache.batch_size}; "
+                f"use new_cache(batch_size={hidden_states.shape[0]})."
+            )
+        if cache.device != hidden_states.device:
+            raise ValueError(
+                f"{name}: cache is on {cache.device}, hidden_states on {hidden_states.device}; use "
+                f'new_cache(device="{hidden_states.device}").'
+            )

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import neighborhood_attention
@@ -47,9 +48,7 @@ class NeighborhoodAttention(GridMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
-        for name, value in (("window_size", window_size), ("dilation", dilation), ("stride", stride)):
-            if min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise ValueError(f"NeighborhoodAttention: {name} must be at least 1 along every axis, got {value}.")
+        check_range(self, 1, window_size=window_size, dilation=dilation, stride=stride)
         self.window_size, self.dilation, self.stride, self.is_causal = window_size, dilation, stride, is_causal
 
     def attend(self, heads: Heads) -> Tensor:
@@ -79,11 +78,11 @@ class NeighborhoodAttention(GridMixer):
         return windows, dilations, strides
 
     def _per_axis(self, value: int | tuple[int, ...], axes: int) -> tuple[int, ...]:
-        if isinstance(value, int):
+        if not isinstance(value, (tuple, list)):
             return (value,) * axes
         if len(value) != axes:
             raise ValueError(
                 f"NeighborhoodAttention: options for {len(value)} axes {value}, but the grid has {axes}; "
                 "give one number for all axes or one for each."
             )
-        return value
+        return tuple(value)

@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import check_devices, check_integers, checked, is_readable
 
 __all__ = ["pad", "unpad"]
 
 
+@checked
 def unpad(x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Keep the real tokens of each row, one row after the other.
 
@@ -23,9 +26,16 @@ def unpad(x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         packed [1, real tokens, ...]; cu_seqlens [B + 1], int64; index [real tokens], where each came from in B * T.
     Raises:
         ShapeError: the mask is not [B, T].
+        TypeError, ValueError: a mask of complex numbers, or on another device.
     """
-    if attention_mask.shape != x.shape[:2]:
-        raise ShapeError(f"unpad: attention_mask must be {list(x.shape[:2])}, got {list(attention_mask.shape)}.")
+    if attention_mask.is_complex():
+        raise TypeError(f"unpad: attention_mask must be true or 1 for real tokens, got {attention_mask.dtype}.")
+    check_devices("unpad", x, "x", attention_mask=attention_mask)
+    if x.ndim < 2 or attention_mask.shape != x.shape[:2]:
+        raise ShapeError(
+            f"unpad: attention_mask must be {list(x.shape[:2])}, got {list(attention_mask.shape)}; "
+            "it has one entry for each token of x [B, T, ...]."
+        )
     mask = attention_mask.bool()
     index = mask.flatten().nonzero().squeeze(1)
     lengths = mask.sum(1)
@@ -33,6 +43,7 @@ def unpad(x: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return x.flatten(0, 1)[index][None], cu_seqlens, index
 
 
+@checked
 def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
     """Undo `unpad`; padded places get zeros.
 
@@ -43,6 +54,18 @@ def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
         length: T.
     Returns:
         [B, T, ...].
+    Raises:
+        ShapeError: packed is not [1, real tokens, ...], or index not [real tokens].
+        TypeError, ValueError: index is not of integers, or a size is negative. On a CPU also: an index outside B * T.
     """
+    check_integers("pad", "index", index, packed, "packed")
+    check_range("pad", 0, batch_size=batch_size, length=length)
+    if packed.ndim < 2 or packed.shape[0] != 1 or index.shape != packed.shape[1:2]:
+        raise ShapeError(
+            f"pad: packed and index must be [1, real tokens, ...] and [real tokens], got {list(packed.shape)} and "
+            f"{list(index.shape)}; use what unpad returned."
+        )
+    if index.numel() and is_readable(index):
+        check_range("pad", 0, batch_size * length, index=(int(index.min()), int(index.max())))
     flat = packed.new_zeros(batch_size * length, *packed.shape[2:])
     return torch.unflatten(flat.index_copy(0, index, packed[0]), 0, (batch_size, length))

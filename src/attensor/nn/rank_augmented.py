@@ -105,11 +105,11 @@ class RankAugmentedLinearAttention(Mixer):
         queries, keys = rank_augmented_features(q, k, is_weighted=self.kv_weighting)
         out, _ = kernel_attention(
             queries,
-            keys,
+            keys / keys.shape[1],  # a mean over the cells, so that the constant does not depend on their number
             v.to(keys.dtype),
             is_causal=False,
             position_map=partial(grid_rotary_embedding, space=space) if self.rotary else None,
-            denominator=Denominator(minimum=0.0, eps=_EPS * q.shape[1]),
+            denominator=Denominator(eps=_EPS),
         )
         return torch.unflatten(out.to(v.dtype), 1, space)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import head_dim
+from attensor.nn._shapes import check_range, head_dim
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.ops import PositiveRandomFeatures, relative_kernel_attention
@@ -62,11 +62,7 @@ class RelativeKernelAttention(SequenceMixer):
                 f"{type(self).__name__}: space_dims must be 1, or 2 with is_causal=False, got {space_dims} with "
                 f"is_causal={is_causal}."
             )
-        if num_features < 1 or max_distance < 1:
-            raise ValueError(
-                f"{type(self).__name__}: num_features and max_distance must be at least 1, got {num_features} and "
-                f"{max_distance}."
-            )
+        check_range(self, 1, num_features=num_features, max_distance=max_distance)
         self.num_features, self.max_distance = num_features, max_distance
         self.space_dims, self.is_causal, self.normalize = space_dims, is_causal, normalize
         self.ranks = (space_dims + 2,)
@@ -116,14 +112,14 @@ class RelativeKernelAttention(SequenceMixer):
         return mixed
 
     def _new_cache(
-        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
     ) -> TokenCache:
         return TokenCache(
             batch_size,
             {"keys": (self.num_heads, self.num_features), "values": (self.num_heads, self.head_dim)},
             max_length=max_length,
             device=device,
-            dtype=torch.promote_types(dtype, torch.float32),
+            dtype=None if dtype is None else torch.promote_types(dtype, torch.float32),
         )
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:

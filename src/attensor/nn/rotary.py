@@ -20,9 +20,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.errors import ShapeError
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked
+
 __all__ = ["grid_rotary_embedding", "rotary_embedding", "token_positions"]
 
 
+@checked
 def token_positions(
     tokens: int,
     *,
@@ -41,15 +46,25 @@ def token_positions(
         device: of the result.
     Returns:
         [tokens], int64; with `first` [B, tokens], and 0 at the padding before it.
+    Raises:
+        ShapeError: first is not [B], or cu_seqlens does not rise from 0 to `tokens`.
+        TypeError, ValueError: not of integers, a negative number, cu_seqlens beside offset or first.
     """
+    check_range("token_positions", 0, tokens=tokens, offset=offset)
     positions = torch.arange(tokens, device=device)
     if cu_seqlens is None:
         positions = positions + offset
+        if first is not None:
+            _check_first(first)
         return positions if first is None else (positions - first.to(device)[:, None]).clamp(min=0)
+    if first is not None or not (isinstance(offset, int) and offset == 0):
+        raise ValueError("token_positions: cu_seqlens has no past: leave offset and first out.")
+    check_cu_seqlens("token_positions", cu_seqlens, cu_seqlens.new_empty(1, tokens), label="tokens")
     starts = cu_seqlens.to(device=device, dtype=torch.int64)
     return positions - starts[torch.searchsorted(starts, positions, right=True) - 1]
 
 
+@checked
 def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tensor:
     """Turn every head of x by its token's position; O(B T H D).
 
@@ -59,16 +74,28 @@ def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) ->
         base: the slowest pair turns once in about `2 pi base` tokens.
     Returns:
         [B, T, H, D] in x's dtype; angles are computed in at least float32.
+    Raises:
+        ShapeError: another rank, an odd width, or positions of other tokens.
+        TypeError, ValueError: x is not floating point, positions are no integers or elsewhere, or base is not positive.
     """
+    name = "rotary_embedding"
+    _check_heads(name, x, 2, base)
+    check_integers(name, "positions", positions, x, "x")
+    if positions.shape != x.shape[1:2] and positions.shape != x.shape[:2]:
+        raise ShapeError(
+            f"{name}: positions must be [T] or [B, T] for x [B, T, H, D] = {list(x.shape)}, got "
+            f"{list(positions.shape)}; use nn.token_positions."
+        )
     dtype = torch.promote_types(x.dtype, torch.float32)
     half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
+    frequencies = float(base) ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
     angles = (positions.to(dtype)[..., None] * frequencies)[..., None, :]  # [T, 1, D/2] or [B, T, 1, D/2]
     cos, sin = angles.cos(), angles.sin()
     first, second = x.to(dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 
 
+@checked
 def grid_rotary_embedding(x: Tensor, space: tuple[int, int], *, base: float = 10_000.0) -> Tensor:
     """Turn every head of x by the row and the column of its cell; O(B T H D).
 
@@ -78,10 +105,19 @@ def grid_rotary_embedding(x: Tensor, space: tuple[int, int], *, base: float = 10
         base: the slowest pair turns once in about `2 pi base` rows or columns.
     Returns:
         [B, T, H, D] in x's dtype; angles are computed in at least float32.
+    Raises:
+        ShapeError: another rank, a width that is no multiple of 4, or a grid of other cells.
+        TypeError, ValueError: x is not floating point, or base is not positive.
     """
     height, width = space
+    _check_heads("grid_rotary_embedding", x, 4, base)
+    if height < 0 or width < 0 or height * width != x.shape[1]:
+        raise ShapeError(
+            f"grid_rotary_embedding: space must be height and width with height * width = {x.shape[1]} tokens of x, "
+            f"got {space}."
+        )
     dtype = torch.promote_types(x.dtype, torch.float32)
-    frequencies = base ** -torch.linspace(0, 1, x.shape[-1] // 4, device=x.device, dtype=dtype)
+    frequencies = float(base) ** -torch.linspace(0, 1, x.shape[-1] // 4, device=x.device, dtype=dtype)
     rows = torch.arange(height, device=x.device, dtype=dtype)[:, None, None] * frequencies
     columns = torch.arange(width, device=x.device, dtype=dtype)[:, None] * frequencies
     turned_by = [rows.expand(height, width, -1), columns.expand(height, width, -1)]
@@ -89,3 +125,20 @@ def grid_rotary_embedding(x: Tensor, space: tuple[int, int], *, base: float = 10
     cos, sin = angles.cos(), angles.sin()
     even, odd = torch.unflatten(x.to(dtype), -1, (-1, 2)).unbind(-1)
     return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2).to(x.dtype)
+
+
+def _check_heads(name: str, x: Tensor, multiple: int, base: float) -> None:
+    """Refuse x that is not [B, T, H, D] of floating numbers, D a positive multiple."""
+    check_float(name, "x", x, x, "x")
+    check_range(name, above=0, base=base)
+    if x.ndim != 4 or x.shape[3] % multiple or not x.shape[3]:
+        raise ShapeError(
+            f"{name}: x must be [B, T, H, D] with D a multiple of {multiple}, got {list(x.shape)}; choose heads of "
+            "another width."
+        )
+
+
+def _check_first(first: Tensor) -> None:
+    check_integers("token_positions", "first", first, first)
+    if first.ndim != 1:
+        raise ShapeError(f"token_positions: first must be [B], got {list(first.shape)}; it has one entry for each row.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import check_range
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads
 from attensor.nn.padding import pad, unpad
@@ -47,8 +48,7 @@ class SlidingWindowAttention(SoftmaxAttention):
         super().__init__(
             hidden_size, num_heads, num_kv_heads=num_kv_heads, rotary_base=rotary_base, device=device, dtype=dtype
         )
-        if window_size < 1:
-            raise ValueError(f"SlidingWindowAttention: window_size must be at least 1, got {window_size}.")
+        check_range(self, 1, window_size=window_size)
         self.window_size = window_size
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
@@ -77,8 +77,7 @@ class SlidingWindowAttention(SoftmaxAttention):
         return pad(self._slide(packed, k, v, boundaries), index, *real.shape)[:, before:]
 
     def _slide(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
-        if not q.shape[1]:
-            return q
-        window = min(self.window_size, q.shape[1])
-        out: Tensor = neighborhood_attention(q, k, v, window_size=window, is_causal=True, cu_seqlens=cu_seqlens)
+        out: Tensor = neighborhood_attention(
+            q, k, v, window_size=self.window_size, is_causal=True, cu_seqlens=cu_seqlens
+        )
         return out

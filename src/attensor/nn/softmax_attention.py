@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import head_dim, kv_heads
+from attensor.nn._shapes import check_range, head_dim, kv_heads
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.rotary import rotary_embedding
@@ -28,7 +28,7 @@ class SoftmaxAttention(SequenceMixer):
         dropout_p: probability of dropping an attention weight in training.
         device, dtype: of the parameters.
     Raises:
-        ValueError: heads do not divide the channels, or rotary positions with an odd head width.
+        ValueError: heads do not divide the channels, rotary positions with an odd head width, a number out of range.
     Source: arXiv:1706.03762, section 3.2.2; rotary positions arXiv:2104.09864.
     """
 
@@ -57,6 +57,8 @@ class SoftmaxAttention(SequenceMixer):
                 f"{type(self).__name__}: rotary positions need an even head width, got hidden_size {hidden_size} / "
                 f"num_heads {num_heads} = {self.head_dim}; change them or set rotary_base=None."
             )
+        check_range(self, 0, 1, dropout_p=dropout_p)
+        check_range(self, above=0, rotary_base=rotary_base)
         self.is_causal, self.rotary_base, self.dropout_p = is_causal, rotary_base, dropout_p
         self.uses_positions = rotary_base is not None
         kv_size = self.num_kv_heads * self.head_dim
@@ -99,7 +101,7 @@ class SoftmaxAttention(SequenceMixer):
         return mixed
 
     def _new_cache(
-        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
     ) -> TokenCache:
         return TokenCache(
             batch_size,

@@ -71,7 +71,7 @@ class TransNormerAttention(LightningAttention):
         return F.silu(q), F.silu(k), v
 
     def embed_positions(self, x: Tensor, positions: Tensor) -> Tensor:
-        """LRPE: x [B, T, H, K] to [B, T, H, 2 K], with angles in at least float32."""
+        """LRPE: x [B, T, H, K] to [B, T, H, 2 K], with angles in at least float32; positions [T] or [B, T]."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         angles = positions.to(dtype)[..., None, None] * self.theta.to(dtype).squeeze(1)  # [T, H, K] or [B, T, H, K]
         x_exact = x.to(dtype)

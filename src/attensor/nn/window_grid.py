@@ -7,9 +7,11 @@ import math
 import torch
 from torch import Tensor, nn
 
+from attensor.nn._shapes import check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
+from attensor.ops._checks import checked
 
 __all__ = ["RelativePositionBias", "WindowGridAttention"]
 
@@ -45,8 +47,8 @@ class WindowGridAttention(GridMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
-        if block_size < 1:
-            raise ValueError(f"WindowGridAttention: block_size must be at least 1, got {block_size}.")
+        check_range(self, 1, block_size=block_size)
+        check_range(self, 0, layer_index=layer_index)
         self.block_size = block_size
         self.pattern = "grid" if layer_index % 2 else "window"
         self.rel_pos = RelativePositionBias(num_heads, block_size, device=device, dtype=dtype)
@@ -82,6 +84,7 @@ class RelativePositionBias(nn.Module):
     Source: arXiv:2204.01697, section 3.2 (table layout of its weights).
     """
 
+    @checked
     def __init__(
         self,
         num_heads: int,
@@ -91,6 +94,7 @@ class RelativePositionBias(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_range(self, 1, num_heads=num_heads, block_size=block_size)
         self.block_size = block_size
         offsets = 2 * block_size - 1
         self.relative_position_bias_table = nn.Parameter(
@@ -102,8 +106,14 @@ class RelativePositionBias(nn.Module):
         """Normal with standard deviation 0.02."""
         nn.init.normal_(self.relative_position_bias_table, std=0.02)
 
+    @checked
     def forward(self, height: int, width: int) -> Tensor:
-        """Biases in a block of height x width cells, neither above `block_size`: [H, S, S], S = height * width."""
+        """Biases in a block of height x width cells, neither above `block_size`: [H, S, S], S = height * width.
+
+        Raises:
+            ValueError: a side that is no integer from 0 to `block_size`.
+        """
+        check_range(self, 0, self.block_size + 1, height=height, width=width)
         device = self.relative_position_bias_table.device
         down, right = self._offsets(height, device), self._offsets(width, device)
         bias = self.relative_position_bias_table[:, down[:, None, :, None], right[None, :, None, :]]  # [H, h, w, h, w]

@@ -70,7 +70,7 @@ def to_blocks(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     place_dims = [2 + 2 * i - cut.places_outside for i, cut in enumerate(axes)]
     x = x.reshape(x.shape[0], *sizes, *x.shape[-2:])
     x = x.permute(0, *block_dims, *place_dims, 1 + 2 * rank, 2 + 2 * rank)
-    rows = len(x) * prod([cut.blocks for cut in axes])
+    rows = x.shape[0] * prod([cut.blocks for cut in axes])
     return x.reshape(rows, prod([cut.places for cut in axes]), *x.shape[-2:])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._kernel import is_direct
-from attensor.ops._kinds import ANYTHING, kinds_of, refuse
+from attensor.ops._kinds import ANYTHING, TENSOR, kinds_of, refuse
 from attensor.ops._precision import FLOATS
 
 __all__ = [
@@ -24,7 +24,10 @@ __all__ = [
     "check_float",
     "check_integers",
     "check_qkv",
+    "check_tensor",
     "checked",
+    "is_autocast",
+    "is_readable",
     "scale_of",
 ]
 
@@ -39,13 +42,14 @@ def checked(function: F, owner: str = "") -> F:
 
     Args:
         function: annotated; what has no annotation, or one that says nothing of kinds (`Any`), is let through.
-        owner: begins the message; the function's name if empty.
+        owner: begins the message; the function's name if empty, of a constructor the class's.
     Raises:
         TypeError: (the function returned) an argument of another kind, or a tensor that is not dense. ValueError: a
             number that is NaN or infinite, a string that is none of the choices.
     Cost: 1 to 2 us a call; nothing under `torch.compile`.
     """
-    name, kinds = owner or function.__name__, kinds_of(function)
+    name = owner or function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+    kinds = kinds_of(function)
     # pairs, because they are looked at in every call
     pairs = {argument: (kind.sure, kind.accepts) for argument, kind in kinds.items()}
     anything = (ANYTHING.sure, ANYTHING.accepts)
@@ -73,6 +77,12 @@ def _is_odd(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested)
 
 
+def check_tensor(name: str, argument: str, x: object) -> None:
+    """Refuse what is no dense tensor, where the name is not known before the call."""
+    if not isinstance(x, Tensor) or _is_odd(x):
+        refuse(name, argument, x, TENSOR)
+
+
 def check_qkv(
     name: str, q: Tensor, k: Tensor, v: Tensor, *, space_dims: tuple[int, ...] = (1,), same_space: bool = False
 ) -> None:
@@ -98,7 +108,7 @@ def check_qkv(
                 f"as q, got {_sizes(tensor)} beside q {_sizes(q)}."
             )
         check_float(name, label, tensor, q)
-        if tensor.dtype != q.dtype and not _is_autocast(q.device.type):
+        if tensor.dtype != q.dtype and not is_autocast(q.device.type):
             raise TypeError(
                 f"{name}: q, k and v must share one floating dtype, got {label} {tensor.dtype} beside "
                 f"q {q.dtype}; use .to(q.dtype)."
@@ -157,11 +167,11 @@ def check_float(name: str, argument: str, tensor: Tensor, q: Tensor, label: str 
     check_devices(name, q, label, **{argument: tensor})
 
 
-def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor) -> None:
-    """Refuse a tensor that is not int32 or int64, or not where q is."""
+def check_integers(name: str, argument: str, tensor: Tensor, q: Tensor, label: str = "q") -> None:
+    """Refuse a tensor that is not int32 or int64, or not where q (by its name in `label`) is."""
     if tensor.dtype not in _INTEGERS:
         raise TypeError(f"{name}: {argument} must be int32 or int64, got {tensor.dtype}; use .long().")
-    check_devices(name, q, **{argument: tensor})
+    check_devices(name, q, label, **{argument: tensor})
 
 
 def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
@@ -182,21 +192,21 @@ def check_decay(name: str, q: Tensor, k: Tensor, log_decay: Tensor) -> None:
     )
 
 
-def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor, max_seqlen: int | None = None) -> None:
+def check_cu_seqlens(name: str, cu_seqlens: Tensor, q: Tensor, max_seqlen: int | None = None, label: str = "q") -> None:
     """Refuse a packing that is not [N + 1] integers that rise from 0 to T over a batch of one; N may be 0.
 
     The numbers are looked at on a CPU only: elsewhere that would wait for the device, and tokens before the first or
     after the last bound are seen by no other.
     """
-    check_integers(name, "cu_seqlens", cu_seqlens, q)
+    check_integers(name, "cu_seqlens", cu_seqlens, q, label)
     if cu_seqlens.ndim != 1 or cu_seqlens.shape[0] < 1:
         raise ShapeError(f"{name}: cu_seqlens must be [N + 1] with N >= 0, got {_sizes(cu_seqlens)}.")
     if q.shape[0] != 1:
         raise ShapeError(
-            f"{name}: packed sequences need a batch of 1, got q {_sizes(q)}; concatenate the sequences "
+            f"{name}: packed sequences need a batch of 1, got {label} {_sizes(q)}; concatenate the sequences "
             "along the tokens."
         )
-    if cu_seqlens.device.type == "cpu" and not torch.compiler.is_compiling() and is_direct((cu_seqlens,)):
+    if is_readable(cu_seqlens):
         _check_bounds(name, cu_seqlens.tolist(), q.shape[1], max_seqlen)
 
 
@@ -219,7 +229,13 @@ def scale_of(q: Tensor, scale: float | None) -> float:
     return max(q.shape[-1] if q.ndim else 0, 1) ** -0.5 if scale is None else scale
 
 
-def _is_autocast(device_type: str) -> bool:
+def is_readable(x: Tensor) -> bool:
+    """Whether numbers can be looked at without waiting for a device: a plain tensor on a CPU, outside of traces."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and is_direct((x,))
+
+
+def is_autocast(device_type: str) -> bool:
+    """Whether autocast is on for that kind of device."""
     return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
 
 

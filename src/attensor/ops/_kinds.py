@@ -22,7 +22,7 @@ from torch import Tensor
 
 from attensor.ops._precision import FLOATS
 
-__all__ = ["ANYTHING", "Kind", "kinds_of", "refuse"]
+__all__ = ["ANYTHING", "TENSOR", "Kind", "kinds_of", "refuse"]
 
 
 class Kind(NamedTuple):
@@ -44,14 +44,14 @@ ANYTHING = Kind(frozenset(), lambda x: True, "anything")
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:
     """Of the parameters that have one."""
-    kinds = {}
+    kinds, words = {}, {**inspect.unwrap(function).__globals__, "torch": torch}
     for parameter in inspect.signature(function).parameters.values():
         annotation = parameter.annotation
         if isinstance(annotation, str):
             try:
                 # a package may have a module named torch, which then stands for the library
-                annotation = eval(annotation, {**function.__globals__, "torch": torch})
-            except NameError:  # imported for type checkers only
+                annotation = eval(annotation, words)
+            except (NameError, AttributeError, TypeError):  # for type checkers only
                 continue
         if annotation is not inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             kinds[parameter.name] = _kind(annotation)
@@ -63,6 +63,8 @@ def _kind(annotation: Any) -> Kind:
     if annotation in _SIMPLE:
         return _SIMPLE[annotation]
     if origin in (typing.Union, types.UnionType):
+        if torch.device in arguments:  # a name of one, not any string
+            arguments = tuple(part for part in arguments if part is not str)
         return _either([_kind(part) for part in arguments])
     if origin is Literal:
         return Kind(frozenset(), lambda x: any(x is y or x == y for y in arguments), _choices(arguments))
@@ -126,6 +128,7 @@ _SIMPLE: dict[Any, Kind] = {
     torch.Generator: Kind(frozenset({torch.Generator}), lambda x: False, "a torch.Generator"),
     Any: ANYTHING,
 }
+TENSOR = _SIMPLE[Tensor]
 
 
 def refuse(name: str, argument: str, value: Any, kind: Kind) -> None:

@@ -14,12 +14,14 @@ Source: arXiv:2106.12566 (normalised positive features), arXiv:2009.14794 (posit
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._checks import check_float, check_tensor, checked
 
 __all__ = [
     "FEATURE_MAPS",
@@ -41,24 +43,26 @@ def _elu_plus_one(x: Tensor) -> Tensor:
 FEATURE_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}
 
 
-def resolve_feature_map(feature_map: str | FeatureMap) -> FeatureMap:
+def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feature_map") -> FeatureMap:
     """The function of that name in `FEATURE_MAPS`; a callable is returned as it is.
 
     Args:
         feature_map: a name, or a function from [B, T, H, K] to [B, T, H, M].
+        name: whose argument it is, for the message.
     Raises:
         ValueError: unknown name; the message lists the known ones.
     """
-    if callable(feature_map):
+    if callable(feature_map) and not isinstance(feature_map, type):
         return feature_map
-    if feature_map not in FEATURE_MAPS:
+    if not isinstance(feature_map, str) or feature_map not in FEATURE_MAPS:
         raise ValueError(
-            f"feature_map: unknown name {feature_map!r}; choose one of {', '.join(map(repr, FEATURE_MAPS))} "
-            "or pass a function from [B, T, H, K] to [B, T, H, M]."
+            f"{name}: feature_map must be one of {', '.join(map(repr, FEATURE_MAPS))} or a function from [B, T, H, K] "
+            f"to [B, T, H, M], got {feature_map!r}."
         )
     return FEATURE_MAPS[feature_map]
 
 
+@checked
 def random_projection(
     num_heads: int,
     num_features: int,
@@ -78,7 +82,14 @@ def random_projection(
         generator: source of randomness; PyTorch's own if None.
     Returns:
         [num_heads, M, K], float32 on the CPU.
+    Raises:
+        ValueError: a number below 1.
     """
+    if min(num_heads, num_features, head_dim) < 1:
+        raise ValueError(
+            "random_projection: num_heads, num_features and head_dim must be at least 1, got "
+            f"{num_heads}, {num_features} and {head_dim}; choose others."
+        )
     if not is_orthogonal:
         return torch.randn(num_heads, num_features, head_dim, generator=generator)
     blocks = -(-num_features // head_dim)
@@ -105,6 +116,7 @@ class PositiveRandomFeatures:
         eps: added to the squared length under the root when normalising, which keeps zero vectors differentiable.
     Raises:
         ShapeError: the projection is not [P, M, K]; when called, the input does not fit it.
+        TypeError: projection or input are not of floating dtypes. ValueError: eps is negative, or devices differ.
     Cost: O(T M K) a head.
     Source: arXiv:2106.12566 (normalised), arXiv:2009.14794, lemma 1.
     """
@@ -112,11 +124,7 @@ class PositiveRandomFeatures:
     def __init__(
         self, projection: Tensor, *, normalize: bool = False, scale: float | None = None, eps: float = 1e-12
     ) -> None:
-        if projection.ndim != 3:
-            raise ShapeError(
-                f"{type(self).__name__}: projection must be [1 or heads, M, K], got {list(projection.shape)}; "
-                "draw it with feature_maps.random_projection."
-            )
+        _check_features(type(self).__name__, projection, normalize=normalize, scale=scale, eps=eps)
         self.projection, self.normalize, self.eps = projection, normalize, eps
         self.scale = projection.shape[-1] ** -0.25 if scale is None else scale
 
@@ -161,19 +169,43 @@ class TrigonometricRandomFeatures(PositiveRandomFeatures):
         return waves
 
 
+def _kinds(projection: Tensor, *, normalize: bool, scale: float | None, eps: float) -> None:
+    """What the constructors take."""
+
+
+# apart from the constructors, which compiled layers call: only functions that have a name are traced with their checks
+_CHECKS = {name: checked(_kinds, name) for name in ("PositiveRandomFeatures", "TrigonometricRandomFeatures")}
+
+
+def _check_features(name: str, projection: Tensor, **options: Any) -> None:
+    _CHECKS.get(name, _CHECKS["PositiveRandomFeatures"])(projection, **options)
+    check_float(name, "projection", projection, projection, "projection")
+    if projection.ndim != 3 or 0 in projection.shape:
+        raise ShapeError(
+            f"{name}: projection must be [1 or heads, M, K], got {list(projection.shape)}; "
+            "draw it with feature_maps.random_projection."
+        )
+    if options["eps"] < 0:
+        raise ValueError(
+            f"{name}: eps must be at least 0, got {options['eps']}; the default keeps zero vectors differentiable."
+        )
+
+
 def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tensor]:
     """W x [B, T, H, M] and |x|^2 / 2 [B, T, H, 1] of the normalised or scaled x, in at least float32."""
     draws, _, head_dim = features.projection.shape
-    heads = x.shape[-2]
-    if x.shape[-1] != head_dim or heads % draws:
+    name = type(features).__name__
+    check_tensor(name, "x", x)
+    check_float(name, "x", x, features.projection, "the projection")
+    if x.ndim < 2 or x.shape[-1] != head_dim or x.shape[-2] % draws:
         raise ShapeError(
-            f"{type(features).__name__}: the projection {list(features.projection.shape)} fits heads of width "
+            f"{name}: the projection {list(features.projection.shape)} fits heads of width "
             f"{head_dim} in a multiple of {draws}, got {list(x.shape)}; draw it for those."
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, projection = x.to(dtype), features.projection.to(dtype)
     x = x * ((x.square().sum(-1, keepdim=True) + features.eps).rsqrt() if features.normalize else features.scale)
-    grouped = torch.unflatten(x, -2, (draws, heads // draws))  # [.., P, H / P, K]
+    grouped = torch.unflatten(x, -2, (draws, x.shape[-2] // draws))  # [.., P, H / P, K]
     with torch.autocast(x.device.type, enabled=False):
         products = torch.einsum("...pgk,pmk->...pgm", grouped, projection)
     return products.flatten(-3, -2), 0.5 * x.square().sum(-1, keepdim=True)

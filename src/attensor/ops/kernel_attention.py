@@ -10,13 +10,15 @@ numerator only).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_qkv, checked
 from attensor.ops._operator import reference_of
 from attensor.ops._precision import working_dtype
@@ -36,21 +38,46 @@ __all__ = [
 FeatureMap = str | Callable[[Tensor], Tensor]
 
 
-class Denominator(NamedTuple):
-    """Divide each output by the sum of its weights, `max(sum, minimum) + eps`.
+class _Bounds(NamedTuple):
+    minimum: float
+    eps: float
+
+
+class Denominator(_Bounds):
+    """Divide each output by the sum of its weights, `max(sum, minimum) + eps`; by 1 where that is 0.
 
     Attributes:
-        minimum: smaller sums are raised to it; L2ViT takes 100. No gradient flows where that happens.
-        eps: added to the sum; RALA takes 1e-6 with a minimum of 0.
+        minimum: smaller sums are raised to it, and no gradient flows there; L2ViT takes 100. 0 is for features that
+            are not negative; signed ones, whose sums may be, need `-inf`: no minimum.
+        eps: added to the sum, at least 0; RALA takes 1e-6.
     """
 
-    minimum: float = 1e-6
-    eps: float = 0.0
+    def __new__(cls, minimum: float = 0.0, eps: float = 0.0) -> Self:
+        """The same, looked at.
+
+        Raises:
+            ValueError: a minimum of infinity or NaN, an eps that is negative or not finite, or no numbers.
+        """
+        if not torch.compiler.is_compiling():
+            are_numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (minimum, eps))
+            if not are_numbers or not (minimum < math.inf and 0 <= eps < math.inf):
+                raise ValueError(
+                    "Denominator: minimum must be a finite number or -inf, and eps finite and at least 0, got "
+                    f"{minimum!r} and {eps!r}; Denominator() divides by the sum alone."
+                )
+        return super().__new__(cls, minimum, eps)
+
+    @property
+    def is_relative(self) -> bool:
+        """Whether a factor of all weights of a query cancels."""
+        return self.minimum <= 0 and not self.eps
 
     def of(self, sums: Tensor) -> Tensor:
         """The divisors for sums of weights of any shape."""
-        clamped = sums.clamp_min(self.minimum)
-        return clamped + self.eps if self.eps else clamped
+        raised = sums if self.minimum == -math.inf else sums.clamp_min(self.minimum)
+        if self.eps:
+            raised = raised + self.eps
+        return torch.where(raised == 0, 1.0, raised) if self.minimum <= 0 else raised
 
 
 @checked
@@ -75,7 +102,9 @@ def kernel_attention(
         feature_map: `"elu+1"`, `"relu"`, `"silu"`, or a function or module [B, T, heads, K] -> [B, T, heads, M], such
             as `ops.feature_maps.PositiveRandomFeatures`; in float32 at least. M takes K's place in the states.
         position_map: function of the features used in the numerator only (rotary embedding, RALA).
-        denominator: see `Denominator`. The state has one more value column then, the decayed sum of the keys.
+        denominator: see `Denominator`. The state has one more value column then, the decayed sum of the keys. Where it
+            has neither minimum nor eps, each query's features are taken relative to their largest (`queries` of the
+            feature map), so that far queries do not underflow; keys may, beyond `|k|^2 / (2 sqrt(K))` = 87.
         log_decay, is_causal, initial_state, output_final_state, cu_seqlens: as in `linear_attention`, M for K.
     Returns:
         out [B, T, H, V] in v's dtype, and the state or None, as `linear_attention`.
@@ -93,8 +122,10 @@ def kernel_attention(
             f"{name}: with a position_map the denominator has features of its own, so that no single state sums up "
             "the past; leave initial_state and output_final_state out."
         )
-    queries, keys, values = _features(q, k, v, feature_map)
+    queries, keys, values = _features(name, q, k, v, feature_map, None if is_apart else denominator)
     reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
+    for x, like in ((reading, queries), (writing, keys)):
+        _check_mapped(name, "position_map", x, like)
     # the sum of the weights is what a value of 1 comes out as
     columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
     options = (log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
@@ -138,7 +169,8 @@ def kernel_attention_step(
     """
     name = "kernel_attention_step"
     check_qkv(name, q, k, v, space_dims=(0,))
-    queries, keys, values = (x.squeeze(1) for x in _features(q[:, None], k[:, None], v[:, None], feature_map))
+    token = _features(name, q[:, None], k[:, None], v[:, None], feature_map, denominator)
+    queries, keys, values = (x.squeeze(1) for x in token)
     if denominator is not None:
         values = F.pad(values, (0, 1), value=1.0)
     problem = StepProblem(queries, keys, values, state, log_decay, 1.0, None)
@@ -154,10 +186,23 @@ kernel_attention_step_reference = reference_of(
 )
 
 
-def _features(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None) -> tuple[Tensor, Tensor, Tensor]:
+def _check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:
+    """Refuse what a map of users returns, if it is not [B, T, heads, M] beside `like`."""
+    if not isinstance(x, Tensor) or x.shape[:-1] != like.shape[:-1] or x.ndim != like.ndim:
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{name}: {argument} must return a torch.Tensor {[*like.shape[:-1], 'M']}, got {got}.")
+
+
+def _features(
+    name: str, q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None, denominator: Denominator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of queries (relative ones, where the denominator lets their factor cancel) and keys, with the values."""
     dtype = working_dtype(q, v)
     if feature_map is None:
         return q.to(dtype), k.to(dtype), v.to(dtype)
-    features = resolve_feature_map(feature_map)
-    queries, keys = features(q.to(dtype)), features(k.to(dtype))
+    features = resolve_feature_map(feature_map, name)
+    relative = getattr(features, "queries", None) if denominator is not None and denominator.is_relative else None
+    queries, keys = (relative or features)(q.to(dtype)), features(k.to(dtype))
+    for x, like in ((queries, q), (keys, k)):
+        _check_mapped(name, "feature_map", x, like)
     return queries, keys, v.to(working_dtype(queries, keys))

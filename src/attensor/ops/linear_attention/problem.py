@@ -227,7 +227,7 @@ def _registered(
 
     shared: dict[str, Any] = {"devices": devices, "gather": Inputs}
     return register(
-        f"{name}({_INPUTS}, {_OPTIONS}, int kept_rows) -> (Tensor, Tensor, Tensor)",
+        f"{name}({_INPUTS}, {_OPTIONS}, SymInt kept_rows) -> (Tensor, Tensor, Tensor)",
         forward, fake, flops=lambda q, k, v, *_: products(q, v), **shared,
     ), register(
         f"{name}_backward({_INPUTS}, Tensor kept, Tensor grad_out, Tensor grad_final, {_OPTIONS}, bool decay) "

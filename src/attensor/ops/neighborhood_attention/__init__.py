@@ -64,7 +64,8 @@ def neighborhood_attention(
         k: [B, *space, Hkv, K]; Hkv divides H.
         v: [B, *space, Hkv, V].
         window_size: keys that a query sees along an axis, even or odd (2m: m before it, itself, m - 1 after it).
-        dilation: distance of neighbouring keys in the window; window_size * dilation must not exceed the axis.
+        dilation: distance of neighbouring keys in the window; window_size * dilation must not exceed an axis that is
+            not causal.
         stride: this many neighbouring queries share one window; at most window_size.
         is_causal: no key after the query along this axis; windows are cut at the start instead of shifted.
         scale: multiplies q k; `K ** -0.5` if None.
@@ -79,7 +80,8 @@ def neighborhood_attention(
         out [B, *space, H, V] in v's dtype; with `return_lse` also lse [B, *space, H], natural logarithm, in at least
         float32.
     Raises:
-        ShapeError: sizes disagree, the tensors look heads-first, or a dilated window is larger than its axis.
+        ShapeError: sizes disagree, the tensors look heads-first, or a dilated window is larger than its axis and not
+            causal.
         ValueError: a parameter below 1, a stride larger than its window, an option that does not go with cu_seqlens.
     Source: arXiv:2403.04690, section 3. Derivatives of any order and in forward mode; beyond the first with all scores
         in memory.

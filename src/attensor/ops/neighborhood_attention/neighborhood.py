@@ -69,24 +69,27 @@ def axes_of(
     """One `Axis` for each size in `space`, with every parameter checked.
 
     Raises:
-        ShapeError: a window, dilated, is larger than its axis, or the number of parameters is not that of the axes.
+        ShapeError: a window, dilated, is larger than its axis, which is not causal, or the number of parameters is not
+            that of the axes.
         ValueError: a parameter is below 1, or a stride larger than its window.
     """
     rank = len(space)
     given = {"window_size": window_size, "dilation": dilation, "stride": stride, "is_causal": is_causal}
     windows, dilations, strides, causal = (_per_axis(label, value, rank) for label, value in given.items())
-    for name, n, w, d, s in zip(_NAMES[rank], space, windows, dilations, strides):
-        _check_axis(name, space, n, w, d, s)
-    return tuple(
+    axes = tuple(
         Axis(n, int(w), int(d), int(s), bool(c)) for n, w, d, s, c in zip(space, windows, dilations, strides, causal)
     )
+    for name, axis in zip(_NAMES[rank], axes):
+        _check_axis(name, space, axis)
+    return axes
 
 
-def _check_axis(name: str, space: tuple[int, ...], length: int, window: int, dilation: int, stride: int) -> None:
+def _check_axis(name: str, space: tuple[int, ...], axis: Axis) -> None:
+    length, window, dilation, stride, is_causal = axis
     for label, value in (("window_size", window), ("dilation", dilation), ("stride", stride)):
         if value < 1:
             raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
-    if window * dilation > length:
+    if not is_causal and window * dilation > length:  # causal windows are cut at the start of their axis
         dilated = f" with dilation {dilation} reaches over {window * dilation} tokens, which" if dilation > 1 else ""
         raise ShapeError(
             f"{_NAME}: window_size {window}{dilated} is larger than the {name} {length} of q's grid "
@@ -100,7 +103,7 @@ def _check_axis(name: str, space: tuple[int, ...], length: int, window: int, dil
 
 
 def _per_axis(label: str, value: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
-    if isinstance(value, int):
+    if not isinstance(value, (tuple, list)):
         return (value,) * rank
     if len(value) != rank:
         raise ShapeError(f"{_NAME}: {label} must be one value or {rank}, one for each space axis of q, got {value}.")

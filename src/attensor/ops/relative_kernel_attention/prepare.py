@@ -20,7 +20,7 @@ def features(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
     if hidden is not None:
         k, v = k.masked_fill(hidden, 0.0), v.masked_fill(hidden, 0.0)
     if problem.feature_map is not None:
-        function = resolve_feature_map(problem.feature_map)
+        function = resolve_feature_map(problem.feature_map, "relative_kernel_attention")
         of_queries: FeatureMap = getattr(function, "queries", function)
         q, k = (
             torch.unflatten(apply(x.to(working_dtype(x)).flatten(1, -3)), 1, x.shape[1:-2])
