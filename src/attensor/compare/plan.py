@@ -135,8 +135,8 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     task = TASKS[data.kind]
     subjects = resolve(config.mechanisms, task.domain)
     _try_users_classes(subjects)
-    cores, most = os.cpu_count() or 1, 1 if device == "cuda" else _MOST_JOBS
-    jobs = min(len(subjects), config.jobs or min(most, cores))
+    cores = os.cpu_count() or 1
+    jobs = min(len(subjects), config.jobs or min(1 if device == "cuda" else _MOST_JOBS, cores))
     budget = task.budget if config.budget is None else parse_budget(config.budget)
     return Plan(
         created=created,
@@ -146,7 +146,6 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         subjects=subjects,
         size=config.size,
         hidden_size=hidden_size,
-        # all cards of every stack have their place, and all models the same depth
         num_layers=max(num_layers, *(subject.period for subject in subjects)),
         num_heads=num_heads,
         **task.layout(config, data, hidden_size),

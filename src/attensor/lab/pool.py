@@ -125,11 +125,9 @@ class Pool:
         # attensor's own functions need nothing of the current folder
         self._with_current_folder = not all(cell.function.startswith("attensor.") for cell in cells)
         try:
-            while waiting or workers:
+            while workers or (waiting and not self._interruption.requested):
                 while waiting and len(workers) < at_once and not self._interruption.requested:
                     workers.append(self._start(waiting.pop(0)))
-                if not workers:
-                    return
                 on_tick()
                 self._look_after(workers)
                 try:
@@ -138,12 +136,12 @@ class Pool:
                     continue
                 if worker not in workers or (message is not None and worker.cell is None):
                     continue  # its end has been told already, or it answers what nobody asked
-                if message is not None and "event" in message:
-                    on_event(cast("Cell", worker.cell), message["event"])
-                    continue
                 if message is None:
                     workers.remove(worker)
-                self._conclude(worker, message, waiting, on_end)
+                if message is not None and "event" in message:
+                    on_event(cast("Cell", worker.cell), message["event"])
+                else:
+                    self._conclude(worker, message, waiting, on_end)
         finally:
             self._end(workers)
 

@@ -52,8 +52,7 @@ def create(
     """
     _check_sizes(num_classes, img_size)
     model_class, config = _find(name)
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    config = _changed(name, config, num_classes=num_classes, image_size=size)
+    config = _changed(name, config, num_classes=num_classes, image_size=_pair(img_size))
     with torch.device(torch.get_default_device() if device is None else device):
         model: nn.Module = model_class(config).to(dtype)
     if pretrained is not None:
@@ -63,8 +62,12 @@ def create(
             raise ValueError("models.create: out_indices are of the maps that features_only=True returns; set it.")
         return model
     if not isinstance(model, ImageModel):
-        raise ValueError(f"models.create: features_only is for image models, {name} is a {type(model).__name__}.")
+        raise ValueError(f"models.create: features_only is for image models; {name} is none.")
     return FeatureExtractor(model, out_indices)
+
+
+def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    return (size, size) if isinstance(size, int) else size
 
 
 def _check_sizes(num_classes: int | None, img_size: int | tuple[int, int] | None) -> None:
