@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import check_range
+
 __all__ = ["TokenBuffer"]
 
 
@@ -21,6 +23,7 @@ class TokenBuffer:
     """
 
     def __init__(self, empty: Tensor, window: int | None, max_length: int | None, *, is_typed: bool = True) -> None:
+        check_range("TokenCache", 1, windows=window)
         self.window, self.is_typed = window, is_typed
         room = max_length or 0
         if window is not None:

@@ -10,9 +10,9 @@ forward that it is handed to. Where gradients are recorded, it holds the graph.
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Cache(ABC):
     Attributes:
         length: tokens seen so far.
         can_crop: whether `crop` may go back to any earlier length.
-        fits: identity of the layer that this is known to be made for; 0 if of none.
+        fits: identity of the layer that it is known to fit; 0 if of none.
     """
 
     length: int = 0
@@ -44,13 +44,12 @@ class Cache(ABC):
 
     @property
     def first(self) -> Tensor:
-        """[B], int64: how many tokens of padding each row begins with, so that this is its first real token's place."""
+        """[B], int64: how many tokens of padding each row begins with: its first real token's place."""
         return self._any.new_zeros(self.batch_size, dtype=torch.int64) if self._first is None else self._first
 
     @first.setter
     def first(self, first: Tensor) -> None:
-        name = type(self).__name__
-        check_tensor(name, "first", first)
+        check_tensor(name := type(self).__name__, "first", first)
         check_integers(name, "first", first, first)
         if first.shape != (self.batch_size,):
             raise ShapeError(f"{name}: first must be [B] = [{self.batch_size}], got {list(first.shape)}.")
@@ -69,11 +68,10 @@ class Cache(ABC):
 
     def is_like(self, other: Cache) -> bool:
         """Whether both are of one kind, with the same names and sizes but for rows and tokens."""
-        names = self._tensors().keys()
-        if type(self) is not type(other) or names != other._tensors().keys():
+        if type(self) is not type(other) or self._tensors().keys() != other._tensors().keys():
             return False
-        # as many tokens as there may be: a window shows
-        return all(self._sizes(name, sys.maxsize) == other._sizes(name, sys.maxsize) for name in names)
+        most = 2**62  # tokens, so that a window shows
+        return all(self._sizes(name, most) == other._sizes(name, most) for name in self._tensors())
 
     @property
     def nbytes(self) -> int:
@@ -122,13 +120,13 @@ class Cache(ABC):
         Args:
             index: [new batch size], integers.
         Raises:
-            ShapeError, TypeError: another rank, or no integers. ValueError: rows that are not there (seen on a CPU).
+            ShapeError, TypeError, ValueError: another rank, no integers, rows that are not there (seen on a CPU).
         """
-        check_integers("Cache.reorder", "index", index, index)
+        check_integers(name := "Cache.reorder", "index", index, index)
         if index.ndim != 1:
-            raise ShapeError(f"Cache.reorder: index must be [new batch size], got {list(index.shape)}.")
-        if index.numel() and is_readable(index):
-            check_range("Cache.reorder", 0, self.batch_size, index=(int(index.min()), int(index.max())))
+            raise ShapeError(f"{name}: index must be [new batch size], got {list(index.shape)}.")
+        if is_readable(index):
+            check_range(name, 0, self.batch_size, index=tuple(index.tolist()))
         first = None if self.real(0, 1) is None else self.first
         self._replace({n: t.index_select(0, index.to(t.device)) for n, t in self._tensors().items()})
         if first is not None:
@@ -186,8 +184,7 @@ class TokenCache(Cache):
         windows: tokens to keep, of all tensors or by name; every token where None or not named.
         max_length: tokens to reserve room for at once; a longer sequence makes the cache grow.
         device: where the contents live.
-        dtype: what they are stored in, that of the tokens if None; `append` returns them in the dtype of what it is
-            given.
+        dtype: what they are stored in, that of the tokens if None; `append` returns them in the dtype of the new ones.
     """
 
     @checked
@@ -203,14 +200,9 @@ class TokenCache(Cache):
     ) -> None:
         check_range(self, 0, batch_size=batch_size, max_length=max_length)
         kept = windows if isinstance(windows, Mapping) else dict.fromkeys(sizes, windows)
-        check_range(self, 1, windows=tuple(window for window in kept.values() if window is not None))
+        typed, factory = dtype is not None, partial(torch.empty, device=device, dtype=dtype)
         self._buffers = {
-            name: TokenBuffer(
-                torch.empty(batch_size, 0, *size, device=device, dtype=dtype),
-                kept.get(name),
-                max_length,
-                is_typed=dtype is not None,
-            )
+            name: TokenBuffer(factory(batch_size, 0, *size), kept.get(name), max_length, is_typed=typed)
             for name, size in sizes.items()
         }
         self.can_crop = all(buffer.window is None for buffer in self._buffers.values())
@@ -221,8 +213,7 @@ class TokenCache(Cache):
         Args:
             new: [B, T, *sizes] by name.
         Returns:
-            By name all entries that the new tokens may need, the new ones last: [B, held before + T, *sizes]; with a
-            window at most `window - 1` of those before.
+            By name what the new tokens may need, they last: [B, held before + T, *sizes]; `window - 1` before at most.
         Raises:
             ShapeError: a name is missing or unknown, or the batch, the number of tokens or an entry's sizes are wrong.
         """
@@ -343,7 +334,7 @@ class JointCache(Cache):
     """Several caches of one layer, which see the same tokens.
 
     Args:
-        parts: by name; they are changed through this cache or by what the layer hands them to.
+        parts: by name; changed through this cache or by what the layer hands them to.
     """
 
     def __init__(self, **parts: Cache) -> None:
