@@ -114,5 +114,5 @@ def test_wrong_input_is_refused() -> None:
             function([])
     with pytest.raises(ValueError, match="confidence must be between 0 and 1, got 95"):
         t_interval(VALUES, confidence=95)
-    with pytest.raises(ValueError, match="alternative must be two-sided, greater or less, got 'both'"):
+    with pytest.raises(ValueError, match="alternative must be one of 'two-sided', 'greater', 'less', got 'both'"):
         sign_flip_test(VALUES, alternative="both")

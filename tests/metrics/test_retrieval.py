@@ -116,15 +116,15 @@ def test_chunks_change_nothing_and_no_query_gives_no_rank() -> None:
 
 def test_wrong_input_is_refused() -> None:
     scores, relevant, _ = problem()
-    with pytest.raises(ValueError, match=r"ranks: target must be \[23\] indices below 7"):
+    with pytest.raises(ValueError, match=r"ranks: target must be \[23\] int64 indices below 7"):
         ranks(scores, torch.full((23,), 7))
-    with pytest.raises(ValueError, match="ties must be one of mean, optimistic, pessimistic, got 'random'"):
+    with pytest.raises(ValueError, match="ties must be one of 'mean', 'optimistic', 'pessimistic', got 'random'"):
         first_ranks(scores, relevant, ties="random")
-    with pytest.raises(ValueError, match=r"relevant a boolean tensor of the same shape, got \[23, 7\] and \[23, 6\]"):
+    with pytest.raises(ValueError, match=r"relevant must be a bool tensor \[23, 7\] .* got \[23, 6\]"):
         average_precision(scores, relevant[:, 1:])
-    with pytest.raises(ValueError, match=r"ignore a boolean tensor .* \[23, 7\] torch\.int64"):
+    with pytest.raises(ValueError, match=r"ignore must be a bool tensor .* \[23, 7\] torch\.int64"):
         first_ranks(scores, relevant, ignore=relevant.long())
-    with pytest.raises(ValueError, match="scores has 1 entries that are not a number"):
+    with pytest.raises(ValueError, match="scores must be numbers, got 1 that are NaN"):
         average_precision(
             scores.index_fill(0, torch.tensor([2]), 0.0).index_put(
                 (torch.tensor([2]), torch.tensor([3])), torch.tensor(math.nan, dtype=torch.float64)

@@ -164,7 +164,7 @@ def test_an_operator_that_cannot_run_at_all_says_so(operator):
 def test_unknown_names_are_refused(operator):
     with pytest.raises(ValueError, match=r"backend must be one of .*, got 'cuda'"):
         operator(ZERO, "cuda")
-    with pytest.raises(ValueError, match=r"attensor\.backend: backend must be"), attensor.backend("cuda"):
+    with pytest.raises(ValueError, match="backend: name must be one of"), attensor.backend("cuda"):
         pass
 
 

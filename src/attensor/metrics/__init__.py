@@ -1,1 +1,1 @@
-"""Measures of results: `retrieval` (rankings), `intervals` (how sure a mean is). Needs torch, nothing of attensor."""
+"""Measures of results: `retrieval` (rankings), `intervals` (how sure a mean is); of attensor only the checks."""

@@ -9,9 +9,12 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from attensor.ops._checks import checked
 
 __all__ = ["Interval", "SignFlip", "bootstrap_interval", "sign_flip_test", "t_interval"]
 
@@ -48,6 +51,7 @@ class Interval:
         return f"{self.estimate:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}] ({self.count} values)"
 
 
+@checked
 def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
     """Mean of independent, roughly normal values with its two-sided interval by Student's t.
 
@@ -65,6 +69,7 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
     return Interval(mean, mean - half, mean + half, count)
 
 
+@checked
 def bootstrap_interval(
     values: Sequence[float],
     *,
@@ -86,7 +91,7 @@ def bootstrap_interval(
     Raises:
         ValueError: no values, or a confidence outside of (0, 1).
     """
-    _check("bootstrap_interval", values, confidence)
+    _check("bootstrap_interval", values, confidence, seed, resamples=resamples)
     data, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, resamples, _ROWS):
@@ -112,8 +117,13 @@ class SignFlip:
     is_exact: bool
 
 
+@checked
 def sign_flip_test(
-    differences: Sequence[float], *, alternative: str = "two-sided", samples: int = 20_000, seed: int = 0
+    differences: Sequence[float],
+    *,
+    alternative: Literal["two-sided", "greater", "less"] = "two-sided",
+    samples: int = 20_000,
+    seed: int = 0,
 ) -> SignFlip:
     """Whether paired differences are centred on zero, by flipping their signs; assumes symmetry and nothing more.
 
@@ -127,9 +137,7 @@ def sign_flip_test(
     Raises:
         ValueError: no differences, or another alternative.
     """
-    _check("sign_flip_test", differences, 0.5)
-    if alternative not in ("two-sided", "greater", "less"):
-        raise ValueError(f"sign_flip_test: alternative must be two-sided, greater or less, got {alternative!r}.")
+    _check("sign_flip_test", differences, 0.5, seed, samples=samples)
     data = torch.tensor(differences, dtype=torch.float64)
     count = len(data)
     is_exact = count < 63 and 2**count <= samples
@@ -153,11 +161,16 @@ def sign_flip_test(
     return SignFlip((1 + as_far) / (1 + samples), 1 / (1 + samples), False)
 
 
-def _check(name: str, values: Sequence[float], confidence: float) -> None:
+def _check(name: str, values: Sequence[float], confidence: float, seed: int = 0, **counts: int) -> None:
     if not len(values):
         raise ValueError(f"{name}: there are no values; give one number for each seed or pair.")
     if not 0 < confidence < 1:
         raise ValueError(f"{name}: confidence must be between 0 and 1, got {confidence}.")
+    for argument, value in (*counts.items(), ("seed", seed)):
+        if not (argument != "seed") <= value < 2**63:
+            raise ValueError(
+                f"{name}: {argument} must be at least {int(argument != 'seed')} and below 2**63, got {value}."
+            )
 
 
 def _t_quantile(probability: float, freedom: int) -> float:

@@ -12,9 +12,12 @@ Cost O(B N), average precision O(B N log N); temporary memory O(chunk_size N).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from attensor.ops._checks import checked
 
 __all__ = [
     "average_precision",
@@ -26,15 +29,16 @@ __all__ = [
     "ranks",
 ]
 
-TIES = ("mean", "optimistic", "pessimistic")
+Ties = Literal["mean", "optimistic", "pessimistic"]
 
 
+@checked
 def ranks(
     scores: Tensor,
     target: Tensor,
     *,
     ignore: Tensor | None = None,
-    ties: str = "mean",
+    ties: Ties = "mean",
     chunk_size: int = 1024,
 ) -> Tensor:
     """Rank of one candidate for each query, from 1.
@@ -51,21 +55,25 @@ def ranks(
     Raises:
         ValueError: shapes disagree, a score is not a number, a target does not exist, an unknown `ties`.
     """
-    if target.shape != scores.shape[:1] or (
-        target.numel() and not 0 <= int(target.min()) <= int(target.max()) < scores.shape[1]
-    ):
-        raise ValueError(f"ranks: target must be [{scores.shape[0]}] indices below {scores.shape[1]}.")
+    _check_scores("ranks", scores, chunk_size, ignore=ignore)
+    fits = target.shape == scores.shape[:1] and target.dtype == torch.int64 and target.device == scores.device
+    if not fits or (target.numel() and not 0 <= int(target.min()) <= int(target.max()) < scores.shape[1]):
+        raise ValueError(
+            f"ranks: target must be [{scores.shape[0]}] int64 indices below {scores.shape[1]} on {scores.device}, got "
+            f"{list(target.shape)} {target.dtype} on {target.device}."
+        )
     relevant = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, target[:, None], True)
     others = ignore if ignore is None else ignore & ~relevant
-    return first_ranks(scores, relevant, ignore=others, ties=ties, chunk_size=chunk_size)
+    return _first_ranks("ranks", scores, relevant, others, ties, chunk_size)
 
 
+@checked
 def first_ranks(
     scores: Tensor,
     relevant: Tensor,
     *,
     ignore: Tensor | None = None,
-    ties: str = "mean",
+    ties: Ties = "mean",
     chunk_size: int = 1024,
 ) -> Tensor:
     """Rank of the best of several right candidates for each query, from 1; infinite where there is none.
@@ -81,9 +89,12 @@ def first_ranks(
     Raises:
         ValueError: shapes disagree, a score is not a number, an unknown `ties`.
     """
-    if ties not in TIES:
-        raise ValueError(f"first_ranks: ties must be one of {', '.join(TIES)}, got {ties!r}.")
+    return _first_ranks("first_ranks", scores, relevant, ignore, ties, chunk_size)
 
+
+def _first_ranks(
+    name: str, scores: Tensor, relevant: Tensor, ignore: Tensor | None, ties: Ties, chunk_size: int
+) -> Tensor:
     def of(scores: Tensor, relevant: Tensor, counted: Tensor) -> Tensor:
         right = relevant & counted
         best = scores.masked_fill(~right, -torch.inf).amax(1, keepdim=True)
@@ -93,9 +104,10 @@ def first_ranks(
         before = equal / (1 + first) if ties == "mean" else equal * (ties == "pessimistic")
         return (1 + above + before).masked_fill(~right.any(1), torch.inf)
 
-    return _by_rows("first_ranks", of, scores, relevant, ignore, chunk_size)
+    return _by_rows(name, of, scores, relevant, ignore, chunk_size)
 
 
+@checked
 def average_precision(
     scores: Tensor, relevant: Tensor, *, ignore: Tensor | None = None, chunk_size: int = 1024
 ) -> Tensor:
@@ -113,7 +125,10 @@ def average_precision(
     Raises:
         ValueError: shapes disagree, or a score is not a number.
     """
+    return _average_precision("average_precision", scores, relevant, ignore, chunk_size)
 
+
+def _average_precision(name: str, scores: Tensor, relevant: Tensor, ignore: Tensor | None, chunk_size: int) -> Tensor:
     def of(scores: Tensor, relevant: Tensor, counted: Tensor) -> Tensor:
         falling, order = scores.sort(dim=1, descending=True)
         right = (relevant & counted).gather(1, order).double()
@@ -122,14 +137,16 @@ def average_precision(
         precision = (right.cumsum(1) / counted.gather(1, order).cumsum(1)).gather(1, end)
         return torch.where(right > 0, precision, 0.0).sum(1) / right.sum(1)
 
-    return _by_rows("average_precision", of, scores, relevant, ignore, chunk_size)
+    return _by_rows(name, of, scores, relevant, ignore, chunk_size)
 
 
+@checked
 def mean_average_precision(scores: Tensor, relevant: Tensor, *, ignore: Tensor | None = None) -> float:
     """Mean of `average_precision` over the queries that have a right candidate (mAP); nan if none has."""
-    return average_precision(scores, relevant, ignore=ignore).nanmean().item()
+    return _average_precision("mean_average_precision", scores, relevant, ignore, 1024).nanmean().item()
 
 
+@checked
 def cumulative_matches(ranks: Tensor, most: int) -> Tensor:
     """Share of the queries that have a right candidate among the first 1, 2, .., `most` (the CMC curve).
 
@@ -139,17 +156,24 @@ def cumulative_matches(ranks: Tensor, most: int) -> Tensor:
     Returns:
         [most], float64.
     """
+    _check_ranks("cumulative_matches", ranks)
+    _check_count("cumulative_matches", "most", most)
     places = torch.arange(1, most + 1, device=ranks.device)
     return (ranks[ranks.isfinite(), None] <= places).double().mean(0)
 
 
+@checked
 def hits_at(ranks: Tensor, k: int) -> float:
     """Share of the ranks [B] that are at most `k` (hits@k); infinite ones count as misses."""
+    _check_ranks("hits_at", ranks)
+    _check_count("hits_at", "k", k)
     return (ranks <= k).double().mean().item()
 
 
+@checked
 def mean_reciprocal_rank(ranks: Tensor) -> float:
     """Mean of 1 / rank over ranks [B] (MRR); infinite ones count as zero."""
+    _check_ranks("mean_reciprocal_rank", ranks)
     return ranks.double().reciprocal().mean().item()
 
 
@@ -162,17 +186,40 @@ def _by_rows(
     chunk_size: int,
 ) -> Tensor:
     """`of(scores, relevant, counted)` for some rows at a time, after checking all three."""
-    for argument, mask in (("relevant", relevant), ("ignore", ignore)):
-        if scores.ndim != 2 or (mask is not None and (mask.shape != scores.shape or mask.dtype != torch.bool)):
-            raise ValueError(
-                f"{name}: scores must be [B, N] and {argument} a boolean tensor of the same shape, got "
-                f"{list(scores.shape)} and {None if mask is None else f'{list(mask.shape)} {mask.dtype}'}."
-            )
-    if scores.isnan().any():
-        raise ValueError(f"{name}: scores has {int(scores.isnan().sum())} entries that are not a number.")
+    _check_scores(name, scores, chunk_size, relevant=relevant, ignore=ignore)
     parts = [scores.new_empty(0, dtype=torch.float64)]
     for start in range(0, len(scores), chunk_size):
         rows = slice(start, start + chunk_size)
         counted = torch.ones_like(relevant[rows]) if ignore is None else ~ignore[rows]
         parts.append(of(scores[rows], relevant[rows], counted))
     return torch.cat(parts)
+
+
+def _check_scores(name: str, scores: Tensor, chunk_size: int, **masks: Tensor | None) -> None:
+    if scores.ndim != 2 or not scores.is_floating_point() or scores.itemsize < 2:
+        raise ValueError(
+            f"{name}: scores must be [B, N], float16 to float64, got {list(scores.shape)} {scores.dtype}; use .float()."
+        )
+    for argument, mask in masks.items():
+        if mask is not None and (mask.shape, mask.dtype, mask.device) != (scores.shape, torch.bool, scores.device):
+            raise ValueError(
+                f"{name}: {argument} must be a bool tensor {list(scores.shape)} on {scores.device}, as scores, got "
+                f"{list(mask.shape)} {mask.dtype} on {mask.device}."
+            )
+    if scores.isnan().any():
+        raise ValueError(f"{name}: scores must be numbers, got {int(scores.isnan().sum())} that are NaN.")
+    _check_count(name, "chunk_size", chunk_size)
+
+
+def _check_ranks(name: str, ranks: Tensor) -> None:
+    is_numbers = ranks.dtype in (torch.int32, torch.int64) or (ranks.is_floating_point() and ranks.itemsize > 1)
+    if ranks.ndim != 1 or not is_numbers:
+        raise ValueError(
+            f"{name}: ranks must be [B] numbers, as `ranks` and `first_ranks` return them, got {list(ranks.shape)} "
+            f"{ranks.dtype}."
+        )
+
+
+def _check_count(name: str, argument: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}: {argument} must be at least 1, got {value}.")

@@ -133,7 +133,11 @@ def _presets() -> dict[str, tuple[str, ...]]:
 
 
 def _find(name: str) -> tuple[Any, Any]:
-    classes = (load(path) for path in named("model", name, _presets()))
+    try:
+        paths = named("model", name, _presets())
+    except ValueError as error:
+        raise ValueError(f"models.create: name: {error}") from None
+    classes = (load(path) for path in paths)
     return next((one, one.presets[name]) for one in classes if name in one.presets)
 
 

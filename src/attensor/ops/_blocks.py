@@ -42,7 +42,7 @@ def axes_of(
             raise ValueError(
                 f'{name}: pattern="{pattern}" needs block_size and no axis, got block_size={block_size}, axis={axis}.'
             )
-        sizes = (block_size,) * rank if isinstance(block_size, int) else tuple(block_size)
+        sizes = tuple(block_size) if isinstance(block_size, (tuple, list)) else (block_size,) * rank
         if len(sizes) != rank or min(sizes) < 1:
             raise ShapeError(
                 f"{name}: block_size must be {rank} positive integers, one for each space axis of q, or "

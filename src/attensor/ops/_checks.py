@@ -226,7 +226,9 @@ def _check_bounds(name: str, bounds: list[int], tokens: int, max_seqlen: int | N
 
 def scale_of(q: Tensor, scale: float | None) -> float:
     """What multiplies q k: K ** -0.5 if None."""
-    return max(q.shape[-1] if q.ndim else 0, 1) ** -0.5 if scale is None else scale
+    if scale is None:
+        return float(max(q.shape[-1] if q.ndim else 0, 1) ** -0.5)
+    return float(scale) if isinstance(scale, int) else scale
 
 
 def is_readable(x: Tensor) -> bool:

@@ -89,10 +89,14 @@ def _row(kind: Kind, length: int | None) -> Kind:
 
     def accepts(x: Any) -> bool:
         is_row = isinstance(x, (tuple, list)) and length in (None, len(x))
-        return is_row and all(type(y) in kind.sure or kind.accepts(y) for y in x)
+        return is_row and all((type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for y in x)
 
     several = kind.expected.removeprefix("a finite ").removeprefix("an ").removeprefix("a ") + "s"
     return Kind(frozenset(), accepts, f"a tuple of {'' if length is None else f'{length} '}{several}")
+
+
+def _is_odd(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested)
 
 
 def _choices(values: tuple[Any, ...]) -> str:

@@ -84,7 +84,8 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: unknown name.
     """
-    _check_name(name, "attensor.backend")
+    if name not in BACKENDS:
+        raise ValueError(f"backend: name must be one of {', '.join(map(repr, BACKENDS))}, got {name!r}.")
     _CONTEXT.backends.append(name)
     try:
         yield

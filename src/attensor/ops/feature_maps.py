@@ -27,6 +27,7 @@ __all__ = [
     "FEATURE_MAPS",
     "PositiveRandomFeatures",
     "TrigonometricRandomFeatures",
+    "check_mapped",
     "random_projection",
     "resolve_feature_map",
 ]
@@ -60,6 +61,13 @@ def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feat
             f"to [B, T, H, M], got {feature_map!r}."
         )
     return FEATURE_MAPS[feature_map]
+
+
+def check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:
+    """Refuse what a map of users returns, if it is not [B, T, heads, M] beside `like`."""
+    if not isinstance(x, Tensor) or x.shape[:-1] != like.shape[:-1] or x.ndim != like.ndim:
+        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ShapeError(f"{name}: {argument} must return a torch.Tensor {[*like.shape[:-1], 'M']}, got {got}.")
 
 
 @checked
@@ -199,8 +207,8 @@ def _project(features: PositiveRandomFeatures, x: Tensor) -> tuple[Tensor, Tenso
     check_float(name, "x", x, features.projection, "the projection")
     if x.ndim < 2 or x.shape[-1] != head_dim or x.shape[-2] % draws:
         raise ShapeError(
-            f"{name}: the projection {list(features.projection.shape)} fits heads of width "
-            f"{head_dim} in a multiple of {draws}, got {list(x.shape)}; draw it for those."
+            f"{name}: x must be [.., heads, {head_dim}] with a multiple of {draws} heads, as the projection "
+            f"{list(features.projection.shape)}, got {list(x.shape)}; draw it for those."
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     x, projection = x.to(dtype), features.projection.to(dtype)

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_qkv, checked
 from attensor.ops._operator import reference_of
 from attensor.ops._precision import working_dtype
-from attensor.ops.feature_maps import resolve_feature_map
+from attensor.ops.feature_maps import check_mapped, resolve_feature_map
 from attensor.ops.linear_attention import OPERATOR
 from attensor.ops.linear_attention.problem import LinearAttentionProblem, StepProblem
 from attensor.ops.linear_attention.step import STEP
@@ -125,7 +124,7 @@ def kernel_attention(
     queries, keys, values = _features(name, q, k, v, feature_map, None if is_apart else denominator)
     reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
     for x, like in ((reading, queries), (writing, keys)):
-        _check_mapped(name, "position_map", x, like)
+        check_mapped(name, "position_map", x, like)
     # the sum of the weights is what a value of 1 comes out as
     columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
     options = (log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
@@ -186,13 +185,6 @@ kernel_attention_step_reference = reference_of(
 )
 
 
-def _check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:
-    """Refuse what a map of users returns, if it is not [B, T, heads, M] beside `like`."""
-    if not isinstance(x, Tensor) or x.shape[:-1] != like.shape[:-1] or x.ndim != like.ndim:
-        got = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ShapeError(f"{name}: {argument} must return a torch.Tensor {[*like.shape[:-1], 'M']}, got {got}.")
-
-
 def _features(
     name: str, q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap | None, denominator: Denominator | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -204,5 +196,5 @@ def _features(
     relative = getattr(features, "queries", None) if denominator is not None and denominator.is_relative else None
     queries, keys = (relative or features)(q.to(dtype)), features(k.to(dtype))
     for x, like in ((queries, q), (keys, k)):
-        _check_mapped(name, "feature_map", x, like)
+        check_mapped(name, "feature_map", x, like)
     return queries, keys, v.to(working_dtype(queries, keys))

@@ -57,7 +57,7 @@ def merge_attention(outs: Sequence[Tensor], lses: Sequence[Tensor]) -> tuple[Ten
                     f"merge_attention: {label} must all be {list(shape)}, as the first of outs {list(outs[0].shape)} "
                     f"says, got {list(part.shape)}."
                 )
-            check_devices("merge_attention", outs[0], **{label: part})
+            check_devices("merge_attention", outs[0], "outs[0]", **{label: part})
             if part.dtype != parts[0].dtype or part.dtype not in FLOATS:
                 raise TypeError(
                     f"merge_attention: {label} must share one floating dtype, got {part.dtype} beside "

@@ -256,3 +256,9 @@ def _check(problem: Problem) -> None:
             f"toeplitz: coefficients must end in n + m - 1 offsets for the m numbers of x along each of {space_dims} "
             f"axes, got coefficients {list(coefficients.shape)} for x {list(x.shape)}; square: n = m."
         )
+    leading = coefficients.shape[:-space_dims], x.shape[:-space_dims]
+    if any(a != b and 1 not in (a, b) for a, b in zip(*(sizes[::-1] for sizes in leading))):
+        raise ShapeError(
+            f"toeplitz: coefficients must broadcast to x in the leading dimensions, got {list(coefficients.shape)} and "
+            f"{list(x.shape)} with {space_dims} axes; insert dimensions of 1."
+        )

@@ -64,7 +64,9 @@ class LinearAttentionProblem:
     @property
     def factor(self) -> float:
         """What multiplies the output."""
-        return max(self.q.shape[-1], 1) ** -0.5 if self.scale is None else self.scale
+        if self.scale is None:
+            return float(max(self.q.shape[-1], 1) ** -0.5)
+        return float(self.scale) if isinstance(self.scale, int) else self.scale
 
     @property
     def inputs(self) -> Inputs:
@@ -139,6 +141,11 @@ class StepProblem:
         check_float(name, "state", self.state, self.q)
         if slots is not None:
             check_integers(name, "state_slots", slots, self.q)
+            if (self.state.requires_grad and torch.is_grad_enabled()) or 0 in self.state.stride():
+                raise ValueError(
+                    f"{name}: state must be memory of its own without gradients, as the pool of state_slots is written "
+                    "to, got one that is expanded or requires grad; use .detach().clone()."
+                )
             if slots.shape != self.q.shape[:1]:
                 raise ShapeError(f"{name}: state_slots must be [B] = [{len(self.q)}], got {list(slots.shape)}.")
             if slots.device.type == "cpu" and not torch.compiler.is_compiling() and is_direct((slots,)):

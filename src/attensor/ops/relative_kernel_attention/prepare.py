@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attensor.ops import _packing
 from attensor.ops._precision import working_dtype
-from attensor.ops.feature_maps import FeatureMap, resolve_feature_map
+from attensor.ops.feature_maps import FeatureMap, check_mapped, resolve_feature_map
 from attensor.ops.relative_kernel_attention.operands import Geometry, Problem
 
 __all__ = ["Rows", "features", "heads_first", "offset_biases"]
@@ -23,13 +23,19 @@ def features(problem: Problem) -> tuple[Tensor, Tensor, Tensor]:
         function = resolve_feature_map(problem.feature_map, "relative_kernel_attention")
         of_queries: FeatureMap = getattr(function, "queries", function)
         q, k = (
-            torch.unflatten(apply(x.to(working_dtype(x)).flatten(1, -3)), 1, x.shape[1:-2])
+            torch.unflatten(_mapped(apply, x.to(working_dtype(x)).flatten(1, -3)), 1, x.shape[1:-2])
             for x, apply in ((q, of_queries), (k, function))
         )
     dtype = working_dtype(q, k)
     if hidden is not None:
         k = k.masked_fill(hidden, 0.0)
     return q.to(dtype), k.to(dtype), v.to(dtype)
+
+
+def _mapped(apply: FeatureMap, x: Tensor) -> Tensor:
+    found = apply(x)
+    check_mapped("relative_kernel_attention", "feature_map", found, x)
+    return found
 
 
 def heads_first(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
