@@ -92,6 +92,8 @@ def _unpad(rng: random.Random) -> tuple[str, dict[str, str]]:
 
 def _of_unpad(a: Arguments) -> str | None:
     x, mask = a["x"], a["attention_mask"]
+    if x.is_quantized:
+        return "x: quantised"
     need(x.ndim >= 2 and mask.shape == x.shape[:2], "attention_mask: shape")
     same_device(a, x, "attention_mask")
     if x.device.type == "meta" or mask.dtype not in (torch.bool, torch.int32, torch.int64, torch.float32):
@@ -111,6 +113,8 @@ def _pad(rng: random.Random) -> tuple[str, dict[str, str]]:
 
 def _of_pad(a: Arguments) -> str | None:
     packed, index = a["packed"], a["index"]
+    if packed.is_quantized:
+        return "packed: quantised"
     need(packed.ndim >= 2 and packed.shape[0] == 1, "packed: shape")
     shape(a, "index", [packed.shape[1]])
     same_device(a, packed, "index")
@@ -206,7 +210,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
     "token_positions": (
         _positions,
         {"tokens": "*int", "offset": "int", "first": "tensor?:whole", "cu_seqlens": "tensor?:integers"}
-        | {"device": "*device?"},
+        | {"device": "*device"},
         _of_positions,
     ),
     "unpad": (_unpad, {"x": "*tensor", "attention_mask": "*tensor"}, _of_unpad),

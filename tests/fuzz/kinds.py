@@ -41,6 +41,8 @@ def _tensor(name: str, x: Any, of: str) -> None:
     need(x.layout is torch.strided and not x.is_nested and not (of and x.is_quantized), f"{name}: not dense")
     if of == "float":
         need(x.dtype in FLOATS, f"{name}: {x.dtype}")
+    elif of == "numbers":
+        need(x.dtype in (*FLOATS, torch.int32, torch.int64), f"{name}: {x.dtype}")
     elif of == "integers":
         need(x.dtype in (torch.int32, torch.int64), f"{name}: {x.dtype}")
     elif of == "whole":
@@ -139,6 +141,8 @@ def _numbers(name: str, x: Any, of: str) -> str | None:
     need(isinstance(x, (list, tuple)), f"{name}: no sequence")
     for y in x:
         need(isinstance(y, (int, float)), f"{name}: no number")
+    if any(isinstance(y, bool) for y in x):
+        return f"{name}: True for 1"
     return None if all(math.isfinite(y) for y in x) else f"{name}: not finite"
 
 

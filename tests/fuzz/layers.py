@@ -40,6 +40,11 @@ def _half(a: Arguments) -> None:
     need(a["hidden_size"] % 2 == 0 and a["hidden_size"] // 2 % a["num_heads"] == 0, "hidden_size: C / 2 over the heads")
 
 
+def _gated(a: Arguments) -> None:
+    _half(a)
+    need(a.get("clamp_min") is None or a["clamp_min"] <= 0, "clamp_min: above 0")
+
+
 def _linear(a: Arguments) -> str | None:
     _heads(a)
     for name in ("key_size", "value_size"):
@@ -124,7 +129,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "GatedLinearAttention": (
         {"num_kv_heads": KV, "norm": ("choice:rms|layer", ["'rms'", "'layer'"]), "gate_bias": ("bool", BOTH)}
         | {"clamp_min": ("float?", ["None", "-1.0"])},
-        _half,
+        _gated,
     ),
     "ScalarGatedLinearAttention": ({"num_kv_heads": KV}, _half),
     "LightningAttention": ({"slopes": SLOPES, **STACK}, _stack),

@@ -62,6 +62,8 @@ def _shares(rng: random.Random) -> tuple[str, dict[str, str]]:
 
 def _of_shares(a: Arguments) -> str | None:
     need(a["ranks"].ndim == 1, "ranks: rank")
+    if a["ranks"].dtype in (torch.int32, torch.int64):
+        return "ranks: whole numbers"
     most = a.get("most", a.get("k", 1))
     need(most >= 0, "most, k: below 0")
     if a["ranks"].device.type == "meta" or most > 10**6 or most == 0 or bool(a["ranks"].isnan().any()):
@@ -184,7 +186,7 @@ MEASURES: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]],
         {**SCORES, "target": "tensor:whole", "relevant": "tensor:bool", "ties": "choice:mean|optimistic|pessimistic"},
         _of_ranks,
     ),
-    "shares of ranks": (_shares, {"ranks": "*tensor:float", "most": "count", "k": "int"}, _of_shares),
+    "shares of ranks": (_shares, {"ranks": "*tensor:numbers", "most": "count", "k": "int"}, _of_shares),
     "intervals": (
         _intervals,
         {"values": "numbers", "differences": "numbers", "confidence": "float", "resamples": "count", "samples": "count"}

@@ -131,7 +131,8 @@ def step(a: Arguments, key_width: int | None = None, value_width: int | None = N
     batch, heads, width = q.shape
     width = width if key_width is None else key_width
     slots = a.get("state_slots")
-    shape(a, "log_decay", *(s for h in (heads, k.shape[1]) for s in ([h], [batch, h], [batch, h, width])))
+    sizes = ([*rows, h, *more] for h in (heads, k.shape[1]) for rows in ([batch], [1]) for more in ([], [width]))
+    shape(a, "log_decay", [heads], [k.shape[1]], *sizes)
     same_device(a, q, "log_decay", "state", "state_slots")
     need(a["state"].ndim == 4, "state: rank")
     rows = a["state"].shape[0] if slots is not None else batch
@@ -141,8 +142,9 @@ def step(a: Arguments, key_width: int | None = None, value_width: int | None = N
         taken = [n for n in slots.tolist() if n != -1]
         need(all(0 <= n < rows for n in taken) and len(set(taken)) == len(taken), "state_slots: out of range or twice")
         need(a.get("backend") != "cpp", "backend: cpp has no slots")
-        if slots.dtype not in (torch.int32, torch.int64) or 0 in a["state"].stride():
-            return "state_slots: small integers, or a pool with shared memory"
+        need(0 not in a["state"].stride() and not a["state"].requires_grad, "state: no pool of its own")
+        if slots.dtype not in (torch.int32, torch.int64):
+            return "state_slots: small integers"
     return is_empty(q, k, v) or ("backend: triton" if a.get("backend") == "triton" else None)
 
 
@@ -209,9 +211,9 @@ def neighborhood(a: Arguments) -> str | None:
     windows = per_axis(a["window_size"], len(space), "window_size")
     dilations, strides = (per_axis(a.get(name, 1), len(space), name) for name in ("dilation", "stride"))
     causal = per_axis(a.get("is_causal", False), len(space), "is_causal")
-    for n, w, d, s in zip(space, windows, dilations, strides):
+    for n, w, d, s, late in zip(space, windows, dilations, strides, causal):
         need(w >= 1 and d >= 1 and s >= 1, "window_size, dilation or stride below 1")
-        need(w * d <= n, "window_size: larger than the axis")
+        need(late or w * d <= n, "window_size: larger than the axis")
         need(s <= w, "stride: larger than the window")
     shape(a, "relative_bias", [q.shape[-2], *(2 * w - 1 for w in windows)])
     same_device(a, q, "relative_bias", "additional_keys", "additional_values")

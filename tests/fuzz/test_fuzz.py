@@ -75,30 +75,20 @@ def test_a_crash_and_a_hang_are_results_and_the_work_goes_on() -> None:
     assert found == {number: [10 * number] for number in (0, 1, 3, 5, 6)}
 
 
-# the functions, and the operators by their formulas, of which every call of these runs holds
-REFUSALS = {
-    *(f"{name}{end}" for name in ("linear_attention", "toeplitz") for end in ("", "_reference")),
-    *("softmax_attention", "linear_attention_step_reference", "merge_attention_reference"),
-    "neighborhood_attention_reference",
-}
-VALUES = tuple(name for name in CONFIGURATIONS if name not in ("neighborhood_attention", "relative_kernel_attention"))
-
-
 def test_corrupted_calls() -> None:
-    outcomes = [judge.judge(0, index) for index in range(1200) if judge.call_of(0, index).title in REFUSALS]
+    outcomes = [judge.judge(0, index) for index in range(1200)]
     faults = [f"{one.kind}: {one.what}\n    {one.line}" for one in outcomes if one.kind in judge.FAULTS]
     assert not faults, "\n".join(faults)
-    assert {one.title for one in outcomes} == REFUSALS
+    assert len({one.title for one in outcomes}) > 50
 
 
 def test_values() -> None:
-    indices = [index for index in range(300) if values.draw_configuration(0, index).operator in VALUES]
-    compared = [one for index in indices for one in values.compare(0, index)]
+    compared = [one for index in range(300) for one in values.compare(0, index)]
     beyond = [one for one in compared if one.error > values.LIMITS[one.dtype]]
     assert not beyond, "\n".join(
         f"{one.operator}, {one.form}: {one.error} {one.what}\n    {one.line}" for one in beyond
     )
-    assert {one.operator for one in compared} == set(VALUES)
+    assert {one.operator for one in compared} == set(CONFIGURATIONS)
 
 
 def test_the_page_shows_counts_and_examples(capsys: pytest.CaptureFixture[str], tmp_path, monkeypatch) -> None:

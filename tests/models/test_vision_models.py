@@ -213,7 +213,7 @@ def test_wrong_input_and_options_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"Toy: images must be \[B, 3, height, width\], got \[3, 16, 24, 3\]"):
         model(images().movedim(1, -1))
     for indices in ([3], [-4], 4, 0, []):
-        with pytest.raises(ValueError, match=r"out_indices must be numbers of the 3 maps, from -3 to 2"):
+        with pytest.raises(ValueError, match=r"out_indices must be numbers of 3 maps, -3 to 2"):
             model.forward_intermediates(images(), indices)
     with pytest.raises(ValueError, match="output_fmt must be 'NCHW' or 'NHWC', got 'NLC'"):
         model.forward_intermediates(images(), output_fmt="NLC")

@@ -136,7 +136,7 @@ def test_bad_sizes_are_refused() -> None:
     with pytest.raises(ShapeError, match=r"projection.*\[6, 5\]"):
         PositiveRandomFeatures(draw(1, 6, 5)[0])
     phi = TrigonometricRandomFeatures(draw(2, 6, 5))
-    with pytest.raises(ShapeError, match=r"Trigonometric.*width 5.*multiple of 2.*\[1, 4, 3, 5\]"):
+    with pytest.raises(ShapeError, match=r"Trigonometric.*heads, 5\].*multiple of 2.*\[1, 4, 3, 5\]"):
         phi(torch.randn(1, 4, 3, 5))
     with pytest.raises(ShapeError, match=r"\[1, 4, 2, 7\]"):
         phi(torch.randn(1, 4, 2, 7))

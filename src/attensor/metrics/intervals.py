@@ -166,7 +166,7 @@ def _check(name: str, values: Sequence[float], confidence: float, seed: int = 0,
         raise ValueError(f"{name}: there are no values; give one number for each seed or pair.")
     if not 0 < confidence < 1:
         raise ValueError(f"{name}: confidence must be between 0 and 1, got {confidence}.")
-    for argument, value in (*counts.items(), ("seed", seed)):
+    for argument, value in (*counts.items(), ("seed", abs(seed))):
         if not (argument != "seed") <= value < 2**63:
             raise ValueError(
                 f"{name}: {argument} must be at least {int(argument != 'seed')} and below 2**63, got {value}."

@@ -196,7 +196,7 @@ def _by_rows(
 
 
 def _check_scores(name: str, scores: Tensor, chunk_size: int, **masks: Tensor | None) -> None:
-    if scores.ndim != 2 or not scores.is_floating_point() or scores.itemsize < 2:
+    if scores.ndim != 2 or not scores.is_floating_point() or scores.itemsize < 2 or scores.is_meta:
         raise ValueError(
             f"{name}: scores must be [B, N], float16 to float64, got {list(scores.shape)} {scores.dtype}; use .float()."
         )

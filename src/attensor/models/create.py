@@ -136,7 +136,7 @@ def _find(name: str) -> tuple[Any, Any]:
     try:
         paths = named("model", name, _presets())
     except ValueError as error:
-        raise ValueError(f"models.create: name: {error}") from None
+        raise ValueError(f"models.create: name must be of the catalogue, got {name!r}: {error}") from None
     classes = (load(path) for path in paths)
     return next((one, one.presets[name]) for one in classes if name in one.presets)
 

@@ -97,6 +97,8 @@ def check_hidden_states(layer: nn.Module, hidden_states: Tensor, hidden_size: in
             f"{type(layer).__name__}: hidden_states must end in hidden_size = {hidden_size} channels, "
             f"got {shape}.{hint}"
         )
+    if len(shape) > 3 and 0 in shape[1:-1]:
+        raise ShapeError(f"{type(layer).__name__}: hidden_states must have a cell along each axis, got {shape}.")
 
 
 def _check_kind(layer: nn.Module, hidden_states: Tensor) -> None:

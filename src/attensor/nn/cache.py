@@ -20,7 +20,7 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.nn._buffer import TokenBuffer
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import check_integers, check_tensor, checked, is_readable
+from attensor.ops._checks import check_devices, check_integers, check_tensor, checked, is_readable
 
 __all__ = ["Cache", "JointCache", "StateCache", "TokenCache"]
 
@@ -221,13 +221,14 @@ class TokenCache(Cache):
             raise ShapeError(f"TokenCache.append: tensors must be {sorted(self._buffers)}, got {sorted(new)}.")
         for name, tensor in new.items():
             check_tensor("TokenCache.append", name, tensor)
+            check_devices("TokenCache.append", self._buffers[name].storage, "the cache", **{name: tensor})
         tokens = next(iter(new.values())).shape[1:2].numel()
         for name, tensor in new.items():
             sizes = list(self._buffers[name].storage.shape)
             if list(tensor.shape) != [sizes[0], tokens, *sizes[2:]]:
                 raise ShapeError(
                     f"TokenCache.append: {name} must be {[sizes[0], tokens, *sizes[2:]]}, got {list(tensor.shape)}; "
-                    f"all tensors have the same tokens; new_cache(batch_size={tensor.shape[0]}) makes another batch."
+                    f"all tensors have the same tokens; new_cache(batch_size={len(tensor) if tensor.ndim else 1}) makes another batch."
                 )
         self.length += tokens
         return {name: self._buffers[name].append(tensor) for name, tensor in new.items()}

@@ -67,7 +67,7 @@ class GatedLinearAttention(LinearAttention):
         num_kv_heads: heads of keys, gates and values; H if None.
         norm: `"rms"` per head with a weight (fla), or `"layer"` without (the paper's first code).
         gate_bias: the output gate's projection has a bias.
-        clamp_min: log decays below this are raised to it; none if None.
+        clamp_min: log decays below this, at most 0, are raised to it; none if None.
         device, dtype: of the parameters.
     Source: arXiv:2312.06635, section 4.4; state_dict keys of flash-linear-attention.
     """

@@ -49,6 +49,11 @@ class NeighborhoodAttention(GridMixer):
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
         check_range(self, 1, window_size=window_size, dilation=dilation, stride=stride)
+        for argument, value in (("window_size", window_size), ("dilation", dilation), ("stride", stride)):
+            if isinstance(value, (tuple, list)) and not 1 <= len(value) <= 3:
+                raise ValueError(
+                    f"{type(self).__name__}: {argument} must be one integer or one for each axis, got {value}."
+                )
         self.window_size, self.dilation, self.stride, self.is_causal = window_size, dilation, stride, is_causal
 
     def attend(self, heads: Heads) -> Tensor:

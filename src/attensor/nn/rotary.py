@@ -51,6 +51,8 @@ def token_positions(
         TypeError, ValueError: not of integers, a negative number, cu_seqlens beside offset or first.
     """
     check_range("token_positions", 0, tokens=tokens, offset=offset)
+    if cu_seqlens is not None:
+        check_integers("token_positions", "cu_seqlens", cu_seqlens, cu_seqlens)
     positions = torch.arange(tokens, device=device)
     if cu_seqlens is None:
         positions = positions + offset

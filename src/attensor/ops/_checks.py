@@ -73,8 +73,8 @@ def checked(function: F, owner: str = "") -> F:
 
 
 def _is_odd(x: Any) -> bool:
-    """A sparse or nested tensor: no operator knows them."""
-    return isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested)
+    """A sparse, nested or quantised tensor: no operator knows them."""
+    return isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested or x.is_quantized)
 
 
 def check_tensor(name: str, argument: str, x: object) -> None:

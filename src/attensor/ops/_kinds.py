@@ -96,7 +96,7 @@ def _row(kind: Kind, length: int | None) -> Kind:
 
 
 def _is_odd(x: Any) -> bool:
-    return isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested)
+    return isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_nested or x.is_quantized)
 
 
 def _choices(values: tuple[Any, ...]) -> str:
@@ -149,7 +149,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, (str, bool, int, float)):
         return f"{value!r:.60}"
     if isinstance(value, Tensor):
-        layout = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+        odd = "nested" if value.is_nested else "quantised" if value.is_quantized else ""
+        layout = odd or str(value.layout).removeprefix("torch.")
         return f"a {layout} torch.Tensor"
     if isinstance(value, (tuple, list)) and all(isinstance(x, (str, bool, int, float)) for x in value):
         return f"{value!r:.60}"

@@ -180,7 +180,7 @@ class ImageModel(nn.Module):
             chosen = chosen[-indices:] if 0 < indices <= count else ()
         if not chosen or not all(-count <= i < count for i in chosen):
             raise ValueError(
-                f"{type(self).__name__}: out_indices must be numbers of the {count} maps, from {-count} to {count - 1}, "
+                f"{type(self).__name__}: out_indices must be numbers of {count} maps, {-count} to {count - 1}, "
                 f"or how many of the last ones, got {indices}."
             )
         return sorted({i % count for i in chosen})

@@ -36,7 +36,7 @@ def linear_attention_step(
         k: [B, Hkv, K]; H is a multiple of Hkv.
         v: [B, Hkv, V].
         state: [B, H, K, V], as returned by an earlier step or by `linear_attention`; not changed. With state_slots a
-            pool [S, H, K, V] that is changed in place.
+            pool [S, H, K, V], memory of its own without gradients, that is changed in place.
         log_decay: None, [Hd], [B, Hd] or [B, Hd, K] with Hd = H or Hkv and B or 1 rows; natural log of the factor on
             the state, <= 0 (not checked: that would wait for the device).
         scale: multiplies the output; if None `K ** -0.5`.
