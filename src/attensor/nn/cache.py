@@ -228,7 +228,8 @@ class TokenCache(Cache):
             if list(tensor.shape) != [sizes[0], tokens, *sizes[2:]]:
                 raise ShapeError(
                     f"TokenCache.append: {name} must be {[sizes[0], tokens, *sizes[2:]]}, got {list(tensor.shape)}; "
-                    f"all tensors have the same tokens; new_cache(batch_size={len(tensor) if tensor.ndim else 1}) makes another batch."
+                    f"all tensors have the same tokens; new_cache(batch_size={tensor.shape[:1].numel()}) makes another "
+                    "batch."
                 )
         self.length += tokens
         return {name: self._buffers[name].append(tensor) for name, tensor in new.items()}

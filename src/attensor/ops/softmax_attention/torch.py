@@ -29,13 +29,15 @@ def softmax_attention_torch(x: Problem) -> Attended:
     # the kernel masks before it scales: a scale of 0 or less turns -inf into NaN or +inf
     sign = 1.0 if x.scale > 0 else -1.0 if x.scale < 0 else 0.0
     q = x.q if sign == 1.0 else x.q * sign
-    dtype = common_dtype(q, x.k, x.v)
-    tensors = q.to(dtype), x.k.to(dtype), x.v.to(dtype), mask
-    out, lse = fused(tensors, Options(abs(x.scale) or 1.0, is_causal))
+    k, v, is_mixed = x.k, x.v, not x.q.dtype == x.k.dtype == x.v.dtype
+    if is_mixed:
+        q, k, v = (t.to(common_dtype(q, k, v)) for t in (q, k, v))
+    out, lse = fused((q, k, v, mask), Options(abs(x.scale) or 1.0, is_causal))
     # the kernel multiplies weights of 0 with values that a query does not see, and a NaN in q comes out as 0
-    if not is_finite(x.q, out):
+    sees_all = mask is None and not is_causal
+    if not (is_finite(x.q) if sees_all else is_finite(x.q, out)):
         return define_by_rows(x)
-    out = out.to(x.v.dtype)
+    out = out.to(x.v.dtype) if is_mixed else out
     return (out, lse) if x.return_lse else out
 
 
