@@ -158,7 +158,11 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         dict.fromkeys(("kv_weighting", "output_gate", "rotary", "lepe"), ("bool", BOTH)),
         _rala,
     ),
-    "WindowGridAttention": ({"block_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"])}, _heads),
+    "WindowGridAttention": (
+        {"block_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"])}
+        | {"padding": ("choice:hidden|visible", ["'hidden'", "'visible'"])},
+        _heads,
+    ),
 }
 GRIDS = ("AxialAttention", "GlobalLinearAttention", "NeighborhoodAttention", "RankAugmentedLinearAttention")
 GRIDS = (*GRIDS, "WindowGridAttention")

@@ -172,3 +172,22 @@ def test_options_are_checked() -> None:
         NeighborhoodAttention(C, H, window_size=(3, 3, 3))(torch.zeros(B, 5, 5, C))
     with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
         WindowGridAttention(C, H, block_size=0)
+
+
+@pytest.mark.parametrize("layer_index", [0, 1], ids=["window", "grid"])
+def test_visible_padding_is_zeros_before_the_projections(layer_index: int) -> None:
+    """As in Swin's and DaViT's code: blocks are whole, and completed by cells that are attended to."""
+    torch.manual_seed(0)
+    hidden, visible = (
+        attensor.nn.WindowGridAttention(
+            12, 3, block_size=4, layer_index=layer_index, padding=padding, dtype=torch.float64
+        )
+        for padding in ("hidden", "visible")
+    )
+    visible.load_state_dict(hidden.state_dict())
+    x = torch.randn(2, 6, 3, 12, dtype=torch.float64)
+    whole = torch.zeros(2, 8, 4, 12, dtype=torch.float64)
+    whole[:, :6, :3] = x
+    torch.testing.assert_close(visible(x), hidden(whole)[:, :6, :3], rtol=0, atol=1e-12)
+    assert (visible(x) - hidden(x)).abs().max() > 1e-3
+    torch.testing.assert_close(visible(whole), hidden(whole), rtol=0, atol=1e-12)

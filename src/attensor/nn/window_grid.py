@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from attensor.nn._shapes import check_range
+from attensor.nn._shapes import check_hidden_states, check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
@@ -28,13 +30,15 @@ class WindowGridAttention(GridMixer):
         num_heads: heads H.
         block_size: side of a block in cells.
         layer_index: place in the stack, from 0.
+        padding: what completes blocks at the lower and right border: `"hidden"`, which nobody sees, or `"visible"`,
+            zeros before the projections that are attended to like cells (Swin, DaViT); blocks then never shrink.
         device, dtype: of the parameters.
-    Source: arXiv:2204.01697, section 3.2.
+    Source: arXiv:2204.01697, section 3.2; visible padding: arXiv:2204.03645, its official code.
     """
 
     ranks = (4,)
 
-    shown = (*GridMixer.shown, "pattern", "block_size")
+    shown = (*GridMixer.shown, "pattern", "block_size", "padding")
 
     def __init__(
         self,
@@ -43,15 +47,25 @@ class WindowGridAttention(GridMixer):
         *,
         block_size: int = 7,
         layer_index: int = 0,
+        padding: Literal["hidden", "visible"] = "hidden",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
         check_range(self, 1, block_size=block_size)
         check_range(self, 0, layer_index=layer_index)
-        self.block_size = block_size
+        self.block_size, self.padding = block_size, padding
         self.pattern = "grid" if layer_index % 2 else "window"
         self.rel_pos = RelativePositionBias(num_heads, block_size, device=device, dtype=dtype)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Mix the cells of the map, completed to whole blocks where padding is visible: [B, height, width, C]."""
+        if self.padding == "hidden":
+            return super().forward(hidden_states)
+        check_hidden_states(self, hidden_states, self.hidden_size, self.ranks)
+        height, width = hidden_states.shape[1:3]
+        whole = F.pad(hidden_states, (0, 0, 0, -width % self.block_size, 0, -height % self.block_size))
+        return super().forward(whole)[:, :height, :width]
 
     def attend(self, heads: Heads) -> Tensor:
         """Attention within the blocks of this layer's pattern."""
@@ -67,7 +81,7 @@ class WindowGridAttention(GridMixer):
         return {**sizes, "W": window, "M": round(window * padded / sizes["T"])}
 
     def _fit(self, space: tuple[int, ...]) -> tuple[int, int]:
-        height, width = (min(self.block_size, cells) for cells in space)
+        height, width = (self.block_size if self.padding == "visible" else min(self.block_size, n) for n in space)
         return height, width
 
 
