@@ -81,6 +81,11 @@ class Outcome:
     seconds: float = 0.0
 
 
+def _is_own(cell: Cell) -> bool:
+    """Whether a function is attensor's, which needs nothing of the current folder."""
+    return cell.function.startswith("attensor.")
+
+
 class Pool:
     """Runs cells in processes.
 
@@ -122,8 +127,7 @@ class Pool:
             on_tick: called every now and then.
         """
         waiting, workers = list(cells), list[_Worker]()
-        # attensor's own functions need nothing of the current folder
-        self._with_current_folder = not all(cell.function.startswith("attensor.") for cell in cells)
+        self._with_current_folder = not all(_is_own(cell) for cell in cells)
         try:
             while workers or (waiting and not self._interruption.requested):
                 while waiting and len(workers) < at_once and not self._interruption.requested:

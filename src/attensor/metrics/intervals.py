@@ -138,8 +138,7 @@ def sign_flip_test(
         ValueError: no differences, or another alternative.
     """
     _check("sign_flip_test", differences, 0.5, seed, samples=samples)
-    data = torch.tensor(differences, dtype=torch.float64)
-    count = len(data)
+    data, count = torch.tensor(differences, dtype=torch.float64), len(differences)
     is_exact = count < 63 and 2**count <= samples
     signs: Iterator[Tensor]
     if is_exact:
