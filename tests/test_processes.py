@@ -51,7 +51,9 @@ def test_the_command_takes_no_module_of_the_current_folder(start: str, tmp_path:
     """But for those that Python itself imports before it comes to us, such as `types`."""
     for name in MODULES:
         (tmp_path / f"{name}.py").write_text("open('EXECUTED', 'w')")
-    environment = os.environ | {"PYTHONPATH": SOURCES + (os.pathsep if start != "-m" else "")}
+    # not what measures coverage, which starts with the interpreter and imports modules before we can
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    environment["PYTHONPATH"] = SOURCES + (os.pathsep if start != "-m" else "")
     code = ["-m", "attensor"] if start == "-m" else ["-P", "-c", "from attensor.__main__ import main; main()"]
     done = subprocess.run(
         [sys.executable, *code, "list"], cwd=tmp_path, env=environment, capture_output=True, text=True

@@ -75,9 +75,9 @@ class Contract:
 
     @property
     def backends(self) -> list[str]:
-        """Forms on a CPU besides the definition; Triton's, interpreted, have tests of their own."""
+        """Forms on a CPU besides the definition, or that alone; Triton's, interpreted, have tests of their own."""
         known = OPERATORS[self.name].implementations if self.name in OPERATORS else {"torch": None, "cpp": None}
-        return [name for name in ("cpp", "torch") if name in known]
+        return [name for name in ("cpp", "torch") if name in known] or ["reference"]
 
     def call(self, function: Callable[..., Any], inputs: Inputs) -> list[Tensor]:
         """The tensors of a result."""
