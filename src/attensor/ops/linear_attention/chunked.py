@@ -239,7 +239,7 @@ def _from_end(x: Tensor) -> Tensor:
 
 
 def _forward(inputs: Inputs, scale: float, size: int, _: str, kept_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    with full_precision(inputs.q):
+    with full_precision(inputs.q), torch.no_grad():  # an exporter comes here with gradients on
         chunks = _Chunks(inputs, size, kept_rows)
         initial = chunks.initial()
         out = inputs.new_output() if chunks.token is None else inputs.new_output().zero_()
@@ -260,7 +260,7 @@ def _forward(inputs: Inputs, scale: float, size: int, _: str, kept_rows: int) ->
 def _backward(
     inputs: Inputs, kept: Tensor, grad_out: Tensor, grad_final: Tensor, scale: float, size: int, _: str, decay: bool
 ) -> tuple[Tensor | None, ...]:
-    with full_precision(inputs.q):
+    with full_precision(inputs.q), torch.no_grad():  # an exporter comes here with gradients on
         chunks = _Chunks(inputs, size, len(kept))
         initial, grad_final = chunks.initial(), grad_final.to(chunks.dtype).flatten(1, 2)
         make = torch.empty_like if chunks.token is None else torch.zeros_like
