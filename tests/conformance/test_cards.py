@@ -86,6 +86,8 @@ def test_own_symbols_are_used_and_hide_no_common_one(card: Mechanism) -> None:
 @pytest.mark.parametrize("case", [c for c in all_cases() if c.variant is None], ids=name)
 def test_the_cost_formula_is_what_is_computed(case: Case) -> None:
     """Matrix-product FLOPs of the operator: those of the whole layer less those of its projections and convolutions."""
+    if case.card.name == "nprf-rpe" and attensor.ops.kernels_form() == "torch":
+        pytest.skip("its formula counts the C++ tiles, which are not built here; torch takes transforms at this length")
     layer = case.layer(dtype=torch.float32)
     space = (256,) if case.domain is Domain.SEQUENCE else (16, 24)
     x = case.hidden_states(space=space).float()
