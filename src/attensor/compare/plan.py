@@ -138,6 +138,8 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     cores = os.cpu_count() or 1
     jobs = min(len(subjects), config.jobs or min(1 if device == "cuda" else _MOST_JOBS, cores))
     budget = task.budget if config.budget is None else parse_budget(config.budget)
+    # all cards of every stack have their place, and all models the same depth
+    num_layers = max(num_layers, *(subject.period for subject in subjects))
     return Plan(
         created=created,
         command=command,
@@ -146,7 +148,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         subjects=subjects,
         size=config.size,
         hidden_size=hidden_size,
-        num_layers=max(num_layers, *(subject.period for subject in subjects)),
+        num_layers=num_layers,
         num_heads=num_heads,
         **task.layout(config, data, hidden_size),
         seeds=tuple(range(config.seeds)),

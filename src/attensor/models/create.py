@@ -62,7 +62,7 @@ def create(
             raise ValueError("models.create: out_indices are of the maps that features_only=True returns; set it.")
         return model
     if not isinstance(model, ImageModel):
-        raise ValueError(f"models.create: features_only is for image models; {name} is none.")
+        raise ValueError(f"models.create: features_only is for image models, {name} is a {type(model).__name__}.")
     return FeatureExtractor(model, out_indices)
 
 

@@ -224,12 +224,11 @@ class TokenCache(Cache):
             check_devices("TokenCache.append", self._buffers[name].storage, "the cache", **{name: tensor})
         tokens = next(iter(new.values())).shape[1:2].numel()
         for name, tensor in new.items():
-            sizes = list(self._buffers[name].storage.shape)
+            sizes, rows = list(self._buffers[name].storage.shape), tensor.shape[:1].numel()
             if list(tensor.shape) != [sizes[0], tokens, *sizes[2:]]:
                 raise ShapeError(
                     f"TokenCache.append: {name} must be {[sizes[0], tokens, *sizes[2:]]}, got {list(tensor.shape)}; "
-                    f"all tensors have the same tokens; new_cache(batch_size={tensor.shape[:1].numel()}) makes another "
-                    "batch."
+                    f"all tensors have the same tokens; new_cache(batch_size={rows}) makes another batch."
                 )
         self.length += tokens
         return {name: self._buffers[name].append(tensor) for name, tensor in new.items()}

@@ -21,7 +21,7 @@ def is_finite(*tensors: Tensor) -> bool:
 
     Where a compiler or a transform watches, or on other devices, they are taken to be.
     """
-    if torch.compiler.is_compiling() or not is_direct(tensors) or any(x.device.type != "cpu" for x in tensors):
+    if not is_direct(tensors) or any(x.device.type != "cpu" for x in tensors):
         return True
     return all(_is_finite(x.detach() if x.requires_grad else x) for x in tensors)
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_cu_seqlens, check_decay, check_float, check_integers, check_qkv
-from attensor.ops._kernel import differentiable, is_direct, register
+from attensor.ops._checks import check_cu_seqlens, check_decay, check_float, check_integers, check_qkv, is_readable
+from attensor.ops._kernel import differentiable, register
 from attensor.ops._precision import WORKING, working_dtype
 
 __all__ = ["Inputs", "LinearAttentionProblem", "StepProblem", "bind", "causal_only", "products", "recur", "sum_heads"]
@@ -148,7 +148,7 @@ class StepProblem:
                 )
             if slots.shape != self.q.shape[:1]:
                 raise ShapeError(f"{name}: state_slots must be [B] = [{len(self.q)}], got {list(slots.shape)}.")
-            if slots.device.type == "cpu" and not torch.compiler.is_compiling() and is_direct((slots,)):
+            if is_readable(slots):
                 self._check_slots(name, slots.tolist())
         if self.log_decay is not None:
             check_decay(name, self.q, self.k, self.log_decay)
