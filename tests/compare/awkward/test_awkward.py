@@ -116,7 +116,7 @@ CALLS = {
     "_exit": own(1, "failed", forward="import os; os._exit(0)"),
     "crash": own(1, "failed", forward="import ctypes; ctypes.string_at(0)"),
     "chdir": own(forward="import os; os.chdir('/')"),
-    "closes": own(1, "failed", forward="import os; os.closerange(3, 50)"),
+    "closes": own(1, "failed", forward="import os; os.closerange(3, 4096)"),
     "dtype": own(1, "failed", forward="torch.set_default_dtype(torch.float64)"),
     "constructor": own(1, "failed", constructor="raise SystemExit(3)"),
     "one of two": Case(f"linear,{OWN}", {"my.py": mixer(forward="1 / 0")}, rows={"linear": "ok", "Mean": "failed"}),
