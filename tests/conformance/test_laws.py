@@ -199,16 +199,18 @@ def test_traces_as_one_graph(case: Case) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-# blocks are padded where they do not divide the grid, and relative kernels choose their form by the lengths
-FREE = [c for c in all_cases() if c.variant is None and c.card.name not in ("window-grid", "nprf-rpe")]
+# blocks are padded where they do not divide the grid, which a graph cannot leave open
+FREE = [c for c in all_cases() if c.variant is None and c.card.name != "window-grid"]
 
 
+@pytest.mark.parametrize("with_gradients", [False, True], ids=["inference", "gradients"])
 @pytest.mark.parametrize("case", FREE, ids=name)
-def test_exports_with_free_sizes(case: Case) -> None:
-    """One graph for all batches and lengths from 5 to 256, as torch.export makes it without Dynamo."""
+def test_exports_with_free_sizes(case: Case, with_gradients: bool) -> None:
+    """One graph for all batches and lengths from 5 to 2048, as torch.export makes it without Dynamo."""
     layer, x = case.layer(), case.hidden_states()
-    free = {0: Dim("B", min=1, max=64), **{i: Dim(f"T{i}", min=5, max=256) for i in range(1, x.ndim - 1)}}
-    program = torch.export.export(layer, (x,), dynamic_shapes={"hidden_states": free}, strict=False).module()
+    free = {0: Dim("B", min=1, max=64), **{i: Dim(f"T{i}", min=5, max=2048) for i in range(1, x.ndim - 1)}}
+    with torch.set_grad_enabled(with_gradients):
+        program = torch.export.export(layer, (x,), dynamic_shapes={"hidden_states": free}, strict=False).module()
     other = case.hidden_states(batch=3, space=tuple(n + 4 for n in x.shape[1:-1]))
     torch.testing.assert_close(program(other), layer(other), rtol=1e-9, atol=1e-9)
 

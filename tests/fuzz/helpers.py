@@ -254,7 +254,12 @@ def draw_helper(rng: random.Random) -> Call:
         arguments=arguments,
         kinds=known,
         rules=rules,
-        says=(says.get(called, called), "TokenCache" if title == "TokenCache.append" else title, "models.create"),
+        says=(
+            says.get(called, called),
+            "TokenCache" if title == "TokenCache.append" else title,
+            "models.create",
+            "VisionTransformer",
+        ),
         is_constructor=title[0].isupper() or title == "feature modules",
     )
 

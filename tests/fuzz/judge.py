@@ -75,8 +75,9 @@ def outcome(call: Call) -> tuple[str, str]:
     illegal = unsaid = None
     try:
         unsaid = kinds.check(call.kinds, arguments)
-        # a rule may trip over what the kind leaves open
-        unsaid = unsaid or call.rules(arguments)
+        # a rule may trip over what the kind leaves open, but not over an integer
+        if unsaid is None or unsaid.endswith(kinds.NUMPY_INTEGER):
+            unsaid = call.rules(arguments) or unsaid
     except Illegal as error:
         illegal = str(error)
     with warnings.catch_warnings():

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tests.fuzz.calls import Illegal, need
 
-__all__ = ["check"]
+__all__ = ["NUMPY_INTEGER", "check"]
 
+NUMPY_INTEGER = "an integer of numpy"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -76,7 +77,7 @@ def _bool(name: str, x: Any, of: str) -> None:
 def _int(name: str, x: Any, of: str) -> str | None:
     need(not isinstance(x, bool) and isinstance(x, numbers.Integral), f"{name}: no integer")
     need(not of or x >= int(of), f"{name}: below {of}")
-    return None if isinstance(x, int) else f"{name}: an integer of numpy"
+    return None if isinstance(x, int) else f"{name}: {NUMPY_INTEGER}"
 
 
 def _float(name: str, x: Any, of: str) -> str | None:

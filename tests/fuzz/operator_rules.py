@@ -240,10 +240,12 @@ def relative(a: Arguments) -> str | None:
     need(bias.ndim == 1 + len(space) and bias.shape[0] == q.shape[-2], "relative_bias: shape")
     need(all(n % 2 == 1 for n in bias.shape[1:]), "relative_bias: even")
     need(not (is_grid and a.get("is_causal", False)), "is_causal: grid")
+    bounds, most = a.get("cu_seqlens"), a.get("max_seqlen")
+    is_transform = str(a.get("algorithm")).startswith("fft")
+    need(bounds is None or most is not None or not is_transform, "max_seqlen: transforms of a packing need it")
     features_of(a, q)
     same_device(a, q, "relative_bias", "key_mask")
     shape(a, "key_mask", [k.shape[0], *k.shape[1:-2]])
-    bounds, most = a.get("cu_seqlens"), a.get("max_seqlen")
     if bounds is not None:
         need(not is_grid and space == list(k.shape[1:-2]) and a.get("key_mask") is None, "cu_seqlens: does not go")
         cu_seqlens(a, space[0], q.shape[0])
@@ -252,10 +254,8 @@ def relative(a: Arguments) -> str | None:
     need(a.get("backend") != "cpp" or a.get("algorithm") in (None, "tiles"), "backend: cpp is tiles")
     if bounds is None and most is not None:
         return "max_seqlen without packing"
-    if bounds is not None and most is None and str(a.get("algorithm")).startswith("fft"):
-        return "max_seqlen: transforms of a packing without it"
     finite = all(bool(x.isfinite().all()) for x in (k, v, bias))
-    if str(a.get("algorithm")).startswith("fft") and not finite:
+    if is_transform and not finite:
         return "algorithm: transforms mix all numbers"
     if a.get("feature_map") is None:
         return is_empty(q, k, v) or ("features below 0" if bool((q < 0).any() or (k < 0).any()) else None)

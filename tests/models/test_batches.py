@@ -166,9 +166,8 @@ def test_one_exported_program_serves_every_mask(variant: str) -> None:
         _serves_every_mask(exported, model, rows)
 
 
-@pytest.mark.parametrize("variant", ["gla", "card-lightning", "card-linear", "card-scalar-gated"])
+@EVERY
 def test_a_mask_leaves_the_sizes_of_an_exported_model_free(variant: str) -> None:
-    """In the mechanisms that can be exported with free sizes."""
     model, sizes = build(variant), {0: torch.export.Dim("batch", min=2, max=8), 1: torch.export.Dim("length", min=2)}
     with torch.no_grad():
         inputs = tokens(2, 6), torch.tensor([[0, 0, 1, 1, 1, 1], [1] * 6])

@@ -12,7 +12,7 @@ from attensor.errors import ShapeError
 from attensor.ops._checks import check_tensor, is_autocast
 from attensor.ops._precision import FLOATS
 
-__all__ = ["check_hidden_states", "check_range", "head_dim", "kv_heads", "refuse_cache_with_packing"]
+__all__ = ["check_hidden_states", "check_range", "half", "head_dim", "kv_heads", "refuse_cache_with_packing"]
 
 
 def check_range(
@@ -53,6 +53,21 @@ def head_dim(layer: nn.Module, size: int, num_heads: int, *, argument: str = "hi
             f"change {argument} or num_heads."
         )
     return size // num_heads
+
+
+def half(layer: nn.Module, hidden_size: int, num_heads: int) -> int:
+    """Channels of all keys together where they are half as many as the layer's.
+
+    Raises:
+        ValueError: the heads cannot share them.
+    """
+    size = hidden_size // 2
+    if hidden_size > 0 < num_heads and hidden_size % num_heads == 0 and hidden_size % (2 * num_heads):
+        raise ValueError(
+            f"{type(layer).__name__}: hidden_size must be a multiple of {2 * num_heads}, twice num_heads, because keys "
+            f"have half of the channels, got {hidden_size}; change hidden_size or num_heads."
+        )
+    return size
 
 
 def kv_heads(layer: nn.Module, num_heads: int, num_kv_heads: int | None) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.nn._shapes import half
 from attensor.nn.linear_attention import LinearAttention
 
 __all__ = ["GatedLinearAttention", "ScalarGatedLinearAttention"]
@@ -43,7 +44,7 @@ class ScalarGatedLinearAttention(LinearAttention):
             hidden_size,
             num_heads,
             num_kv_heads=num_kv_heads,
-            key_size=hidden_size // 2,
+            key_size=half(self, hidden_size, num_heads),
             output_gate="swish",
             device=device,
             dtype=dtype,
@@ -90,7 +91,7 @@ class GatedLinearAttention(LinearAttention):
             hidden_size,
             num_heads,
             num_kv_heads=num_kv_heads,
-            key_size=hidden_size // 2,
+            key_size=half(self, hidden_size, num_heads),
             norm=norm,
             output_gate="swish",
             device=device,

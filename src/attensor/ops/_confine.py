@@ -21,12 +21,16 @@ def is_finite(*tensors: Tensor) -> bool:
 
     Where a compiler or a transform watches, or on other devices, they are taken to be.
     """
-    if not is_direct(tensors) or any(x.device.type != "cpu" for x in tensors):
+    if not is_direct(tensors):
         return True
-    return all(_is_finite(x.detach() if x.requires_grad else x) for x in tensors)
+    # map, because a generator takes half as long again where a call takes microseconds
+    return all(map(_is_finite, tensors))
 
 
 def _is_finite(x: Tensor) -> bool:
+    if not x.is_cpu:
+        return True
+    x = x.detach() if x.requires_grad else x
     # a sum in another dtype takes twice as long where a call takes microseconds; one that overflows is looked into
     total = x.sum() if x.itemsize > 2 else x.sum(dtype=torch.float32)
     return math.isfinite(total.item()) or bool(x.isfinite().all())

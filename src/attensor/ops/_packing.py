@@ -36,8 +36,8 @@ def visible(cu_seqlens: tuple[Tensor, Tensor], tokens: tuple[int, int], is_causa
         return together
     # tokens from this one to the end of its sequence; past the last bound there is none
     left_q, left_k = (
-        torch.cat([bounds[1:], bounds[-1:]])[index.clamp_min(0)] - torch.arange(len(index), device=index.device)
-        for bounds, index in zip(cu_seqlens, (queries, keys))
+        torch.cat([bounds[1:], bounds[-1:]])[index.clamp_min(0)] - torch.arange(n, device=index.device)
+        for bounds, index, n in zip(cu_seqlens, (queries, keys), tokens)
     )
     return together & (left_k >= left_q[:, None])
 

@@ -130,7 +130,10 @@ def _segment_size(inputs: Inputs, chunk_size: int) -> int:
 
 def _kept_rows(inputs: Inputs, chunk_size: int) -> int:
     # enough for sequences of any lengths, because sum(ceil(length / span)) <= T // span + R
-    return inputs.q.shape[1] // (chunk_size * _segment_size(inputs, chunk_size)) + _rows(inputs)
+    tokens = inputs.q.shape[1]
+    rows = tokens // (chunk_size * _segment_size(inputs, chunk_size)) + _rows(inputs)
+    # one row would be another case to a tracer, which would then fix the number of tokens
+    return rows if type(tokens) is int else rows + 1
 
 
 def _forward(inputs: Inputs, scale: float, chunk_size: int, _: str, kept_rows: int) -> tuple[Tensor, Tensor, Tensor]:
