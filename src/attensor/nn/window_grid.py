@@ -15,7 +15,7 @@ from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
 from attensor.ops._checks import checked
 
-__all__ = ["RelativePositionBias", "WindowGridAttention"]
+__all__ = ["RelativePositionBias", "WindowGridAttention", "resized"]
 
 
 class WindowGridAttention(GridMixer):
@@ -136,3 +136,15 @@ class RelativePositionBias(nn.Module):
     def _offsets(self, side: int, device: torch.device) -> Tensor:
         cells = torch.arange(side, device=device)
         return cells - cells[:, None] + self.block_size - 1  # [query, key]
+
+
+def resized(table: Tensor, block_size: int) -> Tensor:
+    """A table of biases [H, 2 P - 1, 2 P - 1] for blocks of another side: bilinear, in at least float32.
+
+    Source: arXiv:2204.01697, appendix (fine-tuning at a higher resolution).
+    """
+    side = 2 * block_size - 1
+    if table.shape[-1] == side:
+        return table
+    wide = table.to(torch.promote_types(table.dtype, torch.float32))[None]
+    return F.interpolate(wide, size=(side, side), mode="bilinear", align_corners=False)[0].to(table.dtype)
