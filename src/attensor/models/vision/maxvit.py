@@ -129,7 +129,7 @@ class Head(ClassifierHead):
 class MaxViT(Backbone):
     """Image backbone in which every block sees the whole map, at a cost linear in the pixels.
 
-    The first map is that of the stem, at half the image's size; stages give 1/4, 1/8, 1/16 and 1/32. Images of any size:
+    The first map is that of the stem, at half the image's size; stages give 1/4 to 1/32. Images of any size:
     what windows or the grid do not tile is padded with cells that nobody sees. Two attentions cost
     8 n C^2 + 4 n P^2 C multiplications for n cells and windows of P x P.
 
