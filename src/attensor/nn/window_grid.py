@@ -21,14 +21,15 @@ __all__ = ["RelativePositionBias", "WindowGridAttention", "resized"]
 class WindowGridAttention(GridMixer):
     """Attention within blocks of `block_size` x `block_size` cells, with learned relative biases.
 
-    Layers with an even index take neighbouring cells as a block (window), those with an odd index cells that are spread
-    evenly over the whole map (grid). Cost O(cells * block_size^2 * C). Blocks shrink to the map where it is smaller.
+    A block is a window of neighbouring cells, or a grid of cells that are spread evenly over the whole map. Cost O(cells * block_size^2 * C). Blocks shrink to the map where it is smaller.
     Keys of the state_dict: `qkv.*`, `proj.*`, `rel_pos.relative_position_bias_table`.
 
     Args:
         hidden_size: channels C.
         num_heads: heads H.
         block_size: side of a block in cells.
+        pattern: `"window"`, `"grid"`, or `"alternate"`: windows in layers with an even index, else grids.
+        relative_bias: learn a bias for each head and offset.
         layer_index: place in the stack, from 0.
         padding: what completes blocks at the lower and right border: `"hidden"`, which nobody sees, or `"visible"`,
             zeros before the projections that are attended to like cells (Swin, DaViT); blocks then never shrink.
@@ -46,6 +47,8 @@ class WindowGridAttention(GridMixer):
         num_heads: int,
         *,
         block_size: int = 7,
+        pattern: Literal["alternate", "window", "grid"] = "alternate",
+        relative_bias: bool = True,
         layer_index: int = 0,
         padding: Literal["hidden", "visible"] = "hidden",
         device: torch.device | str | None = None,
@@ -55,8 +58,10 @@ class WindowGridAttention(GridMixer):
         check_range(self, 1, block_size=block_size)
         check_range(self, 0, layer_index=layer_index)
         self.block_size, self.padding = block_size, padding
-        self.pattern = "grid" if layer_index % 2 else "window"
-        self.rel_pos = RelativePositionBias(num_heads, block_size, device=device, dtype=dtype)
+        self.pattern = pattern if pattern != "alternate" else "grid" if layer_index % 2 else "window"
+        self.rel_pos = (
+            RelativePositionBias(num_heads, block_size, device=device, dtype=dtype) if relative_bias else None
+        )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """Mix the cells of the map, completed to whole blocks where padding is visible: [B, height, width, C]."""
@@ -71,7 +76,8 @@ class WindowGridAttention(GridMixer):
         """Attention within the blocks of this layer's pattern."""
         q, k, v, *_ = heads
         sides = self._fit(q.shape[1:-2])
-        return block_attention(q, k, v, pattern=self.pattern, block_size=sides, attn_mask=self.rel_pos(*sides))
+        bias = None if self.rel_pos is None else self.rel_pos(*sides)
+        return block_attention(q, k, v, pattern=self.pattern, block_size=sides, attn_mask=bias)
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""

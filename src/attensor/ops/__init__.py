@@ -10,6 +10,8 @@ from attensor.ops._operator import Operator as Operator
 from attensor.ops._operator import backend as backend
 from attensor.ops.block_attention import block_attention as block_attention
 from attensor.ops.block_attention import block_attention_reference as block_attention_reference
+from attensor.ops.channel_attention import channel_attention as channel_attention
+from attensor.ops.channel_attention import channel_attention_reference as channel_attention_reference
 from attensor.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
 from attensor.ops.feature_maps import PositiveRandomFeatures as PositiveRandomFeatures
 from attensor.ops.feature_maps import TrigonometricRandomFeatures as TrigonometricRandomFeatures

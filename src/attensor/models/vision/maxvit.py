@@ -97,12 +97,12 @@ class Block(nn.Module):
         self.conv = MBConv(in_channels, channels, stride=stride, drop_path=drop_path)
         self.attn_block, self.attn_grid = (
             ResidualBlock(
-                WindowGridAttention(channels, channels // config.head_dim, block_size=config.side, layer_index=index),
+                WindowGridAttention(channels, channels // config.head_dim, block_size=config.side, pattern=pattern),
                 MLP(channels, 4 * channels, activation="gelu_tanh"),
                 norm=partial(nn.LayerNorm, channels, eps=1e-5),
                 drop_path=drop_path,
             )
-            for index in (0, 1)
+            for pattern in ("window", "grid")
         )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
