@@ -1,0 +1,28 @@
+"""The card of halo attention and HaloNet."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="halonet",
+    title="Halo attention (blocks that see beyond their border)",
+    paper=Paper("2103.12731", 2021, "Scaling Local Self-Attention for Parameter Efficient Visual Backbones"),
+    use="large images in place of convolutions: local attention in matrix products, with positions by row and column",
+    avoid="reach beyond a block and its halo in one layer, and shifts by less than a block",
+    operator="attensor.ops:halo_attention",
+    layer="attensor.nn.halo:HaloAttention",
+    domain=Domain.GRID,
+    is_causal=False,
+    flops="2*B*T*M*H*(K + V + 2*W) + 4*B*T*M*H*K/W",
+    state_bytes="0",
+    symbols={
+        "M": "cells of a window, for each query, those that fill up the border included",
+        "W": "cells along a side of a window",
+    },
+    grid_options={"block_size": 4, "halo_size": 1},
+    example_options={"block_size": 4, "halo_size": 1},
+    shown_options={"block_size": 8, "halo_size": 3},
+    variants={
+        "zeros at the border, no projection": {"border": "zero", "output_projection": False},
+        "narrow keys": {"key_size": 8},
+    },
+)

@@ -1,0 +1,146 @@
+"""Halo attention: the cells of a block attend to the block and a halo around it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from attensor.nn._shapes import check_range, head_dim
+from attensor.nn.mixer import Heads, Mixer
+from attensor.ops import halo_attention
+
+__all__ = ["HaloAttention", "RelativeEmbedding"]
+
+
+class RelativeEmbedding(nn.Module):
+    """What queries are multiplied with for each row and column between them and a key; the same for all heads.
+
+    Args:
+        window: cells S along a side of a window.
+        head_dim: width K of queries.
+        device, dtype: of the tables.
+
+    Attributes:
+        height_rel, width_rel: [2 S - 1, K]; timm's names.
+    """
+
+    def __init__(
+        self,
+        window: int,
+        head_dim: int,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.height_rel, self.width_rel = (
+            nn.Parameter(torch.empty(2 * window - 1, head_dim, device=device, dtype=dtype)) for _ in range(2)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Normal with standard deviation K^-1/2."""
+        for table in (self.height_rel, self.width_rel):
+            nn.init.normal_(table, std=max(1, table.shape[1]) ** -0.5)
+
+
+class HaloAttention(Mixer):
+    """Every cell attends to its block of `block_size` x `block_size` cells and to `halo_size` more on every side.
+
+    Positions multiply the queries. Cost O(cells * (block_size + 2 halo_size)^2 * C) and the projections; keys and
+    values are copied (1 + 2 halo_size / block_size)^2 times. Maps of any size. With `query_stride` the map becomes
+    smaller. Keys of the state_dict: `q.*`, `kv.*` (rows of k, then of v, head by head), `pos_embed.{height_rel,
+    width_rel}`, `proj.*`.
+
+    Args:
+        hidden_size: channels C.
+        num_heads: heads H.
+        block_size: cells along a side of a block.
+        halo_size: cells that a window reaches beyond it on every side.
+        key_size: channels of all queries, and of all keys; C if None.
+        value_size: channels of all values, and of the output without a projection; C if None.
+        query_stride: keep every so many-th row and column of queries.
+        border: `"mask"`: nobody sees beyond the map; `"zero"`: cells of zeros are seen there (timm).
+        output_projection: a linear layer back to C; without it the heads side by side are the output (timm).
+        legacy: positions of strided queries as in timm's weights.
+        device, dtype: of the parameters.
+    Raises:
+        ValueError: heads do not divide the channels, or the stride not the block.
+    Source: arXiv:2103.12731, section 3.1; layout of timm's `HaloAttn`.
+    """
+
+    ranks = (4,)
+
+    shown = (*Mixer.shown, "block_size", "halo_size", "query_stride", "border")
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        block_size: int = 8,
+        halo_size: int = 3,
+        key_size: int | None = None,
+        value_size: int | None = None,
+        query_stride: int = 1,
+        border: Literal["mask", "zero"] = "mask",
+        output_projection: bool = True,
+        legacy: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_range(self, 1, block_size=block_size, query_stride=query_stride)
+        check_range(self, 0, halo_size=halo_size)
+        if block_size % query_stride:
+            raise ValueError(
+                f"{type(self).__name__}: block_size {block_size} is not a multiple of query_stride {query_stride}; "
+                "change one of them."
+            )
+        keys, values = (hidden_size if size is None else size for size in (key_size, value_size))
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.key_dim = head_dim(self, keys, num_heads, argument="hidden_size" if key_size is None else "key_size")
+        self.head_dim = head_dim(
+            self, values, num_heads, argument="hidden_size" if value_size is None else "value_size"
+        )
+        self.block_size, self.halo_size, self.query_stride = block_size, halo_size, query_stride
+        self.border, self.legacy = border, legacy
+        factory = {"device": device, "dtype": dtype}
+        self.q = nn.Conv2d(hidden_size, keys, 1, stride=query_stride, bias=False, **factory)
+        self.kv = nn.Conv2d(hidden_size, keys + values, 1, bias=False, **factory)
+        self.pos_embed = RelativeEmbedding(block_size + 2 * halo_size, self.key_dim, **factory)
+        self.proj = nn.Linear(values, hidden_size, **factory) if output_projection else nn.Identity()
+
+    def project(self, hidden_states: Tensor) -> Heads:
+        """[B, rows, columns, C] to queries, at every `query_stride`-th place, keys and values by head."""
+        x = hidden_states.movedim(-1, 1)
+        q, kv = (layer(x).movedim(1, -1).unflatten(-1, (self.num_heads, -1)) for layer in (self.q, self.kv))
+        return Heads(q, *kv.split([self.key_dim, self.head_dim], -1))
+
+    def attend(self, heads: Heads) -> Tensor:
+        """Attention of each block to its window: [B, rows', columns', H, V]."""
+        return halo_attention(
+            *heads[:3],
+            block_size=self.block_size,
+            halo_size=self.halo_size,
+            query_stride=self.query_stride,
+            height_embedding=self.pos_embed.height_rel,
+            width_embedding=self.pos_embed.width_rel,
+            border=self.border,
+            legacy_offsets=self.legacy,
+        )
+
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Output projection: [B, rows', columns', H, V] to [B, rows', columns', C]."""
+        mixed: Tensor = self.proj(out.flatten(-2))
+        return mixed
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """Values of the symbols of the card's formulas for an input of that size: W cells of a window."""
+        blocks = [-(-side // self.block_size) for side in space]
+        padded = blocks[0] * blocks[1] * self.block_size**2
+        window = self.block_size + 2 * self.halo_size
+        sizes = {**super().cost_sizes(space), "K": self.key_dim, "V": self.head_dim}
+        return {**sizes, "W": window, "M": round(window**2 * padded / sizes["T"])}

@@ -1,0 +1,232 @@
+r"""Local attention in blocks: the queries of a block share one window, the block and a halo around it.
+
+    out_i = sum_j softmax_j(scale q_i . k_j + q_i . (R_height[y] + R_width[x])) v_j
+
+over the S x S cells j of the window, S = block + 2 halo, with y, x the row and column of j in the window minus those of
+i in the block. Sizes: B batch, H heads, K key width, V value width; P query rows and columns a block.
+Source: arXiv:2103.12731, sections 2 and 3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attensor.errors import ShapeError
+from attensor.ops._checks import check_devices, check_float, check_qkv, checked, scale_of
+from attensor.ops._operator import Implementation, Operator, reference_of
+from attensor.ops.softmax_attention import softmax_attention
+from attensor.ops.softmax_attention.reference import dense
+
+__all__ = ["halo_attention", "halo_attention_reference"]
+
+_NAME = "halo_attention"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `halo_attention`, by the same names; k and v of a map that blocks tile."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    block_size: int
+    halo_size: int
+    query_stride: int
+    height_embedding: Tensor | None
+    width_embedding: Tensor | None
+    scale_position: bool
+    border: str
+    legacy_offsets: bool
+    scale: float
+    size: tuple[int, int]  # rows and columns of the map, before it was padded
+
+    @property
+    def window(self) -> int:
+        """S: cells along a side of a window."""
+        return self.block_size + 2 * self.halo_size
+
+    @property
+    def queries(self) -> int:
+        """P: queries along a side of a block."""
+        return self.block_size // self.query_stride
+
+    def offsets(self) -> Tensor:
+        """Rows of a table for a query and a key along one axis: [P, S]."""
+        device = self.q.device
+        queries = torch.arange(self.queries, device=device) * (1 if self.legacy_offsets else self.query_stride)
+        return torch.arange(self.window, device=device) - queries[:, None] + self.window - 1
+
+
+@checked
+def halo_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    block_size: int,
+    halo_size: int,
+    query_stride: int = 1,
+    height_embedding: Tensor | None = None,
+    width_embedding: Tensor | None = None,
+    scale_position: bool = False,
+    border: Literal["mask", "zero"] = "mask",
+    legacy_offsets: bool = False,
+    scale: float | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Attention of each block of a map to its own cells and a halo: O(n S^2 (K + V)) a head for n queries, in time.
+
+    Args:
+        q: [B, rows', columns', H, K]: the queries at every `query_stride`-th row and column of the map.
+        k: [B, rows, columns, Hkv, K]; Hkv divides H. Sizes that blocks do not tile are padded at the lower right.
+        v: [B, rows, columns, Hkv, V].
+        block_size: cells along a side of a block, a multiple of query_stride.
+        halo_size: cells that a window reaches beyond its block on every side.
+        query_stride: 1, or more to make the map smaller.
+        height_embedding, width_embedding: [2 S - 1, K], both or neither: what queries are multiplied with for each row
+            and column between a key in its window and the query in its block, beginning at -(S - 1).
+        scale_position: multiply those products by `scale` as well.
+        border: `"mask"`: nobody sees beyond the map; `"zero"`: cells of zeros are seen there (timm).
+        legacy_offsets: count strided queries of a block as if they were neighbours (timm's weights).
+        scale: multiplies q k; `K ** -0.5` if None.
+        backend: `"reference"` or `"torch"`; the best available if None.
+    Returns:
+        [B, rows', columns', H, V] in v's dtype. Memory (S / block_size)^2 of k and v, and S^2 scores for each query.
+    Raises:
+        ShapeError: sizes disagree. ValueError: a block that the stride does not divide, or one table alone.
+        TypeError: dtypes differ or are not floating.
+    Source: arXiv:2103.12731, sections 2.2 and 3.1. Derivatives of any order.
+    """
+    check_qkv(_NAME, q, k, v, space_dims=(2,))
+    _check(q, k, block_size, halo_size, query_stride)
+    rows, columns = k.shape[1], k.shape[2]
+    problem = Problem(
+        _tiled(q, block_size // query_stride), _tiled(k, block_size), _tiled(v, block_size), block_size, halo_size,
+        query_stride, height_embedding, width_embedding, scale_position, border, legacy_offsets, scale_of(q, scale),
+        (rows, columns),
+    )  # fmt: skip
+    _check_tables(problem)
+    return _OPERATOR(problem, backend)[:, : q.shape[1], : q.shape[2]]
+
+
+halo_attention_reference = reference_of(halo_attention, "Dense attention under a bias made of coordinates: O(n^2).")
+
+
+def _check(q: Tensor, k: Tensor, block_size: int, halo_size: int, query_stride: int) -> None:
+    if block_size < 1 or halo_size < 0 or query_stride < 1 or block_size % query_stride:
+        raise ValueError(
+            f"{_NAME}: block_size must be at least 1 and a multiple of query_stride, halo_size at least 0, got "
+            f"block_size {block_size}, halo_size {halo_size}, query_stride {query_stride}."
+        )
+    expected = [-(-side // query_stride) for side in k.shape[1:3]]
+    if list(q.shape[1:3]) != expected:
+        raise ShapeError(
+            f"{_NAME}: q must have {expected} rows and columns, every {query_stride}. of k {list(k.shape)}, got "
+            f"{list(q.shape)}; use q[:, ::{query_stride}, ::{query_stride}]."
+        )
+
+
+def _check_tables(x: Problem) -> None:
+    tables = {"height_embedding": x.height_embedding, "width_embedding": x.width_embedding}
+    check_devices(_NAME, x.q, **tables)
+    for name, table in tables.items():
+        if table is None:
+            if any(other is not None for other in tables.values()):
+                raise ValueError(f"{_NAME}: height_embedding and width_embedding go together; pass {name} as well.")
+            continue
+        check_float(_NAME, name, table, x.q)
+        if list(table.shape) != [2 * x.window - 1, x.q.shape[-1]]:
+            raise ShapeError(
+                f"{_NAME}: {name} must be [2 S - 1, K] = {[2 * x.window - 1, x.q.shape[-1]]} for windows of S = "
+                f"{x.window}, got {list(table.shape)}."
+            )
+
+
+def _tiled(x: Tensor, side: int) -> Tensor:
+    """[B, rows, columns, ..] with zeros at the lower right, so that blocks of that side tile it."""
+    rows, columns = (-n % side for n in x.shape[1:3])
+    return F.pad(x, (0, 0, 0, 0, 0, columns, 0, rows)) if rows or columns else x
+
+
+def _haloed(x: Tensor, halo: int) -> Tensor:
+    return F.pad(x, (0, 0, 0, 0, halo, halo, halo, halo))
+
+
+def _real(x: Problem) -> Tensor:
+    """Cells of the haloed map that lie on the map, bool [rows, columns]."""
+    (rows, columns), halo = x.size, x.halo_size
+    inside = torch.zeros(x.k.shape[1] + 2 * halo, x.k.shape[2] + 2 * halo, dtype=torch.bool, device=x.k.device)
+    inside[halo : halo + rows, halo : halo + columns] = True
+    return inside
+
+
+def _define(x: Problem) -> Tensor:
+    """Dense attention on the map with its halo, the bias of what a query does not see -inf."""
+    k, v = (_haloed(t, x.halo_size) for t in (x.k, x.v))
+    seen = torch.ones(k.shape[1:3], dtype=torch.bool, device=k.device) if x.border == "zero" else _real(x)
+    place = []  # along both axes: for each query and each key of the line its place in the window, [n, m]
+    for queries, keys in zip(x.q.shape[1:3], k.shape[1:3]):
+        lines = [torch.arange(n, device=k.device) for n in (queries, keys)]
+        place.append(lines[1] - (lines[0] // x.queries * x.block_size)[:, None])
+    inside = [(p >= 0) & (p < x.window) for p in place]
+    visible = inside[0][:, None, :, None] & inside[1][None, :, None, :] & seen  # [r, c, R, C]
+    bias = torch.zeros((), dtype=x.q.dtype, device=x.q.device).expand(x.q.shape[0], x.q.shape[3], *visible.shape)
+    factor = x.scale if x.scale_position else 1.0
+    for axis, table in enumerate((x.height_embedding, x.width_embedding)):
+        if table is not None:
+            inner = torch.arange(len(place[axis]), device=k.device) % x.queries
+            steps = inner * (1 if x.legacy_offsets else x.query_stride)
+            rows = (place[axis] - steps[:, None] + x.window - 1).clamp(0, 2 * x.window - 2)
+            product = torch.einsum("brchk,rmk->bhrcm" if axis == 0 else "brchk,cmk->bhrcm", x.q * factor, table[rows])
+            bias = bias + (product[..., None] if axis == 0 else product[..., None, :])
+    mask = bias.masked_fill(~visible, float("-inf")).flatten(4, 5).flatten(2, 3)
+    q, k, v = (t.flatten(1, 2) for t in (x.q, k, v))
+    return torch.unflatten(dense(q, k, v, mask, x.scale)[0], 1, x.q.shape[1:3])
+
+
+def _torch(x: Problem) -> Tensor:
+    """One softmax attention a block; positions are further columns of queries and keys."""
+    side, window = x.queries, x.window
+    batch, rows, columns, heads, _ = x.q.shape
+    blocks = (rows // side, columns // side)
+    q = x.q.unflatten(2, (blocks[1], side)).unflatten(1, (blocks[0], side)).transpose(2, 3)  # [B, n, m, P, P, H, K]
+    q = q.flatten(0, 2)
+    k, v = (_windows(_haloed(t, x.halo_size), window, x.block_size) for t in (x.k, x.v))
+    scale: float | None = x.scale
+    if x.height_embedding is not None and x.width_embedding is not None:
+        steps, factor = x.offsets(), x.scale if x.scale_position else 1.0
+        of_rows = torch.einsum("byxhk,ysk->byxhs", q, x.height_embedding[steps].to(q.dtype))
+        of_columns = torch.einsum("byxhk,xsk->byxhs", q, x.width_embedding[steps].to(q.dtype))
+        q, scale = torch.cat([q * x.scale, of_rows * factor, of_columns * factor], -1), 1.0
+        k = torch.cat([k, _one_hot(window, k)], -1)
+    mask = None
+    if x.border == "mask":
+        # the same for all images: [blocks, 1, 1, S S], which a batch repeats
+        real = _windows(_real(x)[None, :, :, None, None].to(torch.uint8), window, x.block_size)
+        mask = real[:, :, 0, 0].bool().repeat(batch, 1)[:, None, None]
+    out = softmax_attention(q.flatten(1, 2), k, v, attn_mask=mask, scale=scale, backend="torch")
+    out = out.unflatten(1, (side, side)).unflatten(0, (batch, *blocks)).transpose(2, 3)
+    return out.flatten(3, 4).flatten(1, 2)
+
+
+def _windows(x: Tensor, window: int, stride: int) -> Tensor:
+    """[B, rows, columns, H, D] to windows [B n m, S S, H, D] that overlap; a copy of each."""
+    views = x.unfold(1, window, stride).unfold(2, window, stride)  # [B, n, m, H, D, S, S]
+    return views.movedim((5, 6), (3, 4)).flatten(0, 2).flatten(1, 2)
+
+
+def _one_hot(window: int, k: Tensor) -> Tensor:
+    """For each cell of a window its row and its column, [.., S S, Hkv, 2 S]."""
+    eye = torch.eye(window, dtype=k.dtype, device=k.device)
+    rows, columns = eye.repeat_interleave(window, 0), eye.repeat(window, 1)
+    return torch.cat([rows, columns], 1)[:, None].expand(*k.shape[:-1], -1)
+
+
+_OPERATOR: Operator[Problem, Tensor] = Operator(
+    _NAME, {"reference": Implementation(_define), "torch": Implementation(_torch)}
+)
