@@ -31,7 +31,6 @@ CARD = Mechanism(
     example_options={"window_size": 4},
     shown_options={"window_size": 7},
     variants={
-        "channels": {"layer_index": 1},
-        "channels of Florence-2": {"layer_index": 1, "version": 2},
+        "channels of Florence-2": {"version": 2},
     },
 )

@@ -23,6 +23,6 @@ CARD = Mechanism(
     shown_options={"block_size": 8, "halo_size": 3},
     variants={
         "zeros at the border, no projection": {"border": "zero", "output_projection": False},
-        "narrow keys": {"key_size": 8},
+        "wide values": {"value_size": 24},
     },
 )

@@ -19,6 +19,7 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_devices, check_float, check_qkv, checked, scale_of
 from attensor.ops._operator import Implementation, Operator, reference_of
+from attensor.ops._precision import full_precision
 from attensor.ops.softmax_attention import softmax_attention
 from attensor.ops.softmax_attention.reference import dense
 
@@ -29,7 +30,7 @@ _NAME = "halo_attention"
 
 @dataclass(frozen=True)
 class Problem:
-    """Arguments of `halo_attention`, by the same names; k and v of a map that blocks tile."""
+    """Arguments of `halo_attention`, by the same names, on a map that blocks tile."""
 
     q: Tensor
     k: Tensor
@@ -191,33 +192,46 @@ def _define(x: Problem) -> Tensor:
 
 def _torch(x: Problem) -> Tensor:
     """One softmax attention a block; positions are further columns of queries and keys."""
-    side, window = x.queries, x.window
-    batch, rows, columns, heads, _ = x.q.shape
-    blocks = (rows // side, columns // side)
+    side, window, batch = x.queries, x.window, x.q.shape[0]
+    blocks = (x.q.shape[1] // side, x.q.shape[2] // side)
     q = x.q.unflatten(2, (blocks[1], side)).unflatten(1, (blocks[0], side)).transpose(2, 3)  # [B, n, m, P, P, H, K]
-    q = q.flatten(0, 2)
-    k, v = (_windows(_haloed(t, x.halo_size), window, x.block_size) for t in (x.k, x.v))
+    q, k, v = q.flatten(0, 2), _windows(x, x.k), _windows(x, x.v)
     scale: float | None = x.scale
     if x.height_embedding is not None and x.width_embedding is not None:
         steps, factor = x.offsets(), x.scale if x.scale_position else 1.0
-        of_rows = torch.einsum("byxhk,ysk->byxhs", q, x.height_embedding[steps].to(q.dtype))
-        of_columns = torch.einsum("byxhk,xsk->byxhs", q, x.width_embedding[steps].to(q.dtype))
-        q, scale = torch.cat([q * x.scale, of_rows * factor, of_columns * factor], -1), 1.0
-        k = torch.cat([k, _one_hot(window, k)], -1)
+        with full_precision(q):
+            of_rows = torch.einsum("byxhk,ysk->byxhs", q, x.height_embedding[steps].to(q.dtype))
+            of_columns = torch.einsum("byxhk,xsk->byxhs", q, x.width_embedding[steps].to(q.dtype))
+            q, scale = torch.cat([q * x.scale, of_rows * factor, of_columns * factor], -1), 1.0
+            k = torch.cat([k, _one_hot(window, k)], -1)
     mask = None
     if x.border == "mask":
-        # the same for all images: [blocks, 1, 1, S S], which a batch repeats
-        real = _windows(_real(x)[None, :, :, None, None].to(torch.uint8), window, x.block_size)
-        mask = real[:, :, 0, 0].bool().repeat(batch, 1)[:, None, None]
+        rows, columns = ((p >= 0) & (p < n) for p, n in zip(_places(x), x.size))
+        seen = rows[:, None, :, None] & columns[None, :, None, :]  # [n, m, S, S]
+        mask = seen.flatten(2).flatten(0, 1).repeat(batch, 1)[:, None, None]
     out = softmax_attention(q.flatten(1, 2), k, v, attn_mask=mask, scale=scale, backend="torch")
     out = out.unflatten(1, (side, side)).unflatten(0, (batch, *blocks)).transpose(2, 3)
     return out.flatten(3, 4).flatten(1, 2)
 
 
-def _windows(x: Tensor, window: int, stride: int) -> Tensor:
-    """[B, rows, columns, H, D] to windows [B n m, S S, H, D] that overlap; a copy of each."""
-    views = x.unfold(1, window, stride).unfold(2, window, stride)  # [B, n, m, H, D, S, S]
-    return views.movedim((5, 6), (3, 4)).flatten(0, 2).flatten(1, 2)
+def _places(x: Problem) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the map that the windows hold, also beyond it: [n, S] and [m, S]."""
+    cells = torch.arange(x.window, device=x.q.device) - x.halo_size
+    rows, columns = (torch.arange(n // x.queries, device=x.q.device) * x.block_size for n in x.q.shape[1:3])
+    return rows[:, None] + cells, columns[:, None] + cells
+
+
+def _windows(x: Problem, cells: Tensor) -> Tensor:
+    """[B, rows, columns, H, D] to windows [B n m, S S, H, D] that overlap, a copy of each; beyond the map zeros.
+
+    Where nobody sees beyond the map, what is there does not matter: the nearest cells then, which need no copy before.
+    """
+    halo = x.halo_size if x.border == "zero" else 0
+    cells = _haloed(cells, halo) if halo else cells
+    for axis, places in zip((1, 3), _places(x)):
+        index = (places + halo).clamp(0, cells.shape[axis] - 1)
+        cells = cells.index_select(axis, index.flatten()).unflatten(axis, index.shape)
+    return cells.transpose(2, 3).flatten(0, 2).flatten(1, 2)
 
 
 def _one_hot(window: int, k: Tensor) -> Tensor:
