@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +107,7 @@ class HaloAttention(Mixer):
         )
         self.block_size, self.halo_size, self.query_stride = block_size, halo_size, query_stride
         self.border, self.legacy = border, legacy
-        factory = {"device": device, "dtype": dtype}
+        factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.q = nn.Conv2d(hidden_size, keys, 1, stride=query_stride, bias=False, **factory)
         self.kv = nn.Conv2d(hidden_size, keys + values, 1, bias=False, **factory)
         self.pos_embed = RelativeEmbedding(block_size + 2 * halo_size, self.key_dim, **factory)

@@ -21,7 +21,8 @@ __all__ = ["RelativePositionBias", "WindowGridAttention", "resized"]
 class WindowGridAttention(GridMixer):
     """Attention within blocks of `block_size` x `block_size` cells, with learned relative biases.
 
-    A block is a window of neighbouring cells, or a grid of cells that are spread evenly over the whole map. Cost O(cells * block_size^2 * C). Blocks shrink to the map where it is smaller.
+    A block is a window of neighbouring cells, or a grid of cells that are spread evenly over the whole map.
+    Cost O(cells * block_size^2 * C). Blocks shrink to the map where it is smaller.
     Keys of the state_dict: `qkv.*`, `proj.*`, `rel_pos.relative_position_bias_table`.
 
     Args:

@@ -194,7 +194,9 @@ def _torch(x: Problem) -> Tensor:
     """One softmax attention a block; positions are further columns of queries and keys."""
     side, window, batch = x.queries, x.window, x.q.shape[0]
     blocks = (x.q.shape[1] // side, x.q.shape[2] // side)
-    q = x.q.unflatten(2, (blocks[1], side)).unflatten(1, (blocks[0], side)).transpose(2, 3)  # [B, n, m, P, P, H, K]
+    q = torch.unflatten(torch.unflatten(x.q, 2, (blocks[1], side)), 1, (blocks[0], side)).transpose(
+        2, 3
+    )  # [B, n, m, P, P, H, K]
     q, k, v = q.flatten(0, 2), _windows(x, x.k), _windows(x, x.v)
     scale: float | None = x.scale
     if x.height_embedding is not None and x.width_embedding is not None:
@@ -209,8 +211,8 @@ def _torch(x: Problem) -> Tensor:
         rows, columns = ((p >= 0) & (p < n) for p, n in zip(_places(x), x.size))
         seen = rows[:, None, :, None] & columns[None, :, None, :]  # [n, m, S, S]
         mask = seen.flatten(2).flatten(0, 1).repeat(batch, 1)[:, None, None]
-    out = softmax_attention(q.flatten(1, 2), k, v, attn_mask=mask, scale=scale, backend="torch")
-    out = out.unflatten(1, (side, side)).unflatten(0, (batch, *blocks)).transpose(2, 3)
+    out: Tensor = softmax_attention(q.flatten(1, 2), k, v, attn_mask=mask, scale=scale, backend="torch")
+    out = torch.unflatten(torch.unflatten(out, 1, (side, side)), 0, (batch, *blocks)).transpose(2, 3)
     return out.flatten(3, 4).flatten(1, 2)
 
 
@@ -230,7 +232,7 @@ def _windows(x: Problem, cells: Tensor) -> Tensor:
     cells = _haloed(cells, halo) if halo else cells
     for axis, places in zip((1, 3), _places(x)):
         index = (places + halo).clamp(0, cells.shape[axis] - 1)
-        cells = cells.index_select(axis, index.flatten()).unflatten(axis, index.shape)
+        cells = torch.unflatten(cells.index_select(axis, index.flatten()), axis, index.shape)
     return cells.transpose(2, 3).flatten(0, 2).flatten(1, 2)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -55,13 +55,19 @@ class DaViTConfig:
     drop_path_rate: float = 0.1
 
 
-def _sizes(width: int, depths: tuple[int, ...], **options: object) -> DaViTConfig:
+def _sizes(width: int, depths: tuple[int, ...], **options: Any) -> DaViTConfig:
     widths = tuple(width * 2**i for i in range(4))
     return replace(DaViTConfig(hidden_sizes=widths, depths=depths, num_heads=tuple(w // 32 for w in widths)), **options)
 
 
-_LARGE = {"window_size": 12, "image_size": (384, 384)}
-_FLORENCE = {"window_size": 12, "image_size": (768, 768), "version": 2, "downsample_size": 3, "num_classes": 0}
+_LARGE: dict[str, Any] = {"window_size": 12, "image_size": (384, 384)}
+_FLORENCE: dict[str, Any] = {
+    "window_size": 12,
+    "image_size": (768, 768),
+    "version": 2,
+    "downsample_size": 3,
+    "num_classes": 0,
+}
 
 
 class Stem(nn.Module):
@@ -150,9 +156,8 @@ class DaViT(Backbone):
 
 
 def _block(config: DaViTConfig, width: int, heads: int, index: int, rate: float) -> ResidualBlock:
-    options = {"window_size": config.window_size, "version": config.version, "layer_index": index}
     return ResidualBlock(
-        DualAttention(width, heads, **options),
+        DualAttention(width, heads, window_size=config.window_size, version=config.version, layer_index=index),
         MLP(width, 4 * width),
         norm=partial(_NORM, width),
         cpe=[ConvolutionalPosition(width), ConvolutionalPosition(width)],
