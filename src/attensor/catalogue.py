@@ -142,6 +142,8 @@ class Mechanism(Card):
     that size.
 
     Attributes:
+        equation: LaTeX of what a token receives: its output o_i from queries q, keys k and values v, through a state S.
+        terms: meaning of the equation's other symbols, in LaTeX.
         operator: `"module:function"` of the operator that does the work, the first of `operators`.
         layer: `"module:Class"` of the mixer layer, built as `Class(hidden_size, num_heads, **options)`; the first of
             `layers`.
@@ -154,6 +156,8 @@ class Mechanism(Card):
 
     operator: str
     layer: str
+    equation: str = ""
+    terms: dict[str, str] = field(default_factory=dict)
     domain: Domain
     is_causal: bool
     flops: str

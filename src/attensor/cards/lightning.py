@@ -13,6 +13,8 @@ CARD = Mechanism(
     ),
     use="the cheapest training on very long sequences: constant time per token and a constant decode state",
     avoid="deciding from the content what to keep, or exact recall: MiniMax adds a softmax layer after every seven",
+    equation=r"S_i = \lambda_h S_{i-1} + k_i v_i^\top , \quad o_i = S_i^\top q_i",
+    terms={r"\lambda_h": "the decay of head h, fixed by head and layer"},
     operator="attensor.ops:linear_attention",
     layer="attensor.nn.lightning:LightningAttention",
     recipe="attensor.recipes.lightning_attention",

@@ -10,6 +10,11 @@ CARD = Mechanism(
     ),
     use="sequences and images of thousands of tokens where what matters is how far away a token is",
     avoid="sharp attention by content: unit vectors bound the ratio of two weights without bias to e^2",
+    equation=(
+        r"o_i = \frac{\sum_j e^{b_{j-i}} \, \phi(q_i)^\top \phi(k_j) \, v_j}{\sum_j e^{b_{j-i}} \, "
+        r"\phi(q_i)^\top \phi(k_j)}"
+    ),
+    terms={"b_{j - i}": "a learned number for each distance", r"\phi": "positive random features"},
     operator="attensor.ops:relative_kernel_attention",
     operators=("attensor.ops:toeplitz",),
     recipe="attensor.recipes.nprf_rpe",
