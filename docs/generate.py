@@ -29,6 +29,8 @@ sys.path.insert(0, str(HERE))
 from pictures import reach  # noqa: E402
 
 CONFIG = "mkdocs.generated.yml"
+BEGIN = "<!-- systems: written by docs/generate.py -->"
+END = "<!-- end of systems -->"
 REFERENCE = {"Mechanisms": "cards", "Operators": "operators", "Layers": "layers"}
 FOLDERS = (".generated", "cards", "layers", "operators")
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Cost", "Source")
@@ -43,6 +45,8 @@ def main() -> None:
         path = HERE / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    readme = HERE.parent / "README.md"
+    readme.write_text(with_systems(readme.read_text("utf-8")), "utf-8")
     config = yaml.safe_load((HERE.parent / "mkdocs.yml").read_text("utf-8"))
     (HERE.parent / CONFIG).write_text(
         yaml.safe_dump(config | {"nav": navigation(config["nav"], list(written))}), "utf-8"
@@ -86,6 +90,22 @@ def public(package: ModuleType) -> dict[str, Any]:
     members = {name: getattr(package, name) for name in dir(package) if not name.startswith("_")}
     home = re.compile(rf"{package.__name__}\.(?!_)")
     return {name: item for name, item in members.items() if home.match(str(getattr(item, "__module__", "")))}
+
+
+def systems_table() -> str:
+    """The systems of the catalogue with their papers, for README."""
+    rows = ["| name | system | mixes | paper |", "| --- " * 4 + "|"]
+    for one in cards().values():
+        mixes = ", ".join(domain_names(one.domain)) if isinstance(one, Mechanism) else "-"
+        rows.append(
+            f"| `{one.name}` | {one.title} | {mixes} | [{one.paper.title}]({one.paper.url}), {one.paper.year} |"
+        )
+    return "\n".join(rows)
+
+
+def with_systems(readme: str) -> str:
+    """README with the table of today between its marks."""
+    return re.sub(f"(?s)({BEGIN}\n).*?({END})", rf"\1{systems_table()}\n\2", readme)
 
 
 def choosing_table(to_cards: str = "cards/") -> str:

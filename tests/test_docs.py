@@ -82,6 +82,13 @@ def test_a_picture_shows_what_a_layer_sees(generate: ModuleType) -> None:
     assert columns[:, column].all()
 
 
+def test_readme_lists_the_systems_of_today(generate: ModuleType) -> None:
+    """`python docs/generate.py` writes the table anew."""
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    assert generate.with_systems(readme) == readme
+    assert all(f"[{card.paper.title}]({card.paper.url})" in readme for card in cards().values())
+
+
 def test_every_page_is_in_the_navigation(generate: ModuleType, pages: dict[str, str]) -> None:
     by_hand = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text("utf-8"))["nav"]
     listed = re.findall(r"[\w./-]+\.md", str(generate.navigation(by_hand, list(pages))))
@@ -121,7 +128,8 @@ def test_written_pages_replace_older_ones(
 ) -> None:
     monkeypatch.setattr(generate, "HERE", tmp_path)
     monkeypatch.setattr(generate, "pages", lambda: pages)
-    shutil.copy(DOCS.parent / "mkdocs.yml", tmp_path.parent)
+    for name in ("mkdocs.yml", "README.md"):
+        shutil.copy(DOCS.parent / name, tmp_path.parent)
     stale = tmp_path / "cards" / "gone.md"
     stale.parent.mkdir()
     stale.write_text("a card that was removed")
