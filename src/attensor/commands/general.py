@@ -78,7 +78,10 @@ class Generate(GenerateConfig):
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Measure a paper's claim again; exit code 0 when it holds, 1 when it does not."""
+    """Measure a paper's claim again, in at most five minutes on two cores.
+
+    The verdict is reproduced, partly, or not seen at this size. Exit code 0 when it is reproduced, otherwise 1.
+    """
 
     name: Positional[str]
     """Name of the recipe, or of the card, as `attensor list` gives it."""
@@ -110,7 +113,7 @@ class Reproduce:
             return 2
         if self.save:
             save(folder, console)
-        return 0 if verdict.holds else 1
+        return 0 if verdict.outcome == "reproduced" else 1
 
 
 @dataclass(frozen=True)
