@@ -70,11 +70,11 @@ def _section(found: Mapping[str, Any]) -> str:
     marks += [f"| {_cell(check['text'])} | {_mark(check)} |" for check in found["checks"]]
     figures = ["| measured | |", "| --- | --- |"]
     figures += [f"| {_cell(label)} | {_cell(value)} |" for label, value in found["figures"].items()]
-    machine = found["machine"]
+    machine, claim = found["machine"], f"{found['claim'][:1].upper()}{found['claim'][1:]}"
     return "\n".join(
         [
             f"## {found['recipe']}\n",
-            f"{found['paper']}. {found['claim'][:1].upper()}{found['claim'][1:]}: **{found['outcome']}** ({_counted(found)}).\n",
+            f"{found['paper']}. {claim}: **{found['outcome']}** ({_counted(found)}).\n",
             *marks,
             "",
             *(figures if found["figures"] else ()),

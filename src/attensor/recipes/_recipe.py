@@ -161,12 +161,14 @@ class Recipe:
         paper: identifier and place of the claim in the paper.
         claim: the claim as it is tested, in one sentence.
         run: measures it.
+        needs: modules that must be installed beside attensor's own requirements.
     """
 
     name: str
     paper: str
     claim: str
     run: Callable[[RecipeConfig], Verdict]
+    needs: tuple[str, ...] = ()
 
     def report(self, verdict: Verdict, config: RecipeConfig) -> RenderableType:
         """Claim, figures, pass marks and verdict for a terminal."""

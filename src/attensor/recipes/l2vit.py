@@ -261,4 +261,5 @@ RECIPE = Recipe(
     claim="linear attention spreads its weights, local concentration gathers them and lifts accuracy over softmax "
     "attention's, at linear cost; raising the denominator to 100 keeps gradients small",
     run=_run,
+    needs=("sklearn",),
 )

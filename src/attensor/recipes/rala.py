@@ -184,4 +184,5 @@ RECIPE = Recipe(
     claim="weights on the keys and a gate on the output lift the rank of linear attention's outputs, and its accuracy "
     "to that of softmax attention, at linear cost",
     run=_run,
+    needs=("sklearn",),
 )
