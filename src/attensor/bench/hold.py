@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
-from attensor.bench.machine import describe, torch_threads
+from attensor.bench.machine import describe, torch_threads, version_of
 from attensor.bench.tables import Table, check_table, measure_tables, summary_table
-from attensor.errors import BackendError
+from attensor.errors import BackendError, MissingExtraError
 from attensor.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def hold(
     Raises:
         ValueError: options that make no sense.
         BackendError: `--device cuda` without a GPU.
+        MissingExtraError: a peer is asked for by name, and what it needs is not installed.
         KeyboardInterrupt: again, after what was measured until then has been printed and saved.
     """
     _refuse_nonsense(name, options)
@@ -118,6 +119,11 @@ def _chosen(name: str, peers: Sequence[Peer], chosen: Sequence[str]) -> list[Pee
     if unknown := [given for given in chosen if given not in names]:
         given = ", ".join(map(repr, unknown))
         raise ValueError(f"bench {name}: --peers: unknown {given}; choose from {', '.join(names)}.")
+    for peer in (peer for peer in peers if peer.name in chosen):
+        absent = [package for package in peer.packages if version_of(package) is None]
+        if absent:
+            line = f"--peers {peer.name}: {absent[0]} is not installed: pip install {' '.join(absent)}"
+            raise MissingExtraError(f"bench {name}: {line}", name=absent[0])
     return [peer for peer in peers if "all" in chosen or peer.name in (OURS, *chosen)]
 
 
@@ -130,7 +136,7 @@ def _refuse_nonsense(name: str, options: BenchOptions) -> None:
         least = min(_numbers(given), default=1)
         if not (least > 0 if option.name == "budget" else least >= 1):
             floor = "above 0" if option.name == "budget" else "at least 1"
-            raise ValueError(f"bench {name}: {option.name} must be {floor}, got {least:g}.")
+            raise ValueError(f"bench {name}: --{option.name.replace('_', '-')} must be {floor}, got {least:g}.")
 
 
 def _numbers(given: Any) -> list[float]:

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="axial",
+    aliases=("axial-attention",),
     title="Axial attention (rows and columns by turns)",
     system="axial-transformer",
     paper=Paper("1912.12180", 2019, "Axial Attention in Multidimensional Transformers"),

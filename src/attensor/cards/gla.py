@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="gla",
+    aliases=("gated-linear-attention", "gated-linear"),
     title="Gated linear attention",
     paper=Paper("2312.06635", 2023, "Gated Linear Attention Transformers with Hardware-Efficient Training"),
     use="long contexts with a constant decode state: each key channel decides from each token how much to forget",

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="l2vit",
+    aliases=("l2-vit",),
     title="Global linear attention with local concentration",
     paper=Paper("2501.16182", 2025, "The Linear Attention Resurrection in Vision Transformer"),
     use="large images at linear cost, when the mixer may convolve: what attention spreads, 7 x 7 convolutions gather",

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="lightning",
+    aliases=("lightning-attention", "lightning-attention-2"),
     title="Lightning attention (fixed decay per head)",
     system="lightning-attention",
     paper=Paper(

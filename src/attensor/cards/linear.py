@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="linear",
+    aliases=("linear-attention", "linear-transformer"),
     title="Linear attention",
     paper=Paper("2006.16236", 2020, "Transformers are RNNs: Fast Autoregressive Transformers with Linear Attention"),
     use="the baseline of its family, and sums over a whole sequence in which old tokens count as much as new ones",

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="neighborhood",
+    aliases=("neighbourhood", "nat", "natten", "neighborhood-attention", "neighbourhood-attention"),
     title="Neighbourhood attention",
     system="neighborhood-attention",
     paper=Paper("2204.07143", 2022, "Neighborhood Attention Transformer"),

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="nprf-rpe",
+    aliases=("nprf", "kernel-attention", "relative-kernel-attention"),
     title="Kernelised attention with relative positions",
     paper=Paper(
         "2106.12566", 2021, "Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding"

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="rala",
+    aliases=("rank-augmented-linear-attention", "ravlt"),
     title="Rank-augmented linear attention",
     paper=Paper("2411.07635", 2024, "Breaking the Low-Rank Dilemma of Linear Attention"),
     use="large images: every cell sees all cells at linear cost, with outputs of high rank",

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="retnet",
+    aliases=("retention",),
     title="Retention (fixed decay per head)",
     paper=Paper("2307.08621", 2023, "Retentive Network: A Successor to Transformer for Large Language Models"),
     use="constant decode state and cheap training on long sequences, with wide values and positions by rotation",

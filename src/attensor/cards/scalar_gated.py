@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="scalar-gated",
+    aliases=("mamba2", "mamba-2", "ssd", "scalar-gated-linear-attention"),
     title="Linear attention with a scalar gate",
     paper=Paper(
         "2405.21060",

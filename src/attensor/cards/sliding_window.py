@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="sliding-window",
+    aliases=("swa", "sliding-window-attention", "local-attention"),
     title="Sliding-window attention",
     paper=Paper("2004.05150", 2020, "Longformer: The Long-Document Transformer"),
     use="long streams in which what matters is near: exact attention to the last tokens at a constant cost per token",

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="softmax",
+    aliases=("mha", "attention", "sdpa", "full-attention", "flash-attention", "softmax-attention"),
     title="Softmax attention",
     paper=Paper("1706.03762", 2017, "Attention Is All You Need"),
     use="exact recall of anything in the context, and contexts up to a few thousand tokens: the measure of all others",

@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="transnormerllm",
+    aliases=("transnormer", "transnormer-llm"),
     title="TransNormer attention (lightning attention, linear gate, LRPE)",
     paper=Paper(
         "2307.14995", 2023, "TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer"

@@ -123,7 +123,10 @@ def _misfit(card: catalogue.Mechanism, domain: Domain) -> str | None:
 
 
 def _from_catalogue(text: str, domain: Domain) -> Subject:
-    layers = catalogue.parse_stack(text)
+    try:
+        layers = catalogue.parse_stack(text)
+    except ValueError as error:
+        raise ValueError(f"--mechanisms: {error}") from None
     for name in layers:
         misfit = _misfit(catalogue.mechanism(name), domain)
         if misfit is not None:

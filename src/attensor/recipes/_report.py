@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from attensor.recipes._outcome import RULE, count_marks
 from attensor.recipes._recipe import Chart
 from attensor.report import charts as plots
 from attensor.report.charts import Identity, identities, plot_text
@@ -32,7 +33,8 @@ def write_report(found: Mapping[str, Any], path: Path) -> None:
     looks = looks_of(charts)
     drawn = [drawing(f"chart-{i}", chart, looks) for i, chart in enumerate(charts)]
     minutes = rounded(found["seconds"] / 60, 2)
-    write_document(path, "attensor.recipes:recipe.html", found=found, minutes=minutes, charts=drawn)
+    said = {"counted": count_marks([check["mark"] for check in found["checks"]]), "rule": RULE.replace("**", "")}
+    write_document(path, "attensor.recipes:recipe.html", found=found, minutes=minutes, charts=drawn, **said)
 
 
 def looks_of(charts: Sequence[Chart]) -> dict[str, Identity]:
