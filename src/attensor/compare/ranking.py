@@ -12,7 +12,7 @@ from attensor.compare.pairs import ALPHA, Comparison, Pair, compared
 from attensor.compare.statistics import Sample, samples, unit_weights
 from attensor.metrics.student import t_quantile
 
-__all__ = ["LEAST_STEPS", "MOST_LOAD", "Ranking", "rank"]
+__all__ = ["LEAST_STEPS", "MOST_LOAD", "Ranking", "load_of", "rank"]
 
 Row = Mapping[str, Any]
 LEAST_STEPS = 50
@@ -112,7 +112,7 @@ def _withheld(results: Row, found: Sequence[Sample]) -> str | None:
     if short:
         least = min(row["steps"] for row in short)
         reasons.append(f"{least} training {'step' if least == 1 else 'steps'} a seed, fewer than {LEAST_STEPS}")
-    busy = [(load, row["name"]) for row in rows if (load := _load(row)) > MOST_LOAD]
+    busy = [(load, row["name"]) for row in rows if (load := load_of(row) or 0.0) > MOST_LOAD]
     if busy:
         load, name = max(busy)
         reasons.append(
@@ -125,8 +125,10 @@ def _withheld(results: Row, found: Sequence[Sample]) -> str | None:
     return "; ".join(reasons) or None
 
 
-def _load(row: Row) -> float:
-    return max([row.get("load") or 0.0, *(run.get("load") or 0.0 for run in row.get("runs") or [])])
+def load_of(row: Row) -> float | None:
+    """The largest load under which it was trained: time taken over that of an idle machine."""
+    loads = [row.get("load"), *(run.get("load") for run in row.get("runs") or [])]
+    return max((load for load in loads if load is not None), default=None)
 
 
 def _noise(results: Row, found: Sequence[Sample]) -> str | None:
