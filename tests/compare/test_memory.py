@@ -6,7 +6,7 @@ import pytest
 
 from attensor.compare import cost
 from attensor.compare.cost import available_bytes
-from attensor.compare.summary import enumerated, readable_count
+from attensor.compare.words import enumerated, readable_count
 
 
 @pytest.fixture

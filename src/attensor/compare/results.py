@@ -20,10 +20,10 @@ from typing import Any
 import attensor
 from attensor import catalogue
 from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, SeedRun
+from attensor.compare.conclusions import conclusions
 from attensor.compare.fits import exponent
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
-from attensor.compare.summary import answer
 from attensor.files import read_json, write_json
 
 __all__ = ["RESULTS_FILE", "collect", "write_results"]
@@ -69,7 +69,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
         "quality": {"metric": plan.task.metric, "lower_is_better": plan.task.lower_is_better},
         "mechanisms": rows,
     }
-    return results | {"answer": answer(results)}
+    return results | conclusions(results)
 
 
 def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
