@@ -55,7 +55,6 @@ def plain(text: str, *, most: int = 500) -> str:
 # module that is imported -> the extra of ours that brings it
 _EXTRAS = {
     "transformers": "hf",
-    "plotly": "report",
     "jinja2": "report",
     "PIL": "vision",
     "sklearn": "vision",
@@ -67,7 +66,7 @@ def require(module: str, *, purpose: str) -> ModuleType:
     """Import `module` (dotted names allowed) or say which extra of attensor brings it.
 
     Args:
-        module: what to import, for instance `"plotly.graph_objects"`.
+        module: what to import, for instance `"jinja2.sandbox"`.
         purpose: what needs it, in a few words, for the message.
     Raises:
         MissingExtraError: the library is not installed.
