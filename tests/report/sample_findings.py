@@ -41,7 +41,7 @@ def findings(rows: Sequence[Row], is_text: bool, length: int, parts: Mapping[str
         "skills": _skills(order) if parts.get("skills") else None,
         "scale": _scale(order) if parts.get("scale") else None,
         "answer": [
-            f"All trained for 420 steps; {names[0]} is best and {names[1]} cannot be told from it.",
+            f"All trained for 420 steps; {names[0]} is best and {names[1 % len(names)]} cannot be told from it.",
             f"At equal time the order stays the same. Best and last are {abs(ahead):.3f} apart.",
             "Below the back-off n-gram with three bytes of context, above lzma: counting explains most of the score.",
         ],
@@ -75,7 +75,7 @@ def _ranking(order: Sequence[Row], sign: int, withheld: str | None) -> dict[str,
 
 
 def _verdict(order: Sequence[Row], length: int, is_text: bool, withheld: str | None) -> list[dict[str, Any]]:
-    best, second = order[0], order[1]
+    best, second = order[0], order[1 % len(order)]
     code = f"from attensor import nn\nlayer = nn.GatedLinearAttention(hidden_size=64, num_heads=2)  # {best['name']}"
     if withheld:
         sentence = f"Not decided: {withheld}. About 12 more minutes would decide."
@@ -87,7 +87,7 @@ def _verdict(order: Sequence[Row], length: int, is_text: bool, withheld: str | N
             "use": best["name"],
             "among": [best["name"], second["name"]],
             "score": best["score"]["mean"],
-            "length": length,
+            "length": length if is_text else None,
             "price": "1.11x the training time of softmax",
             "confidence": "likely",
             "code": code,

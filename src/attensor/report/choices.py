@@ -54,11 +54,11 @@ def default_choice(results: Results) -> Choice:
 
 
 def length_text(results: Results, length: int | None) -> str:
-    """`512 tokens (2x)`; what was trained on says so."""
+    """`512 tokens (2x)`, where 1x is the length that was trained on."""
     trained = trained_length(results)
     if length is None:
         return ""
-    times = "" if trained is None else " (trained)" if length == trained else f" ({length / trained:g}x)"
+    times = "" if trained is None else f" ({length / trained:g}x)"
     return f"{short(length)} {length_name(results)}{times if length < 8 * (trained or 0) else ''}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from attensor.report.axes import Axis, score_axis
@@ -12,6 +13,7 @@ from attensor.report.numbers import DASH, is_number
 from attensor.report.reading import Mechanism, Results, field, is_accuracy, ordered, score_number
 
 __all__ = [
+    "Measured",
     "against",
     "by_quality",
     "chart",
@@ -26,6 +28,36 @@ __all__ = [
 Format = Callable[[object], str]
 # lines further from the scores than this share of their range would squeeze the curves: they stand at the plot's edge
 _NEAR = 0.6
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A column of measured rows, and how it is drawn against another one.
+
+    Attributes:
+        label: on the switch between views; vertical: what the vertical axis shows.
+        table: "cost", "decode" or "generation"; across, up: keys of x and y in its rows.
+        form: the text of y; scale: makes the vertical axis; horizontal: makes the other one.
+        is_wanted: which rows.
+        quartiles: key of the ends of the band; exponent: key of the fitted power that stands behind a name.
+    """
+
+    label: str
+    vertical: str
+    table: str
+    across: str
+    up: str
+    form: Format
+    scale: Callable[..., Axis]
+    horizontal: Callable[[list[float]], Axis]
+    is_wanted: Callable[[Mapping[str, Any]], bool] = lambda row: True
+    quartiles: str = ""
+    exponent: str = ""
+
+    def is_whole(self, row: Mapping[str, Any]) -> bool:
+        """Whether a row has both numbers, above zero as logarithms need."""
+        x, y = row.get(self.across), row.get(self.up)
+        return is_number(x) and x > 0 and is_number(y) and y > 0
 
 
 def by_quality(results: Results) -> Iterator[tuple[Mechanism, Identity]]:
@@ -81,42 +113,29 @@ def scores_axis(results: Results, values: Sequence[float], lines: Sequence[tuple
     return score_axis([*values, *near], score_format(results))
 
 
-def against(
-    results: Results,
-    label: str,
-    rows_of: Callable[[Mechanism], Sequence[Mapping[str, Any]]],
-    keys: tuple[str, str],
-    form: Format,
-    axes: tuple[Callable[[list[float]], Axis], Callable[[list[float]], Axis]],
-    *,
-    quartiles: str | None = None,
-    detail: Callable[[Mechanism], str] = lambda mechanism: "",
-) -> tuple[Drawing, View] | None:
-    """A column of measured rows against another one, both greater than zero.
-
-    Args:
-        label: of the view.
-        rows_of: the rows of a mechanism; keys: of x and y in them; form: the text of y.
-        axes: makers of the two axes.
-        quartiles: key of the ends of an error band; detail: behind the name of a mechanism.
-    """
+def against(results: Results, what: Measured) -> tuple[Drawing, View] | None:
+    """A measured column against another one, both greater than zero; None where nobody has it."""
     drawing = Drawing()
-    across, up = keys
     for mechanism, identity in by_quality(results):
-        rows = [r for r in rows_of(mechanism) if is_number(r.get(up)) and r[up] > 0 and is_number(r.get(across))]
+        rows = [row for row in mechanism.get(what.table) or () if what.is_wanted(row) and what.is_whole(row)]
         if not rows:
             continue
-        x, y = [r[across] for r in rows], [r[up] for r in rows]
-        notes = [[f"{label}: {form(b)}", f"{across}: {a:,}"] for a, b in zip(x, y, strict=True)]
-        low, high = zip(*(_ends(r.get(quartiles), r[up]) for r in rows), strict=True) if quartiles else ((), ())
+        rows.sort(key=lambda row: float(row[what.across]))
+        x, y = [row[what.across] for row in rows], [row[what.up] for row in rows]
+        notes = [[f"{what.label}: {what.form(b)}", f"{what.across}: {a:,}"] for a, b in zip(x, y, strict=True)]
+        low, high = [], []
+        if what.quartiles:
+            low, high = map(list, zip(*(_ends(row.get(what.quartiles), row[what.up]) for row in rows), strict=True))
         for note, one, other in zip(notes, low, high, strict=False):
-            note.append(f"quartiles: {form(one)} to {form(other)}")
-        drawing.add(identity, x, y, notes, detail=detail(mechanism), low=low, high=high)
+            note.append(f"quartiles: {what.form(one)} to {what.form(other)}")
+        exponent = field(mechanism, "exponent", what.exponent) if what.exponent else None
+        detail = f"n^{exponent:.2f}" if is_number(exponent) else ""
+        drawing.add(identity, x, y, notes, detail=detail, low=low, high=high)
     if not drawing.data:
         return None
-    horizontal = axes[0](drawing.x)
-    summary = drawing.summary(f"{label.capitalize()} against {horizontal.title}")
-    return drawing, View(label, label, drawing.data, horizontal, axes[1](drawing.y), summary=summary)
+    axes = what.horizontal(drawing.x), what.scale(drawing.y, what.form)
+    summary = drawing.summary(f"{what.vertical.capitalize()} against {axes[0].title}")
+    return drawing, View(what.label, what.vertical, drawing.data, *axes, summary=summary)
 
 
 def _ends(quartiles: object, middle: float) -> tuple[float, float]:
