@@ -57,7 +57,6 @@ def plain(text: str, *, most: int = 500) -> str:
 # module that is imported -> the extra of ours that brings it
 _EXTRAS = {
     "transformers": "hf",
-    "plotly": "report",
     "jinja2": "report",
     "PIL": "vision",
     "sklearn": "vision",
@@ -69,7 +68,7 @@ def require(module: str, *, purpose: str) -> ModuleType:
     """Import `module` (dotted names allowed) or say what brings it.
 
     Args:
-        module: what to import, for instance `"plotly.graph_objects"`.
+        module: what to import, for instance `"jinja2.sandbox"`.
         purpose: what needs it, in a few words, for the message.
     Raises:
         MissingExtraError: the library is not installed.
