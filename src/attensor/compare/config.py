@@ -28,6 +28,9 @@ class CompareConfig:
     of them. Left out: every mechanism of the catalogue that fits the data."""
     budget: str | None = None
     """Time for all training, shared equally: 90s, 3m, 1h. Left out: 2m for text, 1m for images."""
+    skills: str | None = None
+    """Time for the skills panel on top of the budget, such as 5m: small tasks of recall, copying, state tracking and
+    search for every mechanism. Left out: none. For text alone."""
     steps: int | None = None
     """Train each mechanism for this many steps a seed, however long that takes; not together with --budget."""
     seeds: int = 2
@@ -70,6 +73,8 @@ class CompareConfig:
             raise ValueError("--steps and --budget exclude each other: equal steps, or equal time.")
         if self.budget is not None:
             parse_budget(self.budget)
+        if self.skills is not None:
+            parse_budget(self.skills, "--skills")
         if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
             raise ValueError(f"--learning-rates {self.learning_rates}: give one or more positive numbers.")
         for option in ("steps", "length", "batch_size", "max_length", "jobs"):
@@ -111,8 +116,8 @@ class GenerateConfig:
             raise ValueError("give --run and --mechanism, or --model, but not both.")
 
 
-def parse_budget(text: str) -> float:
-    """Seconds of a text like `90s`, `3m`, `1h`, `2m30s` or `90`.
+def parse_budget(text: str, option: str = "--budget") -> float:
+    """Seconds of a text like `90s`, `3m`, `1h`, `2m30s` or `90`, that was given to `option`.
 
     Raises:
         ValueError: not of that form, nothing, or more than a year.
@@ -122,5 +127,5 @@ def parse_budget(text: str) -> float:
     hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
     total = 3600 * hours + 60 * minutes + seconds
     if not 0 < total <= _MOST_SECONDS:
-        raise ValueError(f"--budget {text[:40]!r}: write a time such as 90s, 3m or 1h, of a year at most.")
+        raise ValueError(f"{option} {text[:40]!r}: write a time such as 90s, 3m or 1h, of a year at most.")
     return total

@@ -7,6 +7,7 @@ The file is the only thing the report reads. Its fields, schema 1:
   `pilots` and `learning_rate`; `runs` with curve and final scores at 1x, 2x, 4x the training length;
   `score`, `score_2x`, `score_4x` with mean and spread (half the range over the seeds);
   `cost` and `decode` of the mixer layer alone against length, with the reason where they stopped; `exponent` fits;
+- `skills`: the panel, see `attensor.compare.skills.panel`, or null without `--skills`;
 - `answer`: sentences computed from the rows.
 """
 
@@ -23,6 +24,7 @@ from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, SeedRun
 from attensor.compare.conclusions import conclusions
 from attensor.compare.fits import exponent
 from attensor.compare.plan import Plan
+from attensor.compare.skills import collect_skills, skills_sentences
 from attensor.compare.subjects import Subject
 from attensor.files import read_json, write_json
 
@@ -68,8 +70,10 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
         "plan": {name: getattr(plan, name) for name in _PLAN_FIELDS},
         "quality": {"metric": plan.task.metric, "lower_is_better": plan.task.lower_is_better},
         "mechanisms": rows,
+        "skills": collect_skills(run, plan),
     }
-    return results | conclusions(results)
+    concluded = conclusions(results)
+    return results | concluded | {"answer": [*concluded["answer"], *skills_sentences(results["skills"])]}
 
 
 def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:

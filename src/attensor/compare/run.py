@@ -16,6 +16,7 @@ from attensor.compare.folder import is_measured, is_trained, new_run, reopened
 from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.results import write_results
+from attensor.compare.skills import run_skills, skills_table
 from attensor.files import locked, user_path
 from attensor.lab import Display, Interruption
 
@@ -84,6 +85,7 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
         trained = [s for s in plan.subjects if is_trained(run, s, plan)]
         # one at a time: alone on the machine, so that none disturbs the times of another
         phase("measure", [s for s in trained if not is_measured(run, s, plan)], at_once=1)
+        run_skills(run, plan, trained, interruption=interruption, display=display, on_end=keep)
 
 
 def _headline(run: Path, plan: Plan) -> str:
@@ -107,6 +109,8 @@ def _conclude(results: dict[str, Any], run: Path, console: Console) -> None:
             announce_report(console, write_report, results, run / REPORT_FILE)
     finally:
         console.print(quality_table(results))
+        if results["skills"] is not None:
+            console.print(skills_table(results["skills"]))
         for sentence in results["answer"]:
             console.print(f"- {sentence}", highlight=False, markup=False)
     console.print(announced.get(), end="", highlight=False, markup=False, soft_wrap=True)
