@@ -47,6 +47,11 @@ class ByteStream:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each stretch."""
+        return [segment.size for segment in self._segments]
+
     def read(self, start: int, size: int) -> bytes:
         """`size` bytes from `start`, which may run over the end of one stretch into the next.
 

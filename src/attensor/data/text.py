@@ -11,12 +11,13 @@ import itertools
 import math
 import os
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from attensor.data.files import DataFile, contents, generator, locate, printable
+from attensor.data.folds import Folds
 from attensor.data.left_out import LeftOut
 from attensor.data.splits import Shares, given_text, split_text
 from attensor.data.stream import ByteStream, Segment
@@ -27,6 +28,8 @@ __all__ = ["TextData", "open_text"]
 
 # of the test, below which its windows count as files
 _FEWEST_FILES = 8
+# of what is read where not all is
+_PART_BYTES = 65_536
 
 
 class TextData:
@@ -72,9 +75,29 @@ class TextData:
         Raises:
             DataError: the training side is shorter than a window.
         """
-        last = self._last_start("training", self.train_bytes, length)
-        starts = torch.randint(last + 1, (batch_size,), generator=generator(seed, step))
+        starts = self.starts(step, seed=seed, batch_size=batch_size, length=length)
         return self._train.windows(starts.tolist(), length + 1)
+
+    def starts(self, step: int, *, seed: int, batch_size: int, length: int) -> Tensor:
+        """The place in the training side at which each window of `batch` begins: int64 [batch_size]."""
+        last = self._last_start("training", self.train_bytes, length)
+        return torch.randint(last + 1, (batch_size,), generator=generator(seed, step))
+
+    def folds(self, count: int) -> Folds:
+        """The training side in folds."""
+        return Folds.of(self._train.sizes, count)
+
+    def train_text(self, folds: Folds, *, limit: int) -> Iterator[tuple[bytes, int]]:
+        """The stretches of `folds` with their numbers; of more than `limit` bytes, as many evenly spread.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        parts = max(1, limit // _PART_BYTES) if self.train_bytes > limit else 0
+        wanted = [(self.train_bytes * i // parts, _PART_BYTES) for i in range(parts)] or [(0, self.train_bytes)]
+        for start, size in wanted:
+            for first, last, number in folds.between(start, start + size):
+                yield self._train.read(first, last - first), number
 
     def selection(self, length: int, *, limit: int) -> Tensor:
         """Fixed windows of the selection, evenly spread from its first byte to its last, never overlapping.
