@@ -63,7 +63,7 @@ def test_a_tie_names_no_best_and_says_what_it_would_take():
 
 def test_more_time_or_more_data_is_asked_for():
     found = concluded({"a": 0.0, "b": 0.03}, truth={**QUIET, "seed_sd": 0.02}, a={"seconds_per_step": 1.0})
-    assert found["ranking"]["minutes_to_decide"] > 10
+    assert found["ranking"]["minutes_to_decide"] > 5
     assert f"needs about {round(found['ranking']['minutes_to_decide'])} more minute" in found["answer"][1]
     found = concluded({"a": 0.0, "b": 0.03}, truth={**QUIET, "unit_sd": 0.3})
     assert found["ranking"]["minutes_to_decide"] is None
