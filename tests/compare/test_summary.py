@@ -173,7 +173,7 @@ def test_images_have_cells_and_no_decoding():
     assert [one["case"] for one in found["verdict"]] == ["quality", "long"]
     assert "at 16k cells" in case(found, "long")["sentence"]
     assert found["mechanisms"][0]["score_4x"] is None
-    assert found["trust"]["test_size"] == {"images": 40, "units": 40}
+    assert found["trust"]["test_size"] == "40 images"
 
 
 def test_failures_and_unfinished_rows_are_named():
@@ -274,4 +274,6 @@ def test_doubts_are_listed():
     assert found["trust"]["edges"] == ["a"]
     assert found["trust"]["load"] == 1.3
     assert [doubt.split()[0] for doubt in found["trust"]["reasons"]] == ["the", "the", "the"]
-    assert concluded({"a": 0.0, "b": 0.3})["trust"]["reasons"] == []
+    sure = concluded({"a": 0.0, "b": 0.3})["trust"]
+    assert (sure["reasons"], sure["rule"]) == ([], "equal tokens: 400 steps for all")
+    assert sure["test_size"].endswith(" KiB in 40 files")
