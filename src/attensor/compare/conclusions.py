@@ -20,6 +20,7 @@ from attensor.compare.statistics import Sample, samples, score, unit_weights
 from attensor.compare.summary import answer
 from attensor.compare.verdict import verdict
 from attensor.compare.words import plural
+from attensor.report.numbers import size
 
 __all__ = ["conclusions"]
 
@@ -41,13 +42,14 @@ def conclusions(results: Row) -> dict[str, Any]:
     results = {**results, "mechanisms": rows}
     weights = unit_weights(results)
     comparisons = {factor: compared(found, weights) for factor, found in of_factor.items() if len(found) > 1}
+    crossings = cost_crossings(results, _worth_comparing(ranking))
     cases = verdict(results, ranking, comparisons.get("4x"))
     return {
         "mechanisms": rows,
         "ranking": ranking.as_field(),
         "verdict": cases,
         "speedup": speedup(results, ranking.samples if ranking.withheld is None else [], ranking.tokens, BASELINE),
-        "crossings": cost_crossings(results) + _quality_crossings(results, comparisons, ranking),
+        "crossings": crossings + _quality_crossings(results, comparisons, ranking),
         "trust": _trust(results, ranking),
         "answer": answer(results, ranking, cases),
     }
@@ -65,6 +67,11 @@ def _scored(results: Row, of_factor: Mapping[str, list[Sample]], ranking: Rankin
     return rows
 
 
+def _worth_comparing(ranking: Ranking) -> list[str]:
+    """The baseline and those in the lead."""
+    return [BASELINE, *(name for name in ranking.leaders if ranking.withheld is None and name != BASELINE)]
+
+
 def _quality_crossings(results: Row, comparisons: Mapping[str, Comparison], ranking: Ranking) -> list[dict[str, Any]]:
     length = (results.get("plan") or {}).get("length")
     if ranking.withheld is not None or not length or "1x" not in comparisons:
@@ -80,7 +87,7 @@ def _trust(results: Row, ranking: Ranking) -> dict[str, Any]:
     edges = [row["name"] for row in rows if row.get("at_edge")]
     plan, quality = results.get("plan") or {}, results["quality"]
     return {
-        "rule": plan.get("rule") or "tokens",
+        "rule": _rule(plan, steps),
         "steps": min(steps, default=None),
         "seeds": len(plan.get("seeds") or []),
         "load": load,
@@ -91,12 +98,22 @@ def _trust(results: Row, ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def _test_size(results: Row) -> dict[str, Any]:
-    """Bytes and files, or images."""
-    data, units = results.get("data") or {}, (results["quality"].get("units") or {})
-    found = {key.removeprefix("test_"): data.get(key) for key in ("test_bytes", "test_files", "test_images")}
-    found["units"] = len(units.get("weights") or []) or None
-    return {key: value for key, value in found.items() if value is not None}
+def _rule(plan: Row, steps: list[int]) -> str:
+    """`equal tokens: 420 steps for all`, or what the plan calls it."""
+    rule = plan.get("rule") or "tokens"
+    amount = f": {plural(steps[0], 'step')} for all" if len(set(steps)) == 1 else ""
+    return f"equal {rule}{amount}"
+
+
+def _test_size(results: Row) -> str | None:
+    """`1.14 MiB in 42 files`, `364 images`."""
+    data = results.get("data") or {}
+    if data.get("test_images") is not None:
+        return plural(data["test_images"], "image")
+    if data.get("test_bytes") is None:
+        return None
+    files = data.get("test_files")
+    return size(data["test_bytes"]) + (f" in {plural(files, 'file')}" if files is not None else "")
 
 
 def _doubts(results: Row, ranking: Ranking, steps: int | None, load: float | None, edges: list[str]) -> list[str]:

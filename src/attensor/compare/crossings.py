@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -14,12 +14,17 @@ __all__ = ["cost_crossings", "quality_crossings"]
 Row = Mapping[str, Any]
 
 
-def cost_crossings(results: Row) -> list[dict[str, Any]]:
-    """Where forward and backward of `b` become faster than those of `a`, outside the noise: the first such length."""
+def cost_crossings(results: Row, names: Collection[str]) -> list[dict[str, Any]]:
+    """Where forward and backward of `b` become faster than those of `a`, outside the noise: the first such length.
+
+    Args:
+        results: as in results.json.
+        names: one of the two is among these.
+    """
     times = {row["name"]: layer_times(row) for row in results["mechanisms"]}
     found = []
     for one, other in combinations(times, 2):
-        if turn := overtaken(times[one], times[other]):
+        if (one in names or other in names) and (turn := overtaken(times[one], times[other])):
             length, is_first_faster = turn
             a, b = (one, other) if is_first_faster else (other, one)
             found.append({"of": "cost", "a": a, "b": b, "length": length})

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 __all__ = ["enumerated", "gap_text", "margin_of", "plural", "readable_count", "score_text"]
 
+_MOST_NAMES = 8
+
 
 def readable_count(count: float) -> str:
     """`1.5 million`, `120 thousand`."""
@@ -16,8 +18,11 @@ def readable_count(count: float) -> str:
 
 
 def enumerated(names: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`; nothing of nothing."""
-    *first, last = list(names) or [""]
+    """`a`, `a and b`, `a, b and c`, `a, b, c, d and 9 more`; nothing of nothing."""
+    every = list(names) or [""]
+    if len(every) > _MOST_NAMES:
+        every = [*every[: _MOST_NAMES - 2], f"{len(every) - _MOST_NAMES + 2} more"]
+    *first, last = every
     return f"{', '.join(first)} and {last}" if first else last
 
 
@@ -39,6 +44,6 @@ def score_text(value: float, metric: str) -> str:
 def gap_text(value: float, metric: str) -> str:
     """A difference of scores: `0.02 bits per byte`, `1 percentage point`."""
     if metric != "accuracy":
-        return f"{value:.3g} {metric}"
-    points = f"{100 * value:.3g}"
+        return f"{value:.2g} {metric}"
+    points = f"{100 * value:.2g}"
     return f"{points} percentage point{'' if points == '1' else 's'}"

@@ -154,8 +154,11 @@ def _training_columns(results: Results) -> list[Column]:
     def speedup(mechanism: Mechanism, choice: Choice) -> tuple[str, Any]:
         found = field(results, "speedup", str(mechanism.get("name")))
         factor, low, high = (field(found, key) for key in ("factor", "low", "high"))
-        text = f"{rounded(factor, 2)}x" if is_number(factor) else rounded(None)
-        around = f" ({rounded(low, 2)} to {rounded(high, 2)})" if is_number(low) and is_number(high) else ""
+        # without an upper end the baseline's curve ends before that score, at the latest at 4 times its length
+        at_least = "≥ " if is_number(factor) and factor >= 4 and high is None else ""
+        text = f"{at_least}{rounded(factor, 2)}x" if is_number(factor) else rounded(None)
+        above = f"to {rounded(high, 2)}" if is_number(high) else "and more"
+        around = f" ({rounded(low, 2)} {above})" if is_number(low) and not (at_least and low >= 4) else ""
         return text + (around if is_number(factor) else ""), factor
 
     tokens = length_name(results)

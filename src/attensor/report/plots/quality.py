@@ -127,7 +127,7 @@ def _crossings(results: Results) -> str:
     found = [
         f"{row['a']} and {row['b']} at about {short(round(row['length']))} tokens"
         for row in results.get("crossings") or ()
-        if is_number(field(row, "length"))
+        if is_number(field(row, "length")) and row.get("of", "quality") == "quality"
     ]
     return f"{text} Curves cross: {'; '.join(found)}." if found else text
 
