@@ -26,7 +26,7 @@ from attensor.models.language import Decoder, DecoderConfig
 __all__ = ["balanced", "build", "right_answers", "skill_loss", "state_bytes"]
 
 HIDDEN_SIZE, NUM_LAYERS, NUM_HEADS = 64, 2, 2
-REFERENCE_MLP_SIZE = 176
+REFERENCE_MLP_SIZE = 96
 _KERNEL_SIZE = 3
 
 
