@@ -17,7 +17,7 @@ from attensor.compare.pace import decide, expected_seconds, paces
 from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.results import write_results
-from attensor.compare.skills import run_skills, skills_table
+from attensor.compare.skills import check_skills, run_skills, skills_table
 from attensor.files import locked, user_path
 from attensor.lab import Display, Interruption
 
@@ -47,6 +47,7 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
     else:
         command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         plan = make_plan(config, created=now.isoformat(timespec="seconds"), command=command)
+        check_skills(plan)
     with Interruption().listening() as interruption:
         run = out if config.resume is not None else new_run(out, now, plan)
         with locked(run):

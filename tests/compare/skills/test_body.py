@@ -38,7 +38,7 @@ def test_all_models_have_as_many_parameters(name: str) -> None:
 def test_a_stack_is_as_deep_as_its_turn_and_compared_with_softmax_of_that_depth() -> None:
     stack = Subject.of("gla", "gla", "softmax")
     model = build(stack, 2, balanced(stack))
-    deep = build(Subject.of("softmax"), 2, 176, num_layers=3)
+    deep = build(Subject.of("softmax"), 2, 96, num_layers=3)
     assert len(model.layers) == 3
     counts = [sum(parameter.numel() for parameter in one.parameters()) for one in (model, deep)]
     assert counts[0] == pytest.approx(counts[1], rel=0.02)
@@ -46,7 +46,7 @@ def test_a_stack_is_as_deep_as_its_turn_and_compared_with_softmax_of_that_depth(
 
 def test_loss_and_answers_are_those_of_all_logits_at_the_places_asked_for() -> None:
     torch.manual_seed(0)
-    model = build(Subject.of("softmax"), 8192, 16)
+    model = build(Subject.of("softmax"), 256, 16)
     tokens, targets = batch = skill("recall").tests["1x"](0, seed=0, batch_size=3)
     logits = model(tokens)
     expected = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
@@ -58,11 +58,11 @@ def test_loss_and_answers_are_those_of_all_logits_at_the_places_asked_for() -> N
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_state_is_what_the_caches_of_all_layers_hold(name: str) -> None:
+def test_the_state_is_what_the_cache_of_a_layer_holds(name: str) -> None:
     subject = Subject.of(name)
     mixers = subject.mixers(Domain.SEQUENCE, 64, 2, 2)
     caches = [mixers(index).new_cache(1) for index in range(2)]
     for index, cache in enumerate(caches):
         mixers(index)(torch.zeros(1, 40, 64), cache=cache)
     held = sum(cache.nbytes for cache in caches)
-    assert state_bytes(subject, 40) == pytest.approx(held, rel=0.1)
+    assert 2 * state_bytes(subject, 40) == held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import datetime
 
 import pytest
@@ -13,7 +14,7 @@ from attensor.compare.config import CompareConfig
 from attensor.compare.folder import check_files, new_run
 from attensor.compare.plan import make_plan
 from attensor.compare.results import collect
-from attensor.compare.skills import pace, panel, phase, run_skills
+from attensor.compare.skills import check_skills, pace, panel, phase, run_skills
 from attensor.lab import Display, Interruption, Outcome, Pool
 from tests.compare.skills.toys import TOYS
 
@@ -108,6 +109,14 @@ def test_a_calibration_that_fails_is_the_reason_of_all_tasks(run, plan, done, mo
     for task in collect(run, plan)["skills"]["tasks"]:
         assert [row["reason"] for row in task["rows"]] == [None, "divides by zero"]
         assert task["rows"][0]["score"] is not None
+
+
+def test_the_panel_is_refused_where_mechanisms_mix_images(plan) -> None:
+    check_skills(plan)
+    images = replace(plan, facts=plan.facts | {"kind": "images", "name": "digits"})
+    with pytest.raises(ValueError, match=r"--skills: its tasks are rows of tokens, and digits holds images\. Leave"):
+        check_skills(images)
+    check_skills(replace(images, config=plan.config | {"skills": None}))
 
 
 def test_without_the_option_there_is_no_panel(run, plan, done) -> None:

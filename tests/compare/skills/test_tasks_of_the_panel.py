@@ -92,8 +92,7 @@ def test_all_answers_come_as_often(task) -> None:
     # answers of one row of recall and of the states are not drawn independently of each other, but each is uniform
     assert deviation < 1 + 5 * (2 / (len(counts) - 1)) ** 0.5
     assert (
-        len(counts)
-        == {"recall": 4096, "capacity": 4096, "copying": 14, "parity": 2, "s5": 120, "needle": 10}[task.name]
+        len(counts) == {"recall": 128, "capacity": 128, "copying": 14, "parity": 2, "s5": 120, "needle": 10}[task.name]
     )
 
 

@@ -5,6 +5,7 @@ calibrate every mechanism -> one number of steps a task, for all -> a training a
 
 from __future__ import annotations
 
+from attensor.compare.skills.pace import check_skills as check_skills
 from attensor.compare.skills.panel import collect_skills as collect_skills
 from attensor.compare.skills.panel import skills_sentences as skills_sentences
 from attensor.compare.skills.panel import skills_table as skills_table

@@ -56,7 +56,7 @@ class Learned(Artefact):
         steps: taken; fewer than all where the selection batches were solved before.
         seconds: of these steps.
         curve: step, seconds and share of right answers on the selection batches, by the averaged weights.
-        state_bytes: what the model keeps of the longest training row while decoding; None where nobody says.
+        state_bytes: what one layer keeps of the longest training row while decoding; None where nobody says.
     """
 
     at: dict[str, float]

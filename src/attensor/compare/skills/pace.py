@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from attensor.catalogue import Domain
 from attensor.compare.artefacts import Artefact
 from attensor.compare.config import parse_budget
 from attensor.compare.skills.body import build, skill_loss
@@ -24,7 +25,16 @@ if TYPE_CHECKING:
     from attensor.compare.skills.skill import Skill
     from attensor.compare.subjects import Subject
 
-__all__ = ["FEWEST_STEPS", "Paces", "Steps", "common_steps", "load_steps", "measure_paces", "skills_seconds"]
+__all__ = [
+    "FEWEST_STEPS",
+    "Paces",
+    "Steps",
+    "check_skills",
+    "common_steps",
+    "load_steps",
+    "measure_paces",
+    "skills_seconds",
+]
 
 # of the time, for starting processes, calibration and scoring
 _OVERHEAD = 0.15
@@ -51,6 +61,19 @@ def skills_seconds(plan: Plan) -> float | None:
     """The time that `--skills` gives the panel; None without it."""
     text = plan.config.get("skills")
     return None if text is None else parse_budget(text, "--skills")
+
+
+def check_skills(plan: Plan) -> None:
+    """Refuse the panel where its tasks cannot be done.
+
+    Raises:
+        ValueError: the mechanisms were chosen for images.
+    """
+    if skills_seconds(plan) is not None and plan.task.domain is not Domain.SEQUENCE:
+        raise ValueError(
+            f"--skills: its tasks are rows of tokens, and {plan.facts['name']} holds images. Leave the option out, or "
+            "compare the mechanisms of text: --data stdlib."
+        )
 
 
 def measure_paces(subject: Subject, mlp_hidden_size: int, *, device: str) -> Paces:
