@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -14,10 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
+from attensor.bench.layout import Table
 from attensor.bench.machine import describe, torch_threads, version_of
-from attensor.bench.tables import Table, check_table, measure_tables, summary_table
+from attensor.bench.tables import check_table, measure_tables, summary_table
 from attensor.errors import BackendError, MissingExtraError
 from attensor.files import write_json, write_text
+from attensor.lab.display import clock
 
 if TYPE_CHECKING:
     from attensor.commands.bench import BenchOptions
@@ -74,7 +78,7 @@ def hold(
     tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)]
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
     for table in tables:
-        console.print(table.rich())
+        console.print(table.rich(console.width))
     if options.save:
         name += "-quick" * options.quick + "-partial" * bool(interruption) + bench.suffix
         path = folder / f"{machine['date']}-{name}-{options.device}.md"
@@ -147,7 +151,13 @@ def _numbers(given: Any) -> list[float]:
 
 @contextmanager
 def _progress(console: Console, cells: int) -> Iterator[Callable[[str, float], None]]:
-    """A bar, gone after the block, that moves between calls: a thread of its own would take time from the measured."""
+    """A bar, gone after the block, that moves between calls: a thread of its own would take time from the measured.
+
+    Where the output is no terminal, a line for each cell that is done.
+    """
+    if not console.is_terminal:
+        yield _lines(console, cells)
+        return
     columns = BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("", total=cells)
@@ -156,3 +166,19 @@ def _progress(console: Console, cells: int) -> Iterator[Callable[[str, float], N
             bar.update(task, description=running, advance=share, refresh=True)
 
         yield tick
+
+
+def _lines(console: Console, cells: int) -> Callable[[str, float], None]:
+    done, shown, started = 0.0, 0, time.monotonic()
+
+    def tick(running: str, share: float) -> None:
+        nonlocal done, shown
+        done += share
+        whole = math.floor(done + 1e-6)  # shares of a cell add up to 1 but for rounding
+        if whole > shown:
+            shown, gone = whole, time.monotonic() - started
+            left = f", about {clock(gone / whole * (cells - whole))} left" if whole < cells else ""
+            line = f"{whole:>{len(str(cells))}}/{cells}  {clock(gone)}{left}  {running}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return tick
