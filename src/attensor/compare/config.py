@@ -27,19 +27,21 @@ class CompareConfig:
     Cards whose layers take turns are one: gla+softmax, 3*gla+softmax; all models are then as deep as the longest
     of them. Left out: every mechanism of the catalogue that fits the data."""
     budget: str | None = None
-    """Time for all training, shared equally: 90s, 3m, 1h. Left out: 2m for text, 1m for images."""
+    """Time for all training: 90s, 3m, 1h. From it follows one number of steps for all mechanisms. Left out: 2m30s for
+    text, 1m for images."""
     steps: int | None = None
     """Train each mechanism for this many steps a seed, however long that takes; not together with --budget."""
-    seeds: int = 2
-    """Runs of each mechanism, with different initial weights and data order; at least 2, to show the spread."""
+    seeds: int = 3
+    """Runs of each mechanism, with different initial weights and data order, the same for all; at least 2."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Size of the model: tiny (64 wide, 2 layers) for a CPU, small (256, 6) and base (768, 12) for a GPU."""
     length: int | None = None
     """Tokens in a training sequence, or the side of the images in pixels. Left out: chosen by the size."""
     batch_size: int | None = None
     """Sequences or images in a batch. Left out: chosen by the size."""
-    learning_rates: tuple[float, ...] = (2e-3, 6e-3, 2e-2)
-    """Tried for each mechanism in short pilot runs that count in the budget; the best one trains the seeds."""
+    learning_rates: tuple[float, ...] = (2e-3, 6e-3, 1.8e-2)
+    """Tried for each mechanism in the beginning of a run; where the smallest or largest is best, more are tried beyond
+    it. The best one goes on and trains the seeds."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to run; auto takes a GPU when there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -67,7 +69,7 @@ class CompareConfig:
         if self.seeds > _MOST_SEEDS:
             raise ValueError(f"--seeds {self.seeds}: at most {_MOST_SEEDS}.")
         if self.steps is not None and self.budget is not None:
-            raise ValueError("--steps and --budget exclude each other: equal steps, or equal time.")
+            raise ValueError("--steps and --budget exclude each other: give the steps of a run, or the time.")
         if self.budget is not None:
             parse_budget(self.budget)
         if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):

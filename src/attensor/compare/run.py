@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from attensor.compare.config import CompareConfig
-from attensor.compare.folder import is_measured, is_trained, new_run, reopened
+from attensor.compare.folder import is_calibrated, is_measured, is_trained, new_run, reopened
+from attensor.compare.pace import decide, expected_seconds, paces
 from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.results import write_results
@@ -76,11 +77,23 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
         watch = Watch(plan, display)
         for subject in plan.subjects:
             if is_trained(run, subject, plan):
-                watch.finished(subject.name, is_measured=is_measured(run, subject, plan))
+                watch.finished(subject.name, "measure" if is_measured(run, subject, plan) else "train")
+            elif is_calibrated(run, subject):
+                watch.finished(subject.name, "calibrate")
 
         keep = partial(write_results, run, plan)
         phase = partial(run_phase, run, plan, interruption=interruption, watch=watch, on_end=keep)
-        phase("train", [s for s in plan.subjects if not is_trained(run, s, plan)], at_once=plan.jobs)
+        phase("calibrate", [s for s in plan.subjects if not is_calibrated(run, s)], at_once=plan.jobs)
+        known = paces(run, plan.subjects)
+        if interruption.requested or not known:
+            return
+        steps = decide(run, plan).steps
+        seconds = expected_seconds(plan, known, steps)
+        watch.expect(seconds)
+        display.line(f"{steps} steps a run")
+        waiting = [s for s in plan.subjects if s.name in known and not is_trained(run, s, plan)]
+        # the longest first, so that all processes end together
+        phase("train", sorted(waiting, key=lambda s: -seconds[s.name]), at_once=plan.jobs)
         trained = [s for s in plan.subjects if is_trained(run, s, plan)]
         # one at a time: alone on the machine, so that none disturbs the times of another
         phase("measure", [s for s in trained if not is_measured(run, s, plan)], at_once=1)
@@ -88,9 +101,9 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
 
 def _headline(run: Path, plan: Plan) -> str:
     if plan.steps is not None:
-        amount = f"{plan.steps} steps a seed"
+        amount = f"{plan.steps} steps a run"
     else:
-        amount = f"{plan.budget_seconds:.0f} s of training, {plan.share_seconds:.0f} s a mechanism"
+        amount = f"as many steps for each as fit into {plan.budget_seconds:.0f} s of training"
     return (
         f"{len(plan.subjects)} mechanisms on {plan.facts['name']}, size {plan.size}, {len(plan.seeds)} seeds, "
         f"{amount}, {plan.jobs} at a time on {plan.device}: {run}"

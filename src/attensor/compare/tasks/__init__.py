@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from attensor.compare.tasks.images import ImageTask
-from attensor.compare.tasks.task import Task, doubled
+from attensor.compare.tasks.task import Final, Task, doubled
 from attensor.compare.tasks.text import TextTask
 from attensor.data import open_data
 from attensor.errors import DataError
@@ -15,7 +15,7 @@ from attensor.errors import DataError
 if TYPE_CHECKING:
     from attensor.compare.plan import Plan
 
-__all__ = ["TASKS", "ImageTask", "Task", "TextTask", "autocast", "data_facts", "doubled", "open_task"]
+__all__ = ["TASKS", "Final", "ImageTask", "Task", "TextTask", "autocast", "data_facts", "doubled", "open_task"]
 
 TASKS: dict[str, type[Task]] = {task.kind: task for task in (TextTask, ImageTask)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,9 +14,16 @@ if TYPE_CHECKING:
     from attensor.compare.config import CompareConfig
     from attensor.compare.plan import Plan
 
-__all__ = ["Mixer", "Task", "doubled"]
+__all__ = ["Final", "Mixer", "Task", "doubled"]
 
 Mixer = Callable[[int], nn.Module]
+
+
+class Final(NamedTuple):
+    """Scores on the test at 1x, 2x, 4x the training length, None where there is none; the mean of each unit at 1x."""
+
+    scores: dict[str, float | None]
+    units: list[float]
 
 
 class Task(ABC):
@@ -30,6 +37,7 @@ class Task(ABC):
         decodes: whether its models go on one token at a time.
         budget: seconds of training where nothing is said.
         facts: what results tell of its data, by attribute.
+        final_cost: about how many evaluations for the curve take as long as the final one.
         sizes: size of the model -> (length in tokens or pixels a side, batch size).
     """
 
@@ -41,6 +49,7 @@ class Task(ABC):
     decodes: ClassVar[bool]
     budget: ClassVar[float]
     facts: ClassVar[tuple[str, ...]]
+    final_cost: ClassVar[float]
     sizes: ClassVar[dict[str, tuple[int, int]]]
 
     tokens_per_step: int
@@ -63,6 +72,16 @@ class Task(ABC):
     def spaces(cls, max_length: int) -> list[tuple[int, ...]]:
         """Ascending sizes of a mixer's input for the cost measurement."""
 
+    @classmethod
+    @abstractmethod
+    def chance(cls, facts: dict[str, Any]) -> float:
+        """The score of a guess that knows nothing of the data."""
+
+    @classmethod
+    @abstractmethod
+    def test_units(cls, data: Any, length: int) -> dict[str, Any]:
+        """`kind` of what the test consists of, and the `weights` of each in the score; they sum to 1."""
+
     @abstractmethod
     def batch(self, step: int, seed: int) -> Any:
         """Training data of one step: a pure function."""
@@ -73,11 +92,11 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, model: nn.Module) -> float:
-        """Held-out score for the curve."""
+        """Score on the selection, for the curve and the choice of the learning rate."""
 
     @abstractmethod
-    def final(self, model: nn.Module) -> dict[str, float | None]:
-        """Held-out scores at the end: at 1x, 2x and 4x the training length; None where there is none."""
+    def final(self, model: nn.Module) -> Final:
+        """Scores on the test, which nothing else reads."""
 
 
 def doubled(first: int, last: int) -> list[int]:
