@@ -161,7 +161,7 @@ def test_a_class_of_copies_is_refused(tmp_path):
     write_images(tmp_path, {"a": 4, "b": 2})
     for name in ("again", "more"):
         (tmp_path / f"b/{name}.png").write_bytes((tmp_path / "b/000.png").read_bytes())
-    with pytest.raises(DataError, match="the 4 image.* of class 'b' are too few, all alike.* at least 3 different"):
+    with pytest.raises(DataError, match=r"the 4 image.* of class 'b' are too few, all alike.* at least 3 different"):
         open_images(tmp_path, image_size=3)
 
 

@@ -110,7 +110,8 @@ def _flatten(
             strange = f" and {len(others[name])} other file(s) such as {others[name][0]!r}" if others.get(name) else ""
             raise DataError(
                 f"{str(folder / name)!r} has {len(images[name])} image(s){strange}, links and hidden files left out; "
-                f"a class needs at least 3, one of them to choose learning rates on and one to test on.{_instead(folder, images)}"
+                "a class needs at least 3, one of them to choose learning rates on and one to test on."
+                f"{_instead(folder, images)}"
             )
     paths = [folder / name / inside for name in names for inside in images[name]]
     labels = [label for label, name in enumerate(names) for _ in images[name]]
