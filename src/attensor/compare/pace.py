@@ -11,13 +11,12 @@ from pathlib import Path
 
 from attensor.compare.artefacts import Pace, Schedule
 from attensor.compare.plan import Plan
+from attensor.compare.ranking import LEAST_STEPS
 from attensor.compare.subjects import Subject
 
-__all__ = ["FEWEST_STEPS", "SCHEDULE_FILE", "decide", "expected_seconds", "paces", "pilot_steps"]
+__all__ = ["SCHEDULE_FILE", "decide", "expected_seconds", "paces", "pilot_steps"]
 
 SCHEDULE_FILE = "pace.json"
-# below this many steps nothing is learned that could be compared
-FEWEST_STEPS = 50
 
 
 def paces(run: Path, subjects: Iterable[Subject]) -> dict[str, Pace]:
@@ -41,10 +40,10 @@ def decide(run: Path, plan: Plan) -> Schedule:
     budget, steps = plan.budget_seconds, plan.steps
     if steps is None:
         steps = _most_steps(plan, known, math.inf if budget is None else budget)
-        if steps < FEWEST_STEPS:
-            needed = _seconds_text(makespan(plan, known, FEWEST_STEPS))
+        if steps < LEAST_STEPS:
+            needed = _seconds_text(makespan(plan, known, LEAST_STEPS))
             raise ValueError(
-                f"--budget {budget:g}s: is enough for {steps} steps a run, and below {FEWEST_STEPS} nothing is learned "
+                f"--budget {budget:g}s: is enough for {steps} steps a run, and below {LEAST_STEPS} nothing is learned "
                 f"that could be compared; {needed} would do. What has been measured is kept, go on with: "
                 f"attensor compare --resume {shlex.quote(str(run))} --budget {needed}"
             )

@@ -1,7 +1,7 @@
 """results.json: gathered from the artefacts of the workers, at any moment of a run.
 
 The file is the only thing the report reads. `docs/results-schema.md` describes its fields, schema 2. What follows from
-the rows alone (ranking, verdict, answer) is computed by `statistics`, `verdict` and `summary`.
+the rows alone (scores with intervals, ranking, verdict, answer) is computed by `conclusions`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ PROTOCOL = {"name": "attensor-compare", "version": 2}
 _PLAN_FIELDS = (
     *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "max_length", "seeds"),
     *("budget_seconds", "learning_rates", "pilot_fraction", "kernels"),
+)
+
+
+# fields that follow from the training
+_OF_TRAINING = (
+    *("parameters", "mlp_hidden_size", "learning_rate", "at_edge", "steps", "seconds_per_step", "load"),
+    *("train_tokens_per_second", "score", "score_2x", "score_4x", "score_equal_time"),
 )
 
 
@@ -75,8 +82,11 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
         "mechanisms": rows,
         "skills": collect_skills(run, plan),
     }
-    concluded = conclusions(results)
-    return results | concluded | {"answer": [*concluded["answer"], *skills_sentences(results["skills"])]}
+    results |= conclusions(results)
+    for row, subject in zip(results["mechanisms"], plan.subjects, strict=True):
+        row["missing"] = _missing(row, subject, plan)
+    results["answer"] += skills_sentences(results["skills"])
+    return results
 
 
 def _is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
@@ -92,7 +102,7 @@ def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> 
     runs = [r for seed in plan.seeds if (r := SeedRun.load(folder / f"seed-{seed}.json"))]
     cost, decode = (_measured(folder, name) for name in ("cost", "decode"))
     status, reason = _status(folder, is_trained=len(runs) == len(plan.seeds))
-    row = {
+    return {
         "name": subject.name,
         "title": subject.title,
         "source": subject.source,
@@ -112,10 +122,6 @@ def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> 
             {k: getattr(r, k) for k in ("seed", "curve", "final", "units", "checkpoint")} | {"load": r.machine_load}
             for r in runs
         ],
-        "score": _spread(runs, "1x", plan),
-        "score_2x": _spread(runs, "2x", plan),
-        "score_4x": _spread(runs, "4x", plan),
-        "score_equal_time": None,
         "cost": cost.rows,
         "cost_stopped": cost.stopped,
         "exponent": {
@@ -125,7 +131,6 @@ def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> 
         "decode": decode.rows,
         "decode_stopped": decode.stopped,
     }
-    return row | {"missing": _missing(row, subject, plan)}
 
 
 def _numbered(folder: Path, name: str, kind: type[Pilot]) -> list[Pilot]:
@@ -168,24 +173,13 @@ def _median(runs: list[SeedRun], name: str) -> float | None:
     return statistics.median(getattr(run, name) for run in runs) if runs else None
 
 
-def _spread(runs: list[SeedRun], factor: str, plan: Plan) -> dict[str, float] | None:
-    scores = [score for run in runs if (score := run.final[factor]) is not None]
-    if len(scores) < len(plan.seeds):
-        return None
-    return {"mean": statistics.fmean(scores), "spread": (max(scores) - min(scores)) / 2}
-
-
 def _missing(row: dict[str, Any], subject: Subject, plan: Plan) -> dict[str, str]:
     """Of each field that is null, or empty where there should be rows, the reason."""
-    reasons = {}
-    not_trained = row["reason"] or "not trained"
-    for name in ("learning_rate", "train_tokens_per_second", "score", "score_2x", "score_4x", "seconds_per_step"):
-        reasons[name] = not_trained
-    for name in ("parameters", "mlp_hidden_size", "load", "steps", "at_edge"):
-        reasons[name] = not_trained
+    reasons = dict.fromkeys(_OF_TRAINING, row["reason"] or "not trained")
     if row["status"] == "ok":
         reasons["at_edge"] = "one learning rate was given, so that there was no choice"
         reasons["score_2x"] = reasons["score_4x"] = f"{plan.kind} of one size"
+        reasons["score_equal_time"] = "its curve does not reach as far as equal time asks, or that time is not known"
     own = "your own class has no card" if subject.path else "layers that take turns have no card of their own"
     reasons["formula"] = own
     reasons["paper"] = own
