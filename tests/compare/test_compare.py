@@ -53,7 +53,7 @@ def test_good_rows_have_everything(finished):
         assert set(results["plan"]["learning_rates"]) <= set(rates)
         assert row["at_edge"] == (row["learning_rate"] in (rates[0], rates[-1]))
         assert [r["curve"][-1]["step"] for r in row["runs"]] == [12, 12, 12]
-        assert [p["steps"] for p in row["pilots"]] == [3] * len(rates)
+        assert [p["steps"] for p in row["pilots"]] == [11] * len(rates)
         assert row["runs"][0]["curve"][-1]["tokens"] == 12 * 3 * 32
         finals = [r["final"]["4x"] for r in row["runs"]]
         assert row["score_4x"]["mean"] == pytest.approx(sum(finals) / 3)
@@ -162,6 +162,9 @@ def test_interrupted_and_resumed(tmp_path, start):
     results = json.loads((run / "results.json").read_text())
     assert not results["finished"]
     assert {row["status"] for row in results["mechanisms"]} == {"unfinished"}
+    assert {row["score"] for row in results["mechanisms"]} == {None}
+    assert results["answer"][0].startswith("No ranking")
+    assert results["answer"][-1] == f"Continue with: attensor compare --resume {run}"
     assert (run / "report.html").exists()
     assert list(run.glob("softmax/*.state.safetensors"))
 

@@ -90,7 +90,7 @@ def test_the_steps_are_the_most_that_the_budget_allows(tmp_path, load):
 
     assert seconds(0.3, schedule.steps) <= 600 < seconds(0.3, schedule.steps + 1)
     assert schedule.expected_seconds == pytest.approx(seconds(0.3, schedule.steps))
-    assert schedule.pilot_steps == -(-schedule.steps // 4)
+    assert schedule.pilot_steps == -(-schedule.steps // 4) > 40
 
 
 def test_work_that_can_be_shared_is_shared(tmp_path):
@@ -111,7 +111,12 @@ def test_what_has_been_decided_stays(tmp_path):
 def test_a_given_number_of_steps_is_taken(tmp_path):
     plan = planned(tmp_path, budget=None, steps=7)
     schedule = decide(run_of(plan, tmp_path, (0.3, 0.1, 0.125)), plan)
-    assert (schedule.steps, schedule.pilot_steps) == (7, 2)
+    assert (schedule.steps, schedule.pilot_steps) == (7, 6)
+
+
+@pytest.mark.parametrize(("steps", "pilot"), [(1, 1), (2, 1), (30, 29), (50, 40), (160, 40), (161, 41), (4000, 1000)])
+def test_pilots_go_beyond_the_warm_up_and_end_before_the_run(tmp_path, steps, pilot):
+    assert pilot_steps(planned(tmp_path), steps) == pilot
 
 
 def test_a_budget_that_is_too_small_is_refused_with_one_that_is_enough(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -96,6 +98,20 @@ def test_nothing_that_chooses_reads_the_test(text_plan):
     trained = {bytes(row[:-1]) for step in range(50) for row in task.batch(step, 0).tolist()}
     assert min(len(seen), len(tested), len(trained)) > 100
     assert not tested & (seen | trained)
+
+
+@pytest.mark.parametrize("form", ["noise", "compressed"])
+def test_noise_is_refused(tmp_path, form):
+    """Whatever its first bytes look like, and text of many letters is none."""
+    rng = random.Random(1)
+    path = tmp_path / "some.txt"
+    noise = bytes(rng.choices(range(1, 256), k=90_000))
+    path.write_bytes(b"# text, one would say\n" * 200 + (noise if form == "noise" else lzma.compress(noise)))
+    config = CompareConfig(data=str(path), mechanisms="softmax", steps=1, length=LENGTH, device="cpu")
+    with pytest.raises(DataError, match=r"'some.txt' looks like noise: zlib makes [78]\.\d\d bits .* unpack it first"):
+        make_plan(config, created="", command="")
+    path.write_text("".join(chr(rng.choice([*range(97, 123), *range(0x4E00, 0x5E00)])) for _ in range(30_000)))
+    assert make_plan(config, created="", command="").kind == "text"
 
 
 def test_a_batch_is_a_function_of_step_and_seed(text_plan):

@@ -14,9 +14,11 @@ from attensor.compare.plan import Plan
 from attensor.compare.ranking import LEAST_STEPS
 from attensor.compare.subjects import Subject
 
-__all__ = ["SCHEDULE_FILE", "decide", "expected_seconds", "paces", "pilot_steps"]
+__all__ = ["SCHEDULE_FILE", "WARM_UP", "decide", "expected_seconds", "paces", "pilot_steps"]
 
 SCHEDULE_FILE = "pace.json"
+# steps in which the learning rate rises, however long the run is; a pilot has as many at full rate, at the least
+WARM_UP = 20
 
 
 def paces(run: Path, subjects: Iterable[Subject]) -> dict[str, Pace]:
@@ -53,8 +55,8 @@ def decide(run: Path, plan: Plan) -> Schedule:
 
 
 def pilot_steps(plan: Plan, steps: int) -> int:
-    """Steps after which learning rates are compared."""
-    return max(1, math.ceil(plan.pilot_fraction * steps))
+    """Steps after which learning rates are compared: a part of the run, all rates having been at their peak a while."""
+    return max(1, min(steps - 1, max(math.ceil(plan.pilot_fraction * steps), 2 * WARM_UP)))
 
 
 def expected_seconds(plan: Plan, known: Mapping[str, Pace], steps: int) -> dict[str, float]:
@@ -93,4 +95,4 @@ def _most_steps(plan: Plan, known: Mapping[str, Pace], budget: float) -> int:
 def _seconds_text(seconds: float) -> str:
     """As `--budget` takes it, rounded up with a reserve for what another calibration would find."""
     whole = math.ceil(1.1 * seconds)
-    return f"{whole}s" if whole < 120 else f"{math.ceil(whole / 60)}m"
+    return f"{whole}s" if whole < 600 else f"{math.ceil(whole / 60)}m"

@@ -136,6 +136,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     hidden_size, num_layers, num_heads = SIZES[config.size]
     (source, data), (device, dtype) = _opened(config), _machine(config)
     task = TASKS[data.kind]
+    task.check(data)
     layout = task.layout(config, data, hidden_size)
     subjects = resolve(config.mechanisms, task.domain)
     _try_users_classes(subjects)

@@ -6,6 +6,7 @@ the rows alone (scores with intervals, ranking, verdict, answer) is computed by 
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
@@ -85,8 +86,8 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
     results |= conclusions(results)
     for row, subject in zip(results["mechanisms"], plan.subjects, strict=True):
         row["missing"] = _missing(row, subject, plan)
-    results["answer"] += skills_sentences(results["skills"])
-    return results
+    how = [] if is_finished else [f"Continue with: attensor compare --resume {shlex.quote(str(run))}"]
+    return results | {"answer": [*results["answer"], *skills_sentences(results["skills"]), *how]}
 
 
 def _is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
@@ -177,9 +178,9 @@ def _missing(row: dict[str, Any], subject: Subject, plan: Plan) -> dict[str, str
     """Of each field that is null, or empty where there should be rows, the reason."""
     reasons = dict.fromkeys(_OF_TRAINING, row["reason"] or "not trained")
     if row["status"] == "ok":
+        reasons["score_equal_time"] = "its curve does not reach as far as equal time asks, or that time is not known"
         reasons["at_edge"] = "one learning rate was given, so that there was no choice"
         reasons["score_2x"] = reasons["score_4x"] = f"{plan.kind} of one size"
-        reasons["score_equal_time"] = "its curve does not reach as far as equal time asks, or that time is not known"
     own = "your own class has no card" if subject.path else "layers that take turns have no card of their own"
     reasons["formula"] = own
     reasons["paper"] = own

@@ -55,8 +55,7 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
             results = write_results(run, plan)
             _conclude(results, run, console)
     if interruption.requested:
-        how = "" if results["finished"] else f" Continue with: attensor compare --resume {shlex.quote(str(run))}"
-        console.print(f"Interrupted.{how}", highlight=False, markup=False, soft_wrap=True)
+        console.print("Interrupted.", highlight=False, markup=False)
         raise SystemExit(INTERRUPTED)
     if all(row["status"] == "failed" for row in results["mechanisms"]):
         console.print(f"No mechanism could be trained; their logs are in {run}.", highlight=False, markup=False)
@@ -126,6 +125,7 @@ def _conclude(results: dict[str, Any], run: Path, console: Console) -> None:
         if results["skills"] is not None:
             console.print(skills_table(results["skills"]))
         for sentence in results["answer"]:
-            console.print(f"- {sentence}", highlight=False, markup=False)
+            # a command can be copied from one line only
+            console.print(f"- {sentence}", highlight=False, markup=False, soft_wrap="--resume" in sentence)
     console.print(announced.get(), end="", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Results: {run / 'results.json'}", highlight=False, markup=False, soft_wrap=True)

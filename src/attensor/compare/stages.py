@@ -21,7 +21,7 @@ from attensor.catalogue import Domain
 from attensor.compare.artefacts import Balance, Pace, Pilot, Schedule, SeedRun
 from attensor.compare.balance import balanced_mlp_size, parameter_count
 from attensor.compare.laws import check_laws
-from attensor.compare.pace import SCHEDULE_FILE
+from attensor.compare.pace import SCHEDULE_FILE, WARM_UP
 from attensor.compare.pilots import best_pilot, next_rate
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
@@ -34,8 +34,6 @@ __all__ = ["Calibration", "Training", "curve_steps"]
 
 _CALIBRATION_STEPS = 24
 _CALIBRATION_WARM_UP = 4
-# steps in which the learning rate rises, however long the run is
-_WARM_UP = 20
 _CURVE_POINTS = 12
 # the first point of the curve, as a part of the run
 _CURVE_FIRST = 1 / 32
@@ -129,7 +127,7 @@ class Calibration(_Stages):
 
         seed, rate = self.plan.seeds[0], min(self.plan.learning_rates)
         config = TrainConfig(
-            _CALIBRATION_STEPS, rate, constant_after=_WARM_UP, evaluations=1, autocast=self._precision()
+            _CALIBRATION_STEPS, rate, constant_after=WARM_UP, evaluations=1, autocast=self._precision()
         )
         model = self._model(seed)
         average = polynomial_average(model)
@@ -250,7 +248,7 @@ class Training(_Stages):
                 TrainConfig(
                     self.schedule.steps,
                     rate,
-                    constant_after=_WARM_UP,
+                    constant_after=WARM_UP,
                     evaluations=points,
                     autocast=self._precision(),
                 ),

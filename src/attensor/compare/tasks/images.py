@@ -44,6 +44,10 @@ class ImageTask(Task):
         self.tokens_per_step = plan.batch_size * (plan.length // plan.patch_size) ** 2
 
     @classmethod
+    def check(cls, data: ImageData) -> None:
+        """Nothing to refuse: what cannot be read as an image has been refused when it was opened."""
+
+    @classmethod
     def layout(cls, config: CompareConfig, data: ImageData, hidden_size: int) -> dict[str, int]:
         """Square images in square patches."""
         side = data.image_shape[1]

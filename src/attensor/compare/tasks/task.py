@@ -59,6 +59,15 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
+    def check(cls, data: Any) -> None:
+        """Refuse data on which nothing can be learned.
+
+        Raises:
+            DataError: why.
+        """
+
+    @classmethod
+    @abstractmethod
     def layout(cls, config: CompareConfig, data: Any, hidden_size: int) -> dict[str, int]:
         """The plan's `length`, `batch_size`, `patch_size` and `reference_mlp_size`."""
 

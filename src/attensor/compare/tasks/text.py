@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional
 from attensor.catalogue import Domain
 from attensor.compare.tasks.task import Final, Mixer, Task, doubled
 from attensor.data import TextData
+from attensor.errors import DataError
 from attensor.models.language import Decoder, DecoderConfig
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ _TEST_BYTES = 65_536
 _SELECTION_BYTES = 16_384
 # tokens in one evaluation batch: enough to be fast, few enough for any memory
 _TOKENS_AT_ONCE = 4_096
+# bytes of a stretch, and stretches, that tell noise from text; random bytes take a little more than 8 bits each
+_PROBE, _PROBED = 16_384, 16
+_BITS_OF_NOISE = 7.7
 # of the cost measurement
 _SHORTEST = 256
 
@@ -46,6 +51,19 @@ class TextTask(Task):
         super().__init__(plan, data)
         self._selection: Tensor | None = None
         self.tokens_per_step = plan.batch_size * plan.length
+
+    @classmethod
+    def check(cls, data: TextData) -> None:
+        """Refuse noise, and what is compressed or encrypted: its bytes cannot be told from noise."""
+        count = min(_PROBED, data.train_bytes // _PROBE)
+        windows = data.batch(0, seed=0, batch_size=max(1, count), length=min(_PROBE, data.train_bytes) - 1)
+        # each by itself: they may overlap
+        bits = 8 * sum(len(zlib.compress(bytes(row))) for row in windows.tolist()) / windows.numel()
+        if bits > _BITS_OF_NOISE and windows.shape[1] > _PROBE // 2:
+            raise DataError(
+                f"{data.name!r} looks like noise: zlib makes {bits:.2f} bits of each of its bytes, text takes 2 to 4. "
+                "Is it compressed or encrypted? Nothing can be learned of it; unpack it first."
+            )
 
     @classmethod
     def layout(cls, config: CompareConfig, data: TextData, hidden_size: int) -> dict[str, int]:
