@@ -85,7 +85,11 @@ class ImageData:
         return self._load(self._train[[int(self._epoch_order(seed, epoch)[i]) for epoch, i in places]])
 
     def training_images(self, limit: int) -> tuple[Tensor, Tensor]:
-        """All images to train on with their labels, as those of `batch`; of more than `limit`, so many evenly spread."""
+        """All images to train on with their labels; of more than `limit`, so many, evenly spread.
+
+        Returns:
+            As of `batch`.
+        """
         count = min(limit, self.train_images)
         return self._load(self._train[torch.arange(count) * self.train_images // count])
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -55,7 +56,7 @@ def text_references(data: TextData, windows: Tensor) -> list[Reference]:
 
 def _bits(model: NGram, windows: Tensor) -> float:
     total = 0.0
-    for part in windows.split(_ROWS_AT_ONCE):
+    for part in torch.split(windows, _ROWS_AT_ONCE):
         scores = model.log_probabilities(part[:, :-1]).flatten(0, 1)
         total += float(functional.nll_loss(scores, part[:, 1:].flatten(), reduction="sum"))
     return total / (windows[:, 1:].numel() * math.log(2))
