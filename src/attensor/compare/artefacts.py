@@ -10,7 +10,7 @@ from typing import Any, Self
 from attensor.files import DamagedFileError, read_json, write_json
 from attensor.lab import kept
 
-__all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "Schedule", "SeedRun"]
+__all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "References", "Schedule", "SeedRun"]
 
 
 class Artefact:
@@ -108,6 +108,13 @@ class SeedRun(Artefact):
     final: dict[str, float | None]
     units: list[float]
     checkpoint: str
+
+
+@dataclass(frozen=True)
+class References(Artefact):
+    """The reference rows of a run, as in results.json."""
+
+    rows: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
 
-from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot, Schedule, SeedRun
+from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot, References, Schedule, SeedRun
 from attensor.compare.config import CompareConfig
+from attensor.compare.counts import counts_bytes
 from attensor.compare.pace import SCHEDULE_FILE
 from attensor.compare.plan import Plan, need_device, training_time
 from attensor.compare.subjects import Subject
@@ -28,6 +29,7 @@ _ARTEFACTS: dict[str, type[Artefact]] = {
     "calibration": Pace,
     "pace": Schedule,
     "pilot": Pilot,
+    "references": References,
     "seed": SeedRun,
     "cost": Measured,
     "decode": Measured,
@@ -49,7 +51,8 @@ def new_run(out: Path, now: datetime, plan: Plan) -> Path:
 def needed_bytes(plan: Plan) -> int:
     """About what a run writes: a model for each seed, and for each job a state with its successor."""
     model = 4 * (12 * plan.num_layers * plan.hidden_size**2 + 256 * plan.hidden_size)
-    return _FIXED_BYTES + model * len(plan.seeds) * len(plan.subjects) + 2 * 4 * model * plan.jobs
+    counts = counts_bytes(plan.facts["train_bytes"]) if plan.counts else 0
+    return _FIXED_BYTES + counts + model * len(plan.seeds) * len(plan.subjects) + 2 * 4 * model * plan.jobs
 
 
 def reopened(run: Path, config: CompareConfig) -> Plan:

@@ -44,6 +44,7 @@ class Plan:
         steps: a seed, or None when they follow from `budget_seconds` (see `pace`).
         budget_seconds: time for all training, or None.
         pilot_fraction: steps of one pilot, as a share of the steps of a seed.
+        counts: whether the models correct an n-gram, see `counts`.
         reference_mlp_size: MLP width of the reference model, whose parameter count the others match.
         kernels: `"cpp"` or `"torch"`: what operators with C++ kernels take in every process of the run.
         config: the options as given.
@@ -64,6 +65,7 @@ class Plan:
     length: int
     batch_size: int
     patch_size: int
+    counts: bool
     seeds: tuple[int, ...]
     steps: int | None
     budget_seconds: float | None

@@ -20,6 +20,7 @@ from attensor.compare.folder import is_measured
 from attensor.compare.pace import SCHEDULE_FILE, paces
 from attensor.compare.pilots import is_at_edge
 from attensor.compare.plan import Plan
+from attensor.compare.prepare import reference_rows
 from attensor.compare.provenance import machine, provenance
 from attensor.compare.skills import collect_skills, skills_sentences
 from attensor.compare.subjects import Subject
@@ -31,7 +32,18 @@ RESULTS_FILE = "results.json"
 SCHEMA = 2
 PROTOCOL = {"name": "attensor-compare", "version": 2}
 _PLAN_FIELDS = (
-    *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "max_length", "seeds"),
+    *(
+        "size",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "length",
+        "batch_size",
+        "patch_size",
+        "counts",
+        "max_length",
+        "seeds",
+    ),
     *("budget_seconds", "learning_rates", "pilot_fraction", "kernels"),
 )
 
@@ -80,6 +92,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
             "chance": task.chance(plan.facts),
             "units": plan.units,
         },
+        "references": reference_rows(run),
         "mechanisms": rows,
         "skills": collect_skills(run, plan),
     }

@@ -16,6 +16,7 @@ from attensor.compare.folder import is_calibrated, is_measured, is_trained, new_
 from attensor.compare.pace import decide, expected_seconds, paces
 from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
+from attensor.compare.prepare import prepare
 from attensor.compare.results import write_results
 from attensor.compare.skills import check_skills, run_skills, skills_table
 from attensor.files import locked, user_path
@@ -82,6 +83,8 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
             elif is_calibrated(run, subject):
                 watch.finished(subject.name, "calibrate")
 
+        display.line("counts and references")
+        prepare(run, plan, interruption)
         keep = partial(write_results, run, plan)
         phase = partial(run_phase, run, plan, interruption=interruption, watch=watch, on_end=keep)
         phase("calibrate", [s for s in plan.subjects if not is_calibrated(run, s)], at_once=plan.jobs)

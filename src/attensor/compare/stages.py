@@ -96,7 +96,7 @@ class Calibration(_Stages):
         self._size()
         self._stop_here()
         self.reporter.event(stage="calibrate")
-        Pace.kept(self.folder / "calibration.json", lambda: self._pace(open_task(self.plan)))
+        Pace.kept(self.folder / "calibration.json", lambda: self._pace(open_task(self.plan, self.folder.parent)))
 
     def _laws(self) -> dict[str, Any]:
         torch.manual_seed(0)
@@ -153,7 +153,7 @@ class Training(_Stages):
         schedule = Schedule.load(self.folder.parent / SCHEDULE_FILE)
         if schedule is None:
             raise ValueError(f"{self.folder.parent}: has no {SCHEDULE_FILE}, which says how many steps to train.")
-        self.schedule, self.task = schedule, open_task(self.plan)
+        self.schedule, self.task = schedule, open_task(self.plan, self.folder.parent)
         self._done = 0
         self._total = len(self.plan.seeds) * schedule.steps + len(self.plan.learning_rates) * schedule.pilot_steps
         best = self._best_rate()

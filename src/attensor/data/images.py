@@ -84,6 +84,15 @@ class ImageData:
         places = [divmod(position, self.train_images) for position in positions]
         return self._load(self._train[[int(self._epoch_order(seed, epoch)[i]) for epoch, i in places]])
 
+    def training_images(self, limit: int) -> tuple[Tensor, Tensor]:
+        """All images to train on with their labels; of more than `limit`, so many, evenly spread.
+
+        Returns:
+            As of `batch`.
+        """
+        count = min(limit, self.train_images)
+        return self._load(self._train[torch.arange(count) * self.train_images // count])
+
     def selection_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images of the selection once, in a fixed order; the last batch may be smaller."""
         return self._batches_of(SELECTION_SIDE, batch_size)

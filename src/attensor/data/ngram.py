@@ -148,17 +148,16 @@ class NGram:
         """The longest sequence, in bytes."""
         return len(self._levels)
 
-    def log_probabilities(self, windows: Tensor, folds: Tensor | int | None = None) -> Tensor:
-        """Logarithms of the probability of each byte, after those before it in its window.
+    def log_probabilities(self, before: Tensor, folds: Tensor | int | None = None) -> Tensor:
+        """Logarithms of the probability of every byte after each byte of a window and those before that.
 
         Args:
-            windows: int64 [B, T + 1].
+            before: int64 [B, T], windows of bytes.
             folds: whose text is left out: that of each byte that is predicted, int64 [B, T], or one for all; None
                 takes all of the text.
         Returns:
             float32 [B, T, 256], in nats.
         """
-        before = windows[:, :-1]
         if not isinstance(folds, Tensor):
             folds = torch.full_like(before, len(self._short) - 1 if folds is None else folds)
         return self._interpolated(before, folds, 2).log_().view(*before.shape, 256)

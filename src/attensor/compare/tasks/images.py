@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attensor.catalogue import Domain
+from attensor.compare.references import Reference, image_references
 from attensor.compare.tasks.task import Final, Mixer, Task, doubled
 from attensor.data import ImageData
 from attensor.models.vision import Encoder, EncoderConfig
@@ -39,8 +41,8 @@ class ImageTask(Task):
     _data: ImageData
     sizes: ClassVar = {"tiny": (32, 16), "small": (64, 64), "base": (128, 64)}
 
-    def __init__(self, plan: Plan, data: ImageData) -> None:
-        super().__init__(plan, data)
+    def __init__(self, plan: Plan, data: ImageData, run: Path | None = None) -> None:
+        super().__init__(plan, data, run)
         self.tokens_per_step = plan.batch_size * (plan.length // plan.patch_size) ** 2
 
     @classmethod
@@ -48,7 +50,7 @@ class ImageTask(Task):
         """Nothing to refuse: what cannot be read as an image has been refused when it was opened."""
 
     @classmethod
-    def layout(cls, config: CompareConfig, data: ImageData, hidden_size: int) -> dict[str, int]:
+    def layout(cls, config: CompareConfig, data: ImageData, hidden_size: int) -> dict[str, Any]:
         """Square images in square patches."""
         side = data.image_shape[1]
         fewest = 8 if config.size == "tiny" else 16
@@ -57,6 +59,7 @@ class ImageTask(Task):
             "batch_size": config.batch_size or cls.sizes[config.size][1],
             # the largest that divides the image and leaves so many patches a side
             "patch_size": max((p for p in range(1, side + 1) if side % p == 0 and side // p >= fewest), default=1),
+            "counts": False,
             "reference_mlp_size": 4 * hidden_size,
         }
 
@@ -93,6 +96,10 @@ class ImageTask(Task):
     def score(self, model: nn.Module) -> float:
         """Share of the images of the selection that are named right."""
         return self._right(model, self._data.selection_batches(4 * self._plan.batch_size)).mean().item()
+
+    def references(self) -> list[Reference]:
+        """The most common class, the nearest image, logistic regression."""
+        return image_references(self._data)
 
     def final(self, model: nn.Module) -> Final:
         """Accuracy on the test; images have one size, so nothing at 2x and 4x."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from attensor.catalogue import Domain
+from attensor.compare.references import Reference
 
 if TYPE_CHECKING:
     from attensor.compare.config import CompareConfig
@@ -54,8 +56,8 @@ class Task(ABC):
 
     tokens_per_step: int
 
-    def __init__(self, plan: Plan, data: Any) -> None:
-        self._plan, self._data = plan, data
+    def __init__(self, plan: Plan, data: Any, run: Path | None = None) -> None:
+        self._plan, self._data, self._run = plan, data, run
 
     @classmethod
     @abstractmethod
@@ -68,8 +70,8 @@ class Task(ABC):
 
     @classmethod
     @abstractmethod
-    def layout(cls, config: CompareConfig, data: Any, hidden_size: int) -> dict[str, int]:
-        """The plan's `length`, `batch_size`, `patch_size` and `reference_mlp_size`."""
+    def layout(cls, config: CompareConfig, data: Any, hidden_size: int) -> dict[str, Any]:
+        """The plan's `length`, `batch_size`, `patch_size`, `counts` and `reference_mlp_size`."""
 
     @classmethod
     @abstractmethod
@@ -102,6 +104,14 @@ class Task(ABC):
     @abstractmethod
     def score(self, model: nn.Module) -> float:
         """Score on the selection, for the curve and the choice of the learning rate."""
+
+    def prepare(self) -> None:
+        """Make what all mechanisms of a run need and keep it in its folder; nothing, for most kinds of data."""
+        return None
+
+    @abstractmethod
+    def references(self) -> list[Reference]:
+        """Rows that are no models, scored as the models are on the test."""
 
     @abstractmethod
     def final(self, model: nn.Module) -> Final:
