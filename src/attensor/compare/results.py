@@ -22,7 +22,7 @@ from attensor.compare.pilots import is_at_edge
 from attensor.compare.plan import Plan
 from attensor.compare.prepare import reference_rows
 from attensor.compare.provenance import machine, provenance
-from attensor.compare.skills import collect_skills, skills_sentences
+from attensor.compare.skills import collect_skills, skills_are_done, skills_sentences
 from attensor.compare.subjects import Subject
 from attensor.files import read_json, write_json
 
@@ -106,7 +106,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
 def _is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     """Whether nothing more will be measured of a mechanism."""
     failed = read_json(subject.folder(run) / "failed-measure.json")
-    return failed is not None or is_measured(run, subject, plan)
+    return (failed is not None or is_measured(run, subject, plan)) and skills_are_done(run, plan, subject)
 
 
 def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> dict[str, Any]:

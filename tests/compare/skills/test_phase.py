@@ -14,7 +14,7 @@ from attensor.compare.config import CompareConfig
 from attensor.compare.folder import check_files, new_run
 from attensor.compare.plan import make_plan
 from attensor.compare.results import collect
-from attensor.compare.skills import check_skills, pace, panel, phase, run_skills
+from attensor.compare.skills import check_skills, pace, panel, phase, run_skills, skills_are_done
 from attensor.lab import Display, Interruption, Outcome, Pool
 from tests.compare.skills.toys import TOYS
 
@@ -72,6 +72,7 @@ def test_every_mechanism_does_every_task_with_equal_steps_and_once(run, plan, do
         assert all(row["score"] == row["at"][task["judged"]] for row in task["rows"])
         assert all(row["reason"] is None and row["state_bytes"] > 0 for row in task["rows"])
     check_files(run)
+    assert all(skills_are_done(run, plan, subject) for subject in plan.subjects)
     done.clear()
     assert do(run, plan) == 0
     assert done == []
@@ -87,6 +88,7 @@ def test_a_failure_costs_its_own_place_and_is_tried_again(run, plan, done, monke
 
     monkeypatch.setattr(phase, "Lesson", broken)
     do(run, plan)
+    assert all(skills_are_done(run, plan, subject) for subject in plan.subjects)
     easy, hard = collect(run, plan)["skills"]["tasks"]
     assert [row["reason"] for row in easy["rows"]] == [None, "divides by zero"]
     assert easy["rows"][1]["score"] is None
@@ -120,6 +122,8 @@ def test_the_panel_is_refused_where_mechanisms_mix_images(plan) -> None:
 
 
 def test_without_the_option_there_is_no_panel(run, plan, done) -> None:
+    assert not skills_are_done(run, plan, plan.subjects[0])
     plan.config["skills"] = None
     assert do(run, plan) == 0
     assert collect(run, plan)["skills"] is None
+    assert skills_are_done(run, plan, plan.subjects[0])

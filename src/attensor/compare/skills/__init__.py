@@ -10,3 +10,4 @@ from attensor.compare.skills.panel import collect_skills as collect_skills
 from attensor.compare.skills.panel import skills_sentences as skills_sentences
 from attensor.compare.skills.panel import skills_table as skills_table
 from attensor.compare.skills.phase import run_skills as run_skills
+from attensor.compare.skills.phase import skills_are_done as skills_are_done

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from attensor.compare.artefacts import Artefact
-from attensor.compare.skills.averaging import polynomial_average
 from attensor.compare.skills.body import build, right_answers, skill_loss, state_bytes
 from attensor.compare.skills.skill import Skill, length_of
 from attensor.compare.subjects import Subject
 from attensor.errors import Diverged, Stopped
 from attensor.lab import Reporter
-from attensor.train import Point, Progress, TrainConfig, load_checkpoint, train
+from attensor.train import Point, Progress, TrainConfig, load_checkpoint, polynomial_average, train
 from attensor.train.optimizer import adamw
 
 __all__ = ["PILOT_SHARE", "RATES", "Learned", "Lesson", "training_batch"]
@@ -167,8 +166,7 @@ class Lesson:
         return TrainConfig(
             self.steps,
             rate,
-            warmup_fraction=min(1.0, _WARM_UP_STEPS / self.steps),
-            final_factor=1.0,
+            constant_after=_WARM_UP_STEPS,
             evaluations=max(1, self.steps // _EVALUATION_STEPS),
         )
 

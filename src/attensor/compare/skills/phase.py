@@ -14,7 +14,7 @@ from attensor.compare.subjects import Subject
 from attensor.files import locked, read_json, write_json
 from attensor.lab import Cell, Display, Interruption, Outcome, Pool, Reporter
 
-__all__ = ["failure", "folder_of", "learned", "run_skills"]
+__all__ = ["failure", "folder_of", "learned", "run_skills", "skills_are_done"]
 
 
 def run_skills(
@@ -154,6 +154,13 @@ def failure_file(folder: Path, task: str | None) -> Path:
 def learned(run: Path, subject: Subject, task: str) -> Learned | None:
     """What has come of a lesson; None before its end."""
     return Learned.load(folder_of(run, subject) / f"{task}.json")
+
+
+def skills_are_done(run: Path, plan: Plan, subject: Subject) -> bool:
+    """Whether nothing more will come of a mechanism's tasks: each has a result or has failed, or nobody asked."""
+    return skills_seconds(plan) is None or all(
+        learned(run, subject, task.name) is not None or failure(run, subject, task.name) is not None for task in SKILLS
+    )
 
 
 def failure(run: Path, subject: Subject, task: str) -> str | None:
