@@ -14,7 +14,8 @@ ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking",
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 
 
-@pytest.fixture(scope="session")
+# ends with its module: two of its loops at once are refused, and other tests start their own
+@pytest.fixture(scope="module")
 def browser(chromium):
     from playwright.sync_api import sync_playwright
 
@@ -57,7 +58,7 @@ def opened(browser, path, device, scheme="light"):
     assert troubles == []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pages(browser, folder):
     """The usual report on both devices. Tests share them, and put back what they change."""
     with contextlib.ExitStack() as stack:

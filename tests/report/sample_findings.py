@@ -27,14 +27,14 @@ def findings(rows: Sequence[Row], is_text: bool, length: int, parts: Mapping[str
             for i, row in enumerate(reversed(order))
         }
         | {names[-1]: None},
-        "crossings": [{"a": names[0], "b": names[-1], "length": 2 * length}] if is_text else [],
+        "crossings": [{"of": "quality", "a": names[-1], "b": names[0], "length": 2 * length}] if is_text else [],
         "trust": {
-            "rule": "equal tokens: 420 steps for all",
+            "rule": "tokens",
             "steps": 420,
             "seeds": 3,
             "load": 1.83 if withheld else 1.09,
             "edges": [row["name"] for row in rows if row["at_edge"]],
-            "test_size": "1.14 MiB in 42 files" if is_text else "200 images",
+            "test_size": {"bytes": 1_194_574, "files": 42, "units": 3} if is_text else {"images": 200, "units": 3},
             "chance": 8.0 if is_text else 0.1,
             "reasons": [withheld] if withheld else [],
         },

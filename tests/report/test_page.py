@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from attensor.compare.conclusions import conclusions
 from attensor.errors import MissingExtraError
 from attensor.report import write_report
 from attensor.report.document import json_in_script, render_document
@@ -105,7 +106,7 @@ def test_everything_the_reader_asked_for_is_on_it():
     ):
         assert expected in text
     assert "failed: LawError: it looks into the future" in text
-    order = ["Best quality", "equal tokens: 420 steps", "In words", "Results", "Quality against cost", "Cost at your"]
+    order = ["Best quality", "ruleequal tokens", "In words", "Results", "Quality against cost", "Cost at your"]
     assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
     assert "interrupted" not in text
     assert "interrupted" in Tags(render(results | {"finished": False})).text
@@ -253,3 +254,25 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r'HTML report needs jinja2.*pip install "attensor\[report\]"'):
         render(sample_results())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_conclusions_of_a_comparison_have_their_place(case):
+    """What the statistics really write, over the same rows."""
+    results = sample_results(**CASES[case])
+    found = conclusions(results)
+    page = re.sub(r"\s+", " ", Tags(render(results | found)).text)
+    said = [one["sentence"] for one in found["verdict"]]
+    for sentence in found["answer"]:
+        assert (sentence in page) == (sentence not in said)
+    assert ".." not in page.replace("...", "")
+    assert found["verdict"][0]["case"] == "quality"
+    for one in found["verdict"]:
+        assert one["code"] in page
+        assert one["price"] in page
+        # its heading says the rest, and the answer does not say it again
+        assert one["sentence"] not in page
+        assert one["sentence"].partition(": ")[2][1:] in page
+    assert "ruleequal tokens" in page
+    size = "test200 images" if case == "images" else "test1.14 MiB in 42 files"
+    assert size in page

@@ -104,7 +104,7 @@ def test_the_score_against_length_has_its_intervals():
     assert line.x == [128, 256, 512]
     assert line.y == pytest.approx([2.31, 2.66, 3.15])
     assert line.low[0] < line.y[0] < line.high[0]
-    assert "Curves cross: " in by_name(sample_results())["length"].text
+    assert "gla overtakes <img" in by_name(sample_results())["length"].text
 
 
 def test_cost_and_decode_show_their_rows_and_the_exponents():

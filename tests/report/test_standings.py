@@ -135,8 +135,7 @@ def test_doubts_are_marked_in_the_trust_strip():
     assert doubts(sample_results(withheld=True)) == ["load", "rates at the edge"]
     results = sample_results("images")
     results["trust"]["seeds"] = 2
-    results["ranking"]["smallest_p"] = 0.25
-    assert doubts(results) == ["seeds", "smallest p"]
+    assert doubts(results) == ["seeds"]
     assert trust({"mechanisms": []}) == [("rates at the edge", "none", False)] or trust({"mechanisms": []}) == []
 
 

@@ -84,13 +84,20 @@ def render_document(template: str, *, charts: Sequence[Chart] = (), **parts: Any
 @functools.cache
 def _environment(jinja: Any, package: str) -> Any:
     """Templates of a package and of this one, compiled once."""
-    return jinja.Environment(
+    environment = jinja.Environment(
         loader=jinja.ChoiceLoader([jinja.PackageLoader(package), jinja.PackageLoader("attensor.report")]),
         autoescape=True,
         undefined=jinja.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["closed"] = _closed
+    return environment
+
+
+def _closed(text: object) -> str:
+    """A text with one full stop at its end."""
+    return str(text).rstrip(". ") + "."
 
 
 @functools.cache

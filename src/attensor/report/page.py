@@ -50,7 +50,8 @@ def parts(results: Results) -> dict[str, Any]:
         "verdicts": verdicts(results),
         "trust": trust(results),
         "reasons": field(results, "trust", "reasons") or [],
-        "answer": results.get("answer") or [],
+        "test": field(results, "ranking", "test"),
+        "answer": _other_sentences(results),
         "facts": describe(results),
         "metric": field(results, "quality", "metric"),
         "lengths": [(length, length_text(results, length)) for length in lengths(results)],
@@ -68,6 +69,12 @@ def parts(results: Results) -> dict[str, Any]:
         "is_text": is_text(results),
         "unit": length_name(results),
     }
+
+
+def _other_sentences(results: Results) -> list[str]:
+    """The answer without what the cards of the verdict say."""
+    said = {case.get("sentence") for case in results.get("verdict") or () if isinstance(case, Mapping)}
+    return [sentence for sentence in results.get("answer") or () if sentence not in said]
 
 
 def _equal_time(results: Results) -> str:
@@ -98,7 +105,13 @@ def skill_rows(results: Results) -> dict[str, Any] | None:
         if any(cell["at"] or cell["share"] for cell in cells):
             found.append({"look": looks[i], "cells": cells})
     heads = [(task.get("title") or task.get("name"), _percent(task.get("chance"))) for task in tasks]
-    return {"tasks": heads, "rows": found}
+    reasons = [
+        f"{row.get('name')} in {task.get('name')}: {row['reason']}"
+        for task in tasks
+        for row in task.get("rows") or ()
+        if row.get("reason")
+    ]
+    return {"tasks": heads, "rows": found, "reasons": reasons}
 
 
 def _percent(value: object) -> str:

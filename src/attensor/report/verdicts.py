@@ -34,7 +34,7 @@ def verdicts(results: Results) -> list[dict[str, Any]]:
         kind = str(case.get("case"))
         lines = {choice.key: _line(results, kind, case, choice) for choice in choices(results)}
         first = default_choice(results).key
-        score = case.get("score")
+        score, price, sentence = case.get("score"), str(case.get("price") or ""), str(case.get("sentence") or "")
         found.append(
             {
                 "case": kind,
@@ -44,16 +44,25 @@ def verdicts(results: Results) -> list[dict[str, Any]]:
                 "score": f"{score_number(results, score)} {field(results, 'quality', 'metric')}"
                 if is_number(score)
                 else "",
-                "where": length_text(results, case.get("length")),
-                "price": case.get("price") or "",
+                "where": length_text(results, case.get("length")) if is_text(results) or kind != "quality" else "",
+                "price": "" if price in sentence else price,
                 "confidence": str(case.get("confidence") or "not decided"),
                 "code": case.get("code") or "",
-                "sentence": case.get("sentence") or "",
+                "sentence": _without_heading(sentence),
                 "line": lines.get(first, ""),
                 "lines": lines,
             }
         )
     return found
+
+
+def _without_heading(sentence: str) -> str:
+    """A sentence without the case it speaks of, which stands above it: what is before the first colon."""
+    heading, colon, rest = sentence.partition(": ")
+    is_heading = colon and any(
+        heading.startswith(title) for title in ("Best quality", "Long context", "Cheapest decod")
+    )
+    return rest[:1].upper() + rest[1:] if is_heading else sentence
 
 
 def _line(results: Results, kind: str, case: Mapping[str, Any], choice: Choice) -> str:
@@ -125,20 +134,23 @@ def trust(results: Results) -> list[tuple[str, str, bool]]:
     smallest = ranking.get("smallest_p")
     seeds = found.get("seeds")
     rows = [
-        ("rule", found.get("rule"), False),
+        ("rule", RULES.get(str(found.get("rule")), found.get("rule")), False),
         ("steps", count(found.get("steps")) if is_number(found.get("steps")) else None, False),
         ("seeds", f"{count(seeds)}, paired" if is_number(seeds) else None, is_number(seeds) and seeds < 3),
         ("load", rounded(load) if is_number(load) else None, is_number(load) and load > 1.5),
         ("rates at the edge", _names([str(name) for name in edges]) or "none", bool(edges)),
-        ("test", found.get("test_size"), False),
+        ("test", _test_size(found.get("test_size")), False),
         ("chance", score_number(results, chance) if is_number(chance) else None, False),
-        ("decided by", ranking.get("test"), False),
-        ("smallest p", rounded(smallest, 2) if is_number(smallest) else None, _is_blunt(ranking)),
+        ("least p by seeds alone", rounded(smallest, 2) if is_number(smallest) else None, False),
     ]
     return [(label, str(text), bool(doubt)) for label, text, doubt in rows if text]
 
 
-def _is_blunt(ranking: Mapping[str, Any]) -> bool:
-    """Whether so few seeds can never reach the stated error rate."""
-    smallest, alpha = ranking.get("smallest_p"), ranking.get("alpha")
-    return is_number(smallest) and is_number(alpha) and smallest > alpha
+def _test_size(found: object) -> str:
+    """`1.14 MiB in 42 files`, or `200 images`."""
+    if not isinstance(found, Mapping):
+        return str(found or "")
+    files, images = found.get("files"), found.get("images")
+    if is_number(found.get("bytes")):
+        return size(found["bytes"]) + (f" in {count(files)} files" if is_number(files) else "")
+    return f"{count(images)} images" if is_number(images) else ""

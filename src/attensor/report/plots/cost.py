@@ -8,7 +8,7 @@ from dataclasses import replace
 from attensor.report.axes import Axis, log_axis, places_axis, size_axis
 from attensor.report.charts import Chart
 from attensor.report.numbers import compact, is_number, milliseconds, short, size
-from attensor.report.plots.parts import Measured, against, chart
+from attensor.report.plots.parts import Measured, against, chart, crossings
 from attensor.report.reading import Results, length_name
 
 __all__ = ["cost_against_length", "decoding"]
@@ -33,7 +33,9 @@ def cost_against_length(results: Results) -> Chart | None:
         "exponent stands behind the name: n^1 doubles with the length, n^2 quadruples. Bands are quartiles; "
         "operations are those of the card's formula."
     )
-    return chart("cost", "Cost against length", text, [against(results, what) for what in shown])
+    return chart(
+        "cost", "Cost against length", text + crossings(results, "cost"), [against(results, what) for what in shown]
+    )
 
 
 def decoding(results: Results) -> Chart | None:

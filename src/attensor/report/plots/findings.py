@@ -32,13 +32,15 @@ def skills(results: Results) -> Chart | None:
 def _task(task: Mapping[str, Any], looks: Mapping[str, Identity]) -> Drawn | None:
     rows = [row for row in task.get("rows") or () if str(row.get("name")) in looks]
     places = list(dict.fromkeys(key for row in rows for key in row.get("at") or {}))
-    if len(places) > 1 and all(re.fullmatch(r"[\d.]+x?", place) for place in places):
+    if len(places) > 1 and all(re.fullmatch(r"[\d.]+x", place) for place in places):
         return _by_place(task, rows, places, looks)
     drawing = Drawing()
     for row in rows:
         state, score = row.get("state_bytes"), row.get("score")
         if is_number(state) and state > 0 and is_number(score):
+            at = [f"{percent(value)} at {place}" for place, value in (row.get("at") or {}).items()]
             notes = [[f"{percent(score)} right", f"state: {size(state)}", f"trained for {seconds(row.get('seconds'))}"]]
+            notes[0] += at if len(at) > 1 else []
             drawing.add(looks[str(row["name"])], [state], [score], notes, kind="points")
     return _view(task, drawing, size_axis(drawing.x, size, "state of one layer")) if drawing.data else None
 

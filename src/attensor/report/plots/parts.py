@@ -9,7 +9,7 @@ from typing import Any
 from attensor.report.axes import Axis, score_axis
 from attensor.report.charts import Chart, Drawing, View
 from attensor.report.looks import Identity, identities
-from attensor.report.numbers import DASH, is_number
+from attensor.report.numbers import DASH, is_number, short
 from attensor.report.reading import Mechanism, Results, field, is_accuracy, ordered, score_number
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "against",
     "by_quality",
     "chart",
+    "crossings",
     "levels",
     "metric",
     "percent",
@@ -28,6 +29,7 @@ __all__ = [
 Format = Callable[[object], str]
 # lines further from the scores than this share of their range would squeeze the curves: they stand at the plot's edge
 _NEAR = 0.6
+_MOST_CROSSINGS = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,17 @@ def chart(name: str, title: str, text: str, drawn: Sequence[tuple[Drawing, View]
     looks = {group: look for drawing, _ in shown for group, look in drawing.looks.items()}
     ordered_looks = sorted(looks.values(), key=lambda look: int(look.group[1:]))
     return Chart(name, title, text, [view for _, view in shown], ordered_looks) if shown else None
+
+
+def crossings(results: Results, of: str) -> str:
+    """Where the order of two mechanisms in "quality" or "cost" turns round, as a sentence; empty where it does not."""
+    found = [
+        f"{row.get('b')} overtakes {row.get('a')} at about {short(round(row['length']))}"
+        for row in results.get("crossings") or ()
+        if is_number(field(row, "length")) and row.get("of", "quality") == of
+    ]
+    more = f"; and {len(found) - _MOST_CROSSINGS} more" if len(found) > _MOST_CROSSINGS else ""
+    return f" {'; '.join(found[:_MOST_CROSSINGS])}{more}." if found else ""
 
 
 def metric(results: Results) -> str:

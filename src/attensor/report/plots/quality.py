@@ -14,6 +14,7 @@ from attensor.report.plots.parts import (
     Format,
     by_quality,
     chart,
+    crossings,
     levels,
     metric,
     scores_axis,
@@ -115,21 +116,12 @@ def quality_against_length(results: Results) -> Chart | None:
     vertical = scores_axis(results, ends, lines)
     summary = drawing.summary(f"{metric(results)} against length")
     view = View("", vertical_title(results), drawing.data, horizontal, vertical, lines, summary)
-    return chart("length", "Quality against length", _crossings(results), [(drawing, view)])
+    text = "The same models, trained at 1x and read on longer windows, with 95 % intervals."
+    return chart("length", "Quality against length", text + crossings(results, "quality"), [(drawing, view)])
 
 
 def _end(score: dict[str, float], key: str) -> float:
     return score[key] if is_number(score.get(key)) else score["mean"]
-
-
-def _crossings(results: Results) -> str:
-    text = "The same models, trained at 1x and read on longer windows, with 95 % intervals."
-    found = [
-        f"{row['a']} and {row['b']} at about {short(round(row['length']))} tokens"
-        for row in results.get("crossings") or ()
-        if is_number(field(row, "length")) and row.get("of", "quality") == "quality"
-    ]
-    return f"{text} Curves cross: {'; '.join(found)}." if found else text
 
 
 def quality_against_cost(results: Results) -> Chart | None:

@@ -95,12 +95,12 @@ function levels(svg, view, box, up, taken) {
     const above = chance[0] > high;
     wanted[above ? "unshift" : "push"]({ name: `${above ? "↑" : "↓"} ${chance[1]}`, y: above ? box.top : box.bottom });
   }
+  for (const { y } of wanted) svg.append(shape("line", { class: "level", x1: box.left, x2: box.right, y1: y, y2: y }));
   for (const { name, y } of wanted) {
     const place = { x: box.left + 6, y: (y < box.top + 14 ? y + 2 : y - 14), w: textWidth(name), h: 13 };
     // names of lines close together stand side by side
     while (taken.some((other) => overlap(place, other))) place.x += 8;
     taken.push({ ...place, w: place.w + 10 });
-    svg.append(shape("line", { class: "level", x1: box.left, x2: box.right, y1: y, y2: y }));
     if (place.x + place.w < box.right) svg.append(shape("text", { class: "level-name halo", x: place.x, y: place.y + 10 }, name));
   }
 }

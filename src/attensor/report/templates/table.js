@@ -30,6 +30,7 @@ class Results {
     this.data.columns.forEach((column, i) => {
       const title = column.titles[this.key(column)], cells = this.cells(i);
       this.heads[i].querySelector(".sort").textContent = title;
+      this.heads[i].dataset.title = title;
       this.heads[i].querySelector(".help").setAttribute("aria-label", `What ${title} means`);
       for (const row of this.body.querySelectorAll("tr[data-row]:not(.failed)")) {
         const [text, , isBest] = cells[row.dataset.row], cell = row.cells[i + 1];
