@@ -28,7 +28,8 @@ WRONG = [
     (["bench", "lin"], "attensor bench: 'lin' is no command", "Did you mean attensor bench linear?"),
     (["compare", "--mechnisms", "gla"], "there is no option --mechnisms", "did you mean --mechanisms?"),
     (["compare", "--lr=1"], "there is no option --lr", "did you mean --learning-rates?"),
-    (["compare", "gla"], "'gla' belongs to no option", "See attensor compare --help."),
+    (["compare", "gla", "swa"], "'gla swa' belongs to no option", "did you mean --mechanisms gla,swa? See"),
+    (["compare", "my_texts"], "'my_texts' belongs to no option", "See attensor compare --help."),
     (["compare", "--seeds", "two"], "--seeds: 'two' is not a whole number", "See attensor compare --help."),
     (["compare", "--steps", "x"], "--steps: 'x' is not a whole number", "See"),
     (["compare", "--steps", "-3"], "attensor compare: --steps -3: must be at least 1", "See"),
@@ -140,10 +141,10 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 
 def test_a_library_that_is_missing_is_found_without_importing_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, "plotly", "pandas")
+    without(monkeypatch, "jinja2", "pandas")
     need("torch", purpose="everything")
-    with pytest.raises(MissingExtraError, match=r'^a page needs plotly.*: pip install "attensor\[report\]"$'):
-        need("torch", "plotly", purpose="a page")
+    with pytest.raises(MissingExtraError, match=r'^a page needs jinja2.*: pip install "attensor\[report\]"$'):
+        need("torch", "jinja2", purpose="a page")
     with pytest.raises(MissingExtraError, match=r"^a frame needs pandas.*: pip install pandas$"):
         need("pandas", purpose="a frame")
     with pytest.raises(MissingExtraError, match="pip install no_such_library"):
@@ -154,13 +155,13 @@ def test_a_missing_library_is_said_before_a_recipe_begins(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
 ) -> None:
     def run(config: Any) -> Verdict:
-        assert capsys.readouterr().out.startswith("There will be no page: the HTML report needs plotly")
+        assert capsys.readouterr().out.startswith("There will be no page: the HTML report needs jinja2")
         return Verdict((Check("one at most 2: 1", True),))
 
     recipe = Recipe("retnet", "arXiv:0", "one is one", run)
     monkeypatch.setattr("attensor.recipes._reproduce.find", lambda name: recipe)
     monkeypatch.setattr("attensor.recipes.find", lambda name: recipe)
-    without(monkeypatch, "plotly", "sklearn")
+    without(monkeypatch, "jinja2", "sklearn")
     assert Reproduce(names=("retnet",), out=tmp_path).run() == 0
     object.__setattr__(recipe, "needs", ("sklearn",))
     assert cli.main(["reproduce", "retnet", "--out", str(tmp_path / "none")]) == 2

@@ -54,6 +54,7 @@ EVENTS = [
     ("softmax", {"ended": None, "phase": "calibrate"}),
     ("softmax", {"stage": "pilot-0", "fraction": 0.2, "seconds_left": 3.0, "score": None}),
     ("softmax", {"stage": "seed-0", "fraction": 0.5, "seconds_left": 1.0, "score": 2.5}),
+    ("softmax", {"stage": "seed-0", "fraction": 1.0, "seconds_left": 0.0, "score": 2.4}),
     ("softmax", {"ended": None, "phase": "train"}),
     ("gla", {"ended": "leaks [the] future", "phase": "train"}),
     ("softmax", {"stage": "cost", "length": 256}),

@@ -86,6 +86,8 @@ def _initials(name: str) -> str:
 
 def _of_unknown(tokens: Sequence[str], options: Collection[str]) -> str:
     wrong = [token.partition("=")[0] for token in tokens if token.startswith("-")]
+    if not wrong and "--mechanisms" in options and find_name(tokens[0]):
+        return f"{' '.join(tokens)!r} belongs to no option; did you mean --mechanisms {','.join(tokens)}?"
     if not wrong:
         return f"{' '.join(tokens)!r} belongs to no option"
     near = nearest(wrong[0], options)

@@ -88,7 +88,7 @@ def _folder(config: CompareConfig) -> Path:
 
 def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -> None:
     for line in (_headline(run, plan), *plan.facts.get("notes", ())):
-        console.print(line, highlight=False, markup=False)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     names = [subject.name for subject in plan.subjects]
     with Display("all", names, console=console) as display:
         watch = Watch(plan, display)

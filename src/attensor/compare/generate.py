@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attensor.catalogue import find_name
 from attensor.compare.artefacts import Balance
 from attensor.compare.config import GenerateConfig
 from attensor.compare.folder import check_file
@@ -42,6 +43,8 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
 def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str]:
     """Continue with a model of a comparison."""
     plan = Plan.load(run)
+    if all(mechanism != subject.name for subject in plan.subjects):
+        mechanism = find_name(mechanism) or mechanism
     checkpoint = _checkpoint(run, plan, mechanism, config.seed_index)
 
     import torch

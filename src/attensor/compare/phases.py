@@ -23,6 +23,8 @@ PHASES = ("calibrate", "train", "measure")
 _CALIBRATE_SECONDS = 5.0
 _START_SECONDS = 3.0
 _MEASURE_SECONDS = 6.0
+# 0.0 is for what has ended and is counted as done
+_NOT_ENDED = 1e-3
 
 
 class Watch:
@@ -59,7 +61,7 @@ class Watch:
             score = event.get("score")
             state = stage if score is None else f"{stage}, {score:.3f}"
             if "seconds_left" in event:
-                self._training.left[name] = event["seconds_left"]
+                self._training.left[name] = max(event["seconds_left"], _NOT_ENDED)
         self._display.row(name, state, stage=stage, fraction=event.get("fraction"))
         self.tick()
 
