@@ -134,23 +134,13 @@ def trust(results: Results) -> list[tuple[str, str, bool]]:
     smallest = ranking.get("smallest_p")
     seeds = found.get("seeds")
     rows = [
-        ("rule", RULES.get(str(found.get("rule")), found.get("rule")), False),
+        ("rule", found.get("rule"), False),
         ("steps", count(found.get("steps")) if is_number(found.get("steps")) else None, False),
         ("seeds", f"{count(seeds)}, paired" if is_number(seeds) else None, is_number(seeds) and seeds < 3),
         ("load", rounded(load) if is_number(load) else None, is_number(load) and load > 1.5),
         ("rates at the edge", _names([str(name) for name in edges]) or "none", bool(edges)),
-        ("test", _test_size(found.get("test_size")), False),
+        ("test", found.get("test_size"), False),
         ("chance", score_number(results, chance) if is_number(chance) else None, False),
         ("least p by seeds alone", rounded(smallest, 2) if is_number(smallest) else None, False),
     ]
     return [(label, str(text), bool(doubt)) for label, text, doubt in rows if text]
-
-
-def _test_size(found: object) -> str:
-    """`1.14 MiB in 42 files`, or `200 images`."""
-    if not isinstance(found, Mapping):
-        return str(found or "")
-    files, images = found.get("files"), found.get("images")
-    if is_number(found.get("bytes")):
-        return size(found["bytes"]) + (f" in {count(files)} files" if is_number(files) else "")
-    return f"{count(images)} images" if is_number(images) else ""
