@@ -141,14 +141,14 @@ def test_interruption_gives_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("attensor.compare.run.compare", seen.append)
+    monkeypatch.setattr("attensor.compare.comparison.compare", seen.append)
     assert cli.main(["compare", "--data", "digits", "--mechanisms", "softmax,my.py:Mine", "--budget", "90s"]) == 0
     assert seen == [Compare(data="digits", mechanisms="softmax,my.py:Mine", budget="90s")]
 
 
 def test_a_comparison_takes_names_with_spaces_too(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("attensor.compare.run.compare", seen.append)
+    monkeypatch.setattr("attensor.compare.comparison.compare", seen.append)
     assert cli.main(["compare", "--mechanisms", "gla,", "3*gla+mha", "--learning-rates", "1e-3,", "0.01"]) == 0
     assert seen == [Compare(mechanisms="gla,3*gla+mha", learning_rates=(1e-3, 0.01))]
 

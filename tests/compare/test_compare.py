@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from attensor.compare.comparison import compare
 from attensor.compare.config import CompareConfig, GenerateConfig
 from attensor.compare.generate import generate_text
-from attensor.compare.run import compare
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_a_damaged_model_is_named(finished, tmp_path):
 def test_interrupted_and_resumed(tmp_path, start):
     """The first Ctrl-C saves, writes what is there, and names the command that continues."""
     code = (
-        "import sys\nfrom attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.comparison import compare\n"
         f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='softmax,linear', steps=2000)!r}))"
     )
     process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -172,7 +172,7 @@ def test_interrupted_and_resumed(tmp_path, start):
 def test_killed_and_resumed_to_the_same_numbers(finished, tmp_path, start):
     """kill -9 in the middle of the training, its processes outliving it for a moment."""
     code = (
-        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.comparison import compare\n"
         f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='linear,linear+softmax', max_length=128)!r}))"
     )
     process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)

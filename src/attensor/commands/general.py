@@ -81,7 +81,7 @@ class Compare(CompareConfig):
 
     def run(self) -> None:
         """Run or resume the comparison."""
-        from attensor.compare.run import compare
+        from attensor.compare.comparison import compare
 
         announce_missing_report(Console())
         compare(self)

@@ -14,6 +14,7 @@ from typing import Any
 import attensor
 from attensor import catalogue
 from attensor.compare.artefacts import Balance, Measured, Pilot, Schedule, SeedRun
+from attensor.compare.columns import CSV_FILE, write_csv
 from attensor.compare.conclusions import conclusions
 from attensor.compare.fits import exponent
 from attensor.compare.folder import is_measured
@@ -22,15 +23,13 @@ from attensor.compare.pilots import is_at_edge
 from attensor.compare.plan import Plan
 from attensor.compare.prepare import reference_rows
 from attensor.compare.provenance import machine, provenance
+from attensor.compare.result import PROTOCOL, RESULTS_FILE, SCHEMA
 from attensor.compare.skills import collect_skills, skills_are_done, skills_sentences
 from attensor.compare.subjects import Subject
 from attensor.files import read_json, write_json
 
 __all__ = ["RESULTS_FILE", "collect", "write_results"]
 
-RESULTS_FILE = "results.json"
-SCHEMA = 2
-PROTOCOL = {"name": "attensor-compare", "version": 2}
 _PLAN_FIELDS = (
     *(
         "size",
@@ -56,9 +55,10 @@ _OF_TRAINING = (
 
 
 def write_results(run: Path, plan: Plan) -> dict[str, Any]:
-    """Gather, write `results.json`, and return what was written."""
+    """Gather, write `results.json` and the table of it, `results.csv`, and return what was written."""
     results = collect(run, plan)
     write_json(run / RESULTS_FILE, results)
+    write_csv(run / CSV_FILE, results)
     return results
 
 

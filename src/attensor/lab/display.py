@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from statistics import fmean
@@ -66,7 +67,9 @@ class Display:
 
     def __init__(self, title: str, rows: Sequence[str] = (), *, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._is_live = self._console.is_terminal
+        # bars in a notebook are a widget of ipywidgets
+        has_widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self._is_live = self._console.is_terminal or has_widgets
         self._started = time.monotonic()
         self._work: list[Estimate] = []
         self._seen: dict[str, str] = {}

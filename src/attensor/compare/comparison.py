@@ -22,31 +22,46 @@ from attensor.compare.skills import check_skills, run_skills, skills_table
 from attensor.files import locked, user_path
 from attensor.lab import Display, Interruption
 
-__all__ = ["compare"]
+__all__ = ["Ended", "compare"]
 
 INTERRUPTED = 130
 ALL_FAILED = 1
 REPORT_FILE = "report.html"
 
 
-def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
+class Ended(SystemExit):
+    """The end of a comparison that is not whole, with the status for the shell.
+
+    Attributes:
+        folder: of the run.
+        is_interrupted: by the user; else no mechanism could be trained.
+    """
+
+    def __init__(self, folder: Path, *, is_interrupted: bool) -> None:
+        super().__init__(INTERRUPTED if is_interrupted else ALL_FAILED)
+        self.folder = folder
+        self.is_interrupted = is_interrupted
+
+
+def compare(config: CompareConfig, *, console: Console | None = None, command: str | None = None) -> Path:
     """Run a comparison to its end, or continue the one in `config.resume`.
 
     Args:
         config: what to compare; with `resume` only what does not contradict the run's own plan.
         console: where progress and results are shown.
+        command: what was typed, for the results; that of the process when None.
     Returns:
         Folder of the run, with `results.json`, `report.html` and a folder a mechanism.
     Raises:
         DataError, ValueError, OSError: found before the training: data, options, disk.
-        SystemExit: status 130 after Ctrl-C, 1 when no mechanism could be trained; what is there has been written.
+        Ended: status 130 after Ctrl-C, 1 when no mechanism could be trained; what is there has been written.
     """
     console = console or Console()
     now, out = datetime.now(), _folder(config)
     if config.resume is not None:
         plan = reopened(out, config)
     else:
-        command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         plan = make_plan(config, created=now.isoformat(timespec="seconds"), command=command)
         check_skills(plan)
     with Interruption().listening() as interruption:
@@ -57,10 +72,10 @@ def compare(config: CompareConfig, *, console: Console | None = None) -> Path:
             _conclude(results, run, console)
     if interruption.requested:
         console.print("Interrupted.", highlight=False, markup=False)
-        raise SystemExit(INTERRUPTED)
+        raise Ended(run, is_interrupted=True)
     if all(row["status"] == "failed" for row in results["mechanisms"]):
         console.print(f"No mechanism could be trained; their logs are in {run}.", highlight=False, markup=False)
-        raise SystemExit(ALL_FAILED)
+        raise Ended(run, is_interrupted=False)
     return run
 
 
