@@ -11,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attensor.compare.merging import merge as merge
     from attensor.compare.python import run as run
     from attensor.compare.result import Result as Result
 
-__all__ = ["Result", "run"]
+__all__ = ["Result", "merge", "run"]
 
-_HOMES = {"Result": "result", "run": "python"}
+_HOMES = {"Result": "result", "merge": "merging", "run": "python"}
 
 
 def __getattr__(name: str) -> Any:

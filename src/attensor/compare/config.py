@@ -12,6 +12,7 @@ from tyro.conf import arg
 __all__ = ["CompareConfig", "GenerateConfig", "parse_budget"]
 
 _MOST_SEEDS = 1000
+_LAST_SEED = 2**31
 _MOST_SECONDS = 366 * 24 * 3600.0
 
 
@@ -36,6 +37,8 @@ class CompareConfig:
     """Train each mechanism for this many steps a seed, however long that takes; not together with --budget."""
     seeds: int = 3
     """Runs of each mechanism, with different initial weights and data order, the same for all; at least 2."""
+    first_seed: int = 0
+    """The first of them; on a second machine as many more, so that `attensor merge` can pool the runs of both."""
     size: Literal["tiny", "small", "base"] = "tiny"
     """Size of the model: tiny (64 wide, 2 layers) for a CPU, small (256, 6) and base (768, 12) for a GPU."""
     length: int | None = None
@@ -72,6 +75,8 @@ class CompareConfig:
                 f"--seeds {self.seeds}: at least 2 are needed. One run cannot show whether a difference between two "
                 "mechanisms is larger than the difference between two runs of the same one."
             )
+        if not 0 <= self.first_seed <= _LAST_SEED:
+            raise ValueError(f"--first-seed {self.first_seed}: must be from 0 to {_LAST_SEED}.")
         if self.seeds > _MOST_SEEDS:
             raise ValueError(f"--seeds {self.seeds}: at most {_MOST_SEEDS}.")
         if self.steps is not None and self.budget is not None:

@@ -156,7 +156,7 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
         num_layers=max(num_layers, *(subject.period for subject in subjects)),
         num_heads=num_heads,
         **layout,
-        seeds=tuple(range(config.seeds)),
+        seeds=tuple(range(config.first_seed, config.first_seed + config.seeds)),
         **training_time(config, task),
         learning_rates=config.learning_rates,
         pilot_fraction=0.25,

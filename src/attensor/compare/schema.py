@@ -27,10 +27,10 @@ def schema_tables() -> str:
     parts = []
     for path, node in _objects(whole):
         required = node.get("required", ())
-        rows = [
-            f"| `{name}` | {_type(field, whole)} | {_sentence(field)}{'' if name in required else ' (may be left out)'} |"
-            for name, field in node["properties"].items()
-        ]
+        rows = []
+        for name, field in node["properties"].items():
+            rest = "" if name in required else " (may be left out)"
+            rows.append(f"| `{name}` | {_type(field, whole)} | {_sentence(field)}{rest} |")
         title = f"### `{path}`" if path else "### Top level"
         said = f"{node['description']}\n\n" if path and node.get("description") else ""
         parts.append(f"{title}\n\n{said}| field | type | meaning |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n")
