@@ -26,7 +26,9 @@ class CompareConfig:
     mechanisms: str | None = None
     """Names from `attensor list` and your own modules, separated by commas: softmax,gla,my_file.py:MyMixer.
     Cards whose layers take turns are one: gla+softmax, 3*gla+softmax; all models are then as deep as the longest
-    of them. Left out: every mechanism of the catalogue that fits the data."""
+    of them. sweep:gla+softmax stands for both alone, the ratios 1:1, 3:1 and 7:1, and one softmax layer first and in
+    the middle of eight; sweep:3*gla+softmax goes up to 3:1 in four layers. Left out: every mechanism of the catalogue
+    that fits the data."""
     budget: str | None = None
     """Time for all training: 90s, 3m, 1h. From it follows one number of steps for all mechanisms. Left out: 2m30s for
     text, 1m for images."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attensor import catalogue
 from attensor.catalogue import Domain
+from attensor.compare.sweep import SWEEP, expanded
 from attensor.compare.user_files import file_and_class, undisturbed, user_class
 
 if TYPE_CHECKING:
@@ -101,8 +102,10 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
     if wanted is None:
         return tuple(Subject.of(card.name) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None)
     subjects: list[Subject] = []
-    for text in (part.strip() for part in wanted.split(",") if part.strip()):
+    for text, is_swept in _texts(wanted):
         subject = _from_file(text) if ".py" in text else _from_catalogue(text, domain)
+        if is_swept and subject in subjects:
+            continue
         if subject in subjects:
             raise ValueError(f"--mechanisms: {text} is named twice.")
         taken = {s.name for s in subjects}
@@ -112,6 +115,13 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
     if not subjects:
         raise ValueError("--mechanisms is empty; leave it out to compare all, or name some of `attensor list`.")
     return tuple(subjects)
+
+
+def _texts(wanted: str) -> Iterator[tuple[str, bool]]:
+    """The single names, and whether a sweep brought them: those last, so that what is named too comes once."""
+    parts = [part.strip() for part in wanted.split(",") if part.strip()]
+    yield from ((part, False) for part in parts if not part.startswith(SWEEP))
+    yield from ((name, True) for part in parts if part.startswith(SWEEP) for name in expanded(part))
 
 
 def _misfit(card: catalogue.Mechanism, domain: Domain) -> str | None:
