@@ -17,6 +17,7 @@ from attensor import cli
 from attensor.catalogue import card, cards, find_name, mechanism, parse_stack
 from attensor.commands.complaints import nearest
 from attensor.commands.general import Reproduce
+from attensor.commands.reading import values_of
 from attensor.errors import MissingExtraError, need, require
 from attensor.recipes import Check, Recipe, Verdict
 
@@ -87,7 +88,7 @@ def test_help_fits_80_columns_and_shows_no_insides(
     assert not end.value.code
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    assert not re.search(r"None|default: \)|False|--no-|ClassVar", shown)
+    assert not re.search(r"None|default: \)|False|True|, --no-|ClassVar", shown)
 
 
 def test_help_of_a_list_says_what_stands_between(capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,3 +189,10 @@ def test_several_recipes_are_run_and_all_must_be_reproduced(
     capsys.readouterr()
     assert cli.main(["reproduce", "retnet,gla", "--resume", str(tmp_path)]) == 2
     assert "continues one run; name one recipe" in capsys.readouterr().err
+
+
+def test_lists_have_commas_or_spaces_and_paths_that_are_there_stay_whole(tmp_path: Any) -> None:
+    assert values_of(["1,2", "3,"], int) == values_of(["1", "2,3"], int) == [1, 2, 3]
+    there = tmp_path / "one, two"
+    there.mkdir()
+    assert values_of([str(there), "a,b"], str) == [str(there), "a", "b"]

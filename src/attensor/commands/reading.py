@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import shutil
 import textwrap
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-__all__ = ["MARKERS", "REGISTRY", "as_shown", "numbers_of", "without_colours", "wrapped"]
+__all__ = ["MARKERS", "REGISTRY", "as_shown", "values_of", "without_colours", "wrapped"]
 
 Class = TypeVar("Class", bound=type)
 
@@ -40,7 +41,7 @@ def as_shown(command: Class) -> Class:
             kind = Annotated[kind, tyro.conf.arg(help=texts[option.name] + how)]
         if is_listed:
             kind = Annotated[kind, _joined(option.name)]
-        if option.default is None or option.default is False or option.default == ():
+        if option.default is None or isinstance(option.default, bool) or option.default == ():
             kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="")]
         if option.default is MISSING and get_origin(kind) is not None:
             kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="(required)")]
@@ -61,14 +62,15 @@ def _option_texts(command: type) -> dict[str, str]:
     return found
 
 
-def numbers_of(texts: list[str], kind: type) -> list[Any]:
-    """Values separated by commas, by spaces, or both; each of them read by `kind`.
+def values_of(texts: list[str], kind: type) -> list[Any]:
+    """Values separated by commas, by spaces, or both; each of them read by `kind`. A path that is there stays whole.
 
     Raises:
         ValueError: one is no such value.
     """
     found = []
-    for text in (part for word in texts for part in word.split(",") if part.strip()):
+    words = ([word] if kind is str and os.path.exists(word) else word.split(",") for word in texts)
+    for text in (part for parts in words for part in parts if part.strip()):
         try:
             found.append(kind(text.strip()))
         except ValueError:
@@ -102,7 +104,7 @@ def _lists(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
     kind = str if choices else member
 
     def read(texts: list[str]) -> tuple[Any, ...]:
-        found = numbers_of(texts, kind)
+        found = values_of(texts, kind)
         if choices and (unknown := [one for one in found if one not in choices]):
             raise ValueError(f"{unknown[0]!r} is none of {', '.join(choices)}")
         return tuple(found)
@@ -113,7 +115,7 @@ def _lists(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
 
 def _pairs() -> PrimitiveConstructorSpec[Any]:
     def read(texts: list[str]) -> tuple[Any, ...]:
-        flat = numbers_of([re.sub(r"(?<=\d)x(?=\d)", ",", text) for text in texts], int)
+        flat = values_of([re.sub(r"(?<=\d)x(?=\d)", ",", text) for text in texts], int)
         if len(flat) % 2:
             raise ValueError(f"{len(flat)} numbers are no pairs")
         return tuple(zip(flat[::2], flat[1::2]))

@@ -49,7 +49,7 @@ class CompareConfig:
     """Sequences or images in a batch. Left out: chosen by the size."""
     counts: bool = True
     """Text: models correct a back-off n-gram that was counted on the training text, so that they differ in what
-    counting cannot do. Without, they begin with nothing."""
+    counting cannot do. With --no-counts they begin with nothing."""
     learning_rates: tuple[float, ...] = (2e-3, 6e-3, 1.8e-2)
     """Tried for each mechanism in the beginning of a run; where the smallest or largest is best, more are tried beyond
     it. The best one goes on and trains the seeds."""
