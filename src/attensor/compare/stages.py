@@ -222,36 +222,24 @@ class Training(_Stages):
     def _train(self, key: str, seed: int, rate: float, *, until: int) -> _Run:
         """One run from its checkpoint or its start up to a step, where its state is kept if it is not its last."""
         self._stop_here()
-        latest = Progress()
+        steps, latest = self.schedule.steps, Progress()
 
         def on_step(progress: Progress) -> bool:
             nonlocal latest
             latest = progress
-            left = max(self._total - self._done, until) - progress.step
-            self.reporter.progress(
-                stage=key,
-                fraction=1 - left / max(self._total, self._done + until),
-                seconds_left=left * progress.seconds / progress.step,
-                score=progress.curve[-1].score if progress.curve else None,
-            )
-            return not self.reporter.stop and (progress.step < until or until == self.schedule.steps)
+            self._tell(key, progress, until)
+            return not self.reporter.stop and (progress.step < until or until == steps)
 
         model = self._model(seed)
         average = polynomial_average(model)
-        points = curve_steps(self.schedule)
+        points, precision = curve_steps(self.schedule), self._precision()
         clock = _Clock(self.plan.device)
         try:
             latest = train(
                 model,
                 lambda step: self.task.batch(step, seed),
                 self.task.loss,
-                TrainConfig(
-                    self.schedule.steps,
-                    rate,
-                    constant_after=WARM_UP,
-                    evaluations=points,
-                    autocast=self._precision(),
-                ),
+                TrainConfig(steps, rate, constant_after=WARM_UP, evaluations=points, autocast=precision),
                 evaluate=self.task.score,
                 checkpoint=self._state(key),
                 average=average,
@@ -261,6 +249,16 @@ class Training(_Stages):
             if self.reporter.stop or latest.step < until:
                 raise
         return _Run(latest, average.module, clock.load())
+
+    def _tell(self, key: str, progress: Progress, until: int) -> None:
+        total = max(self._total, self._done + until)
+        left = total - self._done - progress.step
+        self.reporter.progress(
+            stage=key,
+            fraction=1 - left / total,
+            seconds_left=left * progress.seconds / progress.step,
+            score=progress.curve[-1].score if progress.curve else None,
+        )
 
     def _state(self, key: str) -> Path:
         return self.folder / f"{key}.state.safetensors"
