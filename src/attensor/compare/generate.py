@@ -91,7 +91,7 @@ def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
         raise ValueError(f"--mechanism {mechanism}: the run {run} has {', '.join(names)}.")
     if not 0 <= seed_index < len(plan.seeds):
         raise ValueError(f"--seed-index {seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
-    checkpoint = plan.subject(mechanism).folder(run) / f"seed-{plan.seeds[seed_index]}.safetensors"
+    checkpoint = plan.subject(mechanism).checkpoint(run, plan.seeds[seed_index])
     if not checkpoint.exists():
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"
