@@ -17,6 +17,7 @@ from attensor.compare.measuring import run_measurements
 from attensor.compare.phases import Watch
 from attensor.compare.plan import make_plan
 from attensor.compare.results import collect
+from attensor.compare.tasks import open_task
 from attensor.errors import Stopped
 from attensor.lab import Display, Interruption, Reporter
 
@@ -73,6 +74,7 @@ def run(plan, tmp_path):
     from safetensors.torch import save_model
 
     run = new_run(tmp_path, datetime(2026, 11, 22), plan)
+    open_task(plan, run).prepare()
     for subject in plan.subjects:
         subject.folder(run).mkdir()
         Balance(40, 10_000, 10_000).save(subject.folder(run) / "balance.json")
@@ -112,7 +114,7 @@ def test_failures_and_deaths_cost_their_own_rows(run, plan):
     assert "measures cost, 256" in shown
     assert not (run / "at-work.txt").exists()
     # the second process went on where the first one had ended
-    assert shown.count("softmax          measures cost") == 1
+    assert shown.count("softmax: measures cost") == 1
 
 
 class Stops(Reporter):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from attensor import catalogue
 from attensor.bench.memory import keep_freed_memory, measure_tensor_bytes
 from attensor.compare.artefacts import Balance, Measured
 from attensor.compare.cost import CostContender, Setting
+from attensor.compare.counts import load_counts
 from attensor.compare.decoding import DecodeContender, GenerationContender, decode_sizes
 from attensor.compare.generate import trained_model
 from attensor.compare.measuring import AT_WORK, FAILED
@@ -21,6 +22,7 @@ from attensor.compare.plan import Plan
 from attensor.compare.rounds import Contender, Size, in_turns
 from attensor.compare.subjects import Subject
 from attensor.compare.tasks import autocast
+from attensor.data.ngram import NGram
 from attensor.errors import Stopped
 from attensor.files import write_json
 from attensor.lab import Reporter
@@ -141,13 +143,20 @@ class Measurement:
         options: dict[str, Any] = {"layers": len(self._layers[name]), "rows": found.rows, "samples": found.samples}
         return DecodeContender(name, self._mixer(name), self._setting, **options)
 
+    def _trained(self, subject: Subject) -> nn.Module:
+        checkpoint = subject.checkpoint(self._run, self._plan.seeds[0])
+        return trained_model(self._run, self._plan, subject, checkpoint, counts=self._counts)
+
+    @cached_property
+    def _counts(self) -> NGram | None:
+        """Those that all models share."""
+        return load_counts(self._run) if self._plan.counts else None
+
     def _generation(self, name: str, found: Measured) -> Contender:
         subject = self._subjects[name]
         balance = Balance.load(subject.folder(self._run) / "balance.json")
         parameters = 0 if balance is None else balance.parameters
-        build = partial(
-            trained_model, self._run, self._plan, subject, subject.checkpoint(self._run, self._plan.seeds[0])
-        )
+        build = partial(self._trained, subject)
         return GenerationContender(name, build, parameters, self._setting, self._mixer(name), rows=found.rows)
 
 
