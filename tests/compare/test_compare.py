@@ -91,11 +91,15 @@ def test_a_failure_costs_one_row_and_says_why(finished):
 
 def test_decode_state_grows_only_with_a_cache_of_keys(finished):
     softmax, linear = (rows(finished[1])[name]["decode"] for name in ("softmax", "linear"))
-    assert [d["context"] for d in softmax] == [128, 256, 512, 1024]
-    assert softmax[-1]["state_bytes"] == 8 * softmax[0]["state_bytes"]
-    assert linear[-1]["state_bytes"] == linear[0]["state_bytes"]
+    sizes = [(128, 1), (256, 1), (512, 1), (1024, 1), (1024, 8), (1024, 32)]
+    assert [(d["context"], d["batch"]) for d in softmax] == sizes
+    assert softmax[3]["state_bytes"] == 8 * softmax[0]["state_bytes"]
+    assert softmax[5]["state_bytes"] == 32 * softmax[3]["state_bytes"]
+    assert len({(d["state_bytes"], d["ms_per_token"]) for d in linear[:4]}) == 1
     both = [d["state_bytes"] for d in rows(finished[1])["linear+softmax"]["decode"]]
     assert both == [(a["state_bytes"] + b["state_bytes"]) // 2 for a, b in zip(softmax, linear, strict=True)]
+    assert [g["batch"] for g in rows(finished[1])["linear+softmax"]["generation"]] == [1, 8, 32]
+    assert rows(finished[1])["Mean"]["generation"] == []
     assert rows(finished[1])["Mean"]["decode_stopped"] == "Mean has no new_cache(), so it cannot decode token by token"
 
 

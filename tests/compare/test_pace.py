@@ -53,7 +53,7 @@ def test_sleep_counts():
 
 def test_a_wait_for_the_processor_does_not_count_but_as_load(monkeypatch):
     queued = iter([3.0, 7.0, 7.0])
-    monkeypatch.setattr(stages, "_queued_seconds", lambda: next(queued))
+    monkeypatch.setattr(stages, "queued_seconds", lambda: next(queued))
     monkeypatch.setattr(time, "perf_counter", iter([100.0, 106.0, 106.0, 106.0]).__next__)
     clock = stages._Clock("cpu")
     assert clock.own_seconds() == 2.0
@@ -61,7 +61,7 @@ def test_a_wait_for_the_processor_does_not_count_but_as_load(monkeypatch):
 
 
 def test_the_queue_of_the_system_is_read():
-    assert stages._queued_seconds() >= 0.0
+    assert stages.queued_seconds() >= 0.0
 
 
 def test_the_pace_is_measured_with_the_rate_that_is_least_likely_to_diverge(calibration, monkeypatch):

@@ -57,7 +57,7 @@ EVENTS = [
     ("softmax", {"stage": "seed-0", "fraction": 1.0, "seconds_left": 0.0, "score": 2.4}),
     ("softmax", {"ended": None, "phase": "train"}),
     ("gla", {"ended": "leaks [the] future", "phase": "train"}),
-    ("softmax", {"stage": "cost", "length": 256}),
+    ("softmax", {"stage": "cost", "name": "softmax", "size": "256"}),
     ("softmax", {"ended": None, "phase": "measure"}),
 ]
 

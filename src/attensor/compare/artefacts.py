@@ -119,8 +119,12 @@ class References(Artefact):
 
 @dataclass(frozen=True)
 class Measured(Artefact):
-    """Rows of the cost or the decoding; `stopped` says why there are not more, `finished` that there will not be."""
+    """Rows of the cost or the decoding; `stopped` says why there are not more, `finished` that there will not be.
+
+    Where rows are pooled, `samples` keeps the single times of each.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str | None = None
     finished: bool = False
+    samples: list[list[float]] = field(default_factory=list)

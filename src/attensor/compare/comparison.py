@@ -13,6 +13,7 @@ from rich.console import Console
 
 from attensor.compare.config import CompareConfig
 from attensor.compare.folder import is_calibrated, is_measured, is_trained, new_run, reopened
+from attensor.compare.measuring import run_measurements
 from attensor.compare.pace import decide, expected_seconds, paces
 from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
@@ -114,8 +115,8 @@ def _work(run: Path, plan: Plan, interruption: Interruption, console: Console) -
         # the longest first, so that all processes end together
         phase("train", sorted(waiting, key=lambda s: -seconds[s.name]), at_once=plan.jobs)
         trained = [s for s in plan.subjects if is_trained(run, s, plan)]
-        # one at a time: alone on the machine, so that none disturbs the times of another
-        phase("measure", [s for s in trained if not is_measured(run, s, plan)], at_once=1)
+        left = [s for s in trained if not is_measured(run, s, plan)]
+        run_measurements(run, plan, left, interruption=interruption, watch=watch, on_end=keep)
         run_skills(run, plan, trained, interruption=interruption, display=display, on_end=keep)
 
 

@@ -33,6 +33,7 @@ _ARTEFACTS: dict[str, type[Artefact]] = {
     "seed": SeedRun,
     "cost": Measured,
     "decode": Measured,
+    "generation": Measured,
 }
 
 
@@ -160,8 +161,8 @@ def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
 
 
 def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
-    """Whether cost, and decoding for text, are done."""
-    files = ("cost.json", "decode.json") if plan.task.decodes else ("cost.json",)
+    """Whether cost, and decoding and writing for text, are done."""
+    files = ("cost.json", "decode.json", "generation.json") if plan.task.decodes else ("cost.json",)
     return all((found := Measured.load(subject.folder(run) / file)) is not None and found.finished for file in files)
 
 

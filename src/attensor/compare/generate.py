@@ -18,6 +18,8 @@ from attensor.files import user_path
 if TYPE_CHECKING:
     from torch import nn
 
+    from attensor.data.ngram import NGram
+
 __all__ = ["generate_text", "trained_model"]
 
 
@@ -61,9 +63,14 @@ def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str
     yield utf8.decode(b"", final=True)
 
 
-def trained_model(run: Path, plan: Plan, subject: Subject, checkpoint: Path) -> nn.Module:
+def trained_model(
+    run: Path, plan: Plan, subject: Subject, checkpoint: Path, *, counts: NGram | None = None
+) -> nn.Module:
     """A model of a run in eval mode, with the weights of `checkpoint`, and the counts that it corrects.
 
+    Args:
+        run, plan, subject, checkpoint: whose.
+        counts: of the run, where they have been loaded before; loaded if None.
     Raises:
         ValueError: its sizes are not known, or the counts are damaged or not there.
     """
@@ -78,7 +85,7 @@ def trained_model(run: Path, plan: Plan, subject: Subject, checkpoint: Path) -> 
     model = plan.task.build(plan, plan.mixers(subject), balance.mlp_hidden_size)
     load_model(model, checkpoint)
     if isinstance(model, CountedDecoder):
-        counts = load_counts(run)
+        counts = counts or load_counts(run)
         model.counts, model.context = counts.log_probabilities, counts.order - 1
     return model.eval()
 
@@ -91,7 +98,7 @@ def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
         raise ValueError(f"--mechanism {mechanism}: the run {run} has {', '.join(names)}.")
     if not 0 <= seed_index < len(plan.seeds):
         raise ValueError(f"--seed-index {seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
-    checkpoint = plan.subject(mechanism).folder(run) / f"seed-{plan.seeds[seed_index]}.safetensors"
+    checkpoint = plan.subject(mechanism).checkpoint(run, plan.seeds[seed_index])
     if not checkpoint.exists():
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"

@@ -1,7 +1,6 @@
-"""The three phases of a mechanism, as cells, and what the terminal shows of them.
+"""Two phases of a mechanism, as cells, and what the terminal shows of them and of the measurements.
 
-First its laws and the time of its steps; when that is known of all, its training; then, alone on the machine, the cost
-of its layer.
+First its laws and the time of its steps; when that is known of all, its training.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ __all__ = ["PHASES", "Watch", "run_phase"]
 
 PHASES = ("calibrate", "train", "measure")
 
-# a start of Python, laws, a few steps; what training takes besides its steps; the measurements
+# a start of Python, laws, a few steps; what training takes besides its steps
 _CALIBRATE_SECONDS = 5.0
 _START_SECONDS = 3.0
-_MEASURE_SECONDS = 6.0
+# from the first of these measurements on
+_MEASURE_SECONDS = {"cost": 5.0, "decode": 2.0, "generation": 1.0}
 # 0.0 is for what has ended and is counted as done
 _NOT_ENDED = 1e-3
 
@@ -41,9 +41,9 @@ class Watch:
         self._calibrating = display.expect(dict.fromkeys(names, _CALIBRATE_SECONDS), plan.jobs)
         # None: not known before all have been calibrated
         guess = None if plan.budget_seconds is None else plan.budget_seconds * plan.jobs / len(names) + _START_SECONDS
-        # trainings run `jobs` at a time, measurements one at a time
+        # trainings run `jobs` at a time, measurements in turns
         self._training = display.expect(dict.fromkeys(names, guess), plan.jobs)
-        self._measuring = display.expect(dict.fromkeys(names, _MEASURE_SECONDS), 1)
+        self._measuring = display.expect(dict.fromkeys(names, _MEASURE_SECONDS["cost"]), 1)
         self.tick = display.tick
 
     def expect(self, seconds: Mapping[str, float]) -> None:
@@ -55,8 +55,9 @@ class Watch:
     def event(self, name: str, event: dict[str, Any]) -> None:
         """Show one event of a mechanism."""
         stage = event["stage"]
-        if stage in ("cost", "decode"):
-            state = f"measures {stage}" + (f", {event['length']}" if "length" in event else "")
+        if stage in ("cost", "decode", "generation"):
+            state = f"measures {stage}, {event['size']}"
+            self._measuring.left[name] = _MEASURE_SECONDS[stage]
         else:
             score = event.get("score")
             state = stage if score is None else f"{stage}, {score:.3f}"
@@ -100,7 +101,7 @@ def run_phase(
     Args:
         run: folder of the run.
         plan: of the run.
-        phase: one of `PHASES`.
+        phase: `"calibrate"` or `"train"`.
         subjects: whose.
         at_once: processes.
         interruption: as of `Pool`.
@@ -132,7 +133,7 @@ def _cell(run: Path, phase: str, subject: Subject) -> Cell:
     folder = subject.folder(run)
     folder.mkdir(exist_ok=True)
     (folder / f"failed-{phase}.json").unlink(missing_ok=True)
-    function = {"calibrate": calibrate, "train": train, "measure": measure}[phase]
+    function = {"calibrate": calibrate, "train": train}[phase]
     return Cell.of(function, {"run": str(run), "name": subject.name}, log=folder / f"{phase}.log")
 
 
@@ -148,13 +149,6 @@ def train(run: str, name: str) -> None:
     from attensor.compare.stages import Training
 
     _work(Training, Path(run), name)
-
-
-def measure(run: str, name: str) -> None:
-    """The cell that measures one mechanism's layer."""
-    from attensor.compare.measure import Measurement
-
-    _work(Measurement, Path(run), name)
 
 
 def _work(phase: Callable[[Plan, Any, Path, Reporter], Any], run: Path, name: str) -> None:

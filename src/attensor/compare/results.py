@@ -98,7 +98,7 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
     }
     results |= conclusions(results)
     for row, subject in zip(results["mechanisms"], plan.subjects, strict=True):
-        row["missing"] = _missing(row, subject, plan)
+        row["missing"] = _missing(row, subject, plan, _measured(subject.folder(run), "generation").stopped)
     how = [] if is_finished else [f"Continue with: attensor compare --resume {shlex.quote(str(run))}"]
     return results | {"answer": [*results["answer"], *skills_sentences(results["skills"]), *how]}
 
@@ -114,7 +114,7 @@ def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> 
     balance, pace = Balance.load(folder / "balance.json"), paces(run, [subject]).get(subject.name)
     pilots = _numbered(folder, "pilot", Pilot)
     runs = [r for seed in plan.seeds if (r := SeedRun.load(folder / f"seed-{seed}.json"))]
-    cost, decode = (_measured(folder, name) for name in ("cost", "decode"))
+    cost, decode, generation = (_measured(folder, name) for name in ("cost", "decode", "generation"))
     status, reason = _status(folder, is_trained=len(runs) == len(plan.seeds))
     return {
         "name": subject.name,
@@ -144,6 +144,7 @@ def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> 
         },
         "decode": decode.rows,
         "decode_stopped": decode.stopped,
+        "generation": generation.rows,
     }
 
 
@@ -187,7 +188,7 @@ def _median(runs: list[SeedRun], name: str) -> float | None:
     return statistics.median(getattr(run, name) for run in runs) if runs else None
 
 
-def _missing(row: dict[str, Any], subject: Subject, plan: Plan) -> dict[str, str]:
+def _missing(row: dict[str, Any], subject: Subject, plan: Plan, no_generation: str | None) -> dict[str, str]:
     """Of each field that is null, or empty where there should be rows, the reason."""
     reasons = dict.fromkeys(_OF_TRAINING, row["reason"] or "not trained")
     if row["status"] == "ok":
@@ -201,4 +202,5 @@ def _missing(row: dict[str, Any], subject: Subject, plan: Plan) -> dict[str, str
     reasons["cost"] = row["cost_stopped"] or not_measured
     no_decode = row["decode_stopped"] or not_measured
     reasons["decode"] = no_decode if plan.task.decodes else f"{plan.kind} are not decoded"
+    reasons["generation"] = (no_generation or not_measured) if plan.task.decodes else reasons["decode"]
     return {name: reason for name, reason in reasons.items() if row[name] is None or row[name] == []}

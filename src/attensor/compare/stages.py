@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_model
 from torch import nn
 
+from attensor.bench.timing import queued_seconds
 from attensor.catalogue import Domain
 from attensor.compare.artefacts import Balance, Pace, Pilot, Schedule, SeedRun
 from attensor.compare.balance import balanced_mlp_size, parameter_count
@@ -283,24 +284,15 @@ class _Clock:
 
     def __init__(self, device: str) -> None:
         self._device = device
-        self._started, self._queued = time.perf_counter(), _queued_seconds()
+        self._started, self._queued = time.perf_counter(), queued_seconds()
 
     def own_seconds(self) -> float:
         """Seconds that pass for this mechanism alone: wall time, sleep included, without the wait for a processor."""
         if self._device == "cuda":
             torch.cuda.synchronize()
             return time.perf_counter() - self._started
-        return time.perf_counter() - self._started - (_queued_seconds() - self._queued)
+        return time.perf_counter() - self._started - (queued_seconds() - self._queued)
 
     def load(self) -> float:
         """Wall time by own time: 1 on an idle machine."""
         return max(1.0, (time.perf_counter() - self._started) / max(self.own_seconds(), 1e-9))
-
-
-def _queued_seconds() -> float:
-    """How long this thread has been ready to run while another program had the processor; 0 where nobody counts it."""
-    try:
-        with open("/proc/thread-self/schedstat", encoding="ascii") as file:
-            return int(file.read().split()[1]) / 1e9
-    except (OSError, ValueError, IndexError):
-        return 0.0

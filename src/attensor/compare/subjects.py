@@ -70,6 +70,10 @@ class Subject:
         """Where its artefacts are in the folder of a run."""
         return run / self.name.replace("*", "x")
 
+    def checkpoint(self, run: Path, seed: int) -> Path:
+        """Where its model of one seed is, once it is trained."""
+        return self.folder(run) / f"seed-{seed}.safetensors"
+
     def mixers(self, domain: Domain, hidden_size: int, num_heads: int, num_layers: int) -> Callable[[int], nn.Module]:
         """Layer index -> a new mixer, for the generic bodies.
 
