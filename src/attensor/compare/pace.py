@@ -19,6 +19,8 @@ __all__ = ["SCHEDULE_FILE", "WARM_UP", "decide", "expected_seconds", "paces", "p
 SCHEDULE_FILE = "pace.json"
 # steps in which the learning rate rises, however long the run is; a pilot has as many at full rate, at the least
 WARM_UP = 20
+# what a pilot's points of the curve take, as a part of all evaluations of a seed
+_EVALUATIONS_OF_PILOT = 0.25
 
 
 def paces(run: Path, subjects: Iterable[Subject]) -> dict[str, Pace]:
@@ -67,8 +69,9 @@ def expected_seconds(plan: Plan, known: Mapping[str, Pace], steps: int) -> dict[
     load = statistics.median(pace.machine_load for pace in known.values())
     pilots = len(plan.learning_rates) if len(plan.learning_rates) > 1 else 0
     in_all = len(plan.seeds) * steps + pilots * pilot_steps(plan, steps)
+    evaluations = len(plan.seeds) + pilots * _EVALUATIONS_OF_PILOT
     return {
-        name: load * (in_all * pace.seconds_per_step + len(plan.seeds) * pace.evaluation_seconds)
+        name: load * (in_all * pace.seconds_per_step + evaluations * pace.evaluation_seconds)
         for name, pace in known.items()
     }
 

@@ -33,7 +33,7 @@ Predict = Callable[[Tensor], Tensor]
 
 # of the test, scored at the end of a run, and of the selection, for each point of the curve
 _TEST_BYTES = 65_536
-_SELECTION_BYTES = 16_384
+_SELECTION_BYTES = 8_192
 # tokens in one evaluation batch: enough to be fast, few enough for any memory
 _TOKENS_AT_ONCE = 4_096
 # bytes of a stretch, and stretches, that tell noise from text; random bytes take a little more than 8 bits each
