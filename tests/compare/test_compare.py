@@ -43,6 +43,16 @@ def rows(results):
     return {row["name"]: row for row in results["mechanisms"]}
 
 
+def test_references_are_scored_beside_the_models(finished):
+    run, results, _ = finished
+    scores = {row["name"]: row["score"] for row in results["references"]}
+    assert {"unigram", *(f"{n}-gram" for n in range(2, 6)), "zlib", "bz2", "lzma", "zstd"} == scores.keys()
+    assert results["references"] == json.loads((run / "references.json").read_text())["rows"]
+    assert scores["5-gram"] < scores["4-gram"] < scores["2-gram"] < scores["unigram"] < results["quality"]["chance"]
+    # after so few steps, the models are what they began with
+    assert rows(results)["softmax"]["score"]["mean"] == pytest.approx(scores["5-gram"], abs=0.2)
+
+
 def test_good_rows_have_everything(finished):
     run, results, _ = finished
     assert results["finished"]
