@@ -31,7 +31,7 @@ SCHEMA = 2
 PROTOCOL = {"name": "attensor-compare", "version": 2}
 _PLAN_FIELDS = (
     *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "max_length", "seeds"),
-    *("budget_seconds", "learning_rates", "pilot_fraction", "kernels"),
+    *("budget_seconds", "learning_rates", "pilot_fraction", "kernels", "jobs"),
 )
 
 
