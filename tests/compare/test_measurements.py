@@ -158,13 +158,20 @@ def test_decoding_fills_one_cache_to_each_context():
     assert mixer.caches[0].length == 1200 + 3 + 2 * len(found.samples[2])
 
 
-def test_several_sequences_are_decoded_with_caches_of_their_own():
+def test_several_sequences_are_decoded_with_caches_of_their_own(monkeypatch):
+    def timed(call):
+        call()
+        return 0.5
+
+    monkeypatch.setattr(decoding, "own_seconds_of", timed)
+    monkeypatch.setattr(decoding, "_DECODE_SECONDS", 60.0)
     mixer = Counter()
     found = decoded(mixer, [(1, 300), (1, 600), (8, 300)])
     assert [(row["context"], row["batch"], row["state_bytes"]) for row in found.rows][2] == (300, 8, 2400)
     assert len(mixer.caches) == 2
-    # a step of all sequences makes as many tokens
-    assert found.rows[2]["ms_per_token"] == pytest.approx(torch.tensor(found.samples[2]).quantile(0.5).item())
+    # for one token of each sequence, of one layer
+    assert [row["ms_per_token"] for row in found.rows] == [500.0, 500.0, 500.0]
+    assert decoded(Counter(), [(8, 300)], layers=4).rows[0]["ms_per_token"] == 125.0
 
 
 @pytest.mark.parametrize("window", [100, 350, None])

@@ -130,8 +130,8 @@ class DecodeContender(Contender):
         self._times.append(own_seconds_of(self._step))
 
     def finish(self) -> None:
-        """A row of one layer; of its state, all sequences together."""
-        milliseconds = [1000 * seconds / self._layers / self._batch for seconds in self._times]
+        """A row of one layer: the time for one token of each sequence, the state of all of them together."""
+        milliseconds = [1000 * seconds / self._layers for seconds in self._times]
         self.samples.append(milliseconds)
         self.rows.append(self.facts(self._size) | {"state_bytes": self._state_bytes // self._layers})
         self._pool()
