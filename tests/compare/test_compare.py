@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from attensor.compare import Result
+from attensor.compare.columns import csv_text
 from attensor.compare.comparison import compare
 from attensor.compare.config import CompareConfig, GenerateConfig
 from attensor.compare.generate import generate_text
+from attensor.compare.schema import schema
 
 pytestmark = pytest.mark.slow
 
@@ -71,6 +74,14 @@ def test_good_rows_have_everything(finished):
         assert len(set(finals)) == 3
         assert [c["length"] for c in row["cost"]] == [256, 512, 1024]
         assert all((run / r["checkpoint"]).exists() for r in row["runs"])
+
+
+def test_what_is_written_keeps_the_schema(finished):
+    """With rows that went well, layers that take turns, the user's own and failed ones."""
+    run, results, _ = finished
+    pytest.importorskip("jsonschema").validate(results, schema())
+    assert Result.load(run).results == results
+    assert (run / "results.csv").read_text("utf-8") == csv_text(results)
 
 
 def test_it_has_learned_something(finished):

@@ -15,9 +15,9 @@ import pytest
 
 import attensor.compare
 from attensor.compare import Result, columns, python
-from attensor.compare.comparison import Ended
 from attensor.compare.conclusions import conclusions
 from attensor.compare.config import CompareConfig
+from attensor.compare.ended import Ended
 from attensor.errors import MissingExtraError
 
 from .made_results import Truth, made_results

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from attensor.compare.config import CompareConfig
+from attensor.compare.ended import Ended
 from attensor.compare.folder import is_calibrated, is_measured, is_trained, new_run, reopened
 from attensor.compare.measuring import run_measurements
 from attensor.compare.pace import decide, expected_seconds, paces
@@ -19,29 +20,14 @@ from attensor.compare.phases import Watch, run_phase
 from attensor.compare.plan import Plan, make_plan
 from attensor.compare.prepare import prepare
 from attensor.compare.results import write_results
+from attensor.compare.sizes import SIZES_FILE, compare_sizes
 from attensor.compare.skills import check_skills, run_skills, skills_table
 from attensor.files import locked, user_path
 from attensor.lab import Display, Interruption
 
-__all__ = ["Ended", "compare"]
+__all__ = ["compare", "compare_one"]
 
-INTERRUPTED = 130
-ALL_FAILED = 1
 REPORT_FILE = "report.html"
-
-
-class Ended(SystemExit):
-    """The end of a comparison that is not whole, with the status for the shell.
-
-    Attributes:
-        folder: of the run.
-        is_interrupted: by the user; else no mechanism could be trained.
-    """
-
-    def __init__(self, folder: Path, *, is_interrupted: bool) -> None:
-        super().__init__(INTERRUPTED if is_interrupted else ALL_FAILED)
-        self.folder = folder
-        self.is_interrupted = is_interrupted
 
 
 def compare(config: CompareConfig, *, console: Console | None = None, command: str | None = None) -> Path:
@@ -57,16 +43,28 @@ def compare(config: CompareConfig, *, console: Console | None = None, command: s
         DataError, ValueError, OSError: found before the training: data, options, disk.
         Ended: status 130 after Ctrl-C, 1 when no mechanism could be trained; what is there has been written.
     """
-    console = console or Console()
-    now, out = datetime.now(), _folder(config)
+    console, out = console or Console(), _folder(config)
+    command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    if len(config.sizes) > 1 or (config.resume is not None and (out / SIZES_FILE).is_file()):
+        return compare_sizes(config, out, compare_one, console=console, command=command)
+    return compare_one(config, console=console, command=command)
+
+
+def compare_one(config: CompareConfig, *, console: Console, command: str, into: Path | None = None) -> Path:
+    """`compare` at one size.
+
+    Args:
+        config, console, command: as of `compare`.
+        into: the new folder; `out/<time>/` when None.
+    """
+    now, out = datetime.now(), _folder(config) if into is None else into.parent
     if config.resume is not None:
         plan = reopened(out, config)
     else:
-        command = command or shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
         plan = make_plan(config, created=now.isoformat(timespec="seconds"), command=command)
         check_skills(plan)
     with Interruption().listening() as interruption:
-        run = out if config.resume is not None else new_run(out, now, plan)
+        run = out if config.resume is not None else new_run(out, now, plan, name=into.name if into else None)
         with locked(run):
             _work(run, plan, interruption, console)
             results = write_results(run, plan)

@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
-__all__ = ["CompareConfig", "GenerateConfig", "parse_budget"]
+__all__ = ["SIZE_NAMES", "CompareConfig", "GenerateConfig", "parse_budget"]
 
+SIZE_NAMES = ("tiny", "small", "base")
 _MOST_SEEDS = 1000
 _LAST_SEED = 2**31
 _MOST_SECONDS = 366 * 24 * 3600.0
@@ -41,8 +42,11 @@ class CompareConfig:
     """Runs of each mechanism, with different initial weights and data order, the same for all; at least 2."""
     first_seed: int = 0
     """The first of them; on a second machine as many more, so that `attensor merge` can pool the runs of both."""
-    size: Literal["tiny", "small", "base"] = "tiny"
-    """Size of the model: tiny (64 wide, 2 layers) for a CPU, small (256, 6) and base (768, 12) for a GPU."""
+    size: str = "tiny"
+    """Size of the model: tiny (64 wide, 2 layers) for a CPU, small (256, 6) and base (768, 12) for a GPU; or several
+    with commas: a run a size. The budget is that of the largest, whose steps and batches all take."""
+    fit: bool = False
+    """With several sizes: fit a power law of the score in the parameters for each mechanism."""
     length: int | None = None
     """Tokens in a training sequence, or the side of the images in pixels. Left out: chosen by the size."""
     batch_size: int | None = None
@@ -89,10 +93,20 @@ class CompareConfig:
             parse_budget(self.skills, "--skills")
         if not self.learning_rates or not all(0 < rate < math.inf for rate in self.learning_rates):
             raise ValueError(f"--learning-rates {self.learning_rates}: give one or more positive numbers.")
+        if not self.sizes or set(self.sizes) - set(SIZE_NAMES):
+            raise ValueError(f"--size {self.size!r}: give one of {', '.join(SIZE_NAMES)}, or several with commas.")
+        if self.fit and len(self.sizes) < 2:
+            raise ValueError(f"--fit needs at least two sizes, for instance --size tiny,small; --size is {self.size}.")
         for option in ("steps", "length", "batch_size", "max_length", "jobs"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise ValueError(f"--{option.replace('_', '-')} {value}: must be at least 1.")
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """The sizes, the smallest first, each once; what is no size last."""
+        given = dict.fromkeys(part.strip() for part in self.size.split(",") if part.strip())
+        return tuple(sorted(given, key=(*SIZE_NAMES, *given).index))
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot, References, Schedule, SeedRun
 from attensor.compare.config import CompareConfig
@@ -19,7 +21,16 @@ from attensor.compare.tasks import open_task
 from attensor.errors import BackendError
 from attensor.files import DamagedFileError, new_folder, read_json
 
-__all__ = ["check_disk", "check_file", "is_calibrated", "is_measured", "is_trained", "new_run", "reopened"]
+__all__ = [
+    "check_disk",
+    "check_file",
+    "is_calibrated",
+    "is_measured",
+    "is_trained",
+    "new_run",
+    "refuse_contradictions",
+    "reopened",
+]
 
 # results, logs and the report with its plotting library
 _FIXED_BYTES = 20_000_000
@@ -37,14 +48,14 @@ _ARTEFACTS: dict[str, type[Artefact]] = {
 }
 
 
-def new_run(out: Path, now: datetime, plan: Plan) -> Path:
-    """Check the disk for `plan`, make `out/<time>/` and write the plan there.
+def new_run(out: Path, now: datetime, plan: Plan, *, name: str | None = None) -> Path:
+    """Check the disk for `plan`, make `out/<time>/`, or `out/NAME/`, and write the plan there.
 
     Raises:
         OSError: not writable, or too little space.
     """
     check_disk(out, needed_bytes(plan))
-    run = new_folder(out, f"{now:%Y-%m-%d_%H-%M-%S}")
+    run = new_folder(out, name or f"{now:%Y-%m-%d_%H-%M-%S}")
     plan.save(run)
     return run
 
@@ -70,7 +81,7 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
     if not (run / SCHEDULE_FILE).exists():
         # nothing is trained yet: the number of steps is still open
         changeable = ("budget", "steps")
-    _refuse_contradictions(run, plan, config, {"resume", *changeable})
+    refuse_contradictions(run, plan.config, config, {"resume", *changeable})
     if any(getattr(config, name) is not None for name in changeable):
         own = {name: getattr(config, name) for name in changeable}
         plan = replace(plan, **training_time(config, plan.task), config=plan.config | own)
@@ -90,13 +101,23 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
     return plan
 
 
-def _refuse_contradictions(run: Path, plan: Plan, config: CompareConfig, free: set[str]) -> None:
+def refuse_contradictions(run: Path, kept: Mapping[str, Any], config: CompareConfig, free: set[str]) -> None:
+    """Compare the options with those that a run was started with.
+
+    Args:
+        run: its folder.
+        kept: its options.
+        config: those of now, of which only what is no default counts.
+        free: names that may differ.
+    Raises:
+        ValueError: each that contradicts is named.
+    """
     contradictions = [
-        f"--{field.name.replace('_', '-')} {given} (the run has {_plain(plan.config[field.name])})"
+        f"--{field.name.replace('_', '-')} {given} (the run has {_plain(kept[field.name])})"
         for field in fields(config)
         if field.name not in free
         and (given := getattr(config, field.name)) != field.default
-        and _plain(given) != _plain(plan.config[field.name])
+        and _plain(given) != _plain(kept[field.name])
     ]
     if contradictions:
         raise ValueError(

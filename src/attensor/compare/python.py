@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
-from attensor.compare.comparison import Ended, compare
+from attensor.compare.comparison import compare
 from attensor.compare.config import CompareConfig
+from attensor.compare.ended import Ended
 from attensor.compare.result import Result
 
 __all__ = ["run"]
