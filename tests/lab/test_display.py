@@ -70,6 +70,20 @@ def test_a_pipe_gets_one_line_a_stage_without_codes_or_returns_however_long_it_i
     assert "\x1b" not in file.getvalue()
 
 
+@pytest.mark.parametrize("has_widgets", [False, True])
+def test_a_notebook_gets_bars_with_widgets_and_lines_without(
+    has_widgets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"ipywidgets": object() if has_widgets else None}
+    monkeypatch.setattr("attensor.lab.display.importlib.util.find_spec", found.__getitem__)
+    lines: list[str] = []
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    monkeypatch.setattr(console, "print", lambda text, **more: lines.append(str(text)))
+    display = Display("all", ["gla"], console=console)
+    display.row("gla", "trains", stage="seed-0", fraction=0.5)
+    assert [line.split()[-2:] for line in lines] == ([] if has_widgets else [["gla:", "trains"]])
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65.2, "1:05"), (7205.0, "2:00:05")])
 def test_a_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
