@@ -152,15 +152,15 @@ def real_rates(runs: int, folder: Path, *, first: int = 0, options: Iterable[str
 
 
 def real_run(folder: Path, seed: int, options: Iterable[str] = ()) -> dict[str, Any]:
-    """One small run on 60 files of the standard library, and its results."""
+    """One small run on 120 files of the standard library, and its results."""
     files = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     data = folder / "data"
     data.mkdir(parents=True)
-    for file in random.Random(seed).sample(files, 60):
+    for file in random.Random(seed).sample(files, 120):
         shutil.copy(file, data / file.name)
     command = [sys.executable, "-m", "attensor", "compare", "--data", str(data), "--out", str(folder / "runs")]
     command += ["--mechanisms", ",".join(f"{MIXERS}:{name}" for name in PLANTED), "--device", "cpu"]
-    command += ["--steps", "60", "--seeds", "3", "--length", "64", "--batch-size", "4", "--max-length", "256"]
+    command += ["--steps", "120", "--seeds", "3", "--length", "64", "--batch-size", "8", "--max-length", "256"]
     subprocess.run([*command, "--learning-rates", "6e-3", *options], check=True, stdout=subprocess.DEVNULL)
     (results,) = folder.glob("runs/*/results.json")
     return json.loads(results.read_text())

@@ -23,7 +23,7 @@ def test_a_clear_order_is_named():
         *(("a", "b", True), ("a", "c", True), ("b", "c", True))
     ]
     assert field["minutes_to_decide"] is None
-    assert "the choice of the 40 test files is added, p after Holm for 3 comparisons" in field["test"]
+    assert "the choice of the 40 test files is added; p after Holm for 3 comparisons" in field["test"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +69,7 @@ def test_fewer_than_two_scores_are_no_ranking(names, reason):
     field = rank(made_results(truth(), **gone)).as_field()
     assert field["withheld"].startswith(reason)
     assert (field["pairs"], field["equal_time"]) == ([], None)
+    assert field["groups"] == [list(names)] * bool(names)
 
 
 def test_one_seed_is_no_ranking():

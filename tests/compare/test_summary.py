@@ -78,6 +78,8 @@ def test_alike_within_the_margin_is_said():
 def test_withheld_names_nobody():
     text = said({"a": 0.0, "b": 0.3}, a={"load": 2.0})
     assert "No ranking: the machine was busy" in text
+    for one in concluded({"a": 0.0, "b": 0.3}, a={"load": 2.0})["verdict"]:
+        assert (one["use"], sorted(one["among"]), one["confidence"]) == (None, ["a", "b"], "not decided")
     assert "best" not in text
     assert "use" not in text.replace("busy", "")
 

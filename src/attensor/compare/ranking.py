@@ -10,6 +10,7 @@ from typing import Any
 from attensor.compare.curves import equal_time, equal_time_seconds, whole_seconds
 from attensor.compare.pairs import ALPHA, Comparison, Pair, compared
 from attensor.compare.statistics import Sample, samples, unit_weights
+from attensor.compare.words import plural
 from attensor.metrics.student import t_quantile
 
 __all__ = ["LEAST_STEPS", "MOST_LOAD", "Ranking", "load_of", "rank"]
@@ -83,7 +84,7 @@ class Ranking:
             "alpha": ALPHA,
             "test": self.test,
             "smallest_p": 2.0 ** (1 - seeds) if seeds else 1.0,
-            "groups": self.tokens.groups if self.withheld is None else [list(self.tokens.order)],
+            "groups": self.tokens.groups if self.withheld is None else [list(self.tokens.order)] * bool(self.samples),
             "pairs": rows if self.withheld is None else [row | {"decided": False} for row in rows],
             "equal_time": time,
             "minutes_to_decide": self.minutes if self.minutes is not None and math.isfinite(self.minutes) else None,
@@ -111,7 +112,7 @@ def _withheld(results: Row, found: Sequence[Sample]) -> str | None:
     short = [row for row in rows if row.get("steps") is not None and row["steps"] < LEAST_STEPS]
     if short:
         least = min(row["steps"] for row in short)
-        reasons.append(f"{least} training {'step' if least == 1 else 'steps'} a seed, fewer than {LEAST_STEPS}")
+        reasons.append(f"{plural(least, 'training step')} a seed, fewer than {LEAST_STEPS}")
     busy = [(load, row["name"]) for row in rows if (load := load_of(row) or 0.0) > MOST_LOAD]
     if busy:
         load, name = max(busy)
@@ -154,10 +155,10 @@ def _test(results: Row, found: Sequence[Sample], has_units: bool) -> str:
         f"the choice of the {count} test {kind}s is added" if has_units else "the choice of the test data is not in it"
     )
     total = len(found) * (len(found) - 1) // 2
+    moderated = "; the spread over seeds is moderated by that of all mechanisms (Smyth 2004)" if len(found) > 2 else ""
     return (
-        "Paired t test on the differences of each seed, assuming that they are roughly normal; the spread over seeds "
-        f"is moderated by that of all mechanisms (Smyth 2004), {sampling}, p after Holm for {total} "
-        f"{'comparison' if total == 1 else 'comparisons'}."
+        f"Paired t test on the differences of each seed, assuming that they are roughly normal{moderated}; {sampling}; "
+        f"p after Holm for {plural(total, 'comparison')}."
     )
 
 

@@ -31,19 +31,8 @@ from attensor.files import read_json, write_json
 __all__ = ["RESULTS_FILE", "collect", "write_results"]
 
 _PLAN_FIELDS = (
-    *(
-        "size",
-        "hidden_size",
-        "num_layers",
-        "num_heads",
-        "length",
-        "batch_size",
-        "patch_size",
-        "counts",
-        "max_length",
-        "seeds",
-    ),
-    *("budget_seconds", "learning_rates", "pilot_fraction", "kernels"),
+    *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "counts", "max_length"),
+    *("seeds", "budget_seconds", "learning_rates", "pilot_fraction", "kernels", "jobs"),
 )
 
 

@@ -45,8 +45,13 @@ class _Judge:
         return margin_of(self.metric)
 
     def good(self, comparison: Comparison) -> list[str]:
-        """Those that are not clearly worse than the best by more than the margin, best first."""
+        """Those that are not clearly worse than the best by more than the margin, best first.
+
+        All of them where nothing is decided.
+        """
         first, *rest = comparison.order
+        if self.ranking.withheld is not None:
+            return list(comparison.order)
         return [first, *(name for name in rest if not comparison.is_worse(name, first, self.margin))]
 
     def case(
