@@ -4,7 +4,8 @@
     python -m tests.compare.planted --runs 50
 
 The real runs compare a planted pair (the same mechanism under two names, with other initial weights) and one that is
-worse by construction, each time on other files of Python's standard library: 50 take half an hour on two idle cores.
+worse by construction, each time on other files of Python's standard library and from other initial weights: 50 take
+half an hour on two idle cores. The planted gap is about half a bit, ten standard errors: its power is above 99 %.
 A pair counts as ranked when its p after Holm is below alpha, also where a busy machine withholds the ranking.
 """
 
@@ -158,8 +159,10 @@ def real_run(folder: Path, seed: int, options: Iterable[str] = ()) -> dict[str, 
     data.mkdir(parents=True)
     for file in random.Random(seed).sample(files, 120):
         shutil.copy(file, data / file.name)
+    mixers = folder / MIXERS.name
+    mixers.write_text(MIXERS.read_text().replace("RUN = 0", f"RUN = {seed}"))
     command = [sys.executable, "-m", "attensor", "compare", "--data", str(data), "--out", str(folder / "runs")]
-    command += ["--mechanisms", ",".join(f"{MIXERS}:{name}" for name in PLANTED), "--device", "cpu"]
+    command += ["--mechanisms", ",".join(f"{mixers}:{name}" for name in PLANTED), "--device", "cpu"]
     command += ["--steps", "120", "--seeds", "3", "--length", "64", "--batch-size", "8", "--max-length", "256"]
     subprocess.run([*command, "--learning-rates", "6e-3", *options], check=True, stdout=subprocess.DEVNULL)
     (results,) = folder.glob("runs/*/results.json")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+# of the run: each has other initial weights for the same seeds, or all runs would repeat the luck of three draws
+RUN = 0
+
 
 class Planted(nn.Module):
     """Means over the last 8 tokens and the last 2, side by side: causal."""
 
-    widths = (8, 2)
+    widths, draws = (8, 2), 1
 
     def __init__(self, hidden_size, num_heads):
         super().__init__()
+        torch.rand(2 * RUN + self.draws)
         self.value = nn.Linear(hidden_size, hidden_size)
         self.out = nn.Linear(hidden_size, hidden_size)
 
@@ -24,9 +28,7 @@ class Planted(nn.Module):
 class Again(Planted):
     """The same, with other initial weights."""
 
-    def __init__(self, hidden_size, num_heads):
-        torch.rand(7)
-        super().__init__(hidden_size, num_heads)
+    draws = 2
 
 
 class Worse(Planted):
