@@ -1,11 +1,11 @@
 r"""Muon: steps along orthogonal matrices for the weights of linear layers, AdamW for everything else.
 
-    M <- 0.95 M + 0.05 G,   O = orthogonal(0.05 G + 0.95 M),   W <- W - rate (0.5 sqrt(max(rows, columns)) O + decay W)
+    M <- 0.95 M + 0.05 G,   O = orthogonal(0.05 G + 0.95 M),   W <- W - rate (0.2 sqrt(max(rows, columns)) O + decay W)
 
 A gradient's singular values differ by orders of magnitude, and a step along it moves a matrix in few directions; O has
-singular values near 1. The factor makes the step as large as 2.5 times that of AdamW.
+singular values near 1. The factor makes entries of a step about as large as those of AdamW: one rate serves both.
 
-Source: Jordan et al., "Muon" (2024); the momentum's place and the factor's root after arXiv:2502.16982, section 2.
+Source: Jordan et al., "Muon" (2024); the factor is that of arXiv:2502.16982, section 2.2.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from attensor.train.optimizer import named_trainable
 __all__ = ["Muon", "muon", "orthogonal"]
 
 _MOMENTUM = 0.95
-_SCALE = 0.5
+_SCALE = 0.2
 # of the iteration X <- a X + (b A + c A A) X, A = X X^T: they bring singular values near 1 quickly, not exactly
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
