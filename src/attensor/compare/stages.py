@@ -133,7 +133,7 @@ class Calibration(_Stages):
         model = self._model(seed)
         average = polynomial_average(model)
         batch, loss = (lambda step: task.batch(step, seed)), task.loss
-        train(model, batch, loss, config, evaluate=evaluate, average=average, on_step=stamp)
+        train(model, batch, loss, config, evaluate=evaluate, average=average, optimizer=task.optimizer, on_step=stamp)
         # the evaluation falls into the last interval
         seconds = statistics.median(b - a for a, b in pairwise(stamps[_CALIBRATION_WARM_UP:-1]))
         evaluations = _CURVE_POINTS + 1 + task.final_cost
@@ -244,6 +244,7 @@ class Training(_Stages):
                 evaluate=self.task.score,
                 checkpoint=self._state(key),
                 average=average,
+                optimizer=self.task.optimizer,
                 on_step=on_step,
             )
         except Stopped:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from attensor.catalogue import Domain
 from attensor.compare.references import Reference
+from attensor.train.optimizer import adamw
 
 if TYPE_CHECKING:
     from attensor.compare.config import CompareConfig
@@ -100,6 +102,10 @@ class Task(ABC):
     @abstractmethod
     def loss(self, model: nn.Module, batch: Any) -> Tensor:
         """What is minimised."""
+
+    def optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+        """What trains `model`, with its peak rate."""
+        return adamw(model, learning_rate)
 
     @abstractmethod
     def score(self, model: nn.Module) -> float:
