@@ -77,7 +77,7 @@ class ShowCard:
 class Compare(CompareConfig):
     """Train the same small model with each mechanism on your data, measure its cost, and say what to pick."""
 
-    listed: ClassVar[tuple[str, ...]] = ("mechanisms",)
+    listed: ClassVar[tuple[str, ...]] = ("mechanisms", "size")
 
     def run(self) -> None:
         """Run or resume the comparison."""
