@@ -100,8 +100,8 @@ lint: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate.py
-	$(BIN)/zensical build --clean
-	@echo "The site is ready: site/index.html"
+	$(BIN)/zensical build --clean --config-file mkdocs.generated.yml
+	@echo "The site is ready: site/index.html. Search needs a server: $(BIN)/python -m http.server -d site"
 
 doctor: $(VENV)/.run
 	@$(BIN)/attensor doctor
@@ -117,5 +117,5 @@ house: $(VENV)/.dev kernels
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .cache .coverage*
-	rm -rf docs/.generated docs/cards docs/layers docs/operators
+	rm -rf mkdocs.generated.yml docs/.generated docs/cards docs/layers docs/operators
 	find src tests -name __pycache__ -type d -exec rm -rf {} +

@@ -5,21 +5,33 @@ One page a card, a public operator and a public layer, and the table of "Choosin
 
 from __future__ import annotations
 
+import html
 import inspect
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import sympy
+import yaml
+from latex2mathml.converter import convert
 
 from attensor import nn, ops
 from attensor.catalogue import Card, Mechanism, cards
 from attensor.listing import argument_docs, domain_names, possessions
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from pictures import reach  # noqa: E402
+
+CONFIG = "mkdocs.generated.yml"
+BEGIN = "<!-- systems: written by docs/generate.py -->"
+END = "<!-- end of systems -->"
+REFERENCE = {"Mechanisms": "cards", "Operators": "operators", "Layers": "layers"}
 FOLDERS = (".generated", "cards", "layers", "operators")
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Cost", "Source")
 
@@ -28,10 +40,17 @@ def main() -> None:
     """Replace everything generated earlier."""
     for folder in FOLDERS:
         shutil.rmtree(HERE / folder, ignore_errors=True)
-    for name, text in pages().items():
+    written = pages()
+    for name, text in written.items():
         path = HERE / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    readme = HERE.parent / "README.md"
+    readme.write_text(with_systems(readme.read_text("utf-8")), "utf-8")
+    config = yaml.safe_load((HERE.parent / "mkdocs.yml").read_text("utf-8"))
+    (HERE.parent / CONFIG).write_text(
+        yaml.safe_dump(config | {"nav": navigation(config["nav"], list(written))}), "utf-8"
+    )
 
 
 def pages() -> dict[str, str]:
@@ -44,6 +63,16 @@ def pages() -> dict[str, str]:
         found[f"{folder}/index.md"] = f"# {title}\n\n| name | what it does |\n| --- | --- |\n{rows}\n"
         found |= {f"{folder}/{name}.md": object_page(name, item) for name, item in members.items()}
     return found
+
+
+def navigation(by_hand: list[dict[str, Any]], generated: list[str]) -> list[dict[str, Any]]:
+    """The order of the pages: that of mkdocs.yml, then the folders of generated ones."""
+    folders = {title: sorted(n for n in generated if n.startswith(f"{f}/")) for title, f in REFERENCE.items()}
+    return [*by_hand, *({title: sorted(names, key=_index_first)} for title, names in folders.items())]
+
+
+def _index_first(name: str) -> tuple[bool, str]:
+    return not name.endswith("index.md"), name.lower()
 
 
 def operators() -> dict[str, Callable[..., Any]]:
@@ -61,6 +90,22 @@ def public(package: ModuleType) -> dict[str, Any]:
     members = {name: getattr(package, name) for name in dir(package) if not name.startswith("_")}
     home = re.compile(rf"{package.__name__}\.(?!_)")
     return {name: item for name, item in members.items() if home.match(str(getattr(item, "__module__", "")))}
+
+
+def systems_table() -> str:
+    """The systems of the catalogue with their papers, for README."""
+    rows = ["| name | system | mixes | paper |", "| --- " * 4 + "|"]
+    for one in cards().values():
+        mixes = ", ".join(domain_names(one.domain)) if isinstance(one, Mechanism) else "-"
+        rows.append(
+            f"| `{one.name}` | {one.title} | {mixes} | [{one.paper.title}]({one.paper.url}), {one.paper.year} |"
+        )
+    return "\n".join(rows)
+
+
+def with_systems(readme: str) -> str:
+    """README with the table of today between its marks."""
+    return re.sub(f"(?s)({BEGIN}\n).*?({END})", rf"\1{systems_table()}\n\2", readme)
 
 
 def choosing_table(to_cards: str = "cards/") -> str:
@@ -84,16 +129,17 @@ def choosing_table(to_cards: str = "cards/") -> str:
 def card_page(card: Card) -> str:
     """A card in full: what it is for, what it costs if it mixes, how to use it, and where its parts are."""
     head = f"# {card.title}\n\n`{card.name}`"
-    cost = ""
+    definition = cost = ""
     if isinstance(card, Mechanism):
         head += f", mixes {' or '.join(domain_names(card.domain))}{', causal' if card.is_causal else ''}"
         state = f"{typeset(card, 'state_bytes')} bytes a layer" if card.is_causal else "none, it does not decode"
         symbols = "\n".join(f"- *{symbol}*: {meaning}" for symbol, meaning in card.used_symbols.items())
         flops = typeset(card, "flops")
+        definition = f"## Definition\n\n{equation(card)}\n\n{reach(card)}\n\n"
         cost = f"## Cost\n\nForward FLOPs of the operator: {flops}\n\nDecode state: {state}\n\n{symbols}\n\n"
     return (
         f"{head}. [{card.paper.title}]({card.paper.url}), {card.paper.year}.\n\n"
-        f"**For** {card.use}.\n\n**Not for** {card.avoid}.\n\n{cost}"
+        f"**For** {card.use}.\n\n**Not for** {card.avoid}.\n\n{definition}{cost}"
         f"## Use\n\n```python\n{card.example.strip()}\n```\n\n" + parts(card)
     )
 
@@ -110,6 +156,14 @@ def parts(card: Card) -> str:
 
     rows = [f"- {label}: {', '.join(map(shown, text.split(', ')))}" for label, text in possessions(card)]
     return "\n".join(rows) + "\n"
+
+
+def equation(card: Mechanism) -> str:
+    """What a token receives, as MathML with its LaTeX source inside."""
+    terms = "".join(f"- {convert(term)}: {meaning}\n" for term, meaning in card.terms.items())
+    inside = re.sub(r"^<math[^>]*>|</math>$", "", convert(card.equation, display="block"))
+    source = f'<annotation encoding="application/x-tex">{html.escape(card.equation)}</annotation>'
+    return f'<math display="block"><semantics>{inside}{source}</semantics></math>\n\n{terms}'.rstrip()
 
 
 def typeset(card: Mechanism, which: str) -> str:

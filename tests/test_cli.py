@@ -19,7 +19,7 @@ from attensor.commands.bench_relative import BenchRelative
 from attensor.commands.bench_softmax import BenchSoftmax
 from attensor.commands.general import Compare, Doctor
 from attensor.errors import DataError
-from attensor.listing import argument_docs, plain_formula
+from attensor.listing import argument_docs
 
 
 def handle(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int | None]) -> int:
@@ -28,15 +28,26 @@ def handle(monkeypatch: pytest.MonkeyPatch, run: Callable[[Any], int | None]) ->
     return cli.main(["doctor"])
 
 
-def test_list_shows_every_card(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.mark.parametrize("columns", ["80", "200"])
+def test_list_shows_every_card(
+    columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
     assert cli.main(["list"]) == 0
     shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= int(columns)
+    words = " ".join(shown.split())
     for card in cards().values():
-        assert card.name in shown
-        assert card.title in shown
-    for card in mechanisms().values():
-        assert plain_formula(card.flops) in shown
+        assert f"{card.name} {card.title}" in words
+        assert card.use in words
+    assert "\ngla  " in shown
+    # a title is never spread over many lines
+    assert len(shown.splitlines()) <= 4 * len(cards())
+
+
+def test_list_takes_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "gla,Mamba2", "softmax", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == ["gla", "scalar-gated", "softmax"]
 
 
 def test_list_as_json_is_the_catalogue(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,12 +71,31 @@ def test_show_prints_a_card_in_full(
     layer = ("hidden_size", "num_heads") if card.layers else ()
     for part in (card.title, card.use, card.avoid, card.paper.url, *has, *layer):
         assert part in shown
-    for line in card.example.strip().splitlines():
-        assert line in shown
+    for alias in card.aliases:
+        assert alias in shown
+
+
+@pytest.mark.parametrize("name", cards())
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_the_code_of_a_card_is_shown_as_it_is(
+    name: str, columns: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["show", name]) == 0
+    code = cards()[name].example.strip()
+    assert f"\n{code}\n" in capsys.readouterr().out
+    assert max(map(len, code.splitlines())) <= 80
+
+
+def test_show_takes_several_names_by_any_name_they_have(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", "mamba2,", "SWA", "nat"]) == 0
+    shown = capsys.readouterr().out
+    for name in ("scalar-gated", "sliding-window", "neighborhood"):
+        assert f"{name}: {cards()[name].title}" in shown
 
 
 def test_an_unknown_name_is_one_line_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["show", "neighbourhood"]) == 2
+    assert cli.main(["show", "neigborhod"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.count("\n") == 1
@@ -111,9 +141,16 @@ def test_interruption_gives_130(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_options_reach_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("attensor.compare.run.compare", seen.append)
+    monkeypatch.setattr("attensor.compare.comparison.compare", seen.append)
     assert cli.main(["compare", "--data", "digits", "--mechanisms", "softmax,my.py:Mine", "--budget", "90s"]) == 0
     assert seen == [Compare(data="digits", mechanisms="softmax,my.py:Mine", budget="90s")]
+
+
+def test_a_comparison_takes_names_with_spaces_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("attensor.compare.comparison.compare", seen.append)
+    assert cli.main(["compare", "--mechanisms", "gla,", "3*gla+mha", "--learning-rates", "1e-3,", "0.01"]) == 0
+    assert seen == [Compare(mechanisms="gla,3*gla+mha", learning_rates=(1e-3, 0.01))]
 
 
 def test_options_reach_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,9 +200,9 @@ def test_argument_docs_reads_shared_and_continued_entries() -> None:
 def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr("attensor.bench.hold.hold", lambda name, options: seen.append((name, options)))
-    assert cli.main(["bench", "linear", "--lengths", "32", "96", "--variants", "none", "--save"]) == 0
+    assert cli.main(["bench", "linear", "--lengths", "32,96", "--variants", "none", "--save"]) == 0
     assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
-    assert cli.main(["bench", "relative", "--sizes", "8", "16", "4", "8", "--modes", "forward", "--budget", "3"]) == 0
+    assert cli.main(["bench", "relative", "--sizes", "8x16,4x8", "--modes", "forward", "--budget", "3"]) == 0
     assert cli.main(["bench", "softmax", "--heads", "4", "2"]) == 0
     assert seen == [
         ("linear", BenchLinear(lengths=(32, 96), variants=("none",), save=True)),

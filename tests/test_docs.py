@@ -6,19 +6,23 @@ import importlib.util
 import inspect
 import itertools
 import re
+import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+import yaml
 
 from attensor import nn, ops
 from attensor.catalogue import cards, mechanisms
+from attensor.files import write_json
+from tests.report.sample_results import sample_results
 
 DOCS = Path(__file__).parent.parent / "docs"
-# pages whose code needs nothing but the library
 WITH_CODE = [
     DOCS.parent / "README.md",
-    *(DOCS / f"{n}.md" for n in ("language-models", "linear-attention", "image-models")),
+    *(page for page in sorted(DOCS.glob("*.md")) if "```python" in page.read_text("utf-8")),
 ]
 
 
@@ -38,7 +42,12 @@ def pages(generate: ModuleType) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda p: p.name)
-def test_code_on_a_page_runs_as_it_stands(path: Path) -> None:
+def test_code_on_a_page_runs_as_it_stands(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder where `attensor compare` has run."""
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / "2026-01-31_12-00-00"
+    run.mkdir(parents=True)
+    write_json(run / "results.json", sample_results())
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text("utf-8"), re.DOTALL | re.MULTILINE)
     assert blocks
     namespace: dict[str, object] = {}
@@ -51,9 +60,39 @@ def test_a_card_has_a_page_that_leads_to_its_layer_and_operator(name: str, pages
     card, page = mechanisms()[name], pages[f"cards/{name}.md"]
     for part in (card.use, card.avoid, card.paper.url, card.example.strip(), "<math>", 'encoding="application/x-tex"'):
         assert part in page
+    assert card.equation.replace("&", "&amp;").replace("<", "&lt;") in page
+    assert '<figure class="reach">' in page
     links = re.findall(r"\]\(\.\./((?:layers|operators)/\w+\.md)\)", page)
     assert len(links) == len(card.operators) + len(card.layers)
     assert set(links) <= set(pages)
+
+
+def test_a_picture_shows_what_a_layer_sees(generate: ModuleType) -> None:
+    """Causal ones nothing of what comes later, windows nothing beyond, axial layers one line."""
+    from pictures import _layers, _ringed, influence
+
+    seen = influence(_layers(mechanisms()["sliding-window"])[0], is_row=True) > 1e-9
+    width = seen[-1].sum()
+    assert 1 < width < len(seen)
+    assert torch.equal(seen, torch.ones_like(seen).tril().triu(1 - int(width)))
+    rows, columns = (influence(layer, is_row=False) > 1e-9 for layer in _layers(mechanisms()["axial"]))
+    row, column = divmod(_ringed(), rows.shape[1])
+    assert rows.sum() == columns.sum() == len(rows)
+    assert rows[row].all()
+    assert columns[:, column].all()
+
+
+def test_readme_lists_the_systems_of_today(generate: ModuleType) -> None:
+    """`python docs/generate.py` writes the table anew."""
+    readme = (DOCS.parent / "README.md").read_text("utf-8")
+    assert generate.with_systems(readme) == readme
+    assert all(f"[{card.paper.title}]({card.paper.url})" in readme for card in cards().values())
+
+
+def test_every_page_is_in_the_navigation(generate: ModuleType, pages: dict[str, str]) -> None:
+    by_hand = yaml.safe_load((DOCS.parent / "mkdocs.yml").read_text("utf-8"))["nav"]
+    listed = re.findall(r"[\w./-]+\.md", str(generate.navigation(by_hand, list(pages))))
+    assert sorted(listed) == sorted({p.name for p in DOCS.glob("*.md")} | {p for p in pages if not p.startswith(".")})
 
 
 def test_every_operator_has_a_page_with_its_arguments_and_definition(pages: dict[str, str]) -> None:
@@ -89,6 +128,8 @@ def test_written_pages_replace_older_ones(
 ) -> None:
     monkeypatch.setattr(generate, "HERE", tmp_path)
     monkeypatch.setattr(generate, "pages", lambda: pages)
+    for name in ("mkdocs.yml", "README.md"):
+        shutil.copy(DOCS.parent / name, tmp_path.parent)
     stale = tmp_path / "cards" / "gone.md"
     stale.parent.mkdir()
     stale.write_text("a card that was removed")

@@ -29,9 +29,9 @@ def test_each_operator_takes_what_the_operator_would_take() -> None:
 
 def test_a_missing_extra_comes_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     present = doctor.version_of
-    monkeypatch.setattr(doctor, "version_of", lambda package: None if package == "plotly" else present(package))
+    monkeypatch.setattr(doctor, "version_of", lambda package: None if package == "jinja2" else present(package))
     states = dict(doctor.extras())
-    assert states["report"] == 'missing plotly: pip install "attensor[report]"'
+    assert states["report"] == 'missing jinja2: pip install "attensor[report]"'
     assert states["vision"].startswith("installed: ")
 
 

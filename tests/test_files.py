@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,28 @@ def test_a_full_disk_names_the_file(tmp_path):
 def test_what_is_no_path_is_refused(text):
     with pytest.raises(ValueError, match=rf"--data {text.strip()}"):
         user_path(text, "--data")
+
+
+@pytest.mark.parametrize(
+    ("address", "remedy"),
+    [
+        ("https://a.b/c/tiny.txt", "curl -fLO https://a.b/c/tiny.txt  then: --data ./tiny.txt"),
+        ("http://a.b/my%20text", "curl -fLO http://a.b/my%20text  then: --data ./my%20text"),
+        ("https://a.b/?id=3", "curl -fL 'https://a.b/?id=3' -o ./data.txt  then: --data ./data.txt"),
+        ("https://a.b/x.txt?raw=true", "curl -fL 'https://a.b/x.txt?raw=true' -o ./x.txt  then: --data ./x.txt"),
+        ("https://a.b/x.tar.gz", "curl -fLO https://a.b/x.tar.gz && mkdir data && tar -C data -xf ./x.tar.gz  then: "),
+        ("https://a.b/x.txt.gz", "curl -fLO https://a.b/x.txt.gz && mkdir data && gunzip -c ./x.txt.gz > data/text"),
+        ("https://a.b/x.zip", "&& mkdir data && unzip -d data ./x.zip  then: --data ./data"),
+        ("https://a.b/$(rm x);y", "curl -fLO 'https://a.b/$(rm x);y'  then: --data './$(rm x);y'"),
+        ("file:///etc/two%20words", "Give the path alone: --data '/etc/two words'"),
+        ("s3://bucket/x", "with the program that reads such addresses"),
+    ],
+)
+def test_an_address_is_refused_with_what_to_type_instead(address, remedy):
+    """The line can be pasted: nothing in an address is run by the shell."""
+    with pytest.raises(ValueError, match=re.escape(f"--data {address}: is an address and not a path. ")) as refused:
+        user_path(address, "--data")
+    assert remedy in str(refused.value)
 
 
 def test_a_path_is_absolute_and_its_links_stay(tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ __all__ = [
     "build_mixer",
     "card",
     "cards",
+    "find_name",
     "load",
     "mechanism",
     "mechanisms",
@@ -53,9 +54,11 @@ SYMBOLS = {
 # verb -> the first words of the commands that give it; `bench` measures and is no use of its own
 _VERBS = {"look": ("lens",), "edit": ("edit",), "solve": ("solve", "train", "plan")}
 
+# a line of code fits a terminal
+_WIDEST = 80
 _EXAMPLE = """
 import torch; from attensor import nn
-layer = nn.{name}(hidden_size=64, num_heads=4{options})
+{layer}
 out = layer(torch.randn(2, {space}, 64))
 """
 
@@ -87,8 +90,9 @@ class Card:
 
     Attributes:
         name: what is typed on the command line.
+        aliases: what others call it, in lower case with hyphens; understood wherever a name is read.
         use, avoid: what it is for, and what it is not for.
-        example: three lines of code, ready to paste.
+        example: three statements, ready to paste, in lines of at most 80 characters.
         system: name of the whole system, where the card's is another.
         operators: `"module:function"` of the public operators that do the work.
         layers: `"module:Class"` of its layers.
@@ -108,6 +112,7 @@ class Card:
     use: str
     avoid: str
     example: str
+    aliases: tuple[str, ...] = ()
     system: str | None = None
     operators: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
@@ -142,6 +147,8 @@ class Mechanism(Card):
     that size.
 
     Attributes:
+        equation: LaTeX of what a token receives: its output o_i from queries q, keys k and values v, through a state S.
+        terms: meaning of the equation's other symbols, in LaTeX.
         operator: `"module:function"` of the operator that does the work, the first of `operators`.
         layer: `"module:Class"` of the mixer layer, built as `Class(hidden_size, num_heads, **options)`; the first of
             `layers`.
@@ -154,6 +161,8 @@ class Mechanism(Card):
 
     operator: str
     layer: str
+    equation: str = ""
+    terms: dict[str, str] = field(default_factory=dict)
     domain: Domain
     is_causal: bool
     flops: str
@@ -171,9 +180,13 @@ class Mechanism(Card):
         object.__setattr__(self, "operators", tuple(dict.fromkeys((self.operator, *self.operators))))
         object.__setattr__(self, "layers", tuple(dict.fromkeys((self.layer, *self.layers))))
         if not self.example:
-            name, options = self.layer.partition(":")[2], (f", {o}={v!r}" for o, v in self.shown_options.items())
+            name, options = self.layer.partition(":")[2], {"hidden_size": 64, "num_heads": 4} | self.shown_options
+            arguments = [f"{option}={value!r}" for option, value in options.items()]
+            layer = f"layer = nn.{name}({', '.join(arguments)})"
+            if len(layer) > _WIDEST:
+                layer = f"layer = nn.{name}(\n    {', '.join(arguments)}\n)"
             space = "1000" if Domain.SEQUENCE in self.domain else "32, 32"
-            example = _EXAMPLE.format(name=name, options="".join(options), space=space)
+            example = _EXAMPLE.format(layer=layer, space=space)
             object.__setattr__(self, "example", example)
 
     @property
@@ -239,7 +252,7 @@ def card(name: str) -> Card:
     Raises:
         ValueError: no card of that name.
     """
-    return named("card", name, cards())
+    return named("card", find_name(name) or name, cards(), _aliases())
 
 
 def mechanism(name: str) -> Mechanism:
@@ -248,20 +261,37 @@ def mechanism(name: str) -> Mechanism:
     Raises:
         ValueError: no mechanism of that name.
     """
-    return named("mechanism", name, mechanisms())
+    return named("mechanism", find_name(name) or name, mechanisms(), _aliases())
 
 
-def named(kind: str, name: str, known: Mapping[str, Named]) -> Named:
+def find_name(text: str) -> str | None:
+    """The name of the card that somebody means: a name or an alias, in any case, with hyphens or underscores."""
+    word = text.strip().lower().replace("_", "-").replace(" ", "-")
+    return next((one.name for one in cards().values() if word in (one.name.lower(), *one.aliases)), None)
+
+
+def named(kind: str, name: str, known: Mapping[str, Named], others: Mapping[str, str] | None = None) -> Named:
     """What is known by that name.
 
+    Args:
+        kind: of what is looked for, for the message.
+        name: as typed.
+        known: by name.
+        others: further spellings of names, for what may have been meant.
     Raises:
         ValueError: an unknown name; the message lists the known ones and the nearest.
     """
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    meant = {text.lower(): one for text, one in ({one: one for one in known} | dict(others or {})).items()}
+    near = difflib.get_close_matches(name.lower(), [text for text, one in meant.items() if one in known], n=1)
+    also = f" (the card {meant[near[0]]!r})" if near and meant[near[0]].lower() != near[0] else ""
+    hint = f" Did you mean {near[0] if also else meant[near[0]]!r}{also}?" if near else ""
     raise ValueError(f"no {kind} is called {name!r}; the catalogue has {', '.join(known)}.{hint}")
+
+
+def _aliases() -> dict[str, str]:
+    return {alias: one.name for one in cards().values() for alias in one.aliases}
 
 
 _MOST_LAYERS = 1000

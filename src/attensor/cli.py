@@ -11,13 +11,16 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tyro
 
+from attensor import __version__
 from attensor.catalogue import cards, load
 from attensor.commands import GENERAL, GROUPS
+from attensor.commands.complaints import of_command, of_options
+from attensor.commands.reading import MARKERS, REGISTRY, as_shown, without_colours, wrapped
 from attensor.errors import BackendError, DataError, LawError, MissingExtraError, ShapeError, plain
 
 __all__ = ["commands", "main"]
@@ -26,7 +29,15 @@ USER_ERRORS = (ShapeError, DataError, BackendError, LawError, MissingExtraError,
 _MOST_CHARACTERS = 4000
 # modules that write to the standard output
 _PRINTERS = ("rich.", "attensor.commands.")
-DESCRIPTION = "Every attention in one place: pick one by measuring it on your data, then use it."
+DESCRIPTION = """Attention mechanisms in one place: pick one by measuring it on your data, then use it.
+
+  attensor list                              what there is
+  attensor show gla                          one in full, with code to paste
+  attensor compare --data my_texts/          which is best on your data
+  attensor compare --mechanisms gla,softmax  only these; lists have commas
+  attensor --version                         which version this is
+
+attensor COMMAND --help lists the options of a command."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without ± gets a question mark, not a traceback
         sys.stdout.reconfigure(errors="replace")
-    command = _parse(sys.argv[1:] if arguments is None else arguments)
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments in (["--version"], ["-V"]):
+        sys.stdout.write(f"attensor {__version__}\n")
+        return 0
+    command = _parse(arguments)
     if command is None:
         return 2
     try:
@@ -67,27 +82,76 @@ def commands() -> dict[str, str]:
 def _parse(arguments: Sequence[str]) -> Any:
     """The command with its options, or None after a line about what cannot be read."""
     known = commands()
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
     typed = next((words for n in (2, 1) if (words := " ".join(arguments[:n])) in known), None)
     group = arguments[0] if arguments and any(words.startswith(f"{arguments[0]} ") for words in known) else None
     head = (typed or group or "").split()
     prog, rest = " ".join(["attensor", *head]), list(arguments[len(head) :])
-    said = io.StringIO()
+    if typed is not None:
+        return _options(as_shown(load(known[typed])), prog, rest)
+    members = {w.partition(" ")[2]: path for w, path in known.items() if w.startswith(f"{group} ")} or known
+    if rest and not rest[0].startswith("-"):
+        sys.stderr.write(
+            f"{prog}: {of_command(prog, rest[0], _first_words(members), () if group else ('--version', '--help'))}\n"
+        )
+        return None
+    # the completion of a shell needs all there is
+    menu = _menu(members, in_full=rest[:1] in (["--tyro-print-completion"], ["--tyro-write-completion"]))
+    text = GROUPS.get(group) if group else DESCRIPTION
+    return _said(
+        lambda: menu.cli(prog=prog, description=text, args=rest or ["--help"], config=MARKERS, registry=REGISTRY),
+        lambda box: of_options(prog, box, ["--help", "--version"]),
+        prog,
+    )
+
+
+def _options(command: Any, prog: str, rest: list[str]) -> Any:
+    """The command with what `rest` says."""
+
+    def read(arguments: list[str]) -> Any:
+        return tyro.cli(command, prog=prog, args=arguments, config=MARKERS, registry=REGISTRY)
+
+    def names() -> list[str]:
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+            read(["--help"])
+        return re.findall(r"(?m)^\W*(--[a-z][\w-]*)", without_colours(shown.getvalue()))
+
+    return _said(lambda: read(rest), lambda box: of_options(prog, box, [*names(), "--help"]), prog)
+
+
+class _Shown(io.StringIO):
+    """What the parser prints, in the colours and with the boxes of where it will go."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__()
+        self._target = target
+
+    def isatty(self) -> bool:
+        return bool(self._target.isatty())
+
+    @property
+    def encoding(self) -> str | None:  # type: ignore[override]
+        return getattr(self._target, "encoding", None)
+
+
+def _said(read: Callable[[], Any], complaint: Callable[[str], str], prog: str) -> Any:
+    """What `read` returns; None after a line of what it complained of."""
+    said, shown = io.StringIO(), _Shown(sys.stdout)
     try:
-        with contextlib.redirect_stderr(said):
-            if typed is not None:
-                return tyro.cli(load(known[typed]), prog=prog, args=rest)
-            members = {w.partition(" ")[2]: path for w, path in known.items() if w.startswith(f"{group} ")}
-            # the completion of a shell needs all there is
-            menu = _menu(
-                members or known, in_full=rest[:1] in (["--tyro-print-completion"], ["--tyro-write-completion"])
-            )
-            text = GROUPS.get(group) if group else DESCRIPTION
-            return menu.cli(prog=prog, description=text, args=rest or ["--help"])
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
+            return read()
     except SystemExit as end:
         if not end.code:
+            sys.stdout.write(wrapped(shown.getvalue()))
             raise
-        sys.stderr.write(f"{prog}: {_one_line(said.getvalue())}\n")
-        return None
+    sys.stderr.write(f"{prog}: {complaint(said.getvalue())}\n")
+    return None
+
+
+def _first_words(known: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(words.partition(" ")[0] for words in known))
 
 
 def _menu(known: Mapping[str, str], *, in_full: bool = False) -> tyro.extras.SubcommandApp:
@@ -99,7 +163,7 @@ def _menu(known: Mapping[str, str], *, in_full: bool = False) -> tyro.extras.Sub
         if second:
             groups.setdefault(first, {})[second] = path
         else:
-            menu.command(name=first)(load(path))
+            menu.command(name=first)(as_shown(load(path)))
     for first, members in groups.items():
         text = f"{GROUPS.get(first, '')} ({', '.join(members)})".strip()
         if in_full:
@@ -107,14 +171,6 @@ def _menu(known: Mapping[str, str], *, in_full: bool = False) -> tyro.extras.Sub
         else:
             menu.command(name=first, help=text)(lambda: None)
     return menu
-
-
-def _one_line(box: str) -> str:
-    """What the parser says in a box with rules between its parts, as sentences."""
-    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    inside = [line.strip("│ ") for line in text.splitlines() if line.startswith("│")]
-    parts = re.split("─+", " ".join(inside)) if inside else [text]
-    return plain(". ".join(" ".join(part.split()).rstrip(".") for part in parts) + ".", most=_MOST_CHARACTERS)
 
 
 def _what(error: Exception) -> str:

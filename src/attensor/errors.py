@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "MissingExtraError",
     "ShapeError",
     "Stopped",
+    "need",
     "plain",
     "require",
 ]
@@ -55,7 +57,6 @@ def plain(text: str, *, most: int = 500) -> str:
 # module that is imported -> the extra of ours that brings it
 _EXTRAS = {
     "transformers": "hf",
-    "plotly": "report",
     "jinja2": "report",
     "PIL": "vision",
     "sklearn": "vision",
@@ -64,10 +65,10 @@ _EXTRAS = {
 
 
 def require(module: str, *, purpose: str) -> ModuleType:
-    """Import `module` (dotted names allowed) or say which extra of attensor brings it.
+    """Import `module` (dotted names allowed) or say what brings it.
 
     Args:
-        module: what to import, for instance `"plotly.graph_objects"`.
+        module: what to import, for instance `"jinja2.sandbox"`.
         purpose: what needs it, in a few words, for the message.
     Raises:
         MissingExtraError: the library is not installed.
@@ -78,7 +79,24 @@ def require(module: str, *, purpose: str) -> ModuleType:
         root = module.partition(".")[0]
         if error.name is None or error.name.partition(".")[0] != root:
             raise  # the library is there and fails for a reason of its own
-        raise MissingExtraError(
-            f'{purpose} needs {root}, which is not installed: pip install "attensor[{_EXTRAS[root]}]"',
-            name=root,
-        ) from error
+        raise _missing(root, purpose) from error
+
+
+def need(*modules: str, purpose: str) -> None:
+    """Find out whether libraries are installed, without importing them: before work that will need them at its end.
+
+    Args:
+        modules: top-level names.
+        purpose: as of `require`.
+    Raises:
+        MissingExtraError: one is not installed.
+    """
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise _missing(module, purpose)
+
+
+def _missing(module: str, purpose: str) -> MissingExtraError:
+    extra = _EXTRAS.get(module)
+    line = f'"attensor[{extra}]"' if extra else module
+    return MissingExtraError(f"{purpose} needs {module}, which is not installed: pip install {line}", name=module)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 __all__ = [
     "RUN_MARK",
@@ -26,6 +28,12 @@ __all__ = [
 
 # a folder with such a file holds a run and no data, wherever it lies
 RUN_MARK = ".attensor-run"
+# suffix of an archive -> how it is unpacked into the folder `data`
+_UNPACK = {
+    ".zip": "unzip -d data {name}",
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), "tar -C data -xf {name}"),
+    ".gz": "gunzip -c {name} > data/text",
+}
 
 
 @contextmanager
@@ -95,11 +103,36 @@ def user_path(text: str, option: str) -> Path:
     if not text.strip():
         raise ValueError(f"{option} is empty; give a path, `.` is the folder you are in.")
     if "://" in text:
-        raise ValueError(f"{option} {text}: is an address and not a path; download it first.")
+        raise ValueError(f"{option} {text}: is an address and not a path. {_instead(text, option)}")
     path = os.path.expanduser(text)
     if path.startswith("~") and not os.path.lexists(path):
         raise ValueError(f"{option} {text}: there is no user {path[1:].partition('/')[0]}; write the path in full.")
     return Path(os.path.abspath(path))
+
+
+def _instead(address: str, option: str) -> str:
+    """What to type instead of an address: attensor opens no connection.
+
+    A run can then be resumed without one, a digest of a file says what was learned, and `-f` keeps an error page out.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return f"Give the path alone: {option} {shlex.quote(unquote(parts.path))}"
+    if parts.scheme not in ("http", "https"):
+        return "Copy it to this machine with the program that reads such addresses, then give the path of the copy."
+    name = PurePosixPath(parts.path).name
+    if not name or parts.query:  # what -O would call it is no name, or one with a question mark
+        name = f"./{name or 'data.txt'}"
+        command = f"curl -fL {shlex.quote(address)} -o {shlex.quote(name)}"
+    else:
+        name, command = f"./{name}", f"curl -fLO {shlex.quote(address)}"
+    unpack = next((how for suffix, how in _UNPACK.items() if name.endswith(suffix)), None)
+    if unpack is None:
+        return f"Download it first: {command}  then: {option} {shlex.quote(name)}"
+    return (
+        f"Download and unpack it first: {command} && mkdir data && {unpack.format(name=shlex.quote(name))}  "
+        f"then: {option} ./data"
+    )
 
 
 def new_folder(parent: Path, name: str) -> Path:

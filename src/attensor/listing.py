@@ -5,41 +5,42 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, fields
 from typing import Any
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.markup import escape
-from rich.padding import Padding
 from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
 from attensor.catalogue import Card, Domain, Mechanism, cards, load
 
-__all__ = ["argument_docs", "as_json", "domain_names", "full", "overview", "plain_formula", "possessions"]
+__all__ = ["argument_docs", "as_json", "domain_names", "overview", "plain_formula", "possessions", "show"]
+
+_HOW_TO_GO_ON = "attensor show NAME prints a card in full: costs, options, and code to paste."
 
 
-def overview() -> Table:
-    """One row a card."""
-    caption = "FLOPs: one forward pass of the operator. attensor show NAME prints a card in full."
-    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left", padding=(0, 1, 0, 0), pad_edge=False)
-    table.add_column("name", no_wrap=True, style="bold")
-    table.add_column("title", min_width=12)
-    for column in ("mixes", "FLOPs", "state, bytes"):
-        table.add_column(column)
-    table.add_column("verbs", min_width=9)
-    for card in cards().values():
-        mixer = (_mixes(card), plain_formula(card.flops), _state(card)) if isinstance(card, Mechanism) else ("-",) * 3
-        table.add_row(escape(card.name), escape(card.title), *mixer, ", ".join(card.verbs))
-    return table
+def overview(chosen: Iterable[Card] | None = None) -> RenderableType:
+    """Two lines a card, of `chosen` or all: its name and title, then what it is for; below them how to go on."""
+    found = list(cards().values() if chosen is None else chosen)
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column()
+    for card in found:
+        verbs = ", ".join(verb for verb in card.verbs if verb != "use")
+        facts = "; ".join(filter(None, (_mixes(card) if isinstance(card, Mechanism) else "", verbs)))
+        table.add_row(Text(card.name), Text(card.title).append(f" [{facts}]" if facts else "", style="dim"))
+        table.add_row("", Text(card.use, style="dim"))
+    return Group(table, Text("\n" + _HOW_TO_GO_ON))
 
 
-def as_json() -> str:
-    """Every card as JSON, for other programs."""
+def as_json(chosen: Iterable[Card] | None = None) -> str:
+    """Every card of `chosen`, or of all, as JSON, for other programs."""
     rows = []
-    for card in cards().values():
+    for card in cards().values() if chosen is None else chosen:
         # how a comparison or a test builds the layer is nobody else's business
         row = {f.name: getattr(card, f.name) for f in fields(card) if not f.name.endswith("options")}
         row |= {"verbs": card.verbs, "paper": asdict(card.paper)}
@@ -47,24 +48,31 @@ def as_json() -> str:
     return json.dumps(rows, indent=2) + "\n"
 
 
-def full(card: Card) -> RenderableType:
-    """Everything a card says, and the parameters of its layers; imports the layers."""
-    facts = Table.grid(padding=(0, 2))
+def show(card: Card, console: Console) -> None:
+    """Print everything a card says, and the parameters of its layers; imports the layers.
+
+    The code is printed without padding and never cut or wrapped, however narrow the console is, so that it can be
+    copied.
+    """
+    facts = Table.grid(padding=(0, 2, 0, 0))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
     for label, value in _facts(card):
         facts.add_row(label, Text(value))
-    return Group(
-        Text(f"{card.name}: {card.title}", style="bold"),
-        Padding(facts, (1, 0)),
-        Syntax(card.example.strip(), "python", background_color="default"),
-        *(Padding(_parameters(load(layer)), (1, 0, 0, 0)) for layer in card.layers),
-    )
+    console.print(Text(f"{card.name}: {card.title}\n", style="bold"))
+    console.print(facts, "")
+    code = Syntax("", "python", background_color="default").highlight(card.example.strip())
+    code.rstrip()
+    console.print(code, soft_wrap=True)
+    for layer in card.layers:
+        console.print()
+        console.print(_parameters(load(layer)))
 
 
 def possessions(card: Card) -> list[tuple[str, str]]:
     """What a card has beside a mixer, as label and text: models, presets, commands and so on; nothing for no part."""
     found = [
+        ("also called", ", ".join(card.aliases)),
         ("system", card.system or ""),
         ("operator", ", ".join(path.replace(":", ".") for path in card.operators)),
         ("layer", ", ".join(path.replace(":", ".") for path in card.layers)),
@@ -124,7 +132,8 @@ def _facts(card: Card) -> list[tuple[str, str]]:
 
 def _parameters(layer: Any) -> Table:
     docs = argument_docs(layer)
-    table = Table(title=f"{layer.__name__}(...)", title_justify="left")
+    title = f"{layer.__name__}(...)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for column in ("parameter", "default", "meaning"):
         table.add_column(column, overflow="fold")
     for parameter in inspect.signature(layer).parameters.values():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +17,10 @@ from rich.console import Console
 from attensor.bench import contest, hold
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, SAME, Cell, Contest, Mode, Peer, Row
-from attensor.bench.tables import Table, check_table, measure_tables, summary_table
+from attensor.bench.layout import Table
+from attensor.bench.tables import check_table, digits, measure_tables, summary_table
 from attensor.commands.bench import BenchOptions
-from attensor.errors import BackendError
+from attensor.errors import BackendError, MissingExtraError
 from tests.bench import toy
 from tests.bench.toy import PEERS, Toy, figures, peer
 
@@ -183,7 +186,8 @@ def test_tables_and_figures_are_kept(held: Callable[..., int], tmp_path: Path) -
     text = next(tmp_path.glob("*-toy-cpu.md")).read_text()
     for title in ("contestants", "forward, toy, times 2", "forward + backward, toy, times 2", "time of a peer over"):
         assert f"## {title}" in text
-    assert text.count("| ours | 7 | 1.00x | - |") == text.count("| ours | 12 | 1.00x | - |") == 2
+    for length in (7, 12):
+        assert len(re.findall(rf"\| ours \| {length} \| [\d.,]+ \| 1\.00x \| - \|", text)) == 2
     assert text.endswith("## GPU\n\nNot yet measured.\n")
     assert "- complete: yes" in text
     written = json.loads(next(tmp_path.glob("*-toy-cpu.json")).read_text())
@@ -219,11 +223,11 @@ def test_a_failure_of_ours_is_not_hidden(held: Callable[..., int], build: Any, t
     ("options", "message"),
     [
         ({"lengths": ()}, "bench toy: --lengths: nothing chosen"),
-        ({"lengths": ((8, 7), (9, 0))}, "bench toy: lengths must be at least 1, got 0"),
+        ({"lengths": ((8, 7), (9, 0))}, "bench toy: --lengths must be at least 1, got 0"),
         ({"peers": ("mine",)}, "bench toy: --peers: unknown 'mine'; choose from all, ours, same, square, absent"),
-        ({"rounds": -1}, "bench toy: rounds must be at least 1, got -1"),
-        ({"budget": 0.0}, "bench toy: budget must be above 0, got 0"),
-        ({"budget": float("nan")}, "bench toy: budget must be above 0, got nan"),
+        ({"rounds": -1}, "bench toy: --rounds must be at least 1, got -1"),
+        ({"budget": 0.0}, "bench toy: --budget must be above 0, got 0"),
+        ({"budget": float("nan")}, "bench toy: --budget must be above 0, got nan"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(
@@ -250,12 +254,12 @@ def test_a_table_says_what_grows_who_computes_something_else_and_what_is_missing
     (table,) = measure_tables(rows)
     assert table.title == "forward + backward, toy, times 2"
     assert ["-".join(table.columns)] == [
-        "contestant-size-against ours-over rounds-growth-tokens/s-of matrix rate-peak MiB-of inputs"
+        "contestant-size-time, s-against ours-over rounds-growth-tokens/s-of matrix rate-peak MiB-of inputs"
     ]
     assert table.rows == [
-        ["ours", "8", "1.00x", "-", "-", "4", "50.0%", "1.0", "32768.0x"],
-        ["sdpa (softmax)", "8", "3.00x", "2.50 to 3.50", "-", "1", "12.5%", "0.5", "16384.0x"],
-        ["ours", "32", "1.00x", "-", "1.50", "2", "25.0%", "1.5", "12288.0x"],
+        ["ours", "8", "2.00", "1.00x", "-", "-", "4.00", "50.0%", "1.0", "32768.0x"],
+        ["sdpa (softmax)", "8", "6.00", "3.00x", "2.50 to 3.50", "-", "1.33", "12.5%", "0.5", "16384.0x"],
+        ["ours", "32", "16.0", "1.00x", "-", "1.50", "2.00", "25.0%", "1.5", "12288.0x"],
     ]
     assert table.note == "Left out: sdpa (32, 64): too slow."
     (summary,) = summary_table(rows)
@@ -272,7 +276,7 @@ def test_checks_that_are_alike_share_a_row() -> None:
         [*checks, contest.Check("same", "c", SAME, None, "too old")], [peer("same", packages=("torch",))], ""
     )
     version = f"torch {torch.__version__}"
-    assert table.rows == [("same", version, "a, b", SAME, "3e-06"), ("same", version, "c", SAME, "left out: too old")]
+    assert table.rows == [("same", "3e-06", SAME, version, "a, b"), ("same", "left out", "too old", version, "c")]
 
 
 def test_a_table_is_the_same_in_markdown_and_on_screen() -> None:
@@ -282,3 +286,67 @@ def test_a_table_is_the_same_in_markdown_and_on_screen() -> None:
     with console.capture() as captured:
         console.print(table.rich())
     assert all(text in captured.get() for text in ("title", "first", "1.0x", "a note"))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "shown"), [(2.5, "s", "2.50"), (0.0123, "ms", "12.3"), (4e-5, "us", "40.0")]
+)
+def test_the_unit_of_time_is_chosen_once_a_table(seconds: float, unit: str, shown: str) -> None:
+    (table,) = measure_tables([Row("forward", Toy(n), OURS, SAME, t) for n, t in ((8, seconds), (9, 0.9 * seconds))])
+    # the median of the two is a little below the first, and above one of the unit
+    assert table.columns[2] == f"time, {unit}"
+    assert table.rows[0][2] == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.01234, "0.0123"), (1.234, "1.23"), (99.97, "100.0"), (1234.5, "1,234"), (0.0, "0")]
+)
+def test_three_digits_count(value: float, text: str) -> None:
+    assert digits(value) == text
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_narrow_terminal_cuts_no_name_and_no_time(width: int) -> None:
+    names = (OURS, "a-peer-of-a-long-name-naive")
+    ratios = (3343.35, 3582.22)
+    rows = [
+        Row(mode, Toy(length), name, SAME, 12.34, 1.0, 3457.3, ratios, 0.5, 2**30, 2**30)
+        for mode in ("forward", "decode")
+        for length in (123456, 234567)
+        for name in names
+    ]
+    console = Console(width=width)
+    for table in [*measure_tables(rows), *summary_table(rows)]:
+        with console.capture() as captured:
+            console.print(table.rich(width))
+        shown = captured.get()
+        assert max(map(len, shown.splitlines())) <= width
+        assert "…" not in shown
+        assert shown.count(names[1]) >= 1
+        for text in ("123456", "3,457x"):
+            assert text in shown
+        assert ("A wider terminal" in shown) == (width < 100 and "12.3" in shown)
+
+
+def test_lines_instead_of_a_bar_where_there_is_no_terminal(
+    here: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(hold.importlib, "import_module", lambda name: toy)
+    monkeypatch.setattr(toy, "bench", lambda given, bench=toy.bench: bench(given, PEERS))
+    file = io.StringIO()
+    assert hold.hold("toy", Options(save=False), Console(file=file, width=80), folder=tmp_path) == 0
+    lines = [line for line in file.getvalue().splitlines() if re.match(r"\d/", line)]
+    assert [line.partition("  ")[0] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
+    assert all((" left  timing" in line) == (i < 3) for i, line in enumerate(lines))
+    assert "\r" not in file.getvalue()
+    assert "\x1b" not in file.getvalue()
+
+
+def test_a_peer_asked_for_by_name_must_be_installed(held: Callable[..., int]) -> None:
+    absent = peer("absent", packages=("no-such-library",))
+    with pytest.raises(MissingExtraError, match=r"bench toy: --peers absent: .*: pip install no-such-library"):
+        held(peer(OURS), absent, peers=("absent",))
+
+
+def test_a_peer_that_is_not_installed_is_no_fault_when_all_are_asked_for(held: Callable[..., int]) -> None:
+    assert held(peer(OURS), peer("absent", packages=("no-such-library",)), save=False) == 0

@@ -57,7 +57,7 @@ SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2))
     [
         (LINEAR, 17, {"ours", "ours-torch", "ours-la1", "sdpa"}),
         (RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
-        (NEIGHBORHOOD, 6, {"ours", "gather", "dense SDPA, masked"}),
+        (NEIGHBORHOOD, 6, {"ours", "gather", "dense SDPA (masked)"}),
         (SOFTMAX, 6, {"ours", "sdpa", "explicit product"}),
     ],
     ids=["linear", "relative", "neighborhood", "softmax"],

@@ -15,9 +15,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from attensor.compare import Result
+from attensor.compare.columns import csv_text
+from attensor.compare.comparison import compare
 from attensor.compare.config import CompareConfig, GenerateConfig
 from attensor.compare.generate import generate_text
-from attensor.compare.run import compare
+from attensor.compare.schema import schema
 
 pytestmark = pytest.mark.slow
 
@@ -43,22 +46,42 @@ def rows(results):
     return {row["name"]: row for row in results["mechanisms"]}
 
 
+def test_references_are_scored_beside_the_models(finished):
+    run, results, _ = finished
+    scores = {row["name"]: row["score"] for row in results["references"]}
+    assert {"unigram", *(f"{n}-gram" for n in range(2, 6)), "zlib", "bz2", "lzma", "zstd"} == scores.keys()
+    assert results["references"] == json.loads((run / "references.json").read_text())["rows"]
+    assert scores["5-gram"] < scores["4-gram"] < scores["2-gram"] < scores["unigram"] < results["quality"]["chance"]
+    # after so few steps, the models are what they began with
+    assert rows(results)["softmax"]["score"]["mean"] == pytest.approx(scores["5-gram"], abs=0.2)
+
+
 def test_good_rows_have_everything(finished):
     run, results, _ = finished
     assert results["finished"]
     for name in ("softmax", "linear", "linear+softmax", "Mean"):
         row = rows(results)[name]
         assert row["status"] == "ok", row["reason"]
-        assert [pilot["learning_rate"] for pilot in row["pilots"]] == results["plan"]["learning_rates"]
-        assert row["learning_rate"] in results["plan"]["learning_rates"]
-        assert [r["curve"][-1]["step"] for r in row["runs"]] == [12, 12]
+        rates = [pilot["learning_rate"] for pilot in row["pilots"]]
+        assert set(results["plan"]["learning_rates"]) <= set(rates)
+        assert row["at_edge"] == (row["learning_rate"] in (rates[0], rates[-1]))
+        assert [r["curve"][-1]["step"] for r in row["runs"]] == [12, 12, 12]
+        assert [p["steps"] for p in row["pilots"]] == [11] * len(rates)
         assert row["runs"][0]["curve"][-1]["tokens"] == 12 * 3 * 32
         finals = [r["final"]["4x"] for r in row["runs"]]
-        assert row["score_4x"]["mean"] == pytest.approx(sum(finals) / 2)
-        assert row["score_4x"]["spread"] == pytest.approx(abs(finals[0] - finals[1]) / 2)
-        assert finals[0] != finals[1]
+        assert row["score_4x"]["mean"] == pytest.approx(sum(finals) / 3)
+        assert row["score_4x"]["spread"] == pytest.approx((max(finals) - min(finals)) / 2)
+        assert len(set(finals)) == 3
         assert [c["length"] for c in row["cost"]] == [256, 512, 1024]
         assert all((run / r["checkpoint"]).exists() for r in row["runs"])
+
+
+def test_what_is_written_keeps_the_schema(finished):
+    """With rows that went well, layers that take turns, the user's own and failed ones."""
+    run, results, _ = finished
+    pytest.importorskip("jsonschema").validate(results, schema())
+    assert Result.load(run).results == results
+    assert (run / "results.csv").read_text("utf-8") == csv_text(results)
 
 
 def test_it_has_learned_something(finished):
@@ -89,11 +112,15 @@ def test_a_failure_costs_one_row_and_says_why(finished):
 
 def test_decode_state_grows_only_with_a_cache_of_keys(finished):
     softmax, linear = (rows(finished[1])[name]["decode"] for name in ("softmax", "linear"))
-    assert [d["context"] for d in softmax] == [128, 256, 512, 1024]
-    assert softmax[-1]["state_bytes"] == 8 * softmax[0]["state_bytes"]
-    assert linear[-1]["state_bytes"] == linear[0]["state_bytes"]
+    sizes = [(128, 1), (256, 1), (512, 1), (1024, 1), (1024, 8), (1024, 32)]
+    assert [(d["context"], d["batch"]) for d in softmax] == sizes
+    assert softmax[3]["state_bytes"] == 8 * softmax[0]["state_bytes"]
+    assert softmax[5]["state_bytes"] == 32 * softmax[3]["state_bytes"]
+    assert len({(d["state_bytes"], d["ms_per_token"]) for d in linear[:4]}) == 1
     both = [d["state_bytes"] for d in rows(finished[1])["linear+softmax"]["decode"]]
     assert both == [(a["state_bytes"] + b["state_bytes"]) // 2 for a, b in zip(softmax, linear, strict=True)]
+    assert [g["batch"] for g in rows(finished[1])["linear+softmax"]["generation"]] == [1, 8, 32]
+    assert rows(finished[1])["Mean"]["generation"] == []
     assert rows(finished[1])["Mean"]["decode_stopped"] == "Mean has no new_cache(), so it cannot decode token by token"
 
 
@@ -123,7 +150,7 @@ def test_trained_models_write_text(finished, name):
     ("change", "message"),
     [
         ({"mechanism": "gla"}, "the run .* has softmax, linear, linear\\+softmax, Mean"),
-        ({"seed_index": 2}, "--seed-index 2: the run has 2 seeds"),
+        ({"seed_index": 3}, "--seed-index 3: the run has 3 seeds"),
         ({"mechanism": "Huge"}, "not trained to the end"),
     ],
     ids=str,
@@ -145,7 +172,7 @@ def test_a_damaged_model_is_named(finished, tmp_path):
 def test_interrupted_and_resumed(tmp_path, start):
     """The first Ctrl-C saves, writes what is there, and names the command that continues."""
     code = (
-        "import sys\nfrom attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.comparison import compare\n"
         f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='softmax,linear', steps=2000)!r}))"
     )
     process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -160,6 +187,9 @@ def test_interrupted_and_resumed(tmp_path, start):
     results = json.loads((run / "results.json").read_text())
     assert not results["finished"]
     assert {row["status"] for row in results["mechanisms"]} == {"unfinished"}
+    assert {row["score"] for row in results["mechanisms"]} == {None}
+    assert "no ranking" in results["answer"][0].lower()
+    assert results["answer"][-1] == f"Continue with: attensor compare --resume {run}"
     assert (run / "report.html").exists()
     assert list(run.glob("softmax/*.state.safetensors"))
 
@@ -167,7 +197,7 @@ def test_interrupted_and_resumed(tmp_path, start):
 def test_killed_and_resumed_to_the_same_numbers(finished, tmp_path, start):
     """kill -9 in the middle of the training, its processes outliving it for a moment."""
     code = (
-        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.run import compare\n"
+        "from attensor.compare.config import CompareConfig\nfrom attensor.compare.comparison import compare\n"
         f"compare(CompareConfig(**{options(tmp_path / 'out', mechanisms='linear,linear+softmax', max_length=128)!r}))"
     )
     process = start([sys.executable, "-c", code], stdout=subprocess.PIPE)

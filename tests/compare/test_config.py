@@ -29,6 +29,7 @@ def test_no_budget(text):
         ({"seeds": 1}, "--seeds 1: at least 2"),
         ({"seeds": 10**12}, "--seeds 1000000000000: at most 1000"),
         ({"steps": 10, "budget": "3m"}, "--steps and --budget exclude each other"),
+        ({"skills": "soon"}, "--skills .soon.: write a time such as 90s"),
         ({"learning_rates": ()}, "--learning-rates"),
         ({"learning_rates": (1e-3, -1.0)}, "--learning-rates"),
         ({"batch_size": 0}, "--batch-size 0"),

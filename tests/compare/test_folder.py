@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from attensor import cli
-from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, SeedRun
+from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, Schedule, SeedRun
 from attensor.compare.config import CompareConfig
 from attensor.compare.folder import check_disk, new_run, reopened
 from attensor.compare.plan import Plan, make_plan
@@ -80,8 +80,8 @@ def test_the_probe_leaves_nothing(tmp_path):
 
 
 def test_contradicting_options_are_named_on_resume(run):
-    with pytest.raises(ValueError, match=r"leave out --seeds 3 \(the run has 2\), --length 64 \(the run has 32\)\."):
-        reopened(run, CompareConfig(resume=str(run), seeds=3, length=64, steps=12))
+    with pytest.raises(ValueError, match=r"leave out --seeds 5 \(the run has 3\), --length 64 \(the run has 32\)\."):
+        reopened(run, CompareConfig(resume=str(run), seeds=5, length=64, steps=12))
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
@@ -108,11 +108,23 @@ def test_a_users_file_that_has_changed_is_refused(config, tmp_path):
         reopened(run, CompareConfig(resume=str(run)))
 
 
-def test_time_is_shared_in_rounds(config):
-    """Three mechanisms, two at a time: two rounds, so that each gets half of the budget."""
+def test_the_time_is_that_of_all_together(config):
     options = {**config.__dict__, "mechanisms": "softmax,gla,linear", "steps": None, "budget": "1m", "jobs": 2}
     plan = make_plan(CompareConfig(**options), created="", command="")
-    assert (plan.steps, plan.budget_seconds, plan.share_seconds, plan.jobs) == (None, 60.0, 30.0, 2)
+    assert (plan.steps, plan.budget_seconds, plan.jobs) == (None, 60.0, 2)
+
+
+def test_another_budget_is_taken_until_the_steps_are_decided(run):
+    """And then no more: half of the mechanisms may have been trained."""
+    asked = CompareConfig(resume=str(run), budget="5m")
+    plan = reopened(run, asked)
+    assert (plan.steps, plan.budget_seconds) == (None, 300.0)
+    assert Plan.load(run) == plan
+    assert reopened(run, CompareConfig(resume=str(run))) == plan
+    Schedule(12, 3, 60.0).save(run / "pace.json")
+    with pytest.raises(ValueError, match=r"leave out --budget 7m \(the run has 5m\)"):
+        reopened(run, CompareConfig(resume=str(run), budget="7m"))
+    assert reopened(run, asked) == plan
 
 
 def test_images_are_cut_into_a_grid():
@@ -147,10 +159,19 @@ def test_the_plan_is_plain_json(run):
 
 ARTEFACTS = {
     "balance.json": Balance(170, 100, 101),
-    "calibration.json": Pace(0.5, 12, 10),
+    "calibration.json": Pace(0.5, 12.0, 1.25),
     "pilot-0.json": Pilot(0.01, 10, 7.5),
     "seed-0.json": SeedRun(
-        0, 0.01, 5.0, [{"step": 1, "tokens": 9, "score": 7.5}], {"1x": 7.5}, "gla/seed-0.safetensors"
+        seed=0,
+        learning_rate=0.01,
+        steps=1,
+        seconds_per_step=0.5,
+        machine_load=1.0,
+        tokens_per_second=5.0,
+        curve=[{"step": 1, "tokens": 9, "score": 7.5}],
+        final={"1x": 7.5},
+        units=[7.5],
+        checkpoint="gla/seed-0.safetensors",
     ),
     "cost.json": Measured([], finished=True),
 }
@@ -164,7 +185,7 @@ def half_done(run):
         artefact.save(run / "gla" / name)
     write_json(run / "gla/laws.json", {"kept": True})
     write_json(run / "gla/failed-train.json", {"reason": "none"})
-    write_json(run / "load.json", 1.5)
+    Schedule(12, 3, 60.0).save(run / "pace.json")
     save_file({"a": torch.ones(3)}, run / "gla/seed-1.state.safetensors")
     return run
 
@@ -186,7 +207,7 @@ def test_a_damaged_file_is_named_with_what_to_do(name, content, half_done, capsy
 
 
 @pytest.mark.parametrize("content", ["", '{"tr', "null", "[5]", "{}", "\udcff", '{"facts": 3}'], ids=ascii)
-@pytest.mark.parametrize("name", ["plan.json", "load.json"])
+@pytest.mark.parametrize("name", ["plan.json", "pace.json"])
 def test_a_run_whose_plan_is_damaged_is_refused(name, content, half_done, capsys):
     (half_done / name).write_bytes(content.encode(errors="surrogateescape"))
     assert cli.main(["compare", "--resume", str(half_done)]) == 2

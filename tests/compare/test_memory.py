@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from attensor.compare import cost
-from attensor.compare.cost import available_bytes
-from attensor.compare.summary import enumerated, readable_count
+from attensor.bench import available
+from attensor.bench.available import available_bytes
+from attensor.compare.words import enumerated, readable_count
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def system(tmp_path, monkeypatch):
         "stat": "anon 5\ninactive_file 1000000000\n",
     }.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    monkeypatch.setattr(cost, "_SYSTEM", tmp_path / "meminfo")
-    monkeypatch.setattr(cost, "_CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(available, "_SYSTEM", tmp_path / "meminfo")
+    monkeypatch.setattr(available, "_CONTROL_GROUP", tmp_path)
     return tmp_path
 
 

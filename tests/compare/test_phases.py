@@ -44,17 +44,20 @@ def test_a_failure_is_written_down_and_costs_its_row_alone(run, plan, monkeypatc
         run_phase(run, plan, "train", plan.subjects, at_once=2, watch=watch, **told)
     assert len(written) == 3
     rows = {row["name"]: row for row in collect(run, plan)["mechanisms"]}
-    assert rows["gla"]["reason"] == reason
+    assert rows["gla"]["reason"] == (reason or rows["softmax"]["reason"])
     assert (rows["gla"]["status"], rows["softmax"]["status"]) == ("failed" if reason else "unfinished", "unfinished")
+    assert rows["softmax"]["missing"]["score"] == rows["softmax"]["reason"]
 
 
 EVENTS = [
     ("softmax", {"stage": "laws"}),
+    ("softmax", {"ended": None, "phase": "calibrate"}),
     ("softmax", {"stage": "pilot-0", "fraction": 0.2, "seconds_left": 3.0, "score": None}),
     ("softmax", {"stage": "seed-0", "fraction": 0.5, "seconds_left": 1.0, "score": 2.5}),
+    ("softmax", {"stage": "seed-0", "fraction": 1.0, "seconds_left": 0.0, "score": 2.4}),
     ("softmax", {"ended": None, "phase": "train"}),
     ("gla", {"ended": "leaks [the] future", "phase": "train"}),
-    ("softmax", {"stage": "cost", "length": 256}),
+    ("softmax", {"stage": "cost", "name": "softmax", "size": "256"}),
     ("softmax", {"ended": None, "phase": "measure"}),
 ]
 
@@ -71,10 +74,10 @@ def test_progress_is_shown(plan, is_terminal):
                 watch.event(name, event)
             else:
                 watch.ended(name, event["phase"], event["ended"])
-        assert display.done == 4
+        assert display.done == 6
         assert display.seconds_left() < before
     shown = file.getvalue()
     assert "leaks [the] future" in shown
-    assert ("left" in shown) == is_terminal
+    assert "left" in shown
     assert ("seed-0, 2.500" in shown) == (not is_terminal)  # a terminal shows the last state only
     assert "done" in shown

@@ -73,7 +73,9 @@ def test_it_swaps_into_foreign_models_if_a_layer_can(card: Card) -> None:
 
 @ONE_EACH
 def test_the_example_runs(card: Card) -> None:
-    assert len(card.example.strip().splitlines()) == 3
+    lines = card.example.strip().splitlines()
+    assert max(map(len, lines)) <= 80
+    assert sum(not line.startswith((" ", ")")) for line in lines) == 3  # statements, one of them over three lines
     exec(card.example, {})
 
 

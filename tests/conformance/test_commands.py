@@ -58,9 +58,13 @@ def test_bad_input_is_one_line_and_2(words: str, bad: list[str], capsys: pytest.
     assert cli.main([*words.split(), *bad]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith(f"attensor {words}".strip() + ": ")
     assert err.count("\n") == 1
-    assert "--help" in err
+    if "no card is called" in err:  # a command that takes names
+        assert err.startswith("attensor: ")
+        assert "the catalogue has" in err
+    else:
+        assert err.startswith(f"attensor {words}".strip() + ": ")
+        assert "--help" in err
 
 
 @pytest.mark.parametrize("group", GROUP_NAMES)

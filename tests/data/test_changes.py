@@ -66,7 +66,7 @@ def test_text_that_changes_in_use_is_named(tmp_path, name, was_read):
     with pytest.raises(DataError, match=f"'{path}' {message}"):
         data.batch(1, seed=0, batch_size=2, length=19)
     with pytest.raises(DataError, match=f"'{path}' {message}"):
-        data.held_out(19, limit=3)
+        data.selection(19, limit=3)
 
 
 def test_text_that_vanishes_is_named_until_it_is_open(tmp_path):
@@ -94,7 +94,7 @@ def test_images_that_change_in_use_are_named(tmp_path, name, monkeypatch):
         Image.open(tmp_path / "cat/3.png").save(path)
         later(path)
     with pytest.raises(DataError, match=r"dog/3\.png' (is not an image|cannot be read|changed while in use)"):
-        list(data.held_out_batches(3)), data.batch(0, seed=0, batch_size=data.train_images)
+        list(data.selection_batches(3)), list(data.test_batches(3)), data.batch(0, seed=0, batch_size=data.train_images)
 
 
 EDITS: dict[str, Callable[[Path], object]] = {

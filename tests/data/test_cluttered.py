@@ -26,7 +26,7 @@ def test_digits_are_whole_and_reach_every_corner() -> None:
     """Without noise each image holds one digit, unchanged, and places cover the whole image."""
     data = ClutteredDigits(image_size=21, digit_size=16, noise=0.0)
     images, labels = data.batch(0, seed=3, batch_size=300)
-    digits, same = open_images("digits", image_size=16).batch(0, seed=3, batch_size=300)
+    digits, same = open_images("digits", image_size=16, selection=0.0).batch(0, seed=3, batch_size=300)
     assert torch.equal(labels, same)
     torch.testing.assert_close(images.sum((1, 2, 3)), (digits / 2 + 0.5).sum((1, 2, 3)))
     windows = images.unfold(2, 16, 1).unfold(3, 16, 1).flatten(1, 3)  # [B, 36, 16, 16]
@@ -45,8 +45,8 @@ def test_held_out_images_stay_the_same_and_are_not_trained_on() -> None:
     for (images, labels), (again, same) in zip(batches, data.held_out_batches(100), strict=True):
         assert torch.equal(images, again)
         assert torch.equal(labels, same)
-    digits = open_images("digits", image_size=16)
-    assert sum(len(labels) for _, labels in batches) == digits.held_out_images
+    digits = open_images("digits", image_size=16, selection=0.0)
+    assert sum(len(labels) for _, labels in batches) == digits.test_images
 
 
 def test_digits_that_do_not_fit_are_refused() -> None:

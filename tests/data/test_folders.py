@@ -58,9 +58,9 @@ def test_a_folder_is_taken_for_what_it_is_and_what_is_left_out_is_said(tmp_path,
     assert note in " ".join(data.notes)
     assert bool(note) == bool(data.notes)
     if isinstance(data, ImageData):
-        assert (data.classes, data.train_images + data.held_out_images) == (["cat", "dog"], 8)
+        assert (data.classes, data.train_images + data.selection_images + data.test_images) == (["cat", "dog"], 8)
     else:
-        assert (data.train_files, data.held_out_files) == (11, 2)
+        assert (data.train_files, data.selection_files, data.test_files) == (9, 2, 2)
 
 
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
             photos(p / "val", "cat", "dog"),
             [write(f.parents[2] / "val/dog" / f"copy{f.name}", f.read_bytes()) for f in p.glob("train/dog/*")],
         ),
-        "'{}': every image of class 'dog' to train on is also held out",
+        "'{}': every image of class 'dog' to train on is also in another part",
     ),
     "parts without classes": (lambda p: photos(p, "train", "test"), "'{}' needs the same classes in its parts"),
     "parts inside the classes": (
@@ -147,17 +147,23 @@ SPLITS = [
 
 @pytest.mark.parametrize("names", SPLITS, ids="/".join)
 def test_the_split_of_image_folders_is_taken(tmp_path, names):
-    """What is held out is the second part and nothing else; a third is left out and counted."""
+    """With three parts each is a side; with two the second is the test, and the selection is cut off the first."""
     for name in names:
         photos(tmp_path / name, "cat", "dog", count=3)
     data = opened(tmp_path)
-    alone = opened(tmp_path / names[1])
-    held = torch.cat([images for images, _ in data.held_out_batches(5)])
+    alone = opened(tmp_path / names[-1])
+    held = torch.cat([images for images, _ in data.test_batches(5)])
     expected = every_image(alone).float() / 127.5 - 1
     torch.testing.assert_close(held, expected, rtol=0, atol=0)
-    assert (data.classes, data.train_images, data.held_out_images) == (["cat", "dog"], 6, 6)
-    assert data.notes[0].startswith("The split is")
-    assert [f"6 files left out: of {names[2]!r}" in data.notes[1]] == [True] if names[2:] else len(data.notes) == 1
+    assert data.classes == ["cat", "dog"]
+    counts = (6, 6, 6) if names[2:] else (4, 2, 6)
+    assert (data.train_images, data.selection_images, data.test_images) == counts
+    (note,) = data.notes
+    assert note.startswith("The split is")
+    assert ("cut off the part to train on" in note) == (not names[2:])
+    if names[2:]:
+        chosen = torch.cat([images for images, _ in data.selection_batches(5)])
+        torch.testing.assert_close(chosen, every_image(opened(tmp_path / names[1])).float() / 127.5 - 1, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("names", SPLITS, ids="/".join)
@@ -166,9 +172,17 @@ def test_the_split_of_text_folders_is_taken(tmp_path, names, form):
     for name in names:
         write(tmp_path / (f"{name}/a.txt" if form == "folders" else f"{name}.txt"), f"{name}: {WORDS}")
     data = opened(tmp_path)
-    assert data._train.read(0, data.train_bytes).decode() == f"{names[0]}: {WORDS}"
-    assert data._held_out.read(0, data.held_out_bytes).decode() == f"{names[1]}: {WORDS}"
-    assert data.notes[0].startswith("The split is")
+    assert data._test.read(0, data.test_bytes).decode() == f"{names[-1]}: {WORDS}"
+    train, chosen = (s.read(0, len(s)) for s in (data._train, data._selection))
+    (note,) = data.notes
+    assert note.startswith("The split is")
+    if names[2:]:
+        assert (train.decode(), chosen.decode()) == (f"{names[0]}: {WORDS}", f"{names[1]}: {WORDS}")
+    else:
+        whole = f"{names[0]}: {WORDS}".encode()
+        assert whole.startswith(train)
+        assert whole.endswith(chosen)
+        assert "cut off the part to train on" in note
 
 
 def test_names_of_parts_among_others_are_no_split_of_text(tmp_path):
@@ -177,23 +191,23 @@ def test_names_of_parts_among_others_are_no_split_of_text(tmp_path):
     texts(tmp_path / "test")
     data = opened(tmp_path)
     assert data.notes == ()
-    assert data.train_files + data.held_out_files == 39
+    assert data.train_files + data.selection_files + data.test_files == 39
 
 
-def test_what_is_held_out_is_not_trained_on(tmp_path):
+def test_what_is_tested_on_is_not_trained_on(tmp_path):
     """Copies in both parts are taken out of the training part, and that is said."""
     for folder in (tmp_path / "images/train", tmp_path / "images/val"):
         photos(folder, "cat", "dog", count=3)
         photo(folder / "cat/copy.png", 5)
     data = opened(tmp_path / "images")
-    assert (data.train_images, data.held_out_images) == (6, 7)
-    assert "1 file left out: to train on, but also held out (train/cat/copy.png)." in data.notes
+    assert (data.train_images, data.selection_images, data.test_images) == (4, 2, 7)
+    assert "1 file left out: also set apart for a later part (train/cat/copy.png)." in data.notes
     texts(tmp_path / "text/train")
     texts(tmp_path / "text/val", "fg")
     write(tmp_path / "text/train/copy.txt", (tmp_path / "text/val/f.txt").read_bytes())
     data = opened(tmp_path / "text")
-    assert (data.train_files, data.held_out_files) == (13, 2)
-    assert "1 file left out: to train on, but also held out (train/copy.txt)." in data.notes
+    assert (data.train_files, data.selection_files, data.test_files) == (11, 2, 2)
+    assert "1 file left out: also set apart for a later part (train/copy.txt)." in data.notes
 
 
 @pytest.mark.parametrize("name", ["cat", "trains", "contest", "data", "2017", "model", "train_cat", "latest"])
@@ -241,7 +255,7 @@ PILLOW_READS += [".mpo", ".dds", ".bmp", ".gif", ".jpg", ".JPG", ".ppm", ".tif",
 
 @pytest.mark.parametrize("suffix", PILLOW_READS)
 def test_every_format_that_pillow_reads_is_an_image(tmp_path, suffix):
-    photos(tmp_path, "cat", "dog", suffix=suffix, count=2)
+    photos(tmp_path, "cat", "dog", suffix=suffix, count=3)
     data = opened(tmp_path)
     assert isinstance(data, ImageData)
     assert every_image(data).double().std() > 5

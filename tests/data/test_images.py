@@ -11,7 +11,7 @@ from PIL import Image
 
 from attensor.data import ImageData, TextData, images, open_data, open_images
 from attensor.data.decode import Depth, read_image
-from attensor.data.splits import split_images
+from attensor.data.splits import Shares, split_images
 from attensor.errors import DataError, MissingExtraError
 
 
@@ -25,14 +25,18 @@ def write_images(folder: Path, counts: dict[str, int], *, mode: str = "L", size:
             Image.frombytes(mode, size, pixels).save(folder / name / f"{i:03}.png")
 
 
-def test_every_class_is_on_both_sides_in_its_share(tmp_path):
-    write_images(tmp_path, {"cat": 20, "dog": 10, "eel": 2})
+def test_every_class_is_on_every_side_in_its_share(tmp_path):
+    write_images(tmp_path, {"cat": 20, "dog": 10, "eel": 3})
     data = open_data(tmp_path, minimum_bytes=9, image_size=(5, 7))
     assert isinstance(data, ImageData)
     assert (data.classes, data.image_shape) == (["cat", "dog", "eel"], (1, 5, 7))
-    held = torch.cat([labels for _, labels in data.held_out_batches(3)]).bincount()
-    assert held.tolist() == [4, 2, 1]
-    assert (data.train_images, data.held_out_images) == (25, 7)
+    test, selection = (
+        torch.cat([labels for _, labels in batches]).bincount().tolist()
+        for batches in (data.test_batches(3), data.selection_batches(2))
+    )
+    assert test == [4, 2, 1]
+    assert selection == [2, 1, 1]
+    assert (data.train_images, data.selection_images, data.test_images) == (22, 4, 7)
 
 
 def test_an_epoch_shows_each_training_image_once_and_is_a_pure_function(tmp_path):
@@ -72,16 +76,16 @@ def test_labels_belong_to_their_images(tmp_path):
     assert ((pictures.mean((1, 2, 3)) > 0).long() == labels).all()
 
 
-def test_identical_images_are_never_on_both_sides(tmp_path):
+def test_identical_images_are_never_on_two_sides(tmp_path):
     write_images(tmp_path, {"a": 12, "b": 12})
     for i in range(6):
         for copy in ("a/copy", "b/copy"):
             (tmp_path / f"{copy}{i}.png").write_bytes((tmp_path / f"a/{i:03}.png").read_bytes())
-    data = open_images(tmp_path, image_size=(13, 11), held_out=0.3)
-    held = {tuple(x.flatten().tolist()) for batch, _ in data.held_out_batches(5) for x in batch}
-    trained = {tuple(x.flatten().tolist()) for x in data.batch(0, seed=0, batch_size=data.train_images)[0]}
-    assert len(held | trained) == 24
-    assert not held & trained
+    data = open_images(tmp_path, image_size=(13, 11), selection=0.2, test=0.3)
+    sides = [data.test_batches(5), data.selection_batches(3), [data.batch(0, seed=0, batch_size=data.train_images)]]
+    sets = [{tuple(x.flatten().tolist()) for batch, _ in side for x in batch} for side in sides]
+    assert sum(map(len, sets)) == len(set.union(*sets)) == 24
+    assert all(sets)
 
 
 def test_digits_need_no_folder_and_split_without_copies():
@@ -89,8 +93,9 @@ def test_digits_need_no_folder_and_split_without_copies():
     assert isinstance(data, ImageData)
     assert data.classes == list("0123456789")
     assert data.image_shape == (1, 8, 8)
-    assert data.train_images + data.held_out_images == 1797
-    assert 0.19 < data.held_out_images / 1797 < 0.21
+    assert data.train_images + data.selection_images + data.test_images == 1797
+    assert 0.19 < data.test_images / 1797 < 0.21
+    assert 0.09 < data.selection_images / 1797 < 0.11
     assert open_images("digits", image_size=12).batch(0, seed=0, batch_size=3)[0].shape == (3, 1, 12, 12)
 
 
@@ -131,7 +136,7 @@ def test_a_broken_image_is_named_when_opened_or_when_first_read(tmp_path, monkey
     monkeypatch.setattr(images, "_KEEP_DECODED_BYTES", 0)
     data = open_images(tmp_path, image_size=8)
     with pytest.raises(DataError, match=r"b/001\.png' is a broken image"):
-        list(data.held_out_batches(9)), data.batch(0, seed=0, batch_size=9)
+        list(data.selection_batches(9)), list(data.test_batches(9)), data.batch(0, seed=0, batch_size=9)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +144,7 @@ def test_a_broken_image_is_named_when_opened_or_when_first_read(tmp_path, monkey
     [
         ({}, r"has 0 sub-folder\(s\), at least 2 classes"),
         ({"a": 5}, r"has 1 sub-folder\(s\), at least 2 classes"),
-        ({"a": 5, "b": 1}, r"/b' has 1 image\(s\).*at least 2"),
+        ({"a": 5, "b": 2}, r"/b' has 2 image\(s\).*at least 3"),
         ({"a": 5, "b": 0}, r"/b' has 0 image\(s\)"),
     ],
 )
@@ -153,9 +158,10 @@ def test_too_few_classes_or_images_are_named(tmp_path, counts, message):
 
 
 def test_a_class_of_copies_is_refused(tmp_path):
-    write_images(tmp_path, {"a": 4, "b": 1})
-    (tmp_path / "b/again.png").write_bytes((tmp_path / "b/000.png").read_bytes())
-    with pytest.raises(DataError, match="class 'b' are all alike"):
+    write_images(tmp_path, {"a": 4, "b": 2})
+    for name in ("again", "more"):
+        (tmp_path / f"b/{name}.png").write_bytes((tmp_path / "b/000.png").read_bytes())
+    with pytest.raises(DataError, match=r"the 4 image.* of class 'b' are too few, all alike.* at least 3 different"):
         open_images(tmp_path, image_size=3)
 
 
@@ -170,8 +176,8 @@ def test_a_missing_folder_and_a_file_are_refused(tmp_path):
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="image_size must be positive"):
         open_images("digits", image_size=(0, 3))
-    with pytest.raises(ValueError, match="held_out must lie between"):
-        open_images("digits", image_size=3, held_out=1.0)
+    with pytest.raises(ValueError, match="selection and test must be shares"):
+        open_images("digits", image_size=3, test=1.0)
 
 
 def test_a_folder_of_code_with_some_pictures_is_text(tmp_path):
@@ -182,7 +188,7 @@ def test_a_folder_of_code_with_some_pictures_is_text(tmp_path):
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
-    write_images(tmp_path, {"a": 2, "b": 2})
+    write_images(tmp_path, {"a": 3, "b": 3})
     monkeypatch.setitem(__import__("sys").modules, "PIL.Image", None)
     with pytest.raises(MissingExtraError, match=r'reading images needs PIL.*pip install "attensor\[vision\]"'):
         open_images(tmp_path, image_size=3)
@@ -192,9 +198,7 @@ def test_split_keeps_equal_keys_together_over_classes():
     """Key x is in both classes; whatever side it takes, it takes in both."""
     labels = [0] * 5 + [1] * 5
     keys = [b"x", b"p", b"q", b"r", b"s", b"x", b"x", b"t", b"u", b"v"]
-    held = split_images(labels, keys, ["zero", "one"], 0.4, source="test")
-    assert len({bool(h) for h, key in zip(held, keys, strict=True) if key == b"x"}) == 1
+    sides = split_images(labels, keys, ["zero", "one"], Shares(0.2, 0.4), source="test")
+    assert len({int(side) for side, key in zip(sides, keys, strict=True) if key == b"x"}) == 1
     for label in (0, 1):
-        of_class = held[torch.tensor(labels) == label]
-        assert of_class.any()
-        assert not of_class.all()
+        assert sides[torch.tensor(labels) == label].unique().tolist() == [0, 1, 2]

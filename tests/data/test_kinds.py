@@ -57,11 +57,11 @@ def test_utf_16_and_32_with_a_mark_are_read_as_their_utf_8_twins(tmp_path, encod
     place = "x/a.txt" if form == "file" else "x"
     data, twin = opened(tmp_path / "in" / place), opened(tmp_path / "twin" / place)
     assert data.notes == ()
-    for side in ("train", "held_out"):
+    for side in ("train", "selection", "test"):
         size = getattr(twin, f"{side}_bytes")
         assert getattr(data, f"{side}_bytes") == size
         assert getattr(data, f"_{side}").read(0, size) == getattr(twin, f"_{side}").read(0, size)
-    assert data.train_bytes > 3 * data.held_out_bytes > 0
+    assert data.train_bytes > 3 * data.test_bytes > 0
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_utf_16_and_32_with_a_mark_are_read_as_their_utf_8_twins(tmp_path, encod
         ("", "source is empty; give a path"),
         (" ", "source is empty; give a path"),
         ("~nosuchuser/data", "there is no user nosuchuser"),
-        ("https://example.org/data.txt", "is an address and not a path; download it first"),
-        ("s3://bucket/data", "is an address and not a path; download it first"),
+        ("https://example.org/data.txt", "curl -fLO https://example.org/data.txt  then: "),
+        ("s3://bucket/data", "is an address and not a path. Copy it"),
         ("file:///etc/hostname", "is an address and not a path"),
         ("a\0b", "null"),
         ("x" * 5000, "cannot be read: File name too long"),

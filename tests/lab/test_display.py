@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from attensor.lab import Display, Estimate
+from attensor.lab.display import clock
 
 
 def test_work_side_by_side_takes_as_long_as_its_longest_part_and_as_its_share() -> None:
@@ -43,5 +44,46 @@ def test_a_line_or_a_bar(is_terminal: bool) -> None:
     shown = file.getvalue()
     assert "leaks [the] future" in shown
     assert ("3 of 3" in shown) == is_terminal
+    assert ("2/3  0:00, about 1:30 left  first: seed-0, 2.500\n" in shown) == (not is_terminal)
     assert ("2.500" in shown) == (not is_terminal)  # a terminal shows the last state only
     assert ("2.400" in shown) == is_terminal
+
+
+def test_a_pipe_gets_one_line_a_stage_without_codes_or_returns_however_long_it_is() -> None:
+    file = io.StringIO()
+    state = "a state that is " + "very " * 30 + "long"
+    with Display("all", ["first"], console=Console(file=file, width=80)) as display:
+        work = display.expect({"first": None, "second": None}, 1)
+        for stage in ("a", "a", "b"):
+            display.row("first", state, stage=stage, fraction=0.5)
+            display.tick()
+        work.finished("first", 3.0)
+        display.done += 1
+        display.row("first", "done", stage="end")
+        display.alarm("second failed", state)
+    lines = file.getvalue().splitlines()
+    assert lines[:2] == [f"0/2  0:00  first: {state}"] * 2
+    assert lines[2].startswith("1/2  0:00, about 0:0")
+    assert lines[2].endswith(" left  first: done")
+    assert lines[3:] == [f"second failed: {state}"]
+    assert "\r" not in file.getvalue()
+    assert "\x1b" not in file.getvalue()
+
+
+@pytest.mark.parametrize("has_widgets", [False, True])
+def test_a_notebook_gets_bars_with_widgets_and_lines_without(
+    has_widgets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"ipywidgets": object() if has_widgets else None}
+    monkeypatch.setattr("attensor.lab.display.importlib.util.find_spec", found.__getitem__)
+    lines: list[str] = []
+    console = Console(file=io.StringIO(), force_jupyter=True)
+    monkeypatch.setattr(console, "print", lambda text, **more: lines.append(str(text)))
+    display = Display("all", ["gla"], console=console)
+    display.row("gla", "trains", stage="seed-0", fraction=0.5)
+    assert [line.split()[-2:] for line in lines] == ([] if has_widgets else [["gla:", "trains"]])
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (65.2, "1:05"), (7205.0, "2:00:05")])
+def test_a_clock(seconds: float, text: str) -> None:
+    assert clock(seconds) == text

@@ -25,7 +25,7 @@ from pathlib import Path
 START = """
 import sys
 from attensor.compare.config import CompareConfig
-from attensor.compare.run import compare
+from attensor.compare.comparison import compare
 out, data, steps = sys.argv[1:4]
 sizes = {"length": 32, "batch_size": 4, "max_length": 512}
 compare(CompareConfig(data=data, mechanisms="softmax,gla", steps=int(steps), out=out, **sizes))
@@ -33,7 +33,7 @@ compare(CompareConfig(data=data, mechanisms="softmax,gla", steps=int(steps), out
 RESUME = """
 import sys
 from attensor.compare.config import CompareConfig
-from attensor.compare.run import compare
+from attensor.compare.comparison import compare
 compare(CompareConfig(resume=sys.argv[1]))
 """
 

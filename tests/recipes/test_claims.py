@@ -11,17 +11,21 @@ from rich.console import Console
 
 from attensor import recipes
 from attensor.recipes._claims import CLAIMS_FOLDER, claims_page
+from attensor.recipes._outcome import mark_of, outcome_of
 from attensor.recipes._reproduce import save
 
 ROOT = Path(__file__).parents[2]
 FOUND: dict[str, Any] = {
-    "schema": 1,
+    "schema": 2,
     "recipe": "gla",
     "paper": "arXiv:2312.06635",
     "claim": "a | b",
-    "holds": False,
+    "outcome": "partly",
     "quick": False,
-    "checks": [{"text": "loss at most 0.5: 0.4", "passed": True}, {"text": "recall 5: 4 ± 1", "passed": False}],
+    "checks": [
+        {"text": "loss at most 0.5: 0.4", "passed": True, "interval": None, "bounds": [], "mark": "reached"},
+        {"text": "recall 5: 4 ± 2", "passed": False, "interval": [2.0, 6.0], "bounds": [5.0], "mark": "not decided"},
+    ],
     "figures": {"loss": "1.23 ± 0.02 (3 seeds)"},
     "charts": [],
     "command": "attensor reproduce gla",
@@ -35,10 +39,10 @@ FOUND: dict[str, Any] = {
 
 def test_a_row_has_the_claim_the_marks_the_verdict_and_the_date() -> None:
     page = claims_page([FOUND])
-    assert "| [gla](#gla) | a \\| b | 1 of 2 | does not hold | 2026-11-23 |" in page
+    assert "| [gla](#gla) | a \\| b | **partly** | 1 of 2 marks reached, 1 not decided | 2026-11-23 |" in page
     for part in (
         "## gla",
-        "| recall 5: 4 ± 1 | **no** |",
+        "| recall 5: 4 ± 2 | **not decided** |",
         "| loss | 1.23 ± 0.02 (3 seeds) |",
         "3.1 minutes on a processor",
     ):
@@ -66,3 +70,13 @@ def test_the_page_in_the_documentation_is_made_from_the_kept_verdicts() -> None:
     assert (ROOT / "docs" / "claims.md").read_text() == claims_page(kept)
     assert {found["recipe"] for found in kept} <= set(recipes.names())
     assert not any(found["quick"] for found in kept)
+
+
+def test_the_kept_verdicts_follow_the_rule() -> None:
+    for path in sorted((ROOT / CLAIMS_FOLDER).glob("*.json")):
+        found = json.loads(path.read_text())
+        marks = [mark_of(check["passed"], check["interval"], check["bounds"]) for check in found["checks"]]
+        assert [check["mark"] for check in found["checks"]] == marks
+        assert found["outcome"] == outcome_of(marks)
+        # what could have come out otherwise names the mark that it is held against
+        assert all(check["bounds"] for check in found["checks"] if check["interval"])

@@ -61,14 +61,14 @@ def results(**changed: Any) -> tuple[Any, ...]:
     ids=str,
 )
 def test_each_mark_judges_by_its_figure(changed: dict[str, Any], mark: str) -> None:
-    assert judge(*results()).holds
+    assert judge(*results()).outcome == "reproduced"
     verdict = judge(*results(**changed))
-    assert not verdict.holds
+    assert verdict.outcome == "partly"
     assert [mark in check.text for check in verdict.checks if not check.passed] == [True]
 
 
 def test_a_run_that_diverged_learned_nothing() -> None:
-    assert judge(*results(prf=None)).holds
+    assert judge(*results(prf=None)).outcome == "reproduced"
     verdict = judge(*results(nprf=None))
     assert {check.text for check in verdict.checks if not check.passed} >= {
         "NPRF + bias stays finite with every seed: 0 of 3"

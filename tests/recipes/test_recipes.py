@@ -13,6 +13,7 @@ from rich.console import Console
 from attensor import cli, recipes
 from attensor.catalogue import cards, load
 from attensor.recipes import CellError, Check, Interval, Recipe, RecipeConfig, Verdict
+from attensor.recipes._outcome import count_marks, outcome_of
 from attensor.recipes._runs import Runs
 
 CARDS = [card for card in cards().values() if card.recipe]
@@ -66,9 +67,47 @@ def test_an_interval_of_many_values_is_nearly_normal() -> None:
         Interval.of([])
 
 
-def test_a_verdict_holds_when_every_mark_is_reached() -> None:
-    assert Verdict((Check("a", True), Check("b", True))).holds
-    assert not FINDING.holds
+@pytest.mark.parametrize(
+    ("values", "passed", "bounds", "mark"),
+    [
+        ((1.0, 2.0, 3.0), True, (), "reached"),
+        ((1.0, 2.0, 3.0), True, (1.9,), "not decided"),
+        ((1.0, 2.0, 3.0), False, (4.4,), "not decided"),
+        ((1.0, 2.0, 3.0), False, (4.6,), "not reached"),
+        ((1.0, 2.0, 3.0), True, (-0.6, 4.6), "reached"),
+        ((1.0, 2.0, 3.0), True, (-0.4, 4.6), "not decided"),
+        ((2.0,), False, (2.0,), "not reached"),  # one seed has no interval
+    ],
+    ids=str,
+)
+def test_a_mark_inside_the_interval_is_not_decided(
+    values: tuple[float, ...], passed: bool, bounds: tuple[float, ...], mark: str
+) -> None:
+    assert Check("a mark", passed, Interval.of(values), bounds).mark == mark
+
+
+@pytest.mark.parametrize(
+    ("reached", "missed", "opened", "outcome"),
+    [
+        (3, 0, 0, "reproduced"),
+        (3, 0, 1, "partly"),
+        (2, 2, 0, "partly"),
+        (1, 0, 5, "partly"),
+        (2, 3, 0, "not seen at this size"),
+        (0, 0, 4, "not seen at this size"),
+        (0, 1, 0, "not seen at this size"),
+    ],
+)
+def test_the_paper_is_judged_by_its_marks(reached: int, missed: int, opened: int, outcome: str) -> None:
+    marks = ["reached"] * reached + ["not reached"] * missed + ["not decided"] * opened
+    assert outcome_of(marks) == outcome_of(marks[::-1]) == outcome  # type: ignore[arg-type]
+
+
+def test_counts_name_only_what_there_is() -> None:
+    assert count_marks(["reached", "not decided", "reached", "not reached"]) == (
+        "2 of 4 marks reached, 1 not reached, 1 not decided"
+    )
+    assert count_marks(["reached"]) == "1 of 1 mark reached"
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, run: Any) -> Recipe:
@@ -85,17 +124,25 @@ def test_the_command_writes_the_verdict_and_the_page(
     assert cli.main(["reproduce", "retnet", "--quick", "--out", str(tmp_path)]) == 1
     (folder,) = tmp_path.iterdir()
     found = json.loads((folder / "verdict.json").read_text())
-    assert (found["recipe"], found["holds"], found["quick"]) == ("retnet", False, True)
-    assert [check["passed"] for check in found["checks"]] == [True, False]
+    assert (found["recipe"], found["outcome"], found["quick"]) == ("retnet", "partly", True)
+    assert [check["mark"] for check in found["checks"]] == ["reached", "not reached"]
     page = (folder / "report.html").read_text()
-    assert "the claim does not hold" in page
+    assert "retnet: a quick run indicates partly" in page
+    assert not re.search(r"\bholds\b|does not hold", re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL))
     assert "&lt;b&gt;1&lt;/b&gt;" in page
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("less is less", "section 3.5", "a gate", "1.234 bits", "does not hold in a quick run"):
+    for part in (
+        "less is less",
+        "section 3.5",
+        "a gate",
+        "1.234 bits",
+        "a quick run indicates and does not decide: partly",
+    ):
         assert part in shown
+    assert "hold" not in shown
 
 
-def test_a_claim_that_holds_is_exit_code_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claim_that_is_reproduced_is_exit_code_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda config: Verdict(FINDING.checks[:1]))
     assert cli.main(["reproduce", "retnet", "--out", str(tmp_path)]) == 0
 
@@ -247,5 +294,5 @@ def test_a_report_in_the_terminal_shows_what_counts() -> None:
     console = Console(width=150)
     with console.capture() as captured:
         console.print(recipe.report(FINDING, RecipeConfig(Path(), quick=True)))
-    for part in (recipe.paper, "half at most 0.6: 0.5", "1.234 bits", "does not hold in a quick run"):
+    for part in (recipe.paper, "half at most 0.6: 0.5", "1.234 bits", "indicates and does not decide: partly"):
         assert part in captured.get()

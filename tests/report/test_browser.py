@@ -1,183 +1,162 @@
-"""The page in a real browser: it asks nobody, logs nothing, answers the pointer, and fits on a phone."""
+"""The page in a real browser: it asks nobody, logs nothing, fits on a phone and on paper, and is labelled."""
 
 from __future__ import annotations
 
-import contextlib
+import re
 
 import pytest
 
-from attensor.report import write_report
-
-from .sample_results import HOSTILE, sample_results
+from .conftest import SIZES, opened
+from .sample_results import CASES, HOSTILE
 
 pytestmark = pytest.mark.slow
 
-_ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-_SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+TEXT_SIZES = """[...document.querySelectorAll('main *')].filter(e => [...e.childNodes].some(
+  n => n.nodeType === 3 && n.textContent.trim())).map(e => parseFloat(getComputedStyle(e).fontSize))"""
+SMALL_TARGETS = """[...document.querySelectorAll('button, select, input, summary, a')].filter(e => e.checkVisibility())
+  .map(e => [e.outerHTML.slice(0, 80), e.getBoundingClientRect()]).filter(([, r]) => r.width < 44 || r.height < 44)
+  .map(([text, r]) => `${text} ${r.width}x${r.height}`)"""
+UNNAMED = """[...document.querySelectorAll(
+  'button, select, input, summary, a, [role=img], [role=region], [role=group]')]
+  .filter(e => e.checkVisibility() && !(e.getAttribute('aria-label') || e.textContent.trim() || e.labels?.length))
+  .map(e => e.outerHTML.slice(0, 90))"""
+# labels of a plot that leave their SVG, and pairs that cover each other
+BAD_LABELS = """[...document.querySelectorAll('.plot svg[role=img]')].flatMap(svg => {
+  const outer = svg.getBoundingClientRect(), bad = [];
+  const boxes = [...svg.querySelectorAll('text.label, text.tick')].map(t => [t.textContent, t.getBoundingClientRect()]);
+  boxes.forEach(([text, a], i) => {
+    if (a.left < outer.left - 1 || a.right > outer.right + 1 || a.top < outer.top - 1 || a.bottom > outer.bottom + 1)
+      bad.push('outside: ' + text);
+    for (const [other, b] of boxes.slice(i + 1))
+      if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+        bad.push(text + ' over ' + other);
+  });
+  return bad; })"""
 
 
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=_ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("reports")
-    for kind in ("text", "images"):
-        write_report(sample_results(kind), folder / f"{kind}.html")
-    return folder
+@pytest.mark.parametrize("device", SIZES)
+@pytest.mark.parametrize("case", CASES)
+def test_every_page_fits_and_no_label_covers_another(browser, folder, case, device):
+    with opened(browser, folder / f"{case}.html", device, "dark" if device == "phone" else "light") as page:
+        assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[device][0]
+        assert page.evaluate(BAD_LABELS) == []
+        for plot in page.locator(".plot").all():
+            assert plot.locator("path.point").count() >= 2
 
 
-@pytest.fixture(scope="module")
-def pages(browser, folder):
-    """The report of a text comparison on both devices. Tests share them, and put back what they change."""
-    with contextlib.ExitStack() as stack:
-        yield {device: stack.enter_context(opened(browser, folder / "text.html", device)) for device in _SIZES}
-
-
-@pytest.fixture(params=list(_SIZES))
-def device(request):
-    return request.param
-
-
-@pytest.fixture
-def page(pages, device):
-    return pages[device]
-
-
-@contextlib.contextmanager
-def opened(browser, path, device, scheme="light"):
-    """A page; when it is closed, nothing may have been requested, logged or asked."""
-    width, height = _SIZES[device]
-    is_phone = device == "phone"
-    options = {"is_mobile": is_phone, "has_touch": is_phone, "color_scheme": scheme}
-    context = browser.new_context(viewport={"width": width, "height": height}, **options)
-    page = context.new_page()
-    requests, troubles = [], []
-    page.on("request", lambda request: requests.append(request.url))
-    page.on("console", lambda message: troubles.append(message.text))
-    page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("dialog", lambda dialog: (troubles.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    page.goto(path.as_uri())
-    page.wait_for_function(
-        "document.querySelectorAll('.plot .xtitle').length === document.querySelectorAll('.plot').length"
-    )
-    yield page
-    page.wait_for_timeout(100)
-    context.close()
-    assert requests == [path.as_uri()]
-    assert troubles == []
-
-
-def press(page, locator):
-    """A finger where there is a touch screen, else the mouse: plotly ignores fingers once it has met a mouse."""
-    is_touch = page.evaluate("matchMedia('(pointer: coarse)').matches")
-    locator.tap() if is_touch else locator.click()
-
-
-def point_at_first_mark(page, chart):
-    """What the hover label of the first mark says."""
-    plot = page.locator(f"#{chart} .plot")
-    plot.scroll_into_view_if_needed()
-    mark = plot.locator(".trace path.point").first.bounding_box()
-    place = mark["x"] + mark["width"] / 2, mark["y"] + mark["height"] / 2
-    is_touch = page.evaluate("matchMedia('(pointer: coarse)').matches")
-    page.touchscreen.tap(*place) if is_touch else page.mouse.move(*place)
-    label = plot.locator(".hovertext")
-    label.wait_for(timeout=10_000)
-    return label.text_content()
-
-
-def visible_groups(page, chart):
-    """Groups of the traces that plotly draws."""
-    script = (
-        "id => document.querySelector(`#${id} .plot`)._fullData.filter(t => t.visible === true).map(t => t.legendgroup)"
-    )
-    return {group for group in page.evaluate(script, chart) if group}
-
-
-def test_every_plot_is_drawn_and_stays_inside_the_page(page):
-    assert page.locator(".plot").count() == 5
-    for plot in page.locator(".plot").all():
-        assert plot.locator(".trace path.point").count() > 3
-        box = plot.bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= page.viewport_size["width"]
-    widths = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert widths[0] <= widths[1]
+def test_all_charts_are_there(page):
+    assert page.locator(".plot").count() == 8
 
 
 def test_text_is_large_enough_to_read(page):
-    sizes = page.evaluate(
-        "[...document.querySelectorAll('main *')].filter(e => [...e.childNodes].some("
-        "n => n.nodeType === 3 && n.textContent.trim())).map(e => parseFloat(getComputedStyle(e).fontSize))"
-    )
-    assert min(sizes) >= 12
+    assert min(page.evaluate(TEXT_SIZES)) >= 12
 
 
-def test_pointing_at_a_mark_shows_its_numbers(page):
-    text = point_at_first_mark(page, "pareto")
-    assert "gla" in text
-    assert "2.290 bits per byte" in text
-    assert "18.2 s" in text
+def test_fingers_find_what_they_press(pages):
+    page = pages["phone"]
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    assert page.evaluate(SMALL_TARGETS) == []
+    page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = false })")
 
 
-def test_the_legend_isolates_and_brings_back(page):
-    """One press shows one mechanism on unchanged axes, in every view; a second one shows all again."""
-    ranges = (
-        "id => { const l = document.querySelector(`#${id} .plot`)._fullLayout; return [l.xaxis.range, l.yaxis.range] }"
-    )
-    for chart in ("curves", "cost"):
-        everything, axes = visible_groups(page, chart), page.evaluate(ranges, chart)
-        assert len(everything) == 7
-        key = page.locator(f"#{chart} .keys button", has_text="scalar-gated")
-        press(page, key)
-        assert visible_groups(page, chart) == {"m4"}
-        assert page.evaluate(ranges, chart) == axes
-        assert key.get_attribute("aria-pressed") == "true"
-        for view in (1, 0):
-            press(page, page.locator(f"#{chart} .switch button").nth(view))
-            assert visible_groups(page, chart) == {"m4"}
-        press(page, key)
-        assert visible_groups(page, chart) == everything
+def test_everything_has_a_name(page):
+    assert page.evaluate(UNNAMED) == []
 
 
-def test_the_switch_changes_the_axes(page):
-    title = page.locator("#curves .xtitle")
-    assert title.text_content() == "training tokens seen"
-    press(page, page.locator("#curves .switch button", has_text="by time"))
-    assert title.text_content() == "training time"
-    press(page, page.locator("#curves .switch button", has_text="by tokens"))
-    assert title.text_content() == "training tokens seen"
+def test_a_plot_says_what_it_shows_and_has_its_numbers_in_a_table(page, press):
+    for chart in page.locator("section.chart").all():
+        picture = chart.locator(".plot svg[role=img]")
+        assert chart.locator("h2").text_content() in picture.get_attribute("aria-label")
+        summary = page.locator("#" + picture.get_attribute("aria-describedby")).text_content()
+        assert re.search(r"against .*mechanisms\. (Lowest|On the Pareto front)", summary)
+    chart = page.locator("#length")
+    press(chart.locator("summary"))
+    rows = chart.locator(".numbers tbody tr")
+    rows.first.wait_for()
+    assert rows.count() == 7 * 3 + 5
+    assert "2.290" in chart.locator(".numbers").text_content()
+    assert "Lowest" in chart.locator("caption").text_content()
+    press(chart.locator("summary"))
 
 
 def test_hostile_names_are_text(page):
     assert page.locator("img").count() == 0
     assert page.locator(".quality .name", has_text=HOSTILE).count() == 1
-    key = page.locator("#pareto .keys button", has_text=HOSTILE)
-    press(page, key)
-    assert HOSTILE in point_at_first_mark(page, "pareto")
-    press(page, key)
+    assert page.locator("#pareto .keys .name", has_text=HOSTILE).count() == 1
+    label = page.locator("#length .label", has_text="<img src=x")
+    assert label.count() == 1
+
+
+def test_there_is_no_form_and_nothing_that_sends(page):
+    assert page.locator("form, iframe, object, embed, [action], [formaction], input[type=file]").count() == 0
+    assert page.get_by_text(re.compile("share|upload|cloud", re.IGNORECASE)).count() == 0
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        "fetch('https://example.org/')",
+        "new Promise((_, no) => { const i = new Image(); i.onerror = no; i.src = 'https://example.org/a.png' })",
+        "new Promise((_, no) => { const s = document.createElement('script'); s.onerror = no;"
+        " s.src = 'https://example.org/a.js'; document.body.append(s) })",
+    ],
+)
+def test_the_policy_stops_what_would_send(browser, folder, attempt):
+    """Whatever came to run in the page could not carry its numbers away."""
+    page = browser.new_context().new_page()
+    sent = []
+    page.on("requestfinished", lambda request: sent.append(request.url))
+    page.goto((folder / "three.html").as_uri())
+    refused = page.evaluate(
+        f"new Promise(done => {{ addEventListener('securitypolicyviolation', e => done(e.blockedURI));"
+        f" try {{ {attempt}.catch?.(() => {{}}) }} catch {{}} }})"
+    )
+    assert refused.startswith("https://example.org")
+    # a form made by hand goes nowhere either
+    page.evaluate(
+        "const f = document.createElement('form'); f.action = 'https://example.org/f';"
+        " document.body.append(f); f.submit()"
+    )
+    page.wait_for_timeout(200)
+    assert page.url.startswith("file:")
+    assert [url for url in sent if "example.org" in url] == []
+    page.context.close()
+
+
+def test_the_theme_follows_the_reader(pages):
+    page = pages["desktop"]
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 24)"
+    page.emulate_media(color_scheme="light")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 249)"
 
 
 def test_tables_scroll_in_their_own_box_and_keep_the_names(pages):
     page = pages["phone"]
-    box = page.locator(".scroll").first
+    box = page.locator("#results .scroll")
     assert box.evaluate("e => e.scrollWidth > e.clientWidth")
     box.evaluate("e => { e.scrollLeft = 200 }")
     assert page.locator(".quality .name").first.bounding_box()["x"] >= 0
+    box.evaluate("e => { e.scrollLeft = 0 }")
 
 
-def test_images_have_their_own_page_in_the_dark(browser, folder, device):
-    with opened(browser, folder / "images.html", device, "dark") as page:
-        assert page.locator(".plot").count() == 4
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(17, 20, 24)"
-        page.emulate_media(color_scheme="light")
-        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 249)"
-        assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+def test_the_table_of_formulas_is_never_cut(page):
+    """It needs no scrolling sideways, on a phone as on a screen."""
+    box = page.locator("#size .scroll")
+    assert box.evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
+@pytest.mark.parametrize("case", ["usual", "many"])
+def test_paper_shows_all_of_every_chart_and_table(browser, folder, case):
+    with opened(browser, folder / f"{case}.html", "desktop", "dark") as page:
+        # the width between the margins of A4, in CSS pixels
+        page.set_viewport_size({"width": 703, "height": 1000})
+        page.emulate_media(media="print")
+        page.wait_for_timeout(200)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        wide = "[...document.querySelectorAll('.plot svg[role=img], table')].filter(e => e.checkVisibility())"
+        wide += ".map(e => e.getBoundingClientRect()).filter(r => r.left < -1 || r.right > innerWidth + 1).length"
+        assert page.evaluate(wide) == 0
+        assert page.evaluate(BAD_LABELS) == []
+        assert page.locator(".controls, .copy, #csv, .help").evaluate_all("es => es.every(e => !e.checkVisibility())")
+        assert case == "many" or page.pdf(prefer_css_page_size=True).startswith(b"%PDF")

@@ -1,18 +1,14 @@
-"""Every plot is what plotly accepts, shows the numbers of the results, and each mechanism looks the same everywhere."""
+"""Every plot shows the numbers of the results, and each mechanism looks the same everywhere."""
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections import defaultdict
 
-import plotly.graph_objects as go
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attensor.report.charts import identities, log_axis, pareto_front, plot_text, size_axis
-from attensor.report.numbers import rounded, short
+from attensor.report.charts import pareto_front
 from attensor.report.plots import charts
 
 from .sample_results import sample_results
@@ -22,92 +18,162 @@ def by_name(results):
     return {chart.name: chart for chart in charts(results)}
 
 
-def lines(view, group):
-    return [t for t in view.data if t.get("legendgroup") == group and "hovertemplate" in t]
+def views(chart, label):
+    return [view for view in chart.views if view.label == label]
 
 
-@pytest.mark.parametrize("kind", ["text", "images"])
-def test_plotly_accepts_every_view(kind):
-    """Its own validation knows every property and its values."""
-    for chart in charts(sample_results(kind)):
-        for view in chart.views:
-            figure = go.Figure(data=view.data, layout=view.layout)
-            assert len(figure.data) == len(view.data) > 0
+def series(view, group):
+    (found,) = [one for one in view.data if one.group == group]
+    return found
 
 
-def test_text_has_all_plots_and_images_do_not_decode():
-    names = ["curves", "pareto", "cost", "decode", "pilots"]
-    assert list(by_name(sample_results())) == names
+def names(results):
+    return {f"m{i}": mechanism["name"] for i, mechanism in enumerate(results["mechanisms"])}
+
+
+@pytest.mark.parametrize("count", [3, 8, 25])
+def test_text_has_all_plots(count):
+    results = sample_results(count=count, skills=True, scale=True)
+    expected = ["pareto", "curves", "length", "cost", "decode", "skills", "scale", "pilots"]
+    assert list(by_name(results)) == expected
+    assert list(by_name(sample_results(count=count))) == [n for n in expected if n not in ("skills", "scale")]
+
+
+def test_images_neither_decode_nor_have_lengths():
     images = by_name(sample_results("images"))
-    assert list(images) == [name for name in names if name != "decode"]
-    assert [view.label for view in images["pareto"].views] == ["training time"]
-    assert images["cost"].views[0].layout["xaxis"]["title"]["text"] == "length in cells"
+    assert list(images) == ["pareto", "curves", "cost", "pilots"]
+    assert {view.label for view in images["pareto"].views} == {"training", "layer time", "layer memory"}
+    assert images["cost"].views[0].horizontal_axis.title == "length in cells"
 
 
-def test_a_mechanism_has_one_colour_and_marker_of_its_own():
+def test_a_mechanism_has_one_look_in_all_charts():
     looks = defaultdict(set)
-    for chart in charts(sample_results()):
-        for trace in (trace for view in chart.views for trace in view.data if "legendgroup" in trace):
-            looks[trace["legendgroup"]].add((trace["marker"]["color"], trace["marker"]["symbol"]))
-        for key in (key for view in chart.views for key in view.keys):
-            assert {key.colour} == {colour for colour, _ in looks[key.group]}
-    assert len(looks) == 7
+    results = sample_results(count=25, skills=True, scale=True)
+    for chart in charts(results):
+        groups = {one.group for view in chart.views for one in view.data} - {""}
+        assert groups == {look.group for look in chart.looks}
+        for look in chart.looks:
+            looks[look.group].add(look)
+    assert len(looks) == 24
     assert all(len(look) == 1 for look in looks.values())
-    assert len(set.union(*looks.values())) == 7
-    many = identities([{"name": str(i)} for i in range(56)])
-    assert len({(one.colour, one.marker) for one in many}) == 56
 
 
-def test_every_group_has_a_key_and_every_key_a_group():
-    for chart in charts(sample_results()):
-        for view in chart.views:
-            groups = {trace["legendgroup"] for trace in view.data if "legendgroup" in trace}
-            assert groups == {key.group for key in view.keys}
+def test_every_view_is_whole():
+    """Points are within the axes or left of them, notes are one for each point, a summary says what there is."""
+    for kind in ("text", "images"):
+        for chart in charts(sample_results(kind, skills=True, scale=True)):
+            for view in chart.views:
+                assert len(view.summary) > 30
+                for one in (one for one in view.data if one.group):
+                    assert len(one.x) == len(one.y) == len(one.notes) > 0
+                    assert len(one.low) == len(one.high) in (0, len(one.x))
+                    assert min(one.x) >= view.horizontal_axis.low
+                    assert max(one.x) <= view.horizontal_axis.high
+                    assert view.vertical_axis.low <= one.y[-1] <= view.vertical_axis.high
 
 
 def test_curves_show_the_mean_in_a_band_of_the_seeds():
     results = sample_results()
     runs = results["mechanisms"][5]["runs"]
-    tokens, seconds = by_name(results)["curves"].views
-    (line,) = lines(tokens, "m5")
-    points = list(zip(runs[0]["curve"], runs[1]["curve"], strict=True))[1:]
-    assert line["x"] == pytest.approx([a["tokens"] for a, _ in points])
-    assert line["y"] == pytest.approx([(a["score"] + b["score"]) / 2 for a, b in points])
-    assert lines(seconds, "m5")[0]["x"] == pytest.approx([a["seconds"] for a, _ in points])
-    (area,) = [t for t in tokens.data if t.get("fill") and t["legendgroup"] == "m5"]
-    half = len(area["y"]) // 2
-    assert area["y"][:half] == pytest.approx([min(a["score"], b["score"]) for a, b in points])
-    assert area["y"][half:][::-1] == pytest.approx([max(a["score"], b["score"]) for a, b in points])
+    tokens, seconds, whole = by_name(results)["curves"].views
+    line = series(tokens, "m5")
+    points = list(zip(*(run["curve"] for run in runs), strict=True))[1:]
+    assert line.x == pytest.approx([at[0]["tokens"] for at in points])
+    assert line.y == pytest.approx([sum(p["score"] for p in at) / 3 for at in points])
+    assert line.low == pytest.approx([min(p["score"] for p in at) for at in points])
+    assert line.high == pytest.approx([max(p["score"] for p in at) for at in points])
+    assert series(seconds, "m5").x == pytest.approx([at[0]["seconds"] for at in points])
+    assert whole.vertical_axis.high > 8 > tokens.vertical_axis.high
+
+
+def test_chance_and_references_are_lines_wherever_scores_are():
+    """The nearest one is in sight, which does not squeeze the curves; chance at 8 is not."""
+    results = sample_results()
+    for name in ("pareto", "curves", "length", "pilots"):
+        view = by_name(results)[name].views[0]
+        assert {text for _, text in view.levels} == {
+            *("chance 8.000", "unigram 4.610", "2-gram 3.520", "4-gram 2.360", "lzma 2.090")
+        }
+        assert view.vertical_axis.low < 2.36 < view.vertical_axis.high < 4.61
+    images = by_name(sample_results("images"))["pareto"].views[0]
+    assert "chance 10.0 %" in {text for _, text in images.levels}
+
+
+def test_the_score_against_length_has_its_intervals():
+    line = series(by_name(sample_results())["length"].views[0], "m0")
+    assert line.x == [128, 256, 512]
+    assert line.y == pytest.approx([2.31, 2.66, 3.15])
+    assert line.low[0] < line.y[0] < line.high[0]
+    assert "gla overtakes <img" in by_name(sample_results())["length"].text
 
 
 def test_cost_and_decode_show_their_rows_and_the_exponents():
     results = sample_results()
     softmax = results["mechanisms"][0]
-    both, forward, memory = by_name(results)["cost"].views
-    for view, key in ((both, "forward_backward_ms"), (forward, "forward_ms"), (memory, "peak_bytes")):
-        (line,) = lines(view, "m0")
-        assert line["x"] == [row["length"] for row in softmax["cost"]]
-        assert line["y"] == [row[key] for row in softmax["cost"]]
-    details = [{key.group: key.detail for key in view.keys}["m0"] for view in (both, forward, memory)]
-    assert details == ["n^2.00", "n^1.98", "n^0.98"]
-    latency, state = by_name(results)["decode"].views
-    assert lines(latency, "m0")[0]["y"] == [row["ms_per_token"] for row in softmax["decode"]]
-    assert lines(state, "m0")[0]["y"] == [row["state_bytes"] for row in softmax["decode"]]
+    made = by_name(results)["cost"].views
+    keys = ("forward_backward_ms", "forward_ms", "peak_bytes", "flops")
+    for view, key in zip(made, keys, strict=True):
+        line = series(view, "m0")
+        assert line.x == [row["length"] for row in softmax["cost"]]
+        assert line.y == [row[key] for row in softmax["cost"]]
+    assert [series(view, "m0").detail for view in made] == ["n^2.00", "n^1.98", "n^0.98", ""]
+    assert series(made[1], "m0").high == [row["forward_quartiles"][1] for row in softmax["cost"]]
+    latency, state, batches, generation = by_name(results)["decode"].views
+    single = [row for row in softmax["decode"] if row["batch"] == 1]
+    assert series(latency, "m0").y == [row["ms_per_token"] for row in single]
+    assert series(state, "m0").y == [row["state_bytes"] for row in single]
+    assert series(batches, "m0").x == [1, 8, 32]
+    assert series(generation, "m0").y == [row["tokens_per_second"] for row in softmax["generation"]]
+
+
+def test_the_pareto_plot_follows_length_and_rule():
+    results = sample_results()
+    softmax = results["mechanisms"][0]
+    chart = by_name(results)["pareto"]
+    measured = [view for view in views(chart, "layer time") if view.length <= 4096]
+    found = {(view.length, view.rule): series(view, "m0") for view in measured}
+    assert found[128, "tokens"].y == [2.31]
+    assert found[4096, "tokens"].y == found[512, "tokens"].y
+    assert found[512, "tokens"].y == pytest.approx([3.15])
+    assert found[512, "tokens"].x == [softmax["cost"][1]["forward_backward_ms"]]
+    assert found[512, "time"].y == [softmax["score_equal_time"]["mean"]]
+    assert {rule for _, rule in found} == {"tokens", "time"}
 
 
 def test_quality_against_cost_marks_the_front():
     view = by_name(sample_results())["pareto"].views[0]
-    front = view.data[0]
-    points = {(t["x"][0], t["y"][0]) for t in view.data[1:]}
-    assert set(zip(front["x"], front["y"], strict=True)) == set(pareto_front(list(points), lower_is_better=True))
+    front, *rest = view.data
+    points = [(one.x[0], one.y[0]) for one in rest]
+    assert list(zip(front.x, front.y, strict=True)) == pareto_front(points, lower_is_better=True)
     assert (1e6 / 55_000, 2.29) in points
+    assert "On the Pareto front: gla, scalar-gated" in view.summary or "gla" in view.summary
 
 
 def test_the_chosen_learning_rate_is_larger():
     view = by_name(sample_results())["pilots"].views[0]
-    (line,) = lines(view, "m5")
-    assert line["x"] == [1e-3, 3e-3, 1e-2]
-    assert line["marker"]["size"][2] > line["marker"]["size"][0] == line["marker"]["size"][1]
+    line = series(view, "m5")
+    assert line.x == [1e-3, 3e-3, 9e-3]
+    assert line.large == [2]
+
+
+def test_skills_have_a_view_each_and_chance_in_it():
+    results = sample_results(skills=True)
+    chart = by_name(results)["skills"]
+    assert [view.label for view in chart.views][:2] == ["Associative recall", "Selective copying"]
+    parity = views(chart, "Parity")[0]
+    assert parity.levels == [(0.5, "chance 50 %")]
+    assert parity.horizontal_axis.texts == ["1x", "6x"]
+    row = next(r for r in results["skills"]["tasks"][0]["rows"] if r["name"] == "gla")
+    recall = series(chart.views[0], "m5")
+    assert (recall.x, recall.y) == ([row["state_bytes"]], [row["score"]])
+
+
+def test_scale_shows_points_and_exponents():
+    results = sample_results(scale=True)
+    line = series(by_name(results)["scale"].views[0], "m5")
+    assert line.x == [130_000, 800_000, 5_000_000]
+    assert line.detail == "N^-0.060"
+    assert "0.86" in by_name(results)["scale"].text
 
 
 numbers = st.floats(0.001, 1e3)
@@ -124,20 +190,3 @@ def test_the_front_is_what_no_point_beats(points, lower_is_better):
     front = pareto_front(points, lower_is_better=lower_is_better)
     assert set(front) == expected
     assert front == sorted(front)
-
-
-@given(st.lists(st.floats(1e-4, 1e6), min_size=1, max_size=9))
-def test_ticks_of_log_axes_have_room(values):
-    span = math.log(max(values) / min(values))
-    for make, form in ((log_axis, rounded), (size_axis, short)):
-        ticks = make([max(v, 1) for v in values] if make is size_axis else values, form)["tickvals"]
-        gaps = [math.log(b / a) for a, b in itertools.pairwise(ticks)]
-        assert all(gap > span / 12 for gap in gaps)
-        assert len(ticks) <= 15
-    if span > 0.5:
-        assert len(log_axis(values, rounded)["tickvals"]) >= 2
-
-
-def test_names_are_literal_in_plots():
-    assert plot_text("<b>%{x}</b> & co") == "&lt;b&gt;&#37;{x}&lt;/b&gt; &amp; co"
-    assert len(identities([{"name": "x" * 99}])[0].label) == 48

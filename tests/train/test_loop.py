@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from attensor.train import Diverged, Stopped, TrainConfig, train
+from attensor.train import Diverged, Stopped, TrainConfig, polynomial_average, train
 from attensor.train.optimizer import adamw
 
 FEATURES, BATCH, STEPS = 5, 7, 23
@@ -271,3 +271,97 @@ def test_the_hook_comes_before_each_step_with_its_number():
 
     train(Net(), batch, loss, TrainConfig(4, 1e-2, evaluations=1), evaluate=evaluate, before_step=hook)
     assert seen == [(0, []), (1, [1]), (2, [2]), (3, [1])]
+
+
+def constant_run(steps, path=None, *, stop_after=None):
+    """A run at a constant rate, judged by its averaged weights: (progress, model, average)."""
+    torch.manual_seed(3)
+    model = Net()
+    average = polynomial_average(model)
+    config = TrainConfig(steps, 1e-2, constant_after=5, evaluations=(4, 9, 17, 23), checkpoint_seconds=1e9)
+    progress = train(
+        model, batch, loss, config, evaluate=evaluate, checkpoint=path, average=average,
+        on_step=lambda p: p.step != stop_after,
+    )  # fmt: skip
+    return progress, model, average
+
+
+@pytest.mark.parametrize("steps", [4, 9, 17])
+def test_a_reading_in_mid_run_is_the_separate_run_of_so_many_steps(steps):
+    """Score, model and average, bit for bit: what follows after a step has no part in them."""
+    long, _, _ = constant_run(STEPS)
+    short, model, average = constant_run(steps)
+    reading = next(point for point in long.curve if point.step == steps)
+    assert short.curve[-1].step == steps
+    assert short.curve[-1].score == reading.score
+    seen = []
+    torch.manual_seed(3)
+    again = Net()
+    other = polynomial_average(again)
+
+    def on_step(progress):
+        if progress.step == steps:
+            seen.extend(tensor.clone() for tensor in (*again.state_dict().values(), *other.state_dict().values()))
+        return True
+
+    config = TrainConfig(STEPS, 1e-2, constant_after=5, evaluations=(4, 9, 17, 23))
+    train(again, batch, loss, config, evaluate=evaluate, average=other, on_step=on_step)
+    own = [*model.state_dict().values(), *average.state_dict().values()]
+    assert len(own) == len(seen)
+    assert all(torch.equal(a, b) for a, b in zip(own, seen, strict=True))
+
+
+def test_a_cosine_has_no_such_readings():
+    """The test above can see a schedule that depends on the end."""
+    curves = [
+        run(config=TrainConfig(steps, 1e-2, evaluations=(4,), checkpoint_seconds=1e9))[0].curve for steps in (4, STEPS)
+    ]
+    assert curves[0][-1].score != curves[1][0].score
+
+
+@pytest.mark.parametrize("stops", [(4,), (11,), (9, 22)], ids=str)
+def test_a_stopped_average_goes_on_bit_for_bit(tmp_path, stops):
+    whole, expected, averaged = constant_run(STEPS)
+    for stop in stops:
+        with pytest.raises(Stopped):
+            constant_run(STEPS, tmp_path / "state.safetensors", stop_after=stop)
+    torch.rand(17)
+    progress, model, average = constant_run(STEPS, tmp_path / "state.safetensors")
+    assert [(p.step, p.score) for p in progress.curve] == [(p.step, p.score) for p in whole.curve]
+    for one, other in ((model, expected), (average, averaged)):
+        for (name, a), b in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+            assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("decay", [0.0, 3.0, 8.0])
+def test_the_average_weighs_steps_as_a_polynomial(decay):
+    """Step t of T counts as the product of Gamma functions that the recursion unrolls to; with 0 all steps alike."""
+    torch.manual_seed(1)
+    values = torch.randn(13, 5, dtype=torch.float64)
+    model = nn.Linear(5, 1, bias=False, dtype=torch.float64)
+    average = polynomial_average(model, decay=decay)
+    for value in values:
+        model.weight.data.copy_(value)
+        average.update_parameters(model)
+    t = torch.arange(1, 14, dtype=torch.float64)
+    weights = torch.exp(torch.lgamma(t + decay) - torch.lgamma(t))
+    expected = (weights[:, None] * values).sum(0) / weights.sum()
+    torch.testing.assert_close(average.module.weight[0].detach(), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_constant_rate_rises_over_the_same_steps_in_every_run():
+    def rates_of(steps):
+        seen = []
+
+        def optimizer(model, rate):
+            learner = adamw(model, rate)
+            learner.register_step_pre_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+            return learner
+
+        config = TrainConfig(steps, 1e-2, constant_after=5, evaluations=1)
+        train(Net(), batch, loss, config, evaluate=evaluate, optimizer=optimizer)
+        return seen
+
+    rates = [rates_of(steps) for steps in (7, STEPS)]
+    assert rates[0] == rates[1][:7] == pytest.approx([2e-3, 4e-3, 6e-3, 8e-3, 1e-2, 1e-2, 1e-2])
+    assert set(rates[1][4:]) == {1e-2}

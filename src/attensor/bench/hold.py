@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -14,10 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
-from attensor.bench.machine import describe, torch_threads
-from attensor.bench.tables import Table, check_table, measure_tables, summary_table
-from attensor.errors import BackendError
+from attensor.bench.layout import Table
+from attensor.bench.machine import describe, torch_threads, version_of
+from attensor.bench.tables import check_table, measure_tables, summary_table
+from attensor.errors import BackendError, MissingExtraError
 from attensor.files import write_json, write_text
+from attensor.lab.display import clock
 
 if TYPE_CHECKING:
     from attensor.commands.bench import BenchOptions
@@ -57,6 +61,7 @@ def hold(
     Raises:
         ValueError: options that make no sense.
         BackendError: `--device cuda` without a GPU.
+        MissingExtraError: a peer is asked for by name, and what it needs is not installed.
         KeyboardInterrupt: again, after what was measured until then has been printed and saved.
     """
     _refuse_nonsense(name, options)
@@ -73,7 +78,7 @@ def hold(
     tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)]
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
     for table in tables:
-        console.print(table.rich())
+        console.print(table.rich(console.width))
     if options.save:
         name += "-quick" * options.quick + "-partial" * bool(interruption) + bench.suffix
         path = folder / f"{machine['date']}-{name}-{options.device}.md"
@@ -118,6 +123,11 @@ def _chosen(name: str, peers: Sequence[Peer], chosen: Sequence[str]) -> list[Pee
     if unknown := [given for given in chosen if given not in names]:
         given = ", ".join(map(repr, unknown))
         raise ValueError(f"bench {name}: --peers: unknown {given}; choose from {', '.join(names)}.")
+    for peer in (peer for peer in peers if peer.name in chosen):
+        absent = [package for package in peer.packages if version_of(package) is None]
+        if absent:
+            line = f"--peers {peer.name}: {absent[0]} is not installed: pip install {' '.join(absent)}"
+            raise MissingExtraError(f"bench {name}: {line}", name=absent[0])
     return [peer for peer in peers if "all" in chosen or peer.name in (OURS, *chosen)]
 
 
@@ -130,7 +140,7 @@ def _refuse_nonsense(name: str, options: BenchOptions) -> None:
         least = min(_numbers(given), default=1)
         if not (least > 0 if option.name == "budget" else least >= 1):
             floor = "above 0" if option.name == "budget" else "at least 1"
-            raise ValueError(f"bench {name}: {option.name} must be {floor}, got {least:g}.")
+            raise ValueError(f"bench {name}: --{option.name.replace('_', '-')} must be {floor}, got {least:g}.")
 
 
 def _numbers(given: Any) -> list[float]:
@@ -141,7 +151,13 @@ def _numbers(given: Any) -> list[float]:
 
 @contextmanager
 def _progress(console: Console, cells: int) -> Iterator[Callable[[str, float], None]]:
-    """A bar, gone after the block, that moves between calls: a thread of its own would take time from the measured."""
+    """A bar, gone after the block, that moves between calls: a thread of its own would take time from the measured.
+
+    Where the output is no terminal, a line for each cell that is done.
+    """
+    if not console.is_terminal:
+        yield _lines(console, cells)
+        return
     columns = BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=console, auto_refresh=False, transient=True) as bar:
         task = bar.add_task("", total=cells)
@@ -150,3 +166,19 @@ def _progress(console: Console, cells: int) -> Iterator[Callable[[str, float], N
             bar.update(task, description=running, advance=share, refresh=True)
 
         yield tick
+
+
+def _lines(console: Console, cells: int) -> Callable[[str, float], None]:
+    done, shown, started = 0.0, 0, time.monotonic()
+
+    def tick(running: str, share: float) -> None:
+        nonlocal done, shown
+        done += share
+        whole = math.floor(done + 1e-6)  # shares of a cell add up to 1 but for rounding
+        if whole > shown:
+            shown, gone = whole, time.monotonic() - started
+            left = f", about {clock(gone / whole * (cells - whole))} left" if whole < cells else ""
+            line = f"{whole:>{len(str(cells))}}/{cells}  {clock(gone)}{left}  {running}"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    return tick

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-
-from rich.table import Table as RichTable
+from statistics import median
 
 from attensor.bench.contest import OURS, SAME, Check, Peer, Row
+from attensor.bench.layout import Table
 from attensor.bench.machine import version_of
 
-__all__ = ["Table", "check_table", "measure_tables", "summary_table"]
+__all__ = ["check_table", "digits", "measure_tables", "summary_table"]
 
 NOTHING = "-"
 MODES = {"forward": "forward", "training": "forward + backward", "decode": "decode"}
 HOW_TO_READ = (
-    "'against ours' is the time over that of ours in the same rounds, 'over rounds' its lowest and highest value, "
+    "'time' is the median of a call, 'against ours' that over the time of ours in the same rounds, 'over rounds' its "
+    "lowest and highest value, "
     "'growth' the power of the length in the time since the length before, 'of matrix rate' the rate of useful "
     "operations over that of a square matrix product in the same rounds; the backward pass counts twice the forward "
     "pass, and what is recomputed does not count. 'peak MiB' is the memory of a call beyond its inputs; it holds "
@@ -24,37 +24,10 @@ HOW_TO_READ = (
 )
 
 
-@dataclass
-class Table:
-    """Rows of text under a title.
-
-    Attributes:
-        title: what was measured.
-        columns: heading of each column; the first is aligned left, the others right.
-        rows: cells, already formatted.
-        note: what a reader must know to read the figures.
-    """
-
-    title: str
-    columns: Sequence[str]
-    rows: list[Sequence[str]] = field(default_factory=list)
-    note: str = ""
-
-    def rich(self) -> RichTable:
-        """The table for a terminal."""
-        table = RichTable(title=self.title, title_justify="left", caption=self.note, caption_justify="left")
-        for i, column in enumerate(self.columns):
-            # figures without a name are worth less than narrow columns
-            table.add_column(column, justify="right" if i else "left", no_wrap=not i)
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def markdown(self) -> str:
-        """The table as Markdown under a heading of the second level."""
-        rule = ["---", *["---:"] * (len(self.columns) - 1)]
-        lines = ["| " + " | ".join(row) + " |" for row in (self.columns, rule, *self.rows)]
-        return f"## {self.title}\n\n" + "\n".join(lines) + (f"\n\n{self.note}\n" if self.note else "\n")
+def digits(value: float) -> str:
+    """Three digits that count, and never fewer than those before the point: `0.0123`, `1.23`, `123`, `1,234`."""
+    places = 2 - math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+    return f"{value:,.{min(max(places, 0), 6)}f}"
 
 
 def _growth(row: Row, rows: Sequence[Row]) -> str:
@@ -73,22 +46,41 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
 
 
 def _rounds(row: Row, rows: Sequence[Row]) -> str:
-    return "{:.2f} to {:.2f}".format(*row.rounds) if row.rounds and row.peer != OURS else NOTHING
+    return " to ".join(map(digits, row.rounds)) if row.rounds and row.peer != OURS else NOTHING
 
 
 def _cell(value: float | None, form: Callable[[float], str]) -> str:
     return form(value) if value else NOTHING
 
 
+def _unit(rows: Sequence[Row]) -> tuple[str, float]:
+    """Name and factor of the unit in which the times of one table are shown: that of the median."""
+    typical = median([row.seconds for row in rows if row.seconds] or [1e-3])
+    return next(((unit, factor) for unit, factor in _UNITS if factor * typical >= 1), _UNITS[-1])
+
+
+def _time(row: Row, rows: Sequence[Row]) -> str:
+    return _cell(row.seconds, lambda seconds: digits(_unit(rows)[1] * seconds))
+
+
+def _rate(row: Row, rows: Sequence[Row]) -> str:
+    rate = row.problem.tokens / (row.seconds or math.inf)
+    for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rate >= factor:
+            return f"{digits(rate / factor)}{unit}"
+    return _cell(rate, digits)
+
+
+_UNITS = (("s", 1.0), ("ms", 1e3), ("us", 1e6))
 # Heading -> the cell of a row, which may look at the other rows of its table; a column of nothing is not shown.
 _COLUMNS: dict[str, Callable[[Row, Sequence[Row]], str]] = {
     "contestant": _name,
     "size": lambda row, rows: row.problem.label,
-    "against ours": lambda row, rows: _cell(row.against_ours, "{:.2f}x".format),
+    "time": _time,
+    "against ours": lambda row, rows: _cell(row.against_ours, lambda ratio: f"{digits(ratio)}x"),
     "over rounds": _rounds,
     "growth": _growth,
-    "ms": lambda row, rows: f"{1e3 * (row.seconds or 0):.1f}" if row.mode == "decode" else NOTHING,
-    "tokens/s": lambda row, rows: _cell(row.problem.tokens / (row.seconds or math.inf), "{:,.0f}".format),
+    "tokens/s": _rate,
     "of matrix rate": lambda row, rows: _cell(row.of_matrix_rate, "{:.1%}".format),
     "peak MiB": lambda row, rows: NOTHING if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}",
     "of inputs": lambda row, rows: _cell(
@@ -96,25 +88,29 @@ _COLUMNS: dict[str, Callable[[Row, Sequence[Row]], str]] = {
     ),
     "state MiB": lambda row, rows: _cell(row.state_bytes / 2**20, "{:.1f}".format),
 }
+# what a narrow terminal does without, the first of them first
+_SPARE = ("of inputs", "over rounds", "of matrix rate", "growth", "tokens/s", "peak MiB")
 
 
 def check_table(checks: Sequence[Check], peers: Sequence[Peer], note: str) -> Table:
     """Who computes what, and how far from each other they are."""
     table = Table(
         "contestants",
-        ("name", "version", "variants", "computes", "largest error"),
+        ("name", "largest error", "computes", "version", "variants"),
         note="Largest error on a small problem over the largest value, against ours; of ours and of other functions "
         f"against their references. {HOW_TO_READ} {note}",
+        joined=(2, 3, 4),
     )
     packages = {peer.name: peer.packages for peer in peers}
     alike: dict[tuple[str, str, str], list[Check]] = {}
     for check in checks:
         alike.setdefault((check.peer, check.computes, check.reason), []).append(check)
     for (peer, computes, reason), group in alike.items():
-        error = f"left out: {reason}" if reason else f"{max(check.max_error or 0.0 for check in group):.0e}"
+        error = "left out" if reason else f"{max(check.max_error or 0.0 for check in group):.0e}"
         found = {package: version_of(package) for package in packages[peer]}
         versions = ", ".join(f"{package} {version}" for package, version in found.items() if version)
-        table.rows.append((peer, versions or NOTHING, ", ".join(check.kind for check in group), computes, error))
+        kinds = ", ".join(check.kind for check in group)
+        table.rows.append((peer, error, reason or computes, versions or NOTHING, kinds))
     return table
 
 
@@ -126,7 +122,15 @@ def measure_tables(rows: Iterable[Row]) -> Iterator[Table]:
     for (mode, title), group in groups.items():
         cells = [[cell(row, group) for cell in _COLUMNS.values()] for row in group if not row.skipped]
         shown = [i for i in range(len(_COLUMNS)) if i < 2 or any(row[i] != NOTHING for row in cells)]
-        table = Table(f"{MODES[mode]}, {title}", [list(_COLUMNS)[i] for i in shown], note=_left_out(group))
+        unit, _ = _unit(group)
+        headings = [f"time, {unit}" if heading == "time" else heading for heading in _COLUMNS]
+        table = Table(
+            f"{MODES[mode]}, {title}",
+            [headings[i] for i in shown],
+            note=_left_out(group),
+            groups=(1,),
+            spare=_SPARE,
+        )
         table.rows += [[row[i] for i in shown] for row in cells]
         yield table
 
@@ -139,12 +143,13 @@ def summary_table(rows: Iterable[Row]) -> Iterator[Table]:
         "time of a peer over that of ours (above 1: ours is faster)",
         ("peer", "variant", "mode", *map(str, lengths)),
         note="By length, each at the largest size where it was timed; '-': left out, the other tables say why.",
+        groups=(1, 2),
     )
     ratios: dict[tuple[str, str, str], dict[int, str]] = {}
     order = list(dict.fromkeys(row.peer for row in found))
     for row in sorted(found, key=lambda row: (order.index(row.peer), row.problem.size)):
         place = ratios.setdefault((row.peer, row.problem.series, MODES[row.mode]), {})
-        place[row.problem.size[-1]] = f"{row.against_ours:.2f}x"
+        place[row.problem.size[-1]] = f"{digits(row.against_ours or math.nan)}x"
     table.rows += [(*key, *(ratio.get(length, NOTHING) for length in lengths)) for key, ratio in ratios.items()]
     if table.rows:
         yield table

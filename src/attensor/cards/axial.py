@@ -4,11 +4,17 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="axial",
+    aliases=("axial-attention",),
     title="Axial attention (rows and columns by turns)",
     system="axial-transformer",
     paper=Paper("1912.12180", 2019, "Axial Attention in Multidimensional Transformers"),
     use="images and volumes in which whole rows and columns belong together: two layers connect every pair of cells",
     avoid="fine local structure across diagonals, and very long sides, as cost still grows with the side",
+    equation=(
+        r"o_i = \sum_{j \in A(i)} \frac{\exp(q_i^\top k_j / \sqrt{K})}{\sum_{l \in A(i)} \exp(q_i^\top k_l / "
+        r"\sqrt{K})} \, v_j"
+    ),
+    terms={"A(i)": "the cells of i's row, in the next layer those of its column"},
     operator="attensor.ops:block_attention",
     layer="attensor.nn.axial:AxialAttention",
     domain=Domain.GRID,

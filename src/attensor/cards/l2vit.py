@@ -4,10 +4,16 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="l2vit",
+    aliases=("l2-vit",),
     title="Global linear attention with local concentration",
     paper=Paper("2501.16182", 2025, "The Linear Attention Resurrection in Vision Transformer"),
     use="large images at linear cost, when the mixer may convolve: what attention spreads, 7 x 7 convolutions gather",
     avoid="batches of one image in training, whose batch norm has little to average; sequences: it is not causal",
+    equation=(
+        r"o_i = \tau_h \frac{\mathrm{ReLU}(q_i)^\top \sum_j \mathrm{ReLU}(k_j) \, v_j^\top}{\max \left( m, \, "
+        r"\mathrm{ReLU}(q_i)^\top \sum_j \mathrm{ReLU}(k_j) \right)}"
+    ),
+    terms={r"\tau_h": "a learned temperature", "m": "the least denominator"},
     operator="attensor.ops:kernel_attention",
     layer="attensor.nn.l2vit:GlobalLinearAttention",
     recipe="attensor.recipes.l2vit",

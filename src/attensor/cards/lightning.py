@@ -4,6 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="lightning",
+    aliases=("lightning-attention", "lightning-attention-2"),
     title="Lightning attention (fixed decay per head)",
     system="lightning-attention",
     paper=Paper(
@@ -13,6 +14,8 @@ CARD = Mechanism(
     ),
     use="the cheapest training on very long sequences: constant time per token and a constant decode state",
     avoid="deciding from the content what to keep, or exact recall: MiniMax adds a softmax layer after every seven",
+    equation=r"S_i = \lambda_h S_{i-1} + k_i v_i^\top , \quad o_i = S_i^\top q_i",
+    terms={r"\lambda_h": "the decay of head h, fixed by head and layer"},
     operator="attensor.ops:linear_attention",
     layer="attensor.nn.lightning:LightningAttention",
     recipe="attensor.recipes.lightning_attention",

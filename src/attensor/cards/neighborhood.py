@@ -4,11 +4,17 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="neighborhood",
+    aliases=("neighbourhood", "nat", "natten", "neighborhood-attention", "neighbourhood-attention"),
     title="Neighbourhood attention",
     system="neighborhood-attention",
     paper=Paper("2204.07143", 2022, "Neighborhood Attention Transformer"),
     use="large images and volumes: every cell sees the same number of nearest cells, like a convolution that looks",
     avoid="global context in few layers; add dilation, or layers that see the whole map",
+    equation=(
+        r"o_i = \sum_{j \in N(i)} \frac{\exp(q_i^\top k_j / \sqrt{K})}{\sum_{l \in N(i)} \exp(q_i^\top k_l / "
+        r"\sqrt{K})} \, v_j"
+    ),
+    terms={"N(i)": "the nearest cells of i along each axis"},
     operator="attensor.ops:neighborhood_attention",
     layer="attensor.nn.neighborhood:NeighborhoodAttention",
     domain=Domain.GRID,

@@ -4,12 +4,18 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="nprf-rpe",
+    aliases=("nprf", "kernel-attention", "relative-kernel-attention"),
     title="Kernelised attention with relative positions",
     paper=Paper(
         "2106.12566", 2021, "Stable, Fast and Accurate: Kernelized Attention with Relative Positional Encoding"
     ),
     use="sequences and images of thousands of tokens where what matters is how far away a token is",
     avoid="sharp attention by content: unit vectors bound the ratio of two weights without bias to e^2",
+    equation=(
+        r"o_i = \frac{\sum_j e^{b_{j-i}} \, \phi(q_i)^\top \phi(k_j) \, v_j}{\sum_j e^{b_{j-i}} \, "
+        r"\phi(q_i)^\top \phi(k_j)}"
+    ),
+    terms={"b_{j - i}": "a learned number for each distance", r"\phi": "positive random features"},
     operator="attensor.ops:relative_kernel_attention",
     operators=("attensor.ops:toeplitz",),
     recipe="attensor.recipes.nprf_rpe",

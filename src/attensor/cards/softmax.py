@@ -4,10 +4,15 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="softmax",
+    aliases=("mha", "attention", "sdpa", "full-attention", "flash-attention", "softmax-attention"),
     title="Softmax attention",
     paper=Paper("1706.03762", 2017, "Attention Is All You Need"),
     use="exact recall of anything in the context, and contexts up to a few thousand tokens: the measure of all others",
     avoid="long contexts: time grows with the square of the length, and decoding keeps every key and value",
+    equation=(
+        r"o_i = \sum_{j \le i} \frac{\exp(q_i^\top k_j / \sqrt{K})}{\sum_{l \le i} \exp(q_i^\top k_l / "
+        r"\sqrt{K})} \, v_j"
+    ),
     operator="attensor.ops:softmax_attention",
     operators=("attensor.ops:merge_attention",),
     layer="attensor.nn.softmax_attention:SoftmaxAttention",

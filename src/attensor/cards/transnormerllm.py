@@ -4,12 +4,18 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="transnormerllm",
+    aliases=("transnormer", "transnormer-llm"),
     title="TransNormer attention (lightning attention, linear gate, LRPE)",
     paper=Paper(
         "2307.14995", 2023, "TransNormerLLM: A Faster and Better Large Language Model with Improved TransNormer"
     ),
     use="language models on very long sequences at constant training speed and with a constant decode state",
     avoid="deciding from the content what to keep, or exact recall: its rates of forgetting are fixed",
+    equation=r"S_i = \lambda_h e^{i \theta} S_{i-1} + k_i v_i^\top , \quad o_i = S_i^\top q_i",
+    terms={
+        r"\lambda_h": "the decay of head h, fixed by head and layer",
+        r"\theta": "a learned turn of each key channel, in the first layer",
+    },
     operator="attensor.ops:linear_attention",
     layer="attensor.nn.transnormer:TransNormerAttention",
     models=("attensor.models.language.transnormer:TransNormerForCausalLM",),

@@ -4,6 +4,7 @@ from attensor.catalogue import Card, Paper
 
 CARD = Card(
     name="vit",
+    aliases=("vision-transformer",),
     title="Vision transformer",
     paper=Paper("2010.11929", 2020, "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale"),
     use="classifying images with weights in timm's layout, and as a body that takes any mixer of tokens",

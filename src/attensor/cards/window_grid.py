@@ -4,11 +4,20 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="window-grid",
+    aliases=("maxvit", "max-vit"),
     title="Window and grid attention by turns",
     system="maxvit",
     paper=Paper("2204.01697", 2022, "MaxViT: Multi-Axis Vision Transformer"),
     use="images of any size at linear cost: near cells in one layer, a coarse sample of the whole map in the next",
     avoid="single layers: only the pair of them sees everything, and cells at a window's border see one side",
+    equation=(
+        r"o_i = \sum_{j \in B(i)} \frac{\exp(q_i^\top k_j / \sqrt{K} + b_{j-i})}{\sum_{l \in B(i)} "
+        r"\exp(q_i^\top k_l / \sqrt{K} + b_{l-i})} \, v_j"
+    ),
+    terms={
+        "B(i)": "the cells of i's window, in the next layer those at its place in all windows",
+        "b_{j - i}": "a learned number for each offset",
+    },
     operator="attensor.ops:block_attention",
     layer="attensor.nn.window_grid:WindowGridAttention",
     domain=Domain.GRID,

@@ -12,6 +12,7 @@ GENERAL = {
     "list": "attensor.commands.general:ListCards",
     "show": "attensor.commands.general:ShowCard",
     "compare": "attensor.commands.general:Compare",
+    "merge": "attensor.commands.merge:Merge",
     "generate": "attensor.commands.general:Generate",
     "doctor": "attensor.commands.general:Doctor",
     "reproduce": "attensor.commands.general:Reproduce",

@@ -16,7 +16,7 @@ class BenchOptions:
     quick_look: ClassVar[dict[str, Any]]
 
     peers: tuple[str, ...] = ("all",)
-    """Names of contestants as the first table gives them; ours is always among them."""
+    """Names of contestants as the first table gives them, or all that are installed; ours is always among them."""
     device: Literal["cpu", "cuda"] = "cpu"
     """cpu (float32) or cuda (bfloat16)."""
     threads: int = 1
@@ -24,11 +24,11 @@ class BenchOptions:
     rounds: int = 5
     """Timed calls of each contestant; the median counts."""
     budget: float = 2.0
-    """Seconds a call of a peer may take; who takes more is left out there and at whatever is larger."""
+    """Seconds that one call of a peer may take; a slower one is left out there and at larger sizes."""
     quick: bool = False
-    """A look at few sizes, in about a minute or two."""
+    """Few sizes, in about a minute or two: it indicates and does not decide."""
     save: bool = False
-    """Also write benchmarks/results/<date>-<benchmark>-<device>.md and .json."""
+    """Also write the tables and figures to benchmarks/results/<date>-<benchmark>-<device>.md and .json."""
 
     def run(self) -> int:
         """Measure, print and optionally save."""

@@ -29,7 +29,8 @@ class BenchLinear(BenchOptions):
     tokens: tuple[int, ...] = (4096, 65536)
     """Tokens in a call, shared out to as many sequences as they make; each with all the lengths that divide it."""
     variants: tuple[Variant, ...] = ("none", "constant", "scalar", "channel", "denominator", "layer")
-    """Kinds of decay, and with a denominator, and a whole layer."""
+    """Out of none (no decay), constant (one a head), scalar (a gate a head and token), channel (a gate a key channel),
+    denominator (positive features, no decay) and layer (a whole layer)."""
     modes: tuple[Mode, ...] = ("forward", "training", "decode")
     """Out of forward, training (forward + backward) and decode."""
     num_heads: int = 2

@@ -18,7 +18,7 @@ class BenchNeighborhood(BenchOptions):
     quick_look: ClassVar = {"grids": ((32, 7),), "windows": (3, 7)}
 
     grids: tuple[tuple[int, int], ...] = ((64, 13), (32, 7))
-    """Side of the square grid and window, in pairs: --grids 64 13 32 7."""
+    """Side of the square grid and window, in pairs: 64x13,32x7."""
     windows: tuple[int, ...] = (3, 5, 7, 9, 13)
     """Windows that are measured too, forward alone, on the first grid."""
     budget: float = 60.0

@@ -24,7 +24,7 @@ class BenchRelative(BenchOptions):
     lengths: tuple[int, ...] = (2048, 8192, 16384)
     """Tokens in the sequence."""
     sizes: tuple[tuple[int, int], ...] = ((32, 32), (32, 64), (64, 64))
-    """Features and width of a head, in pairs: --sizes 32 32 32 64."""
+    """Features and width of a head, in pairs: 32x32,32x64."""
     modes: tuple[Literal["forward", "training"], ...] = ("forward", "training")
     """Out of forward and training (forward + backward)."""
     num_heads: int = 1

@@ -22,6 +22,6 @@ class BenchSoftmax(BenchOptions):
     queries: tuple[int, ...] = (1, 16, 4096)
     """Queries of a head, the last of the sequence; no more than there are keys."""
     heads: tuple[tuple[int, int], ...] = ((4, 4), (16, 1))
-    """Heads of queries and of keys, in pairs: --heads 4 4 16 1."""
+    """Heads of queries and of keys, in pairs: 4x4,16x1."""
     head_dim: int = 64
     """Width of a head."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 from attensor.files import DamagedFileError, read_json, write_json
 from attensor.lab import kept
 
-__all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "SeedRun"]
+__all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "References", "Schedule", "SeedRun"]
 
 
 class Artefact:
@@ -54,16 +54,28 @@ class Balance(Artefact):
 
 @dataclass(frozen=True)
 class Pace(Artefact):
-    """Seconds of a training step on a machine with nothing else to do, and the steps of a seed and of a pilot."""
+    """Seconds of a training step and of a seed's evaluations on a machine with nothing else to do, and its load.
+
+    The load is the time that passed by the time that was not spent waiting for a processor: 1 on an idle machine.
+    """
 
     seconds_per_step: float
+    evaluation_seconds: float = 0.0
+    machine_load: float = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule(Artefact):
+    """What all mechanisms of a run share: the steps of a seed, those of a pilot, and the seconds this should take."""
+
     steps: int
     pilot_steps: int
+    expected_seconds: float
 
 
 @dataclass(frozen=True)
 class Pilot(Artefact):
-    """A short run with one learning rate; without a score it diverged, for a `reason`."""
+    """The beginning of a run with one learning rate; without a score it diverged, for a `reason`."""
 
     learning_rate: float
     steps: int
@@ -73,20 +85,46 @@ class Pilot(Artefact):
 
 @dataclass(frozen=True)
 class SeedRun(Artefact):
-    """A finished training: its curve (step, seconds, score, tokens), final scores at 1x to 4x, and the model's file."""
+    """A finished training.
+
+    Attributes:
+        seed, learning_rate, steps: how.
+        seconds_per_step: on an idle machine: without the waiting for a processor.
+        machine_load: during the training, see `Pace`.
+        tokens_per_second: with that waiting.
+        curve: step, tokens, seconds, score on the selection.
+        final: scores on the test at 1x, 2x and 4x.
+        units: mean score of each unit of the test at 1x.
+        checkpoint: the file of the averaged model, from the folder of the run.
+    """
 
     seed: int
     learning_rate: float
+    steps: int
+    seconds_per_step: float
+    machine_load: float
     tokens_per_second: float
     curve: list[dict[str, float]]
     final: dict[str, float | None]
+    units: list[float]
     checkpoint: str
 
 
 @dataclass(frozen=True)
+class References(Artefact):
+    """The reference rows of a run, as in results.json."""
+
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Measured(Artefact):
-    """Rows of the cost or the decoding; `stopped` says why there are not more, `finished` that there will not be."""
+    """Rows of the cost or the decoding; `stopped` says why there are not more, `finished` that there will not be.
+
+    Where rows are pooled, `samples` keeps the single times of each.
+    """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     stopped: str | None = None
     finished: bool = False
+    samples: list[list[float]] = field(default_factory=list)

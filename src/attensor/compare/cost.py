@@ -1,4 +1,8 @@
-"""Cost of a mixer layer alone: time and peak memory against length, decoding time and state against the context.
+"""Cost of a mixer layer alone, against length: seconds of a forward and of a training call, bytes at its peak.
+
+A first call at each length is not counted: it loads code and builds tables that stay. Freed memory is kept by the
+process (`attensor.bench.memory.keep_freed_memory`), so that long calls do not pay for pages that short ones find. Bytes
+are those of tensors (`measure_tensor_bytes`).
 
 Before each length the time and memory it would take are predicted from the growth so far; what would not fit is not
 tried, and the reason is part of the result.
@@ -6,213 +10,145 @@ tried, and the reason is part of the result.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from attensor.bench import measure_peak_bytes, paired
-from attensor.lab.reason import is_out_of_memory
-from attensor.report.numbers import size
+from attensor.bench.available import available_bytes
+from attensor.bench.memory import measure_tensor_bytes
+from attensor.bench.timing import Quartiles, own_seconds_of
+from attensor.compare.rounds import Contender, Size, rounds_within
+from attensor.report.numbers import size as readable_size
 
-__all__ = ["Cost", "Decode", "available_bytes", "measure_cost", "measure_decode"]
+__all__ = ["CostContender", "Setting"]
 
-_MOST_ROUNDS = 7
+# of one mechanism at all lengths, and of its rounds at one length
+_SECONDS = 20.0
+_SECONDS_AT_A_LENGTH = 0.2
+_FEWEST_ROUNDS, _MOST_ROUNDS = 3, 15
+# shorter calls are led in by another one, so that they find the processor's caches as they leave them
+_SHORT = 0.02
+# from here on, a first call costs about what the next does, and none is made to warm up
+_LONG = 1.0
 # share of the remaining memory that a prediction may reach
 _MEMORY_SHARE = 0.7
-_SYSTEM = Path("/proc/meminfo")
-_CONTROL_GROUP = Path("/sys/fs/cgroup")
-# of decoding: tokens read at once, and tokens timed
-_PIECE = 512
-_TOKENS = 16
-_WARM_UP = 3
 
 
 @dataclass(frozen=True)
-class Cost:
-    """One length: seconds as medians over rounds, bytes beyond what was held before."""
+class Setting:
+    """Where mixers run: width of their input, device, and what makes the autocast context of a call."""
 
-    length: int
-    forward: float
-    forward_backward: float
-    peak_bytes: int
+    hidden_size: int
+    device: str
+    precision: Callable[[], AbstractContextManager[Any]]
+
+    def inputs(self, *sizes: int) -> Tensor:
+        """[*sizes, hidden_size], the same at each call."""
+        return torch.randn(*sizes, self.hidden_size, generator=torch.Generator().manual_seed(0)).to(self.device)
 
 
-def measure_cost(
-    mixer: nn.Module,
-    hidden_size: int,
-    spaces: Sequence[tuple[int, ...]],
-    *,
-    seconds: float,
-    device: str,
-    precision: Callable[[], torch.autocast],
-    on_row: Callable[[Cost], Any] = lambda row: None,
-) -> str | None:
-    """Measure one input `[1, *space, hidden_size]` after the other, and hand each result to `on_row`.
+class CostContender(Contender):
+    """A mixer that reads `[1, *space, hidden_size]`.
 
     Args:
-        mixer: on `device`.
-        hidden_size: width of its input.
-        spaces: sizes, ascending: (tokens,) or (height, width).
-        seconds: time for everything.
-        device: "cpu" or "cuda".
-        precision: makes the autocast context of a call.
-        on_row: receives each result at once.
-    Returns:
-        Why it stopped before the last size, or None.
+        name: of the mechanism.
+        mixer: on the setting's device.
+        setting: where it runs.
+        layers: how many layers the mixer stands for; rows are the mean of one.
+        flops: space -> operations of one layer, or None.
+        rows: found earlier.
     """
-    deadline = time.monotonic() + seconds
-    rows: list[Cost] = []
-    for space in spaces:
-        reason = _why_not(rows, space, deadline, device)
-        if reason is None:
-            try:
-                row = _measure(mixer, _input(space, hidden_size, device), seconds / 20, precision)
-            except Exception as error:  # the mixer is the user's, and may fail in any way
-                if not rows:
-                    raise
-                what = "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {error}"
-                reason = f"stopped at {rows[-1].length}: {_name(space)} failed ({what})"
-        if reason is not None:
-            return reason
-        rows.append(row)
-        on_row(row)
-    return None
 
+    def __init__(
+        self,
+        name: str,
+        mixer: nn.Module,
+        setting: Setting,
+        *,
+        layers: int = 1,
+        flops: Callable[[Size], int | None] = lambda space: None,
+        rows: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        super().__init__(name, rows, _SECONDS)
+        self._mixer, self._setting, self._layers, self._flops = mixer, setting, layers, flops
+        self._expected = 0.0  # seconds of a training call at the next length
 
-def _input(space: tuple[int, ...], hidden_size: int, device: str) -> Tensor:
-    return torch.randn(1, *space, hidden_size, generator=torch.Generator().manual_seed(0)).to(device)
+    def facts(self, size: Size) -> dict[str, int]:
+        """The number of tokens or cells."""
+        return {"length": torch.Size(size).numel()}
 
+    def prepare(self, size: Size) -> int:
+        """Call it once more than its memory is counted, unless it takes long."""
+        mixer, precision = self._mixer, self._setting.precision
+        inputs = self._setting.inputs(1, *size)
 
-def _measure(mixer: nn.Module, inputs: Tensor, seconds: float, precision: Callable[[], torch.autocast]) -> Cost:
-    def forward() -> None:
-        with torch.no_grad(), precision():
-            mixer(inputs)
+        def forward() -> None:
+            with torch.no_grad(), precision():
+                mixer(inputs)
 
-    def forward_backward() -> None:
-        hidden = inputs.detach().requires_grad_()
-        with precision():
-            out: Tensor = mixer(hidden)
-        (out * inputs).sum().backward()  # type: ignore[no-untyped-call]
-        mixer.zero_grad(set_to_none=True)
+        def forward_backward() -> None:
+            hidden = inputs.detach().requires_grad_()
+            with precision():
+                out: Tensor = mixer(hidden)
+            (out * inputs).sum().backward()  # type: ignore[no-untyped-call]
+            mixer.zero_grad(set_to_none=True)
 
-    started = time.perf_counter()
-    peak = measure_peak_bytes(forward_backward, device=inputs.device)
-    once = time.perf_counter() - started
-    rounds = max(1, min(_MOST_ROUNDS, int(seconds / once)))
-    # a first call pays for allocations; where calls take long that no longer matters
-    times = paired({"forward": forward, "both": forward_backward}, rounds=rounds, warmup=1 if rounds > 2 else 0)
-    return Cost(inputs[0, ..., 0].numel(), times["forward"], times["both"], peak)
+        self._size, self._calls = size, {"forward": forward, "forward_backward": forward_backward}
+        self._times: dict[str, list[float]] = {key: [] for key in self._calls}
+        both = self._expected
+        if both < _LONG:
+            forward_backward()
+            forward()
+            both = own_seconds_of(forward_backward)
+        self._peak = measure_tensor_bytes(forward_backward, device=self._setting.device)
+        self._lead_in = 1 if both < _SHORT else 0
+        # the forward call takes about a third of the training call
+        once = both * 4 / 3 * (1 + self._lead_in)
+        return rounds_within(_SECONDS_AT_A_LENGTH, once, fewest=_FEWEST_ROUNDS, most=_MOST_ROUNDS)
 
+    def turn(self) -> None:
+        """Time one call of each kind."""
+        for key, call in self._calls.items():
+            for _ in range(self._lead_in):
+                call()
+            self._times[key].append(own_seconds_of(call))
 
-def _why_not(rows: list[Cost], space: tuple[int, ...], deadline: float, device: str) -> str | None:
-    if not rows:
+    def finish(self) -> None:
+        """A row of one layer."""
+        row: dict[str, Any] = self.facts(self._size)
+        for key, times in self._times.items():
+            found = Quartiles.of([1000 * seconds / self._layers for seconds in times])
+            row |= {f"{key}_ms": found.median, f"{key}_quartiles": [found.low, found.high]}
+        self.rows.append(row | {"peak_bytes": self._peak // self._layers, "flops": self._flops(self._size)})
+        del self._calls  # with the input that they hold
+
+    def why_not(self, size: Size) -> str | None:
+        """By the growth between the last two lengths."""
+        if not self.rows:
+            return None
+        last, before = self.rows[-1], self.rows[max(-2, -len(self.rows))]
+        cells = self.facts(size)["length"] / last["length"]
+        took, took_before = (self._layers * (r["forward_ms"] + r["forward_backward_ms"]) / 1000 for r in (last, before))
+        # at least in proportion, at most with the cube: one noisy pair of lengths must not stop everything
+        growth = min(cells**3, max(cells, took / took_before))
+        self._expected = self._layers * last["forward_backward_ms"] / 1000 * growth
+        # once for the memory, at least; many small operations take longer to account for
+        needed = max(took * growth * (1 + _FEWEST_ROUNDS), (self.spent_last - _SECONDS_AT_A_LENGTH) * growth)
+        if self.spent + needed > self.limit:
+            return (
+                f"stopped at {last['length']}: {self.name_of(size)} would take about {self._expected:.2g} s a call, "
+                "beyond the time for this"
+            )
+        growth = min(cells**2, max(cells, last["peak_bytes"] / max(1, before["peak_bytes"])))
+        memory = self._layers * last["peak_bytes"] * growth
+        available = available_bytes(self._setting.device)
+        if available is not None and memory > _MEMORY_SHARE * available:
+            return (
+                f"stopped at {last['length']}: {self.name_of(size)} would need about {readable_size(memory)} "
+                f"of the {readable_size(available)} that are free"
+            )
         return None
-    last = rows[-1]
-    cells = torch.Size(space).numel() / last.length
-    before = rows[-2] if len(rows) > 1 else last
-    took = last.forward + last.forward_backward
-    # at least in proportion, at most with the cube: one noisy pair of lengths must not stop everything
-    growth = min(cells**3, max(cells, took / (before.forward + before.forward_backward)))
-    needed = took * growth * 2  # once for the memory, once for the time
-    if time.monotonic() + needed > deadline:
-        call = last.forward_backward * growth
-        return (
-            f"stopped at {last.length}: {_name(space)} would take about {call:.2g} s a call, beyond the time for this"
-        )
-    growth = min(cells**2, max(cells, last.peak_bytes / max(1, before.peak_bytes)))
-    memory = last.peak_bytes * growth
-    available = available_bytes(device)
-    if available is not None and memory > _MEMORY_SHARE * available:
-        return (
-            f"stopped at {last.length}: {_name(space)} would need about {size(memory)} "
-            f"of the {size(available)} that are free"
-        )
-    return None
-
-
-def _name(space: tuple[int, ...]) -> str:
-    return "x".join(map(str, space))
-
-
-@dataclass(frozen=True)
-class Decode:
-    """One context: median seconds for one more token, bytes the cache holds (batch 1, one layer)."""
-
-    context: int
-    seconds_per_token: float
-    state_bytes: int
-
-
-@torch.no_grad()
-def measure_decode(
-    mixer: nn.Module,
-    hidden_size: int,
-    contexts: Sequence[int],
-    *,
-    seconds: float,
-    device: str,
-    precision: Callable[[], torch.autocast],
-    on_row: Callable[[Decode], Any] = lambda row: None,
-) -> str | None:
-    """Fill one cache further and further by prefill, and time single tokens at each context.
-
-    Args:
-        mixer: causal, on `device`; hidden_size is the width of its input.
-        contexts: ascending; all together take at most `seconds`.
-        precision: makes the autocast context of a call.
-        on_row: receives each result at once.
-    Returns:
-        Why there is nothing or it stopped before the last context, or None.
-    """
-    if not hasattr(mixer, "new_cache"):
-        return f"{type(mixer).__name__} has no new_cache(), so it cannot decode token by token"
-    deadline = time.monotonic() + seconds
-    cache = cast("Any", mixer.eval()).new_cache(1)
-    hidden = torch.randn(1, _PIECE, hidden_size, generator=torch.Generator().manual_seed(0)).to(device)
-    took, reached = 0.0, 0
-    for context in contexts:
-        started = time.monotonic()
-        # the attention of a longer piece grows with the square at worst
-        if reached and started + took * (context / reached) ** 2 > deadline:
-            return f"stopped at {reached}: filling a context of {context} would take too long"
-        with precision():
-            while cache.length < context:
-                mixer(hidden[:, : min(_PIECE, context - cache.length)], cache=cache)
-            state_bytes = cache.nbytes
-            token = paired({"token": lambda: mixer(hidden[:, :1], cache=cache)}, _TOKENS, _WARM_UP)["token"]
-        on_row(Decode(context, token, state_bytes))
-        took, reached = time.monotonic() - started, context
-    return None
-
-
-def available_bytes(device: str) -> int | None:
-    """Bytes that can still be taken on `device`, a container's limit included; None when the system does not say."""
-    if device == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    found = [amount for amount in (_system_bytes(), _container_bytes()) if amount is not None]
-    return min(found, default=None)
-
-
-def _system_bytes() -> int | None:
-    if not _SYSTEM.exists():
-        return None
-    for line in _SYSTEM.read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _container_bytes() -> int | None:
-    try:
-        limit = (_CONTROL_GROUP / "memory.max").read_text().strip()
-        used = int((_CONTROL_GROUP / "memory.current").read_text())
-        kinds = dict(line.split() for line in (_CONTROL_GROUP / "memory.stat").read_text().splitlines())
-    except OSError:
-        return None
-    # pages of files that nobody reads now count as used, but are given up when memory is asked for
-    return int(limit) - used + int(kinds.get("inactive_file", 0)) if limit.isdigit() else None

@@ -1,14 +1,18 @@
-"""What the measured points say: ranks and ties, growth exponents, who leads at which length."""
+"""Growth exponents of measured costs."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-__all__ = ["Leader", "exponent", "growth", "leaders", "ranked", "tied"]
+__all__ = ["PowerLaw", "exponent", "growth", "power_law"]
+
+# of a growth that is called a power of the length: points, their relative deviation, the exponent's standard error
+_FEWEST_POINTS, _MOST_DEVIATION, _MOST_ERROR = 4, 0.05, 0.1
+# exponents that are tried: so many steps make one, first every so many of them
+_STEPS, _COARSE = 200, 20
 
 
 def growth(points: Sequence[tuple[float, float]]) -> float:
@@ -18,57 +22,80 @@ def growth(points: Sequence[tuple[float, float]]) -> float:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float | None:
-    """The power of the length with which a cost grows, by `growth`.
+    """The power of the length with which a cost grows: 1.0 for linear, 2.0 for quadratic growth.
 
-    Only the upper half of the lengths counts (at least three points), where constant costs no longer hide the growth.
+    Of the ranges of upper lengths, at least four of them, it is that of the `power_law` with the smallest standard
+    error. None when no range is near enough to such a law, as where an algorithm changes between two lengths or the
+    data leaves the processor's cache.
 
     Args:
         points: (length, cost).
-    Returns:
-        1.0 for linear, 2.0 for quadratic growth; None with fewer than three points or a cost of zero.
     """
-    upper = sorted(points)[-max(3, math.ceil(len(points) / 2)) :]
-    if len(upper) < 3 or any(cost <= 0 for _, cost in upper):
+    upper = sorted(points)
+    if any(cost <= 0 for _, cost in upper):
         return None
-    return growth(upper)
-
-
-def ranked(rows: Sequence[dict[str, Any]], *, lower_is_better: bool, key: str = "score") -> list[dict[str, Any]]:
-    """The rows that have the score `key`, best first."""
-    scored = [row for row in rows if row[key] is not None]
-    return sorted(scored, key=lambda row: row[key]["mean"] if lower_is_better else -row[key]["mean"])
-
-
-def tied(order: Sequence[dict[str, Any]], *, key: str = "score") -> list[dict[str, Any]]:
-    """The first of `order`, and those whose distance from it the spreads of the two can explain."""
-    best = order[0][key]
-    return [row for row in order if abs(row[key]["mean"] - best["mean"]) <= row[key]["spread"] + best["spread"]]
+    laws = [power_law(upper[first:]) for first in range(len(upper) - _FEWEST_POINTS + 1)]
+    good = [law for law in laws if law.deviation <= _MOST_DEVIATION and law.error <= _MOST_ERROR]
+    return min(good, key=lambda law: law.error).exponent if good else None
 
 
 @dataclass(frozen=True)
-class Leader:
-    """Who is fastest between two measured lengths, both included."""
+class PowerLaw:
+    """`constant + factor * length ** exponent`, with the standard error of the exponent.
 
-    name: str
-    first: int
-    last: int
-
-
-def leaders(times: Mapping[str, Mapping[int, float]], *, noise: float) -> list[Leader]:
-    """Who is fastest at which lengths; the lead changes only when the new one is faster by the factor `noise`.
-
-    Args:
-        times: name -> length -> time. A name that stopped early is out of the race beyond.
-        noise: ratio of times that means nothing.
+    Attributes:
+        deviation: of the points from it, relative, as a root of the mean square over the degrees of freedom.
     """
-    parts: list[Leader] = []
-    for length in sorted({length for of_name in times.values() for length in of_name}):
-        there = {name: of_name[length] for name, of_name in times.items() if length in of_name}
-        fastest = min(there, key=lambda name: there[name])
-        if parts and there.get(parts[-1].name, math.inf) <= noise * there[fastest]:
-            fastest = parts[-1].name
-        if parts and parts[-1].name == fastest:
-            parts[-1] = Leader(fastest, parts[-1].first, length)
-        else:
-            parts.append(Leader(fastest, length, length))
-    return parts
+
+    constant: float
+    factor: float
+    exponent: float
+    error: float
+    deviation: float
+
+
+def power_law(points: Sequence[tuple[float, float]]) -> PowerLaw:
+    """The law with a constant >= 0 whose relative deviations from four or more (length, cost) are least in squares.
+
+    With its constant, costs that do not grow hide nothing; with each deviation relative, all lengths count alike.
+    """
+
+    def squares_of(step: int) -> float:
+        return _relative_fit(points, step / _STEPS)[2]
+
+    near = min(range(_COARSE, 4 * _STEPS, _COARSE), key=squares_of)
+    power = min(range(near - _COARSE + 1, near + _COARSE), key=squares_of) / _STEPS
+    constant, factor, squares = _relative_fit(points, power)
+    degrees = len(points) - (3 if constant else 2)
+    deviation = math.sqrt(squares / degrees)
+    # what is left of the derivative by the exponent when the other parameters have done what they can
+    slope = [factor * x**power * math.log(x) / y for x, y in points]
+    others = [[x**power / y for x, y in points]] + ([[1 / y for _, y in points]] if constant else [])
+    return PowerLaw(constant, factor, power, deviation / max(_norm_beside(slope, others), 1e-12), deviation)
+
+
+def _relative_fit(points: Sequence[tuple[float, float]], power: float) -> tuple[float, float, float]:
+    """Constant >= 0 and factor >= 0 for one exponent, and the sum of the squares of the relative deviations."""
+    rows = [(1 / y, x**power / y) for x, y in points]
+    ones, both, powers = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    one, other = (sum(row[i] for row in rows) for i in (0, 1))
+    determinant = ones * powers - both * both
+    constant = (one * powers - other * both) / determinant if determinant > 1e-12 * ones * powers else 0.0
+    constant = constant if constant > 0 else 0.0
+    factor = (other - constant * both) / powers
+    if factor < 0:
+        constant, factor = one / ones, 0.0
+    return constant, factor, sum((1 - constant * u - factor * v) ** 2 for u, v in rows)
+
+
+def _norm_beside(vector: Sequence[float], others: Sequence[Sequence[float]]) -> float:
+    """Length of the part of a vector that is at right angles to the others (Gram-Schmidt)."""
+    basis: list[list[float]] = []
+    for other in (*others, vector):
+        left = list(other)
+        for unit in basis:
+            share = sum(u * v for u, v in zip(unit, left, strict=True))
+            left = [v - share * u for u, v in zip(unit, left, strict=True)]
+        norm = math.hypot(*left)
+        basis.append([v / norm if norm else 0.0 for v in left])
+    return norm

@@ -5,19 +5,32 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot, SeedRun
+from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot, References, Schedule, SeedRun
 from attensor.compare.config import CompareConfig
-from attensor.compare.plan import Plan, need_device
+from attensor.compare.counts import counts_bytes
+from attensor.compare.pace import SCHEDULE_FILE
+from attensor.compare.plan import Plan, need_device, training_time
 from attensor.compare.subjects import Subject
 from attensor.compare.tasks import open_task
 from attensor.errors import BackendError
 from attensor.files import DamagedFileError, new_folder, read_json
 
-__all__ = ["check_disk", "check_file", "is_measured", "is_trained", "new_run", "reopened"]
+__all__ = [
+    "check_disk",
+    "check_file",
+    "is_calibrated",
+    "is_measured",
+    "is_trained",
+    "new_run",
+    "refuse_contradictions",
+    "reopened",
+]
 
 # results, logs and the report with its plotting library
 _FIXED_BYTES = 20_000_000
@@ -25,21 +38,24 @@ _FIXED_BYTES = 20_000_000
 _ARTEFACTS: dict[str, type[Artefact]] = {
     "balance": Balance,
     "calibration": Pace,
+    "pace": Schedule,
     "pilot": Pilot,
+    "references": References,
     "seed": SeedRun,
     "cost": Measured,
     "decode": Measured,
+    "generation": Measured,
 }
 
 
-def new_run(out: Path, now: datetime, plan: Plan) -> Path:
-    """Check the disk for `plan`, make `out/<time>/` and write the plan there.
+def new_run(out: Path, now: datetime, plan: Plan, *, name: str | None = None) -> Path:
+    """Check the disk for `plan`, make `out/<time>/`, or `out/NAME/`, and write the plan there.
 
     Raises:
         OSError: not writable, or too little space.
     """
     check_disk(out, needed_bytes(plan))
-    run = new_folder(out, f"{now:%Y-%m-%d_%H-%M-%S}")
+    run = new_folder(out, name or f"{now:%Y-%m-%d_%H-%M-%S}")
     plan.save(run)
     return run
 
@@ -47,7 +63,8 @@ def new_run(out: Path, now: datetime, plan: Plan) -> Path:
 def needed_bytes(plan: Plan) -> int:
     """About what a run writes: a model for each seed, and for each job a state with its successor."""
     model = 4 * (12 * plan.num_layers * plan.hidden_size**2 + 256 * plan.hidden_size)
-    return _FIXED_BYTES + model * len(plan.seeds) * len(plan.subjects) + 2 * 3 * model * plan.jobs
+    counts = counts_bytes(plan.facts["train_bytes"]) if plan.counts else 0
+    return _FIXED_BYTES + counts + model * len(plan.seeds) * len(plan.subjects) + 2 * 4 * model * plan.jobs
 
 
 def reopened(run: Path, config: CompareConfig) -> Plan:
@@ -60,17 +77,15 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
         OSError: the disk.
     """
     plan = Plan.load(run)
-    contradictions = [
-        f"--{field.name.replace('_', '-')} {given} (the run has {_plain(plan.config[field.name])})"
-        for field in fields(config)
-        if field.name != "resume"
-        and (given := getattr(config, field.name)) != field.default
-        and _plain(given) != _plain(plan.config[field.name])
-    ]
-    if contradictions:
-        raise ValueError(
-            f"--resume {run} continues with the options it was started with; leave out {', '.join(contradictions)}."
-        )
+    changeable: tuple[str, ...] = ()
+    if not (run / SCHEDULE_FILE).exists():
+        # nothing is trained yet: the number of steps is still open
+        changeable = ("budget", "steps")
+    refuse_contradictions(run, plan.config, config, {"resume", *changeable})
+    if any(getattr(config, name) is not None for name in changeable):
+        own = {name: getattr(config, name) for name in changeable}
+        plan = replace(plan, **training_time(config, plan.task), config=plan.config | own)
+        plan.save(run)
     for subject in plan.subjects:
         if subject.path is None:
             continue
@@ -84,6 +99,30 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
     open_task(plan)
     check_disk(run, needed_bytes(plan))
     return plan
+
+
+def refuse_contradictions(run: Path, kept: Mapping[str, Any], config: CompareConfig, free: set[str]) -> None:
+    """Compare the options with those that a run was started with.
+
+    Args:
+        run: its folder.
+        kept: its options.
+        config: those of now, of which only what is no default counts.
+        free: names that may differ.
+    Raises:
+        ValueError: each that contradicts is named.
+    """
+    contradictions = [
+        f"--{field.name.replace('_', '-')} {given} (the run has {_plain(kept[field.name])})"
+        for field in fields(config)
+        if field.name not in free
+        and (given := getattr(config, field.name)) != field.default
+        and _plain(given) != _plain(kept[field.name])
+    ]
+    if contradictions:
+        raise ValueError(
+            f"--resume {run} continues with the options it was started with; leave out {', '.join(contradictions)}."
+        )
 
 
 def _need_kernels(run: Path) -> None:
@@ -125,11 +164,16 @@ def check_file(path: Path) -> None:
                 return
         except (SafetensorError, OSError) as error:
             raise DamagedFileError(path, str(error)) from error
-    if not isinstance(read_json(path), float if path.stem == "load" else dict):
+    if not isinstance(read_json(path), dict):
         raise DamagedFileError(path, "it holds something else")
     kind = _ARTEFACTS.get(path.stem.partition("-")[0])
     if kind is not None:
         kind.load(path)
+
+
+def is_calibrated(run: Path, subject: Subject) -> bool:
+    """Whether the time of a mechanism's step is known."""
+    return Pace.load(subject.folder(run) / "calibration.json") is not None
 
 
 def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
@@ -138,8 +182,8 @@ def is_trained(run: Path, subject: Subject, plan: Plan) -> bool:
 
 
 def is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
-    """Whether cost, and decoding for text, are done."""
-    files = ("cost.json", "decode.json") if plan.task.decodes else ("cost.json",)
+    """Whether cost, and decoding and writing for text, are done."""
+    files = ("cost.json", "decode.json", "generation.json") if plan.task.decodes else ("cost.json",)
     return all((found := Measured.load(subject.folder(run) / file)) is not None and found.finished for file in files)
 
 

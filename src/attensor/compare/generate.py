@@ -5,15 +5,22 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from attensor.catalogue import find_name
 from attensor.compare.artefacts import Balance
 from attensor.compare.config import GenerateConfig
 from attensor.compare.folder import check_file
 from attensor.compare.plan import Plan
+from attensor.compare.subjects import Subject
 from attensor.files import user_path
 
-__all__ = ["generate_text"]
+if TYPE_CHECKING:
+    from torch import nn
+
+    from attensor.data.ngram import NGram
+
+__all__ = ["generate_text", "trained_model"]
 
 
 def generate_text(config: GenerateConfig) -> Iterator[str]:
@@ -38,20 +45,15 @@ def generate_text(config: GenerateConfig) -> Iterator[str]:
 def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str]:
     """Continue with a model of a comparison."""
     plan = Plan.load(run)
+    if all(mechanism != subject.name for subject in plan.subjects):
+        mechanism = find_name(mechanism) or mechanism
     checkpoint = _checkpoint(run, plan, mechanism, config.seed_index)
 
     import torch
-    from safetensors.torch import load_model
 
     from attensor.models.language import generate
 
-    subject = plan.subject(mechanism)
-    balance = Balance.load(subject.folder(run) / "balance.json")
-    if balance is None:
-        raise ValueError(f"{subject.folder(run)} has no balance.json, without which its models cannot be built again.")
-    model: Any = plan.task.build(plan, plan.mixers(subject), balance.mlp_hidden_size)
-    load_model(model, checkpoint)
-    model.eval()
+    model: Any = trained_model(run, plan, plan.subject(mechanism), checkpoint)
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
     utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     generator = torch.Generator().manual_seed(config.seed)
@@ -59,6 +61,33 @@ def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str
     for token in generate(model, prompt, config.tokens, **choice):
         yield utf8.decode(bytes(token.tolist()))
     yield utf8.decode(b"", final=True)
+
+
+def trained_model(
+    run: Path, plan: Plan, subject: Subject, checkpoint: Path, *, counts: NGram | None = None
+) -> nn.Module:
+    """A model of a run in eval mode, with the weights of `checkpoint`, and the counts that it corrects.
+
+    Args:
+        run, plan, subject, checkpoint: whose.
+        counts: of the run, where they have been loaded before; loaded if None.
+    Raises:
+        ValueError: its sizes are not known, or the counts are damaged or not there.
+    """
+    from safetensors.torch import load_model
+
+    from attensor.compare.counts import load_counts
+    from attensor.models.language import CountedDecoder
+
+    balance = Balance.load(subject.folder(run) / "balance.json")
+    if balance is None:
+        raise ValueError(f"{subject.folder(run)} has no balance.json, without which its models cannot be built again.")
+    model = plan.task.build(plan, plan.mixers(subject), balance.mlp_hidden_size)
+    load_model(model, checkpoint)
+    if isinstance(model, CountedDecoder):
+        counts = counts or load_counts(run)
+        model.counts, model.context = counts.log_probabilities, counts.order - 1
+    return model.eval()
 
 
 def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
@@ -69,7 +98,7 @@ def _checkpoint(run: Path, plan: Plan, mechanism: str, seed_index: int) -> Path:
         raise ValueError(f"--mechanism {mechanism}: the run {run} has {', '.join(names)}.")
     if not 0 <= seed_index < len(plan.seeds):
         raise ValueError(f"--seed-index {seed_index}: the run has {len(plan.seeds)} seeds, 0 is the first.")
-    checkpoint = plan.subject(mechanism).folder(run) / f"seed-{plan.seeds[seed_index]}.safetensors"
+    checkpoint = plan.subject(mechanism).checkpoint(run, plan.seeds[seed_index])
     if not checkpoint.exists():
         raise ValueError(
             f"{checkpoint} does not exist: not trained to the end. Continue: attensor compare --resume {run}"

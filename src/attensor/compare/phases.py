@@ -1,11 +1,11 @@
-"""The two phases of a mechanism, as cells, and what the terminal shows of them.
+"""Two phases of a mechanism, as cells, and what the terminal shows of them and of the measurements.
 
-First its training, then, alone on the machine, the cost of its layer.
+First its laws and the time of its steps; when that is known of all, its training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,17 @@ from attensor.compare.subjects import Subject
 from attensor.files import locked, write_json
 from attensor.lab import Cell, Display, Interruption, Outcome, Pool, Reporter
 
-__all__ = ["Watch", "run_phase"]
+__all__ = ["PHASES", "Watch", "run_phase"]
 
-# what a mechanism takes besides its training: two starts of Python, laws, calibration; then its measurements
-_START_SECONDS = 5.0
-_MEASURE_SECONDS = 6.0
+PHASES = ("calibrate", "train", "measure")
+
+# a start of Python, laws, a few steps; what training takes besides its steps
+_CALIBRATE_SECONDS = 5.0
+_START_SECONDS = 3.0
+# from the first of these measurements on
+_MEASURE_SECONDS = {"cost": 5.0, "decode": 2.0, "generation": 1.0}
+# 0.0 is for what has ended and is counted as done
+_NOT_ENDED = 1e-3
 
 
 class Watch:
@@ -32,40 +38,51 @@ class Watch:
     def __init__(self, plan: Plan, display: Display) -> None:
         self._display = display
         names = [subject.name for subject in plan.subjects]
-        # None: not known before the first one of them has measured its step
-        share = None if plan.share_seconds is None else plan.share_seconds + _START_SECONDS
-        # trainings run `jobs` at a time, measurements one at a time
-        self._training = display.expect(dict.fromkeys(names, share), plan.jobs)
-        self._measuring = display.expect(dict.fromkeys(names, _MEASURE_SECONDS), 1)
+        self._calibrating = display.expect(dict.fromkeys(names, _CALIBRATE_SECONDS), plan.jobs)
+        # None: not known before all have been calibrated
+        guess = None if plan.budget_seconds is None else plan.budget_seconds * plan.jobs / len(names) + _START_SECONDS
+        # trainings run `jobs` at a time, measurements in turns
+        self._training = display.expect(dict.fromkeys(names, guess), plan.jobs)
+        self._measuring = display.expect(dict.fromkeys(names, _MEASURE_SECONDS["cost"]), 1)
         self.tick = display.tick
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Of those that are not trained yet, the time that the training will take."""
+        for name, of_one in seconds.items():
+            if self._training.left[name] != 0.0:
+                self._training.left[name] = of_one + _START_SECONDS
 
     def event(self, name: str, event: dict[str, Any]) -> None:
         """Show one event of a mechanism."""
         stage = event["stage"]
-        if stage in ("cost", "decode"):
-            state = f"measures {stage}" + (f", {event['length']}" if "length" in event else "")
+        if stage in ("cost", "decode", "generation"):
+            state = f"measures {stage}, {event['size']}"
+            self._measuring.left[name] = _MEASURE_SECONDS[stage]
         else:
             score = event.get("score")
             state = stage if score is None else f"{stage}, {score:.3f}"
             if "seconds_left" in event:
-                self._training.left[name] = event["seconds_left"]
+                self._training.left[name] = max(event["seconds_left"], _NOT_ENDED)
         self._display.row(name, state, stage=stage, fraction=event.get("fraction"))
         self.tick()
 
     def ended(self, name: str, phase: str, reason: str | None) -> None:
         """Show the end of a phase, or why it failed."""
-        self.finished(name, is_measured=phase == "measure" or reason is not None)
+        self.finished(name, "measure" if reason is not None else phase)
         if reason is not None:
             self._display.alarm(f"{name} failed", reason)
-        state = "failed" if reason is not None else "trained" if phase == "train" else "done"
+        done = {"calibrate": "calibrated", "train": "trained", "measure": "done"}[phase]
+        state = "failed" if reason is not None else done
         self._display.row(name, state, stage=f"end of {phase}", fraction=None if reason else 1.0)
         self.tick()
 
-    def finished(self, name: str, *, is_measured: bool) -> None:
-        """A mechanism is trained, and perhaps measured: now, or by an earlier run."""
-        for work in (self._training, self._measuring) if is_measured else (self._training,):
+    def finished(self, name: str, phase: str) -> None:
+        """A mechanism is through this phase and those before it, now or by an earlier run."""
+        for of_phase, work in zip(PHASES, (self._calibrating, self._training, self._measuring), strict=True):
             self._display.done += work.left[name] != 0.0
             work.finished(name)
+            if of_phase == phase:
+                break
 
 
 def run_phase(
@@ -84,7 +101,7 @@ def run_phase(
     Args:
         run: folder of the run.
         plan: of the run.
-        phase: `"train"` or `"measure"`.
+        phase: `"calibrate"` or `"train"`.
         subjects: whose.
         at_once: processes.
         interruption: as of `Pool`.
@@ -116,8 +133,15 @@ def _cell(run: Path, phase: str, subject: Subject) -> Cell:
     folder = subject.folder(run)
     folder.mkdir(exist_ok=True)
     (folder / f"failed-{phase}.json").unlink(missing_ok=True)
-    function = {"train": train, "measure": measure}[phase]
+    function = {"calibrate": calibrate, "train": train}[phase]
     return Cell.of(function, {"run": str(run), "name": subject.name}, log=folder / f"{phase}.log")
+
+
+def calibrate(run: str, name: str) -> None:
+    """The cell that finds out whether a mechanism of a run can be compared, and how long its steps take."""
+    from attensor.compare.stages import Calibration
+
+    _work(Calibration, Path(run), name)
 
 
 def train(run: str, name: str) -> None:
@@ -125,13 +149,6 @@ def train(run: str, name: str) -> None:
     from attensor.compare.stages import Training
 
     _work(Training, Path(run), name)
-
-
-def measure(run: str, name: str) -> None:
-    """The cell that measures one mechanism's layer."""
-    from attensor.compare.measure import Measurement
-
-    _work(Measurement, Path(run), name)
 
 
 def _work(phase: Callable[[Plan, Any, Path, Reporter], Any], run: Path, name: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from attensor.ops import kernels_form
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SIZES", "Plan", "make_plan", "need_device"]
+__all__ = ["SIZES", "Plan", "make_plan", "need_device", "training_time"]
 
 PLAN_FILE = "plan.json"
 
@@ -40,18 +40,22 @@ class Plan:
     Attributes:
         source: what the data is opened from.
         facts: name, kind and counts of the data; a resumed run must find the same.
-        steps: a seed, or None when each mechanism finds its own from `share_seconds`.
-        share_seconds: time for pilots and seeds of one mechanism, or None.
+        units: what the test consists of, see `Task.test_units`.
+        steps: a seed, or None when they follow from `budget_seconds` (see `pace`).
+        budget_seconds: time for all training, or None.
         pilot_fraction: steps of one pilot, as a share of the steps of a seed.
+        counts: whether the models correct an n-gram, see `counts`.
         reference_mlp_size: MLP width of the reference model, whose parameter count the others match.
         kernels: `"cpp"` or `"torch"`: what operators with C++ kernels take in every process of the run.
         config: the options as given.
+        load_at_start: programs that wanted a processor in the minute before, per core; None where nobody counts them.
     """
 
     created: str
     command: str
     source: str
     facts: dict[str, Any]
+    units: dict[str, Any]
     subjects: tuple[Subject, ...]
     size: str
     hidden_size: int
@@ -61,10 +65,10 @@ class Plan:
     length: int
     batch_size: int
     patch_size: int
+    counts: bool
     seeds: tuple[int, ...]
     steps: int | None
     budget_seconds: float | None
-    share_seconds: float | None
     learning_rates: tuple[float, ...]
     pilot_fraction: float
     device: str
@@ -74,6 +78,7 @@ class Plan:
     max_length: int
     kernels: str
     config: dict[str, Any]
+    load_at_start: float | None = field(default=None, compare=False)
 
     @property
     def kind(self) -> str:
@@ -133,39 +138,57 @@ def make_plan(config: CompareConfig, *, created: str, command: str) -> Plan:
     hidden_size, num_layers, num_heads = SIZES[config.size]
     (source, data), (device, dtype) = _opened(config), _machine(config)
     task = TASKS[data.kind]
+    task.check(data)
+    layout = task.layout(config, data, hidden_size)
     subjects = resolve(config.mechanisms, task.domain)
     _try_users_classes(subjects)
-    cores = os.cpu_count() or 1
-    jobs = min(len(subjects), config.jobs or min(1 if device == "cuda" else _MOST_JOBS, cores))
-    budget = task.budget if config.budget is None else parse_budget(config.budget)
-    # all cards of every stack have their place, and all models the same depth
-    num_layers = max(num_layers, *(subject.period for subject in subjects))
+    jobs, threads = _workers(config, len(subjects), device)
     return Plan(
         created=created,
         command=command,
         source=source,
         facts=data_facts(data),
+        units=task.test_units(data, layout["length"]),
         subjects=subjects,
         size=config.size,
         hidden_size=hidden_size,
-        num_layers=num_layers,
+        # all cards of every stack have their place, and all models the same depth
+        num_layers=max(num_layers, *(subject.period for subject in subjects)),
         num_heads=num_heads,
-        **task.layout(config, data, hidden_size),
-        seeds=tuple(range(config.seeds)),
-        steps=config.steps,
-        budget_seconds=None if config.steps is not None else budget,
-        # all rounds of `jobs` mechanisms together take the budget
-        share_seconds=None if config.steps is not None else budget / -(-len(subjects) // jobs),
+        **layout,
+        seeds=tuple(range(config.first_seed, config.first_seed + config.seeds)),
+        **training_time(config, task),
         learning_rates=config.learning_rates,
-        pilot_fraction=0.2,
+        pilot_fraction=0.25,
         device=device,
         dtype=dtype,
-        threads=1 if config.size == "tiny" else max(1, cores // jobs),
+        threads=threads,
         jobs=jobs,
         max_length=config.max_length,
         kernels=kernels_form(),
         config={k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()},
+        load_at_start=_system_load(),
     )
+
+
+def training_time(config: CompareConfig, task: type[Task]) -> dict[str, Any]:
+    """The plan's `steps` and `budget_seconds`, one of which is None."""
+    budget = task.budget if config.budget is None else parse_budget(config.budget)
+    return {"steps": config.steps, "budget_seconds": None if config.steps is not None else budget}
+
+
+def _system_load() -> float | None:
+    try:
+        return os.getloadavg()[0] / (os.cpu_count() or 1)
+    except (AttributeError, OSError):  # Windows
+        return None
+
+
+def _workers(config: CompareConfig, subjects: int, device: str) -> tuple[int, int]:
+    """Mechanisms at a time, and threads of each."""
+    cores = os.cpu_count() or 1
+    jobs = min(subjects, config.jobs or min(1 if device == "cuda" else _MOST_JOBS, cores))
+    return jobs, 1 if config.size == "tiny" else max(1, cores // jobs)
 
 
 def _try_users_classes(subjects: Sequence[Subject]) -> None:

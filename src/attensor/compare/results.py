@@ -1,45 +1,53 @@
 """results.json: gathered from the artefacts of the workers, at any moment of a run.
 
-The file is the only thing the report reads. Its fields, schema 1:
-
-- `machine`, `data`, `plan`: what was run on what; `quality`: what the scores mean;
-- `mechanisms`: a row each, in the order asked for. `status` is ok, failed (with `reason`) or unfinished;
-  `pilots` and `learning_rate`; `runs` with curve and final scores at 1x, 2x, 4x the training length;
-  `score`, `score_2x`, `score_4x` with mean and spread (half the range over the seeds);
-  `cost` and `decode` of the mixer layer alone against length, with the reason where they stopped; `exponent` fits;
-- `answer`: sentences computed from the rows.
+The file is the only thing the report reads. `docs/results-schema.md` describes its fields, schema 2. What follows from
+the rows alone (scores with intervals, ranking, verdict, answer) is computed by `conclusions`.
 """
 
 from __future__ import annotations
 
-import os
+import shlex
 import statistics
 from pathlib import Path
 from typing import Any
 
 import attensor
 from attensor import catalogue
-from attensor.compare.artefacts import Balance, Measured, Pace, Pilot, SeedRun
+from attensor.compare.artefacts import Balance, Measured, Pilot, Schedule, SeedRun
+from attensor.compare.columns import CSV_FILE, write_csv
+from attensor.compare.conclusions import conclusions
 from attensor.compare.fits import exponent
+from attensor.compare.folder import is_measured
+from attensor.compare.pace import SCHEDULE_FILE, paces
+from attensor.compare.pilots import is_at_edge
 from attensor.compare.plan import Plan
+from attensor.compare.prepare import reference_rows
+from attensor.compare.provenance import machine, provenance
+from attensor.compare.result import PROTOCOL, RESULTS_FILE, SCHEMA
+from attensor.compare.skills import collect_skills, skills_are_done, skills_sentences
 from attensor.compare.subjects import Subject
-from attensor.compare.summary import answer
 from attensor.files import read_json, write_json
 
 __all__ = ["RESULTS_FILE", "collect", "write_results"]
 
-RESULTS_FILE = "results.json"
-SCHEMA = 1
 _PLAN_FIELDS = (
-    *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "max_length", "seeds"),
-    *("steps", "budget_seconds", "share_seconds", "learning_rates", "pilot_fraction", "kernels"),
+    *("size", "hidden_size", "num_layers", "num_heads", "length", "batch_size", "patch_size", "counts", "max_length"),
+    *("seeds", "budget_seconds", "learning_rates", "pilot_fraction", "kernels", "jobs"),
+)
+
+
+# fields that follow from the training
+_OF_TRAINING = (
+    *("parameters", "mlp_hidden_size", "learning_rate", "at_edge", "steps", "seconds_per_step", "load"),
+    *("train_tokens_per_second", "score", "score_2x", "score_4x", "score_equal_time"),
 )
 
 
 def write_results(run: Path, plan: Plan) -> dict[str, Any]:
-    """Gather, write `results.json`, and return what was written."""
+    """Gather, write `results.json` and the table of it, `results.csv`, and return what was written."""
     results = collect(run, plan)
     write_json(run / RESULTS_FILE, results)
+    write_csv(run / CSV_FILE, results)
     return results
 
 
@@ -47,38 +55,56 @@ def collect(run: Path, plan: Plan) -> dict[str, Any]:
     """The results of what is there now."""
     import torch
 
-    from attensor.bench import processor
-
-    rows = [_row(subject.folder(run), subject, plan) for subject in plan.subjects]
+    schedule = Schedule.load(run / SCHEDULE_FILE)
+    rows = [_row(run, subject, plan, schedule) for subject in plan.subjects]
+    is_finished = all(
+        row["status"] == "failed" or (row["status"] == "ok" and _is_measured(run, subject, plan))
+        for row, subject in zip(rows, plan.subjects, strict=True)
+    )
+    task = plan.task
     results: dict[str, Any] = {
         "schema": SCHEMA,
+        "protocol": PROTOCOL,
         "attensor": attensor.__version__,
         "torch": torch.__version__,
         "created": plan.created,
-        "finished": all(row["status"] != "unfinished" for row in rows),
+        "finished": is_finished,
         "command": plan.command,
-        "machine": {
-            "processor": torch.cuda.get_device_name() if plan.device == "cuda" else processor(),
-            "cores": os.cpu_count() or 1,
-            "threads": plan.threads,
-            "device": plan.device,
-            "dtype": plan.dtype,
-        },
+        "provenance": provenance(plan),
+        "machine": machine(plan),
         "data": plan.facts,
-        "plan": {name: getattr(plan, name) for name in _PLAN_FIELDS},
-        "quality": {"metric": plan.task.metric, "lower_is_better": plan.task.lower_is_better},
+        "plan": {name: getattr(plan, name) for name in _PLAN_FIELDS}
+        | {"rule": "tokens", "steps": schedule.steps if schedule else plan.steps},
+        "quality": {
+            "metric": task.metric,
+            "lower_is_better": task.lower_is_better,
+            "chance": task.chance(plan.facts),
+            "units": plan.units,
+        },
+        "references": reference_rows(run),
         "mechanisms": rows,
+        "skills": collect_skills(run, plan),
     }
-    return results | {"answer": answer(results)}
+    results |= conclusions(results)
+    for row, subject in zip(results["mechanisms"], plan.subjects, strict=True):
+        row["missing"] = _missing(row, subject, plan, _measured(subject.folder(run), "generation").stopped)
+    how = [] if is_finished else [f"Continue with: attensor compare --resume {shlex.quote(str(run))}"]
+    return results | {"answer": [*results["answer"], *skills_sentences(results["skills"]), *how]}
 
 
-def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
-    balance, pace = Balance.load(folder / "balance.json"), Pace.load(folder / "calibration.json")
-    pilots = [p for i in range(len(plan.learning_rates)) if (p := Pilot.load(folder / f"pilot-{i}.json"))]
+def _is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
+    """Whether nothing more will be measured of a mechanism."""
+    failed = read_json(subject.folder(run) / "failed-measure.json")
+    return (failed is not None or is_measured(run, subject, plan)) and skills_are_done(run, plan, subject)
+
+
+def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> dict[str, Any]:
+    folder = subject.folder(run)
+    balance, pace = Balance.load(folder / "balance.json"), paces(run, [subject]).get(subject.name)
+    pilots = _numbered(folder, "pilot", Pilot)
     runs = [r for seed in plan.seeds if (r := SeedRun.load(folder / f"seed-{seed}.json"))]
-    cost, decode = (_measured(folder, name) for name in ("cost", "decode"))
-    needed = [cost, decode] if plan.task.decodes else [cost]
-    status, reason = _status(folder, len(runs) == len(plan.seeds) and all(measured.finished for measured in needed))
+    cost, decode, generation = (_measured(folder, name) for name in ("cost", "decode", "generation"))
+    status, reason = _status(folder, is_trained=len(runs) == len(plan.seeds))
     return {
         "name": subject.name,
         "title": subject.title,
@@ -87,31 +113,44 @@ def _row(folder: Path, subject: Subject, plan: Plan) -> dict[str, Any]:
         "reason": reason,
         "parameters": balance and balance.parameters,
         "mlp_hidden_size": balance and balance.mlp_hidden_size,
-        "formula": _formula(subject),
+        **_card_facts(subject),
         "learning_rate": runs[0].learning_rate if runs else None,
-        "pilots": [{"learning_rate": p.learning_rate, "steps": p.steps, "score": p.score} for p in pilots],
-        "steps": pace and pace.steps,
-        "train_tokens_per_second": statistics.median(r.tokens_per_second for r in runs) if runs else None,
-        "runs": [{k: getattr(r, k) for k in ("seed", "curve", "final", "checkpoint")} for r in runs],
-        "score": _spread(runs, "1x", plan),
-        "score_2x": _spread(runs, "2x", plan),
-        "score_4x": _spread(runs, "4x", plan),
+        "at_edge": is_at_edge(pilots, lower_is_better=plan.task.lower_is_better) if runs else None,
+        "pilots": [{k: getattr(p, k) for k in ("learning_rate", "steps", "score", "reason")} for p in pilots],
+        "steps": schedule and schedule.steps,
+        "seconds_per_step": _median(runs, "seconds_per_step") or (pace and pace.seconds_per_step),
+        "load": max((r.machine_load for r in runs), default=pace and pace.machine_load),
+        "train_tokens_per_second": _median(runs, "tokens_per_second"),
+        "runs": [
+            {k: getattr(r, k) for k in ("seed", "curve", "final", "units", "checkpoint")} | {"load": r.machine_load}
+            for r in runs
+        ],
         "cost": cost.rows,
         "cost_stopped": cost.stopped,
         "exponent": {
-            key.removesuffix("_ms"): exponent([(row["length"], row[key]) for row in cost.rows])
+            key.removesuffix("_ms"): exponent([(line["length"], line[key]) for line in cost.rows])
             for key in ("forward_ms", "forward_backward_ms", "peak_bytes")
         },
         "decode": decode.rows,
         "decode_stopped": decode.stopped,
+        "generation": generation.rows,
     }
 
 
-def _status(folder: Path, is_complete: bool) -> tuple[str, str | None]:
-    failed = read_json(folder / "failed-train.json")
-    if failed is not None:
-        return "failed", str(failed.get("reason"))
-    return ("ok" if is_complete else "unfinished"), None
+def _numbered(folder: Path, name: str, kind: type[Pilot]) -> list[Pilot]:
+    """The artefacts `NAME-0.json`, `NAME-1.json` and so on, by learning rate."""
+    found: list[Pilot] = []
+    while (next_one := kind.load(folder / f"{name}-{len(found)}.json")) is not None:
+        found.append(next_one)
+    return sorted(found, key=lambda pilot: pilot.learning_rate)
+
+
+def _status(folder: Path, *, is_trained: bool) -> tuple[str, str | None]:
+    for phase in ("calibrate", "train"):
+        failed = read_json(folder / f"failed-{phase}.json")
+        if failed is not None and not is_trained:
+            return "failed", str(failed.get("reason"))
+    return ("ok", None) if is_trained else ("unfinished", "the run was stopped before its training had ended")
 
 
 def _measured(folder: Path, name: str) -> Measured:
@@ -123,15 +162,34 @@ def _measured(folder: Path, name: str) -> Measured:
     return found
 
 
-def _formula(subject: Subject) -> dict[str, str] | None:
+def _card_facts(subject: Subject) -> dict[str, Any]:
+    """What the card of a single mechanism says: its formulas and its paper."""
     if len(subject.layers) != 1:
-        return None
+        return {"formula": None, "paper": None}
     card = catalogue.mechanism(subject.layers[0])
-    return {"flops": card.flops, "state_bytes": card.state_bytes}
+    return {
+        "formula": {"flops": card.flops, "state_bytes": card.state_bytes},
+        "paper": card.paper.url,
+    }
 
 
-def _spread(runs: list[SeedRun], factor: str, plan: Plan) -> dict[str, float] | None:
-    scores = [score for run in runs if (score := run.final[factor]) is not None]
-    if len(scores) < len(plan.seeds):
-        return None
-    return {"mean": statistics.fmean(scores), "spread": (max(scores) - min(scores)) / 2}
+def _median(runs: list[SeedRun], name: str) -> float | None:
+    return statistics.median(getattr(run, name) for run in runs) if runs else None
+
+
+def _missing(row: dict[str, Any], subject: Subject, plan: Plan, no_generation: str | None) -> dict[str, str]:
+    """Of each field that is null, or empty where there should be rows, the reason."""
+    reasons = dict.fromkeys(_OF_TRAINING, row["reason"] or "not trained")
+    if row["status"] == "ok":
+        reasons["score_equal_time"] = "its curve does not reach as far as equal time asks, or that time is not known"
+        reasons["at_edge"] = "one learning rate was given, so that there was no choice"
+        reasons["score_2x"] = reasons["score_4x"] = f"{plan.kind} of one size"
+    own = "your own class has no card" if subject.path else "layers that take turns have no card of their own"
+    reasons["formula"] = own
+    reasons["paper"] = own
+    not_measured = f"failed: {row['reason']}" if row["status"] == "failed" else "not measured yet"
+    reasons["cost"] = row["cost_stopped"] or not_measured
+    no_decode = row["decode_stopped"] or not_measured
+    reasons["decode"] = no_decode if plan.task.decodes else f"{plan.kind} are not decoded"
+    reasons["generation"] = (no_generation or not_measured) if plan.task.decodes else reasons["decode"]
+    return {name: reason for name, reason in reasons.items() if row[name] is None or row[name] == []}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attensor import catalogue
 from attensor.catalogue import Domain
+from attensor.compare.sweep import SWEEP, expanded
 from attensor.compare.user_files import file_and_class, undisturbed, user_class
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Subject:
         """Where its artefacts are in the folder of a run."""
         return run / self.name.replace("*", "x")
 
+    def checkpoint(self, run: Path, seed: int) -> Path:
+        """Where its model of one seed is, once it is trained."""
+        return self.folder(run) / f"seed-{seed}.safetensors"
+
     def mixers(self, domain: Domain, hidden_size: int, num_heads: int, num_layers: int) -> Callable[[int], nn.Module]:
         """Layer index -> a new mixer, for the generic bodies.
 
@@ -101,8 +106,10 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
     if wanted is None:
         return tuple(Subject.of(card.name) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None)
     subjects: list[Subject] = []
-    for text in (part.strip() for part in wanted.split(",") if part.strip()):
+    for text, is_swept in _texts(wanted):
         subject = _from_file(text) if ".py" in text else _from_catalogue(text, domain)
+        if is_swept and subject in subjects:
+            continue
         if subject in subjects:
             raise ValueError(f"--mechanisms: {text} is named twice.")
         taken = {s.name for s in subjects}
@@ -114,6 +121,13 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
     return tuple(subjects)
 
 
+def _texts(wanted: str) -> Iterator[tuple[str, bool]]:
+    """The single names, and whether a sweep brought them: those last, so that what is named too comes once."""
+    parts = [part.strip() for part in wanted.split(",") if part.strip()]
+    yield from ((part, False) for part in parts if not part.startswith(SWEEP))
+    yield from ((name, True) for part in parts if part.startswith(SWEEP) for name in expanded(part))
+
+
 def _misfit(card: catalogue.Mechanism, domain: Domain) -> str | None:
     if not card.domain & domain:
         return "mixes the cells of a grid" if domain is Domain.SEQUENCE else "mixes tokens in a row"
@@ -123,7 +137,10 @@ def _misfit(card: catalogue.Mechanism, domain: Domain) -> str | None:
 
 
 def _from_catalogue(text: str, domain: Domain) -> Subject:
-    layers = catalogue.parse_stack(text)
+    try:
+        layers = catalogue.parse_stack(text)
+    except ValueError as error:
+        raise ValueError(f"--mechanisms: {error}") from None
     for name in layers:
         misfit = _misfit(catalogue.mechanism(name), domain)
         if misfit is not None:

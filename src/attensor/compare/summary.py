@@ -1,204 +1,144 @@
-"""Conclusions: sentences that say in plain words what the numbers mean.
+"""The answer: sentences that say in plain words what the numbers mean.
 
 Nothing here knows a mechanism by name: every sentence is computed from the rows of results.json.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attensor.compare.fits import leaders, ranked, tied
-from attensor.report.numbers import short, size
+from attensor.compare.curves import final_tokens
+from attensor.compare.ranking import Ranking
+from attensor.compare.verdict import fastest_of
+from attensor.compare.words import enumerated, gap_text, margin_of, plural, readable_count, score_text
 
 __all__ = ["answer"]
 
-# a ratio of times below this is within the noise of a measurement
-_NOISE = 1.25
-# bits per byte
-_WORTH_SAYING = 0.02
-
-Row = dict[str, Any]
-Column = dict[str, dict[int, float]]
-Extremes = tuple[int, tuple[float, str], tuple[float, str]]
+Row = Mapping[str, Any]
+# more further training than this, in minutes, is no advice
+_MOST_MINUTES = 24 * 60
 
 
-def answer(results: Row) -> list[str]:
+def answer(results: Row, ranking: Ranking, verdict: Sequence[Row]) -> list[str]:
     """What to pick, and why, in sentences.
 
     Args:
         results: as in results.json; rows without a score are left out of what they cannot support.
+        ranking: of the rows.
+        verdict: the cases; the first sentence says who is best, so the case of a tie is left out here.
     """
-    rows, quality = results["mechanisms"], results["quality"]
-    order = ranked(rows, lower_is_better=quality["lower_is_better"])
-    units = "tokens" if results["data"]["kind"] == "text" else "cells"
-    sentences = _quality(order, quality["metric"]) + _longer(rows, results) + _speed(rows, order, units)
-    sentences += _memory(rows, units) + _decode(rows)
-    sentences += [
-        f"{row['name']} has no result: {row['reason'].rstrip('.')}." for row in rows if row["status"] == "failed"
-    ]
-    unfinished = [row["name"] for row in rows if row["status"] == "unfinished"]
-    if unfinished:
-        sentences.append(f"Not finished: {enumerated(unfinished)}; this is what the rest shows.")
-    return sentences + _caution(order, units)
+    sentences = [_first(results, ranking), *_ties(results, ranking), *_references(results, ranking)]
+    if ranking.withheld is None:
+        sentences += [case["sentence"] for case in verdict if case["case"] != "quality" or case["use"] is not None]
+    for row in results["mechanisms"]:
+        if row["status"] == "failed":
+            sentences.append(f"{row['name']} has no result: {str(row.get('reason') or 'unknown').rstrip('.')}.")
+    return sentences + _unfinished(results, ranking) + _caution(results, ranking)
 
 
-def _quality(order: list[Row], metric: str) -> list[str]:
+def _first(results: Row, ranking: Ranking) -> str:
+    order, names = ranking.tokens.order, ranking.leaders
     if not order:
-        return ["No mechanism has been trained to the end, so there is no ranking."]
-    best, *others = tied(order)
-    sentence = f"Best quality: {best['name']}, {_score(best['score'], metric)}"
-    if others:
-        names = enumerated(f"{row['name']} ({_score(row['score'], metric)})" for row in others)
-        sentence += f"; {names} cannot be told from it by these seeds"
-    if order[-1] is not best and order[-1] not in others:
-        sentence += f". Last: {order[-1]['name']}, {_score(order[-1]['score'], metric)}"
-    return [sentence + "."]
-
-
-def _longer(rows: list[Row], results: Row) -> list[str]:
-    metric, lower = results["quality"]["metric"], results["quality"]["lower_is_better"]
-    order = ranked(rows, lower_is_better=lower, key="score_4x")
-    if not order:
-        return []
-    best, *others = tied(order, key="score_4x")
-    length = 4 * results["plan"]["length"]
-    sentence = f"Read at {length} tokens, 4 times the training length, the best is {best['name']} "
-    sentence += f"({_score(best['score_4x'], metric)})"
-    if others:
-        sentence += f", in a tie with {enumerated(row['name'] for row in others)}"
-    worst = max(order, key=lambda row: _loss_at_4x(row, lower))
-    if _loss_at_4x(worst, lower) > worst["score"]["spread"] + worst["score_4x"]["spread"] + _WORTH_SAYING:
-        sentence += (
-            f"; {worst['name']} loses most, from {worst['score']['mean']:.3f} to {worst['score_4x']['mean']:.3f}"
+        return "No mechanism has been trained to the end, so there is no ranking."
+    if ranking.withheld is not None:
+        return f"No ranking: {ranking.withheld}."
+    metric, means = results["quality"]["metric"], {s.name: s.mean for s in ranking.samples}
+    sign = 1.0 if results["quality"]["lower_is_better"] else -1.0
+    rule = "After equal tokens" if results["data"]["kind"] == "text" else "After equally many images"
+    score = score_text(sign * means[names[0]], metric)
+    if ranking.best is not None:
+        found = f"{rule}, {names[0]} is best: {score}"
+    else:
+        found = (
+            f"{rule}, the best is not decided: {enumerated(names)} cannot be told apart, led by {names[0]} with {score}"
         )
-    return [sentence + "."]
+    return f"{found}; {_other_rule(ranking)}."
 
 
-def _loss_at_4x(row: Row, lower_is_better: bool) -> float:
-    change: float = row["score_4x"]["mean"] - row["score"]["mean"]
-    return change if lower_is_better else -change
+def _other_rule(ranking: Ranking) -> str:
+    if ranking.time is None:
+        return "what equal time would say is not known"
+    if not ranking.changes_order:
+        return "equal time does not change that order"
+    leaders = ranking.time.groups[0]
+    if leaders == ranking.leaders:
+        return "equal time changes the order behind"
+    return f"after equal time {enumerated(leaders)} {'leads' if len(leaders) == 1 else 'lead'}"
 
 
-def _speed(rows: list[Row], order: list[Row], units: str) -> list[str]:
-    sentences = [_fastest(rows, units, "the fastest layer")] if len(rows) > 1 else []
-    good = tied(order) if order else []
-    if len(good) > 1 and len(good) < len(rows):
-        sentences.append(_fastest(good, units, "the fastest of those that are best in quality"))
-    elif len(good) == 1:
-        sentences.append(_price_of_quality(good[0], rows, units))
-    return [sentence for sentence in sentences if sentence]
-
-
-def _fastest(rows: list[Row], units: str, what: str) -> str:
-    """`Up to 2k tokens on this machine a is the fastest; from 4k on b is, 3.1x faster than a at 16k.`"""
-    parts = leaders(_times(rows), noise=_NOISE)
-    if not parts:
-        return ""
-    first, *later = parts
-    if not later:
-        return f"On this machine {first.name} is {what} at all lengths, up to {short(first.last)} {units}."
-    sentence = f"Up to {short(first.last)} {units} on this machine {first.name} is {what} (forward and backward)"
-    for part in later:
-        sentence += f"; from {short(part.first)} {units} on {part.name} is"
-    last = later[-1]
-    times = _times(rows)
-    if first.name != last.name and last.last in times[first.name]:
-        ratio = times[first.name][last.last] / times[last.name][last.last]
-        sentence += f", {ratio:.1f}x faster than {first.name} at {short(last.last)}"
-    return sentence + "."
-
-
-def _price_of_quality(best: Row, rows: list[Row], units: str) -> str:
-    times = _times(rows)
-    own = times.get(best["name"], {})
-    if not own:
-        return ""
-    prices = {}
-    for length in sorted({min(own), max(own)}):
-        least, name = min((t[length], name) for name, t in times.items() if length in t)
-        ratio = own[length] / least
-        is_dear = ratio > _NOISE
-        prices[short(length)] = f"{ratio:.1f}x the time of the fastest ({name})" if is_dear else "as little as any"
-    if set(prices.values()) == {"as little as any"}:
-        return f"The best in quality, {best['name']}, is also as fast as any at {enumerated(prices)} {units}."
-    sentence = enumerated(f"{price} at {length} {units}" for length, price in prices.items())
-    return f"The best in quality, {best['name']}, takes {sentence}."
-
-
-def _memory(rows: list[Row], units: str) -> list[str]:
-    found = _extremes(_column(rows, "cost", "length", "peak_bytes"))
-    return (
-        [f"A training step of one layer on {short(found[0])} {units} needs {_from_to(found, size)}."] if found else []
-    )
-
-
-def _decode(rows: list[Row]) -> list[str]:
+def _ties(results: Row, ranking: Ranking) -> list[str]:
+    """What it would take to tell the first two apart, and who is certainly not the best."""
+    if ranking.withheld is not None or not ranking.tokens.order:
+        return []
+    metric, leaders = results["quality"]["metric"], ranking.leaders
+    behind = [name for name in ranking.tokens.order if name not in leaders]
     sentences = []
-    if state := _extremes(_column(rows, "decode", "context", "state_bytes")):
-        sentences += [
-            f"Decoding after {short(state[0])} tokens, a layer keeps {_from_to(state, size)} for one sequence."
-        ]
-    if time := _extremes(_column(rows, "decode", "context", "ms_per_token")):
-        _, (fast, fastest), (slow, slowest) = time
-        sentences += [
-            f"There one more token takes from {fast:.2g} ms a layer ({fastest}) to {slow:.2g} ms ({slowest})."
-        ]
+    if len(leaders) > 1:
+        first, second = leaders[:2]
+        pair = ranking.tokens.pairs[first, second]
+        gap = f"To tell {first} from {second} ({gap_text(pair.found.value, metric)} apart)"
+        most, margin = pair.found.interval()[1], margin_of(metric)
+        if most <= margin:
+            sentences.append(f"{first} and {second} differ by less than {gap_text(margin, metric)}: take either.")
+        elif ranking.minutes is None or _MOST_MINUTES < ranking.minutes < math.inf:
+            sentences.append(f"{first} and {second} are too close for any sensible number of seeds.")
+        elif math.isinf(ranking.minutes):
+            sentences.append(f"{gap} needs more test data: no number of seeds is enough.")
+        else:
+            minutes = plural(max(1, round(ranking.minutes)), "more minute")
+            sentences.append(f"{gap} needs about {minutes} of training (more --seeds).")
+    if len(leaders) > 1 and (fastest := fastest_of({row["name"]: row for row in results["mechanisms"]}, leaders)):
+        sentences.append(f"{fastest} is the fastest of them to train.")
+    if len(leaders) > 1 and behind:
+        verb = "is" if len(behind) == 1 else "are"
+        sentences.append(f"{enumerated(behind)} {verb} worse than {leaders[0]}.")
     return sentences
 
 
-def _from_to(found: Extremes, form: Callable[[object], str]) -> str:
-    _, (least, least_name), (most, most_name) = found
-    return f"from {form(least)} ({least_name}) to {form(most)} ({most_name})"
-
-
-def _extremes(values: Column) -> Extremes | None:
-    """The longest length that at least two rows reached, the least and the most there; None where they are alike."""
-    counts = Counter(length for of_row in values.values() for length in of_row)
-    longest = max((length for length, count in counts.items() if count > 1), default=None)
-    if longest is None:
-        return None
-    shared = sorted((of_row[longest], name) for name, of_row in values.items() if longest in of_row)
-    return (longest, shared[0], shared[-1]) if shared[-1][0] > _NOISE * shared[0][0] else None
-
-
-def _column(rows: Sequence[Row], table: str, length: str, key: str) -> Column:
-    return {row["name"]: {line[length]: line[key] for line in row[table]} for row in rows if row[table]}
-
-
-def _times(rows: Sequence[Row]) -> Column:
-    return _column(rows, "cost", "length", "forward_backward_ms")
-
-
-def _score(score: dict[str, float], metric: str) -> str:
-    if metric == "accuracy":
-        return f"{100 * score['mean']:.1f} % ± {100 * score['spread']:.1f} right"
-    return f"{score['mean']:.3f} ± {score['spread']:.3f} {metric}"
-
-
-def _caution(order: list[Row], units: str) -> list[str]:
-    if not order:
+def _references(results: Row, ranking: Ranking) -> list[str]:
+    """The best reference, and who loses to it."""
+    quality, order = results["quality"], ranking.tokens.order
+    sign = 1.0 if quality["lower_is_better"] else -1.0
+    known = [(sign * one["score"], one) for one in results.get("references") or [] if one.get("score") is not None]
+    if not known or not order:
         return []
-    tokens = [row["runs"][0]["curve"][-1]["tokens"] for row in order]
-    least, most = readable_count(min(tokens)), readable_count(max(tokens))
-    amount = least if least == most else f"{least} to {most}"
+    best, reference = min(known, key=lambda both: both[0])
+    means = {sample.name: sample.mean for sample in ranking.samples}
+    losers = [name for name in order if means[name] >= best]
+    title, score = reference.get("title") or reference["name"], score_text(sign * best, quality["metric"])
+    if not losers:
+        return [] if ranking.withheld else [f"All are better than the best reference, {title} ({score})."]
+    who = "Every mechanism" if len(losers) == len(order) else enumerated(losers)
+    verb = "loses" if len(losers) == 1 or len(losers) == len(order) else "lose"
     return [
-        f"Measured on models of {readable_count(order[0]['parameters'])} parameters after {amount} training {units} "
-        "a run; a larger --budget and --size can change the order, so repeat it near your own scale before a costly "
-        "decision."
+        f"{who} {verb} to {title} ({score}), which has no attention: trained for so little, a model has not yet "
+        "learned what that can do, and its rank says little about larger ones."
     ]
 
 
-def readable_count(count: float) -> str:
-    """`1.5 million`, `120 thousand`."""
-    for factor, word in ((1e9, " billion"), (1e6, " million"), (1e4, " thousand")):
-        if count >= factor:
-            return f"{count / (1e3 if factor == 1e4 else factor):.3g}{word}"
-    return f"{count:.0f}"
+def _unfinished(results: Row, ranking: Ranking) -> list[str]:
+    rows = [row for row in results["mechanisms"] if row["status"] == "unfinished"]
+    scored = [row["name"] for row in rows if row["name"] in ranking.tokens.order]
+    others = [row["name"] for row in rows if row["name"] not in ranking.tokens.order]
+    sentences = []
+    if scored:
+        sentences.append(f"Trained, but not measured to the end: {enumerated(scored)}.")
+    if others:
+        sentences.append(f"Not trained to the end: {enumerated(others)}.")
+    return sentences
 
 
-def enumerated(names: Iterable[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last
+def _caution(results: Row, ranking: Ranking) -> list[str]:
+    rows = [row for row in results["mechanisms"] if row["name"] in ranking.tokens.order]
+    tokens, sizes = [t for row in rows if (t := final_tokens(row))], [p for row in rows if (p := row.get("parameters"))]
+    if not tokens or not sizes:
+        return []
+    units = "tokens" if results["data"]["kind"] == "text" else "cells"
+    least, most = readable_count(min(tokens)), readable_count(max(tokens))
+    amount = least if least == most else f"{least} to {most}"
+    return [
+        f"Measured on models of {readable_count(sizes[0])} parameters after {amount} training {units} a seed; a larger "
+        "--budget and --size can change the order, so repeat it near your own scale before a costly decision."
+    ]

@@ -11,7 +11,8 @@ from pathlib import Path, PurePosixPath
 from attensor.data.files import find_files, holds_runs, is_ignored, printable
 from attensor.data.kinds import is_image_name
 from attensor.data.left_out import LeftOut
-from attensor.data.parts import TRAIN, part_of, split_of
+from attensor.data.parts import TEST, TRAIN, VALIDATION, part_of, split_of
+from attensor.data.splits import SELECTION_SIDE, TEST_SIDE, TRAIN_SIDE
 from attensor.errors import DataError
 
 __all__ = ["Listing", "holds_images", "list_images"]
@@ -27,14 +28,14 @@ class Listing:
     Attributes:
         classes: their names.
         paths, labels: of each image its file and the index of its class.
-        is_held_out: of each image whether its owner has set it apart; None where nothing was set apart.
+        sides: of each image the side on which its owner has put it, see `splits`; None where nothing was set apart.
         left_out: what was not taken.
     """
 
     classes: list[str]
     paths: list[Path]
     labels: list[int]
-    is_held_out: list[bool] | None
+    sides: list[int] | None
     left_out: LeftOut
 
 
@@ -51,7 +52,7 @@ def list_images(folder: Path) -> Listing:
     """The images of a folder with a sub-folder for each class, or of one with `train`, `val` and so on, with such each.
 
     Raises:
-        DataError: there are not at least two classes, a class has fewer than two images, or folders are named like
+        DataError: there are not at least two classes, a class has fewer than three images, or folders are named like
             parts of a data set and cannot be taken as such; names the folder that could be given.
     """
     if not folder.is_dir():
@@ -105,11 +106,12 @@ def _flatten(
 ) -> tuple[list[str], list[Path], list[int]]:
     names = sorted(images)
     for name in names:
-        if len(images[name]) < 2:
+        if len(images[name]) < 3:
             strange = f" and {len(others[name])} other file(s) such as {others[name][0]!r}" if others.get(name) else ""
             raise DataError(
                 f"{str(folder / name)!r} has {len(images[name])} image(s){strange}, links and hidden files left out; "
-                f"a class needs at least 2, one of them held out.{_instead(folder, images)}"
+                "a class needs at least 3, one of them to choose learning rates on and one to test on."
+                f"{_instead(folder, images)}"
             )
     paths = [folder / name / inside for name in names for inside in images[name]]
     labels = [label for label, name in enumerate(names) for _ in images[name]]
@@ -117,28 +119,28 @@ def _flatten(
 
 
 def _list_split(folder: Path, images: dict[str, list[str]], left_out: LeftOut) -> Listing:
-    sides = split_of(images)
+    parts = split_of(images)
     unknown = [name for name in images if part_of(name) is None]
-    if sides is None or unknown:
+    if parts is None or unknown:
         what = f"; what {unknown[0]!r} is, is not clear" if unknown else ""
         raise _no_split(
             folder, images, f"holds parts of a data set ({', '.join(map(repr, images))}) and no classes{what}"
         )
-    by_side = [_by_class(images[side]) for side in sides]
-    if not all(len(by_class) >= 2 for by_class in by_side) or by_side[0].keys() != by_side[1].keys():
-        found = " and ".join(f"{', '.join(c) or 'none'} in {s!r}" for c, s in zip(by_side, sides, strict=True))
+    # without a third part, what there is beside the training is the test
+    side_of = {TRAIN: TRAIN_SIDE, VALIDATION: SELECTION_SIDE if TEST in parts else TEST_SIDE, TEST: TEST_SIDE}
+    by_part = {part: _by_class(images[name]) for part, name in parts.items()}
+    classes = sorted(by_part[TRAIN])
+    if len(classes) < 2 or any(sorted(of_part) != classes for of_part in by_part.values()):
+        found = " and ".join(f"{', '.join(by_part[part]) or 'none'} in {name!r}" for part, name in parts.items())
         raise _no_split(folder, images, f"needs the same classes in its parts, at least 2, and has {found}")
-    for name in (name for name in images if name not in sides):
-        for inside in images[name]:
-            left_out.add(f"{name}/{inside}", f"of {name!r}, since {sides[1]!r} is what is held out")
-    listing = Listing(sorted(by_side[0]), [], [], [], left_out)
-    is_held_out: list[bool] = []
-    for side, by_class in zip(sides, by_side, strict=True):
-        for label, name in enumerate(listing.classes):
-            listing.paths += [folder / side / inside for inside in by_class[name]]
-            listing.labels += [label] * len(by_class[name])
-            is_held_out += [side == sides[1]] * len(by_class[name])
-    listing.is_held_out = is_held_out
+    listing = Listing(classes, [], [], [], left_out)
+    sides: list[int] = []
+    for part in sorted(parts, key=side_of.__getitem__):
+        for label, name in enumerate(classes):
+            listing.paths += [folder / parts[part] / inside for inside in by_part[part][name]]
+            listing.labels += [label] * len(by_part[part][name])
+            sides += [side_of[part]] * len(by_part[part][name])
+    listing.sides = sides
     return listing
 
 

@@ -35,7 +35,7 @@ class ClutteredDigits:
     def __init__(self, *, image_size: int = 32, digit_size: int = 16, noise: float = 0.15) -> None:
         if not 0 < digit_size <= image_size:
             raise ValueError(f"ClutteredDigits: digit_size {digit_size} does not fit image_size {image_size}.")
-        self._digits = open_images("digits", image_size=digit_size)
+        self._digits = open_images("digits", image_size=digit_size, selection=0.0)
         self._margin, self._noise = image_size - digit_size, noise
         self.classes = self._digits.classes
         self.image_shape = (1, image_size, image_size)
@@ -54,7 +54,7 @@ class ClutteredDigits:
 
         Places and noise are drawn batch by batch, so that they change with the batch size.
         """
-        for index, (digits, labels) in enumerate(self._digits.held_out_batches(batch_size)):
+        for index, (digits, labels) in enumerate(self._digits.test_batches(batch_size)):
             yield self._scatter(digits, generator(-1, index)), labels
 
     def _scatter(self, digits: Tensor, random: torch.Generator) -> Tensor:

@@ -56,7 +56,8 @@ def mqar_batch(
         )
     random = generator(seed, step)
     rows = torch.arange(batch_size)[:, None]
-    keys = 1 + torch.rand(batch_size, half - 1, generator=random).argsort(1)[:, :num_pairs]  # [B, P], distinct in a row
+    draws = torch.rand(batch_size, half - 1, generator=random)
+    keys = 1 + draws.topk(num_pairs, largest=False).indices  # [B, P], distinct in a row
     values = torch.randint(half, vocab_size, (batch_size, num_pairs), generator=random)
     tokens = torch.zeros(batch_size, length, dtype=torch.int64)
     tokens[:, : 2 * num_pairs : 2], tokens[:, 1 : 2 * num_pairs : 2] = keys, values

@@ -27,13 +27,13 @@ def part_of(name: str) -> str | None:
     return _PART_OF.get(joined) or _PART_OF.get(re.sub(rf"(?:{_FILLER.pattern})$", "", joined))
 
 
-def split_of(names: Iterable[str]) -> tuple[str, str] | None:
-    """Which of the names is trained on and which is held out; None unless there is exactly one of each.
-
-    Of validation and test, validation is held out: what chooses a learning rate must not have seen the test.
-    """
-    by_part: dict[str | None, list[str]] = {}
+def split_of(names: Iterable[str]) -> dict[str, str] | None:
+    """Part -> the name that stands for it; None unless one is trained on and there is one of another, of none two."""
+    by_part: dict[str, str] = {}
     for name in names:
-        by_part.setdefault(part_of(name), []).append(name)
-    train, held = by_part.get(TRAIN, []), by_part.get(VALIDATION) or by_part.get(TEST, [])
-    return (train[0], held[0]) if len(train) == len(held) == 1 else None
+        part = part_of(name)
+        if part in by_part:
+            return None
+        if part is not None:
+            by_part[part] = name
+    return by_part if TRAIN in by_part and len(by_part) > 1 else None

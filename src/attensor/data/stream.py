@@ -47,6 +47,11 @@ class ByteStream:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each stretch."""
+        return [segment.size for segment in self._segments]
+
     def read(self, start: int, size: int) -> bytes:
         """`size` bytes from `start`, which may run over the end of one stretch into the next.
 
@@ -64,6 +69,16 @@ class ByteStream:
             pieces.append(self._open(segment.file).read(begin, taken) if text is None else text[begin : begin + taken])
             start, size, index = start + taken, size - taken, index + 1
         return b"".join(pieces)
+
+    def stretches(self, least: int) -> list[tuple[int, int]]:
+        """Start and size of each stretch; one shorter than `least` bytes is one with those that follow it."""
+        found: list[tuple[int, int]] = []
+        for segment, end in zip(self._segments, self._ends, strict=True):
+            if found and (found[-1][1] < least or (end == self._ends[-1] and segment.size < least)):
+                found[-1] = (found[-1][0], found[-1][1] + segment.size)
+            else:
+                found.append((end - segment.size, segment.size))
+        return found
 
     def windows(self, starts: Sequence[int], size: int) -> Tensor:
         """Bytes as int64 [len(starts), size]."""

@@ -81,7 +81,7 @@ def _compute(missing: dict[Path, Cell], total: int, at_once: int, kernels: str |
                 work.finished(path, outcome.seconds)
                 display.done += 1
                 values = " ".join(f"{name}={value}" for name, value in cell.arguments.items())
-                display.line(f"{display.done:3} of {total} {cell.name}: {values}, {outcome.seconds:.1f} s")
+                display.line(f"{cell.name}: {values}, took {outcome.seconds:.1f} s")
 
         Pool(interruption, kernels=kernels).run(cells, at_once=at_once, on_end=on_end, on_tick=display.tick)
     if interruption.requested:

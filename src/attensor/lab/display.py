@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Hashable, Mapping, Sequence
 from statistics import fmean
@@ -11,7 +12,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-__all__ = ["Display", "Estimate"]
+__all__ = ["Display", "Estimate", "clock"]
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `1:05`, or `2:00:05`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Estimate:
@@ -59,7 +67,9 @@ class Display:
 
     def __init__(self, title: str, rows: Sequence[str] = (), *, console: Console | None = None) -> None:
         self._console = console or Console()
-        self._is_live = self._console.is_terminal
+        # bars in a notebook are a widget of ipywidgets
+        has_widgets = self._console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+        self._is_live = self._console.is_terminal or has_widgets
         self._started = time.monotonic()
         self._work: list[Estimate] = []
         self._seen: dict[str, str] = {}
@@ -90,17 +100,21 @@ class Display:
         if self._is_live:
             self._progress.update(self._bars[name], state=state, completed=fraction)
         elif self._seen.get(name) != stage:
-            self.line(f"{time.monotonic() - self._started:6.1f} s  {name:<16} {state}")
+            self.line(f"{name}: {state}")
         self._seen[name] = stage
 
     def line(self, text: str) -> None:
-        """A line, where the output is no terminal."""
-        if not self._is_live:
-            self._console.print(text, highlight=False, markup=False)
+        """A line, where the output is no terminal: how much of all is done, since when, the time left, then `text`."""
+        if self._is_live:
+            return
+        left = self.seconds_left()
+        rest = f", about {clock(left)} left" if left is not None and self.done < self._total else ""
+        where = f"{self.done:>{len(str(self._total))}}/{self._total}  {clock(time.monotonic() - self._started)}{rest}"
+        self._console.print(f"{where}  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def alarm(self, headline: str, text: str) -> None:
         """A line in any case, of which the headline is red."""
-        self._console.print(Text(f"{headline}: ", style="red").append(text, style="default"))
+        self._console.print(Text(f"{headline}: ", style="red").append(text, style="default"), soft_wrap=True)
 
     def seconds_left(self) -> float | None:
         """Until everything has ended; None when nothing is known."""
@@ -114,7 +128,6 @@ class Display:
         left, gone = self.seconds_left(), time.monotonic() - self._started
         state, completed = f"{self.done} of {self._total}", self.done / max(self._total, 1)
         if left is not None and self.done < self._total:
-            minutes, seconds = divmod(round(left), 60)
-            state += f", about {minutes}:{seconds:02d} left"
+            state += f", about {clock(left)} left"
             completed = gone / max(gone + left, 1e-9)
         self._progress.update(self._all, completed=completed, state=state)

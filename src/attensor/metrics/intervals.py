@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attensor.metrics.student import t_quantile
 from attensor.ops._checks import checked
 
 __all__ = ["Interval", "SignFlip", "bootstrap_interval", "sign_flip_test", "t_interval"]
@@ -65,7 +66,7 @@ def t_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval
     count, mean = len(values), statistics.fmean(values)
     if count == 1:
         return Interval(mean, math.nan, math.nan, 1)
-    half = _t_quantile((1 + confidence) / 2, count - 1) * statistics.stdev(values) / math.sqrt(count)
+    half = t_quantile((1 + confidence) / 2, count - 1) * statistics.stdev(values) / math.sqrt(count)
     return Interval(mean, mean - half, mean + half, count)
 
 
@@ -170,32 +171,3 @@ def _check(name: str, values: Sequence[float], confidence: float, seed: int = 0,
             raise ValueError(
                 f"{name}: {argument} must be at least {int(argument != 'seed')} and below 2**63, got {value}."
             )
-
-
-def _t_quantile(probability: float, freedom: int) -> float:
-    """Student's t below which lies `probability` >= 0.5, for a whole number of degrees of freedom."""
-    z = statistics.NormalDist().inv_cdf(probability)
-    if freedom > 300:  # the expansion of Fisher and Cornish: the next term is below 1e-8 here
-        terms = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
-        return z + sum(term / float(freedom) ** (order + 1) for order, term in enumerate(terms))
-    low, high = 0.0, 1.0
-    while _t_inside(high, freedom) < 2 * probability - 1:
-        high *= 2
-    for _ in range(80):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_inside(middle, freedom) < 2 * probability - 1 else (low, middle)
-    return high
-
-
-def _t_inside(t: float, freedom: int) -> float:
-    """P(|T| < t), Abramowitz and Stegun 26.7.3 and 26.7.4."""
-    angle = math.atan(t / math.sqrt(freedom))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    is_odd = freedom % 2
-    term = total = float(cosine if is_odd else 1.0)
-    for k in range(3 if is_odd else 2, freedom - 1, 2):
-        term *= cosine**2 * (k - 1) / k
-        total += term
-    if is_odd:
-        return 2 / math.pi * (angle + (sine * total if freedom > 1 else 0.0))
-    return sine * total

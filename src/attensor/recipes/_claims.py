@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from attensor.files import read_json, write_text
+from attensor.recipes._outcome import RULE, count_marks
 
 __all__ = ["CLAIMS_FOLDER", "claims_page", "write_claims"]
 
 CLAIMS_FOLDER = Path("benchmarks/results/claims")
 
-_INTRODUCTION = """# Claims, measured again
+_INTRODUCTION = f"""# Claims, measured again
 
 Each recipe re-measures a claim of a paper at a size that a laptop trains in minutes, and compares it with a mark that
-was set beforehand. What does not come out is said so. A small model on two cores cannot confirm a figure of a large
-one: these recipes test whether the *order* or the *scaling* that the paper reports is there. Where a mark can be read
-in two ways, both readings are marks. The second readings of LA-1's growth (with the backward pass) and of L2ViT's
-Jacobian (16 x 16 cells) were added after the first had failed; they turn no verdict.
+was set beforehand. What does not come out is said so. A small model on two cores neither confirms nor refutes a figure
+of a large one: these recipes test whether the *order* or the *scaling* that the paper reports is there.
+
+{RULE}
+
+Where a mark can be read in two ways, both readings are marks. The second readings of LA-1's growth (with the backward
+pass) and of L2ViT's Jacobian (16 x 16 cells) were added after the first had failed; they turn no verdict.
 
 `attensor reproduce NAME` runs one in at most five minutes on two cores and writes a report with charts; `--quick` takes
 fewer steps and seeds. `attensor reproduce NAME --save` also renews this page, which is made from
@@ -32,14 +36,13 @@ def claims_page(verdicts: Sequence[Mapping[str, Any]]) -> str:
     Args:
         verdicts: contents of verdict.json files, in the order of the page.
     """
-    rows = ["| recipe | the paper's claim, as tested | marks reached | verdict | date |", "| --- " * 5 + "|"]
+    rows = ["| recipe | the paper's claim, as tested | verdict | marks | date |", "| --- " * 5 + "|"]
     for found in verdicts:
-        reached = sum(check["passed"] for check in found["checks"])
         cells = (
             f"[{found['recipe']}](#{found['recipe']})",
             found["claim"],
-            f"{reached} of {len(found['checks'])}",
-            _verdict(found),
+            f"**{found['outcome']}**",
+            _counted(found),
             found["created"][:10],
         )
         rows.append("| " + " | ".join(_cell(text) for text in cells) + " |")
@@ -63,15 +66,15 @@ def write_claims(folder: Path = CLAIMS_FOLDER, page: Path | None = None) -> Path
 
 
 def _section(found: Mapping[str, Any]) -> str:
-    marks = ["| pass mark and measurement | reached |", "| --- | --- |"]
-    marks += [f"| {_cell(check['text'])} | {'yes' if check['passed'] else '**no**'} |" for check in found["checks"]]
+    marks = ["| pass mark and measurement | verdict |", "| --- | --- |"]
+    marks += [f"| {_cell(check['text'])} | {_mark(check)} |" for check in found["checks"]]
     figures = ["| measured | |", "| --- | --- |"]
     figures += [f"| {_cell(label)} | {_cell(value)} |" for label, value in found["figures"].items()]
-    machine = found["machine"]
+    machine, claim = found["machine"], f"{found['claim'][:1].upper()}{found['claim'][1:]}"
     return "\n".join(
         [
             f"## {found['recipe']}\n",
-            f"{found['paper']}. {found['claim']}: **{_verdict(found)}**.\n",
+            f"{found['paper']}. {claim}: **{found['outcome']}** ({_counted(found)}).\n",
             *marks,
             "",
             *(figures if found["figures"] else ()),
@@ -81,8 +84,12 @@ def _section(found: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(found: Mapping[str, Any]) -> str:
-    return "holds" if found["holds"] else "does not hold"
+def _counted(found: Mapping[str, Any]) -> str:
+    return count_marks([check["mark"] for check in found["checks"]])
+
+
+def _mark(check: Mapping[str, Any]) -> str:
+    return str(check["mark"]) if check["mark"] == "reached" else f"**{check['mark']}**"
 
 
 def _cell(text: str) -> str:

@@ -67,7 +67,7 @@ def fit(
     """
     data = _text()
     longest = max(factors) * length
-    held_out = data.held_out(longest, limit=max(1, _HELD_OUT_BYTES // longest))
+    held_out = data.selection(longest, limit=max(1, _HELD_OUT_BYTES // longest))
 
     def batch(step: int) -> Tensor:
         return data.batch(step, seed=seed, batch_size=batch_size, length=length)
@@ -86,4 +86,4 @@ def fit(
 
 @cache
 def _text() -> TextData:
-    return open_text("stdlib", minimum_bytes=_LONGEST_WINDOW)
+    return open_text("stdlib", selection=0.1, test=0.0, minimum_bytes=_LONGEST_WINDOW)

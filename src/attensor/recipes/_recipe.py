@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from attensor import lab
 from attensor.metrics import intervals
+from attensor.recipes._outcome import Mark, Outcome, count_marks, mark_of, outcome_of
 
 __all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
 
@@ -33,6 +35,16 @@ class RecipeConfig:
     quick: bool = False
     resume: bool = False
     kernels: str | None = None
+
+
+_COLOURS: dict[str, str] = {
+    "reached": "green",
+    "reproduced": "green",
+    "not decided": "yellow",
+    "partly": "yellow",
+    "not reached": "red",
+    "not seen at this size": "red",
+}
 
 
 def run_cells(
@@ -76,11 +88,27 @@ class Check:
 
     Attributes:
         text: the mark and what was measured, in one sentence with numbers.
-        passed: whether the mark was reached.
+        passed: whether the estimate is on the right side of the mark.
+        measured: the estimate with its interval, where there is one.
+        bounds: values of `measured` at which the mark turns; two for a mark with two sides.
     """
 
     text: str
     passed: bool
+    measured: Interval | None = None
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Low and high end of what was measured; None without one, or with one seed."""
+        if self.measured is None or math.isnan(self.measured.low):
+            return None
+        return self.measured.low, self.measured.high
+
+    @property
+    def mark(self) -> Mark:
+        """The word for it."""
+        return mark_of(self.passed, self.interval, self.bounds)
 
 
 @dataclass(frozen=True)
@@ -119,9 +147,9 @@ class Verdict:
     charts: tuple[Chart, ...] = ()
 
     @property
-    def holds(self) -> bool:
-        """Whether every pass mark was reached."""
-        return all(check.passed for check in self.checks)
+    def outcome(self) -> Outcome:
+        """The word for the paper, from the marks."""
+        return outcome_of([check.mark for check in self.checks])
 
 
 @dataclass(frozen=True)
@@ -133,22 +161,33 @@ class Recipe:
         paper: identifier and place of the claim in the paper.
         claim: the claim as it is tested, in one sentence.
         run: measures it.
+        needs: modules that must be installed beside attensor's own requirements.
     """
 
     name: str
     paper: str
     claim: str
     run: Callable[[RecipeConfig], Verdict]
+    needs: tuple[str, ...] = ()
 
     def report(self, verdict: Verdict, config: RecipeConfig) -> RenderableType:
         """Claim, figures, pass marks and verdict for a terminal."""
-        figures = Table("", "measured")
+        # the width of a terminal belongs to the sentences
+        figures, marks = (Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False) for _ in range(2))
+        for table, columns in ((figures, ("measured", "")), (marks, ("pass mark and measurement", ""))):
+            for column in columns:
+                table.add_column(column)
         for label, value in verdict.figures.items():
             figures.add_row(Text(label), Text(value))
-        marks = Table("pass mark", "")
         for check in verdict.checks:
-            marks.add_row(Text(check.text), Text("yes", style="green") if check.passed else Text("no", style="red"))
-        outcome = Text("holds", style="bold green") if verdict.holds else Text("does not hold", style="bold red")
+            marks.add_row(Text(check.text), Text(check.mark, style=_COLOURS[check.mark], no_wrap=True))
+        said = Text(verdict.outcome, style=f"bold {_COLOURS[verdict.outcome]}")
         if config.quick:
-            outcome.append(" in a quick run, which indicates and does not decide", style="default")
-        return Group(Text(f"{self.name} ({self.paper})"), Text(f"claim: {self.claim}"), figures, marks, outcome)
+            said = Text("a quick run indicates and does not decide: ").append(said)
+        return Group(
+            Text(f"{self.name} ({self.paper})"),
+            Text(f"claim: {self.claim}"),
+            *((figures,) if verdict.figures else ()),
+            marks,
+            said.append(f" ({count_marks([check.mark for check in verdict.checks])})", style="default"),
+        )

@@ -117,13 +117,18 @@ def _timed(recipe: Recipe, config: RecipeConfig, console: Console) -> tuple[Verd
 
 def _facts(recipe: Recipe, verdict: Verdict, config: RecipeConfig, now: datetime, seconds: float) -> dict[str, Any]:
     return {
-        "schema": 1,
+        "schema": 2,
         "recipe": recipe.name,
         "paper": recipe.paper,
         "claim": recipe.claim,
-        "holds": verdict.holds,
+        "outcome": verdict.outcome,
         "quick": config.quick,
-        **dataclasses.asdict(verdict),
+        "checks": [
+            {"text": one.text, "passed": one.passed, "interval": one.interval, "bounds": one.bounds, "mark": one.mark}
+            for one in verdict.checks
+        ],
+        "figures": dict(verdict.figures),
+        "charts": [dataclasses.asdict(chart) for chart in verdict.charts],
         "command": f"attensor reproduce {recipe.name}{' --quick' if config.quick else ''}",
         "created": now.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),

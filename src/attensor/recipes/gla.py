@@ -123,12 +123,20 @@ def judge(text: Runs, recall: Runs) -> Verdict:
     farther = {f: text.interval(GLA, partial(_rise, factor=f)) for f in FACTORS[1:]}
     worst = max(farther.values(), key=lambda change: change.mean)
     checks = (
-        Check(f"loss, GLA less constant decay at most -0.15 nats a byte: {to_constant}", to_constant.mean <= -0.15),
-        Check(f"loss, GLA less a gate per head at most +0.02: {to_scalar}", to_scalar.mean <= 0.02),
-        Check(f"loss, constant decay less no gate below 0: {to_none}", to_none.mean < 0),
-        Check(f"recall, GLA less constant decay at least 5 points: {gain}", gain.mean >= 5),
         Check(
-            f"read at up to 8 times the training length, GLA's loss rises by at most 0.02: {worst}", worst.mean <= 0.02
+            f"loss, GLA less constant decay at most -0.15 nats a byte: {to_constant}",
+            to_constant.mean <= -0.15,
+            to_constant,
+            (-0.15,),
+        ),
+        Check(f"loss, GLA less a gate per head at most +0.02: {to_scalar}", to_scalar.mean <= 0.02, to_scalar, (0.02,)),
+        Check(f"loss, constant decay less no gate below 0: {to_none}", to_none.mean < 0, to_none, (0,)),
+        Check(f"recall, GLA less constant decay at least 5 points: {gain}", gain.mean >= 5, gain, (5,)),
+        Check(
+            f"read at up to 8 times the training length, GLA's loss rises by at most 0.02: {worst}",
+            worst.mean <= 0.02,
+            worst,
+            (0.02,),
         ),
     )
     figures = text.figures("loss, {}, nats a byte", "loss.1")

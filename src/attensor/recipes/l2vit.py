@@ -131,8 +131,18 @@ def judge(trained: Runs, times: list[list[float]], toys: Runs) -> Verdict:
     high, low = (toys.of(clamp, _largest) for clamp in CLAMPS)
     checks = (
         *_concentration(trained),
-        Check(f"accuracy with LCM at least 0.05 over linear: {over_linear}", over_linear.mean >= 0.05),
-        Check(f"accuracy with LCM at least 0.05 over softmax: {over_softmax}", over_softmax.mean >= 0.05),
+        Check(
+            f"accuracy with LCM at least 0.05 over linear: {over_linear}",
+            over_linear.mean >= 0.05,
+            over_linear,
+            (0.05,),
+        ),
+        Check(
+            f"accuracy with LCM at least 0.05 over softmax: {over_softmax}",
+            over_softmax.mean >= 0.05,
+            over_softmax,
+            (0.05,),
+        ),
         Check(
             f"64 times the cells take at most 90 times as long: {growth:.0f} (softmax {softmax_growth:.0f})",
             growth <= 90,
@@ -155,6 +165,8 @@ def _concentration(trained: Runs) -> Iterator[Check]:
         yield Check(
             f"entropy, linear above softmax weights of q and k trained with {variant}, by 0.5 nat: {more}",
             more.mean > 0.5,
+            more,
+            (0.5,),
         )
     for rows in IMAGE_SIZES:
         without, with_lcm = (trained.interval(v, f"mass_{rows}").mean for v in (LINEAR, WITH_LCM))
@@ -249,4 +261,5 @@ RECIPE = Recipe(
     claim="linear attention spreads its weights, local concentration gathers them and lifts accuracy over softmax "
     "attention's, at linear cost; raising the denominator to 100 keeps gradients small",
     run=_run,
+    needs=("sklearn",),
 )

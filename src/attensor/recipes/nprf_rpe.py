@@ -192,16 +192,31 @@ def judge(errors: Runs, text: Runs, shift: Runs, seconds: Runs) -> Verdict:
     slope, quadratic = (Interval.of(_powers(seconds, name)) for name in ("fft", "softmax"))
     ratio = seconds.interval(8192, lambda row: row["softmax"] / row["fft"])
     checks = (
-        Check(f"error of attention rows (L1) below 0.3 at length 1: {near}", near.mean < 0.3),
-        Check(f"error of attention rows above 1.2 at length 4: {far}", far.mean > 1.2),
+        Check(f"error of attention rows (L1) below 0.3 at length 1: {near}", near.mean < 0.3, near, (0.3,)),
+        Check(f"error of attention rows above 1.2 at length 4: {far}", far.mean > 1.2, far, (1.2,)),
         Check(f"NPRF + bias stays finite with every seed: {finite} of {len(text[NPRF])}", finite == len(text[NPRF])),
-        Check(f"loss, NPRF + bias less PRF at most -0.1 nats a byte: {to_prf}", to_prf.mean <= -0.1),
-        Check(f"loss, NPRF + bias less softmax + bias at most 0.15: {to_softmax}", to_softmax.mean <= 0.15),
-        Check(f"read at 4 times the training length, the loss rises by less than 0.2: {longer}", longer.mean < 0.2),
-        Check(f"shift task with bias above 95 %: {hits[NPRF]}", hits[NPRF].mean > 95),
-        Check(f"shift task without bias below 50 %: {hits['NPRF without bias']}", hits["NPRF without bias"].mean < 50),
-        Check(f"time grows with a power of the length of at most 1.2: {slope}", slope.mean <= 1.2),
-        Check(f"at 8192 tokens faster than softmax with bias, ratio above 1: {ratio}", ratio.mean > 1),
+        Check(f"loss, NPRF + bias less PRF at most -0.1 nats a byte: {to_prf}", to_prf.mean <= -0.1, to_prf, (-0.1,)),
+        Check(
+            f"loss, NPRF + bias less softmax + bias at most 0.15: {to_softmax}",
+            to_softmax.mean <= 0.15,
+            to_softmax,
+            (0.15,),
+        ),
+        Check(
+            f"read at 4 times the training length, the loss rises by less than 0.2: {longer}",
+            longer.mean < 0.2,
+            longer,
+            (0.2,),
+        ),
+        Check(f"shift task with bias above 95 %: {hits[NPRF]}", hits[NPRF].mean > 95, hits[NPRF], (95,)),
+        Check(
+            f"shift task without bias below 50 %: {hits['NPRF without bias']}",
+            hits["NPRF without bias"].mean < 50,
+            hits["NPRF without bias"],
+            (50,),
+        ),
+        Check(f"time grows with a power of the length of at most 1.2: {slope}", slope.mean <= 1.2, slope, (1.2,)),
+        Check(f"at 8192 tokens faster than softmax with bias, ratio above 1: {ratio}", ratio.mean > 1, ratio, (1,)),
     )
     figures = text.figures("loss, {}, nats a byte", _loss)
     figures |= text.figures("steps of a gradient 10 times the median, {}", "spikes")

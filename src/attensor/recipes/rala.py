@@ -90,11 +90,11 @@ def judge(trained: Runs, times: list[list[float]]) -> Verdict:
             both > 3 * plain,
         ),
         *(
-            Check(f"accuracy, {v}, at least 0.15 over plain linear: {over}", over.mean >= 0.15)
+            Check(f"accuracy, {v}, at least 0.15 over plain linear: {over}", over.mean >= 0.15, over, (0.15,))
             for v, over in over_plain.items()
         ),
         *(
-            Check(f"accuracy, {v}, at least softmax - 0.05: {over} over it", over.mean >= -0.05)
+            Check(f"accuracy, {v}, at least softmax - 0.05: {over} over it", over.mean >= -0.05, over, (-0.05,))
             for v, over in over_softmax.items()
         ),
         Check(
@@ -184,4 +184,5 @@ RECIPE = Recipe(
     claim="weights on the keys and a gate on the output lift the rank of linear attention's outputs, and its accuracy "
     "to that of softmax attention, at linear cost",
     run=_run,
+    needs=("sklearn",),
 )

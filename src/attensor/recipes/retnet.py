@@ -39,7 +39,7 @@ def _run(config: RecipeConfig) -> Verdict:
     runs = measure(config, train, "layer", LAYERS, seeds=3, steps=60 if config.quick else 400)
     rise = runs.margin("no decay", "fixed decays", "loss.1")
     return Verdict(
-        checks=(Check(f"without the decays the loss rises: by {rise} nats a byte", rise.mean > 0),),
+        checks=(Check(f"without the decays the loss rises: by {rise} nats a byte", rise.mean > 0, rise, (0,)),),
         figures=runs.figures("loss, {}, nats a byte", "loss.1"),
         charts=(Chart("Training", "step", "nats a byte", runs.curves()),),
     )

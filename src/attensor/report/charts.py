@@ -1,92 +1,39 @@
-"""The parts that plots are made of: looks, views, legend keys, traces and axes, as plain data that plotly.js draws."""
+"""The parts that plots are made of, as plain data that `templates/draw.js` draws."""
 
 from __future__ import annotations
 
-import html
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-__all__ = [
-    "Chart",
-    "Drawing",
-    "Identity",
-    "Key",
-    "View",
-    "axis",
-    "band",
-    "identities",
-    "log_axis",
-    "pareto_front",
-    "plot_text",
-    "score_axis",
-    "size_axis",
-    "trace",
-]
+from attensor.report.axes import Axis
+from attensor.report.looks import Identity
 
-Trace = dict[str, Any]
-
-_LONGEST_LABEL = 48
-
-# Okabe and Ito's colours, told apart by all kinds of colour vision; their yellow and black made visible on both themes
-_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#a08c00", "#8a8f98")
-# one marker fewer than colours: the pair repeats only after 56 mechanisms
-_MARKERS = (
-    ("circle", "●"),
-    ("square", "■"),
-    ("diamond", "◆"),
-    ("triangle-up", "▲"),
-    ("cross", "✚"),
-    ("star", "★"),
-    ("triangle-down", "▼"),
-)
-
-# leading digits of ticks, densest first
-_TICK_DIGITS = (
-    *([digit / 10 for digit in range(10, 100, step)] for step in (1, 2, 5)),
-    *(range(1, 10), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,)),
-)
+__all__ = ["Chart", "Drawing", "Series", "View", "pareto_front"]
 
 
 @dataclass(frozen=True)
-class Identity:
-    """How a mechanism looks, the same in every plot and table.
+class Series:
+    """What one mechanism shows in one view.
 
-    Attributes: group: a safe identifier; label: the name, shortened; colour; marker: plotly's; glyph: as text."""
-
-    group: str
-    label: str
-    colour: str
-    marker: str
-    glyph: str
-
-
-def identities(mechanisms: Sequence[Mapping[str, Any]]) -> list[Identity]:
-    """One for each mechanism, by position, so that the order of a table does not change them."""
-    found = []
-    for i, mechanism in enumerate(mechanisms):
-        name = str(mechanism.get("name"))
-        label = name if len(name) <= _LONGEST_LABEL else name[: _LONGEST_LABEL - 1] + "…"
-        found.append(Identity(f"m{i}", label, _COLOURS[i % len(_COLOURS)], *_MARKERS[i % len(_MARKERS)]))
-    return found
-
-
-def plot_text(text: str) -> str:
-    """Text that plotly shows literally: it reads `<b>` as markup and `%{x}` as a placeholder."""
-    return html.escape(text).replace("%", "&#37;")
-
-
-@dataclass(frozen=True)
-class Key:
-    """One entry of a legend, `detail` behind its name; a click on it isolates the traces of its group."""
+    Attributes:
+        group: of its `Identity`; empty for a line that belongs to none, such as a Pareto front.
+        x, y: the points.
+        notes: lines of text at each point, shown to who points at it and listed in the table below the plot.
+        kind: "line", "points", "bars" or "steps".
+        low, high: at each point, the ends of a band (line) or of an error bar (points); empty: none.
+        detail: behind the name of its direct label.
+        large: positions of points that are drawn larger.
+    """
 
     group: str
-    label: str
-    colour: str
-    glyph: str
+    x: list[float]
+    y: list[float]
+    notes: list[list[str]] = field(default_factory=list)
+    kind: str = "line"
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
     detail: str = ""
+    large: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -96,112 +43,76 @@ class View:
     Attributes:
         label: on the switch between views.
         vertical: what the vertical axis shows; printed above it, where it needs no width.
-        data, layout: plotly's.
-        keys: the legend.
+        data: the series.
+        horizontal_axis, vertical_axis: the axes.
+        levels: (score, name) of horizontal lines: chance and references.
+        summary: the view in one or two sentences, for who cannot see it.
+        length, rule: the page's choice for which this view stands; None: for all.
     """
 
     label: str
     vertical: str
-    data: list[Trace]
-    layout: dict[str, Any]
-    keys: list[Key]
+    data: list[Series]
+    horizontal_axis: Axis
+    vertical_axis: Axis
+    levels: list[tuple[float, str]] = field(default_factory=list)
+    summary: str = ""
+    length: int | None = None
+    rule: str | None = None
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A plot with one or several views, a title and a sentence on how to read it."""
+    """A plot with one or several views, a title, a sentence on how to read it, and the looks of all its groups."""
 
     name: str
     title: str
     text: str
     views: list[View]
-
-
-def trace(identity: Identity, x: Sequence[Any], y: Sequence[Any], **options: Any) -> Trace:
-    """A line with markers in the colours of a mechanism; options go over the defaults."""
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": plot_text(identity.label),
-        "legendgroup": identity.group,
-        "x": list(x),
-        "y": list(y),
-        "line": {"color": identity.colour, "width": 2},
-        "marker": {"color": identity.colour, "symbol": identity.marker, "size": 8},
-        **options,
-    }
-
-
-def band(identity: Identity, x: Sequence[float], low: Sequence[float], high: Sequence[float]) -> Trace:
-    """The area between two curves, in the mechanism's colour."""
-    options = {"fill": "toself", "fillcolor": identity.colour + "2e", "line": {"width": 0}, "hoverinfo": "skip"}
-    return trace(identity, [*x, *reversed(x)], [*low, *reversed(high)], mode="lines", **options)
-
-
-def axis(title: str = "", **options: Any) -> dict[str, Any]:
-    """A linear axis."""
-    return {"title": {"text": title}, "automargin": True, "zeroline": False, **options}
-
-
-def log_axis(values: Sequence[float], text: Callable[[float], str], title: str = "") -> dict[str, Any]:
-    """A logarithmic axis with labelled ticks at round numbers: as many as have room."""
-    low, high = math.log10(min(values) / 1.1), math.log10(max(values) * 1.1)
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    ticks: list[float] = []
-    for digits in _TICK_DIGITS:
-        round_numbers = [digit * 10.0**decade for decade in decades for digit in digits]
-        ticks = [number for number in round_numbers if low <= math.log10(number) <= high]
-        gaps = (math.log10(after / before) for before, after in itertools.pairwise(ticks))
-        if min(gaps, default=high) > (high - low) / 11:
-            break
-    return _ticked(ticks, text, title, low, high)
-
-
-def size_axis(values: Sequence[float], text: Callable[[float], str], title: str = "") -> dict[str, Any]:
-    """A logarithmic axis with at most nine labelled ticks at powers of two: for lengths and bytes."""
-    low, high = math.floor(math.log2(min(values))), math.ceil(math.log2(max(values)))
-    every = max(1, math.ceil((high - low) / 8))
-    ticks = [2.0**power for power in range(low - low % every, high + every, every)]
-    return _ticked(ticks, text, title, math.log10(min(values) / 1.1), math.log10(max(values) * 1.1))
-
-
-def score_axis(values: Sequence[float], **options: Any) -> dict[str, Any]:
-    """A linear axis that shows these values and does not change when only one of them is shown."""
-    margin = 0.06 * (max(values) - min(values)) or 0.05 * abs(values[0]) or 1.0
-    return axis(range=[min(values) - margin, max(values) + margin], **options)
-
-
-def _ticked(
-    ticks: Sequence[float], text: Callable[[float], str], title: str, low: float, high: float
-) -> dict[str, Any]:
-    """A logarithmic axis from `low` to `high`, which are powers of ten, and a little beyond."""
-    margin = 0.03 * (high - low)
-    labels = {"tickvals": list(ticks), "ticktext": [text(tick) for tick in ticks]}
-    return axis(title, type="log", range=[low - margin, high + margin], **labels)
+    looks: list[Identity] = field(default_factory=list)
 
 
 class Drawing:
-    """Traces with their legend, and all values in them, which the axes must show."""
+    """Series with the looks of their groups, and all values in them, which the axes must show."""
 
     def __init__(self) -> None:
-        self.data: list[Trace] = []
-        self.keys: list[Key] = []
-        self.x: list[Any] = []
-        self.y: list[Any] = []
+        self.data: list[Series] = []
+        self.looks: dict[str, Identity] = {}
+        self.x: list[float] = []
+        self.y: list[float] = []
 
     def add(
-        self, identity: Identity, x: Sequence[Any], y: Sequence[Any], *lines: str, detail: str = "", **options: Any
+        self,
+        identity: Identity,
+        x: Sequence[float],
+        y: Sequence[float],
+        notes: Sequence[Sequence[str]],
+        *,
+        kind: str = "line",
+        detail: str = "",
+        low: Sequence[float] = (),
+        high: Sequence[float] = (),
+        large: Sequence[int] = (),
     ) -> None:
-        """A mechanism's `trace`; `lines`, in plotly's template language, show on hover, `detail` in the legend."""
+        """The series of a mechanism; the arguments are those of `Series`."""
+        lines = [list(note) for note in notes]
+        ends = list(low), list(high)
+        self.data.append(Series(identity.group, list(x), list(y), lines, kind, *ends, detail, list(large)))
+        self.looks[identity.group] = identity
         self.x += x
         self.y += y
-        hover = "<br>".join([f"<b>{plot_text(identity.label)}</b>", *lines]) + "<extra></extra>"
-        self.data.append(trace(identity, x, y, hovertemplate=hover, **options))
-        self.keys.append(Key(identity.group, identity.label, identity.colour, identity.glyph, detail))
 
-    def view(self, label: str, vertical: str, horizontal_axis: Trace, vertical_axis: Trace) -> View:
-        """What was added, as a view."""
-        return View(label, vertical, self.data, {"xaxis": horizontal_axis, "yaxis": vertical_axis}, self.keys)
+    def summary(self, what: str, *, is_last: bool = True) -> str:
+        """`what`, how many mechanisms are drawn, and which have the least and the greatest value at their end."""
+        named = [(series.y[-1 if is_last else 0], series) for series in self.data if series.group and series.y]
+        if not named:
+            return what
+        ends = {way(named, key=lambda one: one[0])[1].group: word for word, way in (("Lowest", min), ("highest", max))}
+        text = ", ".join(f"{word} {self.looks[group].label}" for group, word in ends.items())
+        count = len(named)
+        return f"{what}, {count} mechanism{'' if count == 1 else 's'}. {text if count > 1 else ''}".strip() + (
+            " at the right end." if count > 1 and is_last and len(named[0][1].y) > 1 else "." if count > 1 else ""
+        )
 
 
 def pareto_front(points: Sequence[tuple[float, float]], *, lower_is_better: bool) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TypeGuard
 
-__all__ = ["DASH", "count", "is_number", "milliseconds", "rounded", "short", "size"]
+__all__ = ["DASH", "compact", "count", "is_number", "milliseconds", "rounded", "seconds", "short", "size"]
 
 DASH = "\u2013"
 
@@ -59,3 +59,16 @@ def short(value: object) -> str:
         if value >= factor and value % factor == 0:
             return f"{value / factor:.0f}{unit}"
     return f"{value:.0f}"
+
+
+def compact(value: object) -> str:
+    """A count in three digits: 1500000 -> `1.5M`."""
+    for factor, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if is_number(value) and value >= factor:
+            return f"{rounded(value / factor)}{unit}"
+    return rounded(value)
+
+
+def seconds(value: object) -> str:
+    """Seconds with their unit."""
+    return milliseconds(1000 * value) if is_number(value) else DASH

@@ -1,4 +1,4 @@
-"""The page of a comparison: answer, tables and charts."""
+"""The page of a comparison: verdict, trust, table, cost at the reader's size, and charts."""
 
 from __future__ import annotations
 
@@ -6,127 +6,183 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from attensor.report.charts import identities
+from attensor import catalogue
+from attensor.report.choices import RULES, choices, default_choice, length_text
 from attensor.report.document import write_document
-from attensor.report.numbers import DASH, count, is_number, milliseconds, rounded, short, size
+from attensor.report.looks import identities
+from attensor.report.numbers import DASH, count, is_number, rounded
 from attensor.report.plots import charts
-from attensor.report.tables import (
-    best_of,
-    columns,
-    describe,
-    field,
-    length_name,
-    ordered,
-    score_text,
-    status_text,
-)
+from attensor.report.reading import Results, field, is_text, length_name, lengths, ordered, score_number
+from attensor.report.sized import sized
+from attensor.report.standings import standings
+from attensor.report.tables import describe
+from attensor.report.verdicts import trust, verdicts
 
 __all__ = ["write_report"]
 
 TEMPLATE = "attensor.report:page.html"
 
 
-def write_report(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write_report(results: Results, path: str | os.PathLike[str]) -> None:
     """Write the page.
 
     Args:
-        results: what `results.json` holds; parts that are missing or null are left out of the page.
+        results: what `results.json` holds, schema 2; parts that are missing or null are left out of the page.
         path: the file to write; it appears whole or not at all.
     Raises:
-        MissingExtraError: plotly or jinja2 is not installed.
+        MissingExtraError: jinja2 is not installed.
         OSError: the file cannot be written.
-    Cost: 5 MB, nearly all of it plotly.js.
+    Cost: 0.1 MB and about 40 KB a mechanism.
     """
     write_document(path, TEMPLATE, **parts(results))
 
 
-def parts(results: Mapping[str, Any]) -> dict[str, Any]:
+def parts(results: Results) -> dict[str, Any]:
     """What the template names."""
     data = field(results, "data")
+    first = default_choice(results)
+    every = choices(results)
     return {
         "name": field(data, "name"),
         "is_finished": bool(results.get("finished")),
-        "command": results.get("command"),
-        "created": results.get("created"),
-        "answer": results.get("answer") or [],
+        "withheld": field(results, "ranking", "withheld"),
+        "minutes": field(results, "ranking", "minutes_to_decide"),
+        "verdicts": verdicts(results),
+        "trust": trust(results),
+        "reasons": field(results, "trust", "reasons") or [],
+        "test": field(results, "ranking", "test"),
+        "answer": _other_sentences(results),
         "facts": describe(results),
-        "quality": quality_rows(results),
+        "metric": field(results, "quality", "metric"),
+        "lengths": [(length, length_text(results, length)) for length in lengths(results)],
+        "rules": [(rule, title) for rule, title in RULES.items() if any(choice.rule == rule for choice in every)],
+        "first": first,
+        "equal_time": _equal_time(results),
+        "table": standings(results),
         "charts": charts(results),
-        "cost": cost_rows(results),
+        "sized": sized(results),
+        "skill_rows": skill_rows(results),
         "runs": run_rows(results),
-        "rates": ", ".join(rounded(rate, 2) for rate in field(results, "plan", "learning_rates") or ()),
-        "pilot": field(results, "plan", "pilot_fraction"),
-        "is_text": field(data, "kind") != "images",
+        "cards": card_rows(results),
+        "stopped": _stopped(results),
+        "provenance": provenance(results),
+        "is_text": is_text(results),
+        "unit": length_name(results),
     }
 
 
-def quality_rows(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Heads and rows of the quality table."""
-    order = ordered(results)
+def _other_sentences(results: Results) -> list[str]:
+    """The answer without what the cards of the verdict say."""
+    said = {case.get("sentence") for case in results.get("verdict") or () if isinstance(case, Mapping)}
+    return [sentence for sentence in results.get("answer") or () if sentence not in said]
+
+
+def _equal_time(results: Results) -> str:
+    """Whether the other rule changes the order."""
+    found = field(results, "ranking", "equal_time")
+    changes, time = field(found, "changes_order"), field(found, "seconds")
+    if not isinstance(changes, bool):
+        return ""
+    each = f" ({rounded(time)} s of training for each)" if is_number(time) else ""
+    return f"Equal time{each} {'changes the order' if changes else 'does not change the order'}."
+
+
+def skill_rows(results: Results) -> dict[str, Any] | None:
+    """Tasks across, mechanisms down, with what each task got."""
+    tasks = field(results, "skills", "tasks")
+    if not tasks:
+        return None
     looks = identities(results["mechanisms"])
-    mechanisms = [results["mechanisms"][i] for i in order]
-    shown = columns(results)
-    best = [best_of(column, mechanisms) for column in shown]
-    rows = []
-    for place, (position, mechanism) in enumerate(zip(order, mechanisms, strict=True)):
-        cells = [
-            {"text": column.text(mechanism), "is_best": place in chosen}
-            for column, chosen in zip(shown, best, strict=True)
-        ]
-        has_score = is_number(field(mechanism, "score", "mean"))
-        name, title = mechanism.get("name"), mechanism.get("title")
-        row = {"look": looks[position], "name": name, "title": title if title != name else None, "cells": cells}
-        is_ok = mechanism.get("status") == "ok"
-        rows.append({**row, "has_score": has_score, "is_ok": is_ok, "status": status_text(mechanism)})
-    return {"columns": shown, "rows": rows}
+    found = []
+    for i in ordered(results):
+        name = str(results["mechanisms"][i].get("name"))
+        cells = []
+        for task in tasks:
+            row: Mapping[str, Any] = next((r for r in task.get("rows") or () if r.get("name") == name), {})
+            score = row.get("score")
+            at = [f"{place} {_percent(value)}" for place, value in (row.get("at") or {}).items()]
+            cells.append({"text": _percent(score), "share": score if is_number(score) else 0.0, "at": at})
+        if any(cell["at"] or cell["share"] for cell in cells):
+            found.append({"look": looks[i], "cells": cells})
+    heads = [(task.get("title") or task.get("name"), _percent(task.get("chance"))) for task in tasks]
+    reasons = [
+        f"{row.get('name')} in {task.get('name')}: {row['reason']}"
+        for task in tasks
+        for row in task.get("rows") or ()
+        if row.get("reason")
+    ]
+    return {"tasks": heads, "rows": found, "reasons": reasons}
 
 
-def cost_rows(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The cards' formulas beside what was measured, at the longest length that all have."""
-    measured = [m for m in (results["mechanisms"][i] for i in ordered(results)) if m.get("cost")]
-    shared = set.intersection(*({row["length"] for row in m["cost"]} for m in measured)) if measured else set()
-    length = max(shared, default=None)
-    looks = dict(zip((id(m) for m in results["mechanisms"]), identities(results["mechanisms"]), strict=True))
-    rows = []
-    for mechanism in measured:
-        at: Mapping[str, Any] = next((row for row in mechanism["cost"] if row["length"] == length), {})
-        flops, time = at.get("flops"), at.get("forward_ms")
-        rate = flops / time / 1e6 if is_number(flops) and is_number(time) and time > 0 else None
-        exponents = [field(mechanism, "exponent", key) for key in ("forward", "forward_backward", "peak_bytes")]
-        decode = mechanism.get("decode") or ()
-        rows.append(
-            {
-                "look": looks[id(mechanism)],
-                "flops_formula": formula(field(mechanism, "formula", "flops")),
-                "state_formula": formula(field(mechanism, "formula", "state_bytes")),
-                "numbers": [
-                    rounded(flops / 1e6 if is_number(flops) else None),
-                    milliseconds(time),
-                    rounded(rate),
-                    milliseconds(at.get("forward_backward_ms")),
-                    size(at.get("peak_bytes")),
-                ],
-                "exponents": [f"{e:.2f}" if is_number(e) else DASH for e in exponents],
-                "state": f"{size(decode[-1].get('state_bytes'))} at {short(decode[-1].get('context'))}"
-                if decode
-                else DASH,
-                "stopped": [reason for key in ("cost_stopped", "decode_stopped") if (reason := mechanism.get(key))],
-            }
-        )
-    return {"length": f"{count(length)} {length_name(results)}", "rows": rows}
+def _percent(value: object) -> str:
+    return f"{100 * value:.0f} %" if is_number(value) else DASH
 
 
-def run_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Final scores and checkpoint of every seed of every mechanism."""
+def run_rows(results: Results) -> list[dict[str, Any]]:
+    """Final scores, load and checkpoint of every seed of every mechanism."""
     looks = identities(results["mechanisms"])
     rows = []
     for i in ordered(results):
         for run in results["mechanisms"][i].get("runs") or ():
-            finals = [score_text(results, {"mean": field(run, "final", factor)}) for factor in ("1x", "2x", "4x")]
-            rows.append({"look": looks[i], "seed": run.get("seed"), "finals": finals, "file": run.get("checkpoint")})
+            finals = [score_number(results, field(run, "final", factor)) for factor in ("1x", "2x", "4x")]
+            load = rounded(run.get("load"))
+            rows.append(
+                {
+                    "look": looks[i],
+                    "seed": run.get("seed"),
+                    "finals": finals,
+                    "load": load,
+                    "file": run.get("checkpoint"),
+                }
+            )
     return rows
 
 
-def formula(text: object) -> str:
-    """A card's formula with the signs of mathematics; empty where there is none."""
-    return str(text).replace("**2", "²").replace("*", "·") if text else ""
+def card_rows(results: Results) -> list[dict[str, Any]]:
+    """The cards of the mechanisms that are in the catalogue, and the paper of each."""
+    known, looks = catalogue.mechanisms(), identities(results["mechanisms"])
+    rows = []
+    for i in ordered(results):
+        mechanism = results["mechanisms"][i]
+        card = known.get(str(mechanism.get("name")))
+        if card is not None:
+            paper = mechanism.get("paper") or card.paper.url
+            rows.append({"look": looks[i], "card": card, "paper": paper, "example": card.example.strip()})
+    return rows
+
+
+def _stopped(results: Results) -> list[tuple[str, list[str]]]:
+    """(name, reasons) of measurements that ended early and of what is missing."""
+    found = []
+    for i in ordered(results):
+        mechanism = results["mechanisms"][i]
+        reasons = [str(mechanism[key]) for key in ("cost_stopped", "decode_stopped") if mechanism.get(key)]
+        reasons += [f"{key}: {reason}" for key, reason in (mechanism.get("missing") or {}).items()]
+        if reasons:
+            found.append((str(mechanism.get("name")), reasons))
+    return found
+
+
+def provenance(results: Results) -> list[tuple[str, str]]:
+    """(what, which) of everything that a repetition needs."""
+    found = field(results, "provenance") or {}
+    protocol = field(results, "protocol") or {}
+    rates = ", ".join(rounded(rate, 2) for rate in field(results, "plan", "learning_rates") or ())
+    pairs = [
+        ("Protocol", f"{protocol.get('name')} {count(protocol.get('version'))}" if protocol else None),
+        ("Command", results.get("command")),
+        ("Started", results.get("created")),
+        ("Commit", found.get("git_commit")),
+        ("Python", found.get("python")),
+        ("System", found.get("system")),
+        ("Compiler", found.get("compiler")),
+        ("Packages", _pairs(found.get("packages"))),
+        ("Back-ends", _pairs(found.get("backends"))),
+        ("SHA-256 of the data", found.get("data_sha256")),
+        ("First learning rates", rates),
+    ]
+    return [(label, str(value)) for label, value in pairs if value]
+
+
+def _pairs(mapping: object) -> str:
+    return ", ".join(f"{key} {value}" for key, value in mapping.items()) if isinstance(mapping, Mapping) else ""

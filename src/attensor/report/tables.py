@@ -1,8 +1,7 @@
-"""The results as a table for the terminal and in sentences; the columns and their order are those of the page too."""
+"""The results as a table for the terminal and in sentences."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +10,21 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from attensor.report.numbers import DASH, count, is_number, milliseconds, rounded, short, size
+from attensor.report.numbers import count, is_number, milliseconds, rounded, short, size
+from attensor.report.reading import (
+    Mechanism,
+    Results,
+    decode_row,
+    field,
+    is_text,
+    length_name,
+    ordered,
+    score_text,
+    sign,
+    tied_places,
+)
 
-__all__ = ["Column", "best_of", "columns", "describe", "field", "length_name", "ordered", "quality_table", "score_text"]
-
-Mechanism = Mapping[str, Any]
+__all__ = ["Column", "best_of", "columns", "describe", "quality_table", "status_text"]
 
 
 @dataclass(frozen=True)
@@ -26,80 +35,28 @@ class Column:
         title: its heading.
         text: the cell of a mechanism.
         rank: a number that is lowest for the best mechanism; None: no best.
-        note: what the heading means, where it is not plain.
-        is_brief: also in the terminal.
     """
 
     title: str
     text: Callable[[Mechanism], str]
     rank: Callable[[Mechanism], Any] | None = None
-    note: str = ""
-    is_brief: bool = True
 
 
-def field(mapping: Mapping[str, Any] | None, *path: str) -> Any:
-    """`mapping[a][b]...`, or None where anything on the way is missing or None."""
-    value: Any = mapping
-    for key in path:
-        value = value.get(key) if isinstance(value, Mapping) else None
-    return value
-
-
-def score_text(results: Mapping[str, Any], score: Mapping[str, Any] | None) -> str:
-    """A mean with its spread: `2.143 ± 0.012`, or `97.3 ± 0.4 %` for an accuracy."""
-    mean, spread = field(score, "mean"), field(score, "spread")
-    if not is_number(mean):
-        return DASH
-    factor, digits, unit = (100, 1, " %") if field(results, "quality", "metric") == "accuracy" else (1, 3, "")
-    around = f" ± {factor * spread:.{digits}f}" if is_number(spread) else ""
-    return f"{factor * mean:.{digits}f}{around}{unit}"
-
-
-def ordered(results: Mapping[str, Any]) -> list[int]:
-    """Positions of the mechanisms, best first; then those that did not finish; then those without a score."""
-    sign = 1 if field(results, "quality", "lower_is_better") else -1
-
-    def place(i: int) -> tuple[bool, bool, float]:
-        mechanism = results["mechanisms"][i]
-        mean = field(mechanism, "score", "mean")
-        has_score = is_number(mean)
-        return (not has_score, mechanism.get("status") != "ok", sign * mean if has_score else 0.0)
-
-    return sorted(range(len(results["mechanisms"])), key=place)
-
-
-def length_name(results: Mapping[str, Any]) -> str:
-    """What a length counts: tokens of text, cells of a grid."""
-    return "cells" if field(results, "data", "kind") == "images" else "tokens"
-
-
-def columns(results: Mapping[str, Any]) -> list[Column]:
+def columns(results: Results) -> list[Column]:
     """The columns that suit the data: images have one size and do not decode."""
-    sign = 1 if field(results, "quality", "lower_is_better") else -1
-
-    def score(key: str, title: str, note: str = "") -> Column:
-        def rank(mechanism: Mechanism) -> float | None:
-            mean = field(mechanism, key, "mean")
-            return sign * mean if is_number(mean) else None
-
-        return Column(title, lambda m: score_text(results, m.get(key)), rank, note)
-
     metric = str(field(results, "quality", "metric") or "score")
-    is_text = field(results, "data", "kind") != "images"
-    tokens = length_name(results)
-    found = [score("score", metric, "held out; mean over the seeds ± half the range")]
-    if is_text:
-        found += [
-            score("score_2x", "at 2x", "the same model on windows of twice the training length"),
-            score("score_4x", "at 4x", "the same model on windows of four times the training length"),
-        ]
-    found += [
-        Column("learning rate", lambda m: rounded(m.get("learning_rate"), 2), None, "the best in the pilots", False),
-        Column("parameters", lambda m: count(m.get("parameters")), is_brief=False),
-        Column("steps", lambda m: count(m.get("steps")), note="for each seed", is_brief=False),
-        Column(f"{tokens}/s", lambda m: count(m.get("train_tokens_per_second")), _speed, "in training"),
-    ]
-    return found + (_decode_columns(results) if is_text else [])
+    scores = {"score": metric} | ({"score_4x": "at 4x"} if is_text(results) else {})
+    found = [_score_column(results, key, title) for key, title in scores.items()]
+    speed = Column(f"{length_name(results)}/s", lambda m: count(m.get("train_tokens_per_second")), _speed)
+    return [*found, speed, *(_decode_columns(results) if is_text(results) else [])]
+
+
+def _score_column(results: Results, key: str, title: str) -> Column:
+    def rank(mechanism: Mechanism) -> float | None:
+        mean = field(mechanism, key, "mean")
+        return sign(results) * mean if is_number(mean) else None
+
+    return Column(title, lambda mechanism: score_text(results, mechanism.get(key)), rank)
 
 
 def best_of(column: Column, mechanisms: Sequence[Mechanism]) -> set[int]:
@@ -113,30 +70,22 @@ def best_of(column: Column, mechanisms: Sequence[Mechanism]) -> set[int]:
     return {i for i, rank in ranks.items() if rank == best}
 
 
-def _decode_columns(results: Mapping[str, Any]) -> list[Column]:
-    contexts = sorted(
-        {
-            row["context"]
-            for m in results["mechanisms"]
-            for row in m.get("decode") or ()
-            if is_number(row.get("context"))
-        }
-    )
+def _decode_columns(results: Results) -> list[Column]:
+    contexts = [
+        row["context"] for m in results["mechanisms"] for row in m.get("decode") or () if is_number(row.get("context"))
+    ]
     if not contexts:
         return []
-    length = field(results, "plan", "length")
-    near = min(contexts, key=lambda c: abs(math.log(c / length))) if is_number(length) else contexts[0]
+    longest = max(contexts)
 
-    def column(title: str, key: str, context: int, form: Callable[[object], str], note: str) -> Column:
+    def column(title: str, key: str, form: Callable[[object], str]) -> Column:
         def value(mechanism: Mechanism) -> Any:
-            return next((row.get(key) for row in mechanism.get("decode") or () if row.get("context") == context), None)
+            row = decode_row(mechanism, longest)
+            return row.get(key) if row.get("context") == longest else None
 
-        text = f"{title} at {short(context)}"
-        return Column(text, lambda m: form(value(m)), value, note.format(context), is_brief=context == contexts[-1])
+        return Column(f"{title} at {short(longest)}", lambda mechanism: form(value(mechanism)), value)
 
-    kept, time = "bytes one layer keeps to decode after {} tokens", "time of one layer for one more token after {}"
-    states = [column("state", "state_bytes", c, size, f"{kept}, batch 1") for c in sorted({near, contexts[-1]})]
-    return [*states, column("decode", "ms_per_token", contexts[-1], milliseconds, f"{time}, batch 1")]
+    return [column("state", "state_bytes", size), column("decode", "ms_per_token", milliseconds)]
 
 
 def _speed(mechanism: Mechanism) -> float | None:
@@ -144,31 +93,44 @@ def _speed(mechanism: Mechanism) -> float | None:
     return -value if is_number(value) else None
 
 
-def quality_table(results: Mapping[str, Any]) -> Table:
+def quality_table(results: Results) -> Table:
     """The mechanisms, best first, with the best of each column in bold; fits into 80 columns.
 
     Args:
         results: what `results.json` holds.
     Returns:
-        a table for `rich.console.Console.print`, with the reasons of failures below it; names are never read as markup.
+        a table for `rich.console.Console.print`; below it why a ranking is withheld and why a mechanism has no result.
+        Names are never read as markup, and those that cannot be told apart share a place.
     """
     mechanisms = [results["mechanisms"][i] for i in ordered(results)]
-    brief = [column for column in columns(results) if column.is_brief]
-    failures = [f"{m.get('name')}: {status_text(m)}" for m in mechanisms if m.get("status") != "ok"]
-    caption = Text("\n".join(failures), style="red")
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption if failures else None, caption_justify="left")
+    withheld = field(results, "ranking", "withheld")
+    below = [f"No ranking: {withheld}"] if withheld else []
+    below += [f"{m.get('name')}: {status_text(m)}" for m in mechanisms if m.get("status") != "ok"]
+    caption = Text("\n".join(below), style="red") if below else None
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=caption, caption_justify="left")
+    places = tied_places(results, "tokens")
+    if places:
+        table.add_column("", justify="right", no_wrap=True)
     table.add_column("mechanism", overflow="fold", vertical="bottom")
-    best = [best_of(column, mechanisms) for column in brief]
-    for column in brief:
+    shown = columns(results)
+    best = [set() if withheld else best_of(column, mechanisms) for column in shown]
+    for column in shown:
         table.add_column(column.title.replace(" at ", "\nat "), justify="right", no_wrap=True)
     for i, mechanism in enumerate(mechanisms):
-        cells = []
-        for position, (column, chosen) in enumerate(zip(brief, best, strict=True)):
-            # the spread stands behind the first score alone: three of them would need more than 80 columns
+        name = str(mechanism.get("name"))
+        cells = [Text(place_text(places.get(name)))] if places else []
+        cells.append(Text(name))
+        for position, (column, chosen) in enumerate(zip(shown, best, strict=True)):
+            # the interval stands behind the first score alone: three of them would need more than 80 columns
             text = column.text(mechanism) if position == 0 else column.text(mechanism).partition(" ±")[0]
             cells.append(Text(text, style="bold" if i in chosen else ""))
-        table.add_row(Text(str(mechanism.get("name"))), *cells)
+        table.add_row(*cells)
     return table
+
+
+def place_text(place: tuple[int, bool] | None) -> str:
+    """`1`, or `1=` for a place that several share; empty without a place."""
+    return "" if place is None else f"{place[0]}{'=' if place[1] else ''}"
 
 
 def status_text(mechanism: Mapping[str, Any]) -> str:
@@ -177,46 +139,45 @@ def status_text(mechanism: Mapping[str, Any]) -> str:
     return f"{status}: {reason}" if reason else status
 
 
-def describe(results: Mapping[str, Any]) -> list[str]:
+def describe(results: Results) -> list[str]:
     """What was compared, in lines: the data and what was left out of it, the models, the machine."""
     return [_data(results), *(field(results, "data", "notes") or ()), _plan(results), _machine(results)]
 
 
-def _data(results: Mapping[str, Any]) -> str:
+def _data(results: Results) -> str:
     data = field(results, "data") or {}
+    sides = ("train", "selection", "test")
     if data.get("kind") == "images":
         shape = data.get("image_shape") or ()
         pixels = " x ".join(map(str, shape[1:]))
-        colour = "grey" if shape[:1] == [1] else "colour"
+        colour = "grey" if list(shape[:1]) == [1] else "colour"
+        train, selection, test = (count(data.get(f"{side}_images")) for side in sides)
         return (
-            f"{data.get('name')}: {count(data.get('train_images'))} {colour} images of {pixels} pixels in "
-            f"{len(data.get('classes') or ())} classes to train on, {count(data.get('held_out_images'))} held out"
+            f"{data.get('name')}: {train} {colour} images of {pixels} pixels in {len(data.get('classes') or ())} "
+            f"classes to train on, {selection} to choose learning rates, {test} to test"
         )
+    amounts = [f"{size(data.get(f'{side}_bytes'))} in {count(data.get(f'{side}_files'))}" for side in sides]
     return (
-        f"{data.get('name')}: {size(data.get('train_bytes'))} of text in {count(data.get('train_files'))} files to "
-        f"train on, {size(data.get('held_out_bytes'))} in {count(data.get('held_out_files'))} held out"
+        f"{data.get('name')}: {amounts[0]} files of text to train on, {amounts[1]} to choose learning rates, "
+        f"{amounts[2]} to test"
     )
 
 
-def _plan(results: Mapping[str, Any]) -> str:
+def _plan(results: Results) -> str:
     plan = field(results, "plan") or {}
-    steps, budget = plan.get("steps"), plan.get("budget_seconds")
-    if is_number(steps):
-        effort = f"{count(steps)} steps each"
-    elif is_number(budget):
-        effort = f"{rounded(budget / 60)} minutes shared equally"
-    else:
-        effort = "an equal share each"
-    unit = "pixels a side" if field(results, "data", "kind") == "images" else "tokens"
+    unit = "tokens" if is_text(results) else "pixels a side"
     seeds = len(plan.get("seeds") or ())
+    budget = plan.get("budget_seconds")
+    minutes = f" in {rounded(budget / 60)} minutes for all" if is_number(budget) else ""
     return (
         f"{plan.get('size')} model: {count(plan.get('num_layers'))} layers of {count(plan.get('hidden_size'))} with "
         f"{count(plan.get('num_heads'))} heads; batches of {count(plan.get('batch_size'))} x "
-        f"{count(plan.get('length'))} {unit}; {seeds} seed{'' if seeds == 1 else 's'}; {effort}"
+        f"{count(plan.get('length'))} {unit}; {seeds} seed{'' if seeds == 1 else 's'}; "
+        f"{count(plan.get('steps'))} steps each{minutes}"
     )
 
 
-def _machine(results: Mapping[str, Any]) -> str:
+def _machine(results: Results) -> str:
     machine = field(results, "machine") or {}
     threads = machine.get("threads")
     return (

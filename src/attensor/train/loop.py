@@ -1,4 +1,4 @@
-"""The training loop: warm-up and cosine, clipped gradients; stops and resumes without changing a bit.
+"""The training loop: a schedule, clipped gradients, averaged weights; stops and resumes without changing a bit.
 
     batch(step) -> loss -> backward -> clip -> step -> average, and at some steps: evaluate, checkpoint.
 
@@ -22,9 +22,11 @@ from attensor.errors import Diverged, Stopped
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
 from attensor.train.optimizer import adamw, learning_rate_factor
 
-__all__ = ["Point", "Progress", "TrainConfig", "evaluation_steps", "train"]
+__all__ = ["Point", "Progress", "TrainConfig", "evaluation_steps", "polynomial_average", "train"]
 
 Batch = TypeVar("Batch")
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 _SAVING_SHARE = 0.02
 
@@ -36,13 +38,15 @@ class TrainConfig:
     Attributes:
         steps: optimizer steps.
         learning_rate: peak.
-        warmup_fraction: share of the steps in which the rate rises.
+        warmup_fraction: share of the steps in which the rate rises, to fall along a half cosine after that.
         final_factor: share of the peak that is left at the end.
+        constant_after: instead of both, steps in which the rate rises, to stay at its peak after that: what is known
+            after a step then does not depend on how many steps follow.
         clip_norm: gradients are scaled down to this global norm; None leaves them.
         clip_value: before that, each entry of a gradient is cut to at most this size; None leaves them.
         accumulate: batches whose mean gradient makes one step; batch numbers are then `step * accumulate + i`.
         autocast: run forward passes in this type (bfloat16), or None.
-        evaluations: points of the curve, the last one after the last step.
+        evaluations: points of the curve, evenly spread, the last one after the last step; or after which steps.
         checkpoint_seconds: least time between checkpoints; more when saving is slow, so that it costs 2 % at most.
     """
 
@@ -50,11 +54,12 @@ class TrainConfig:
     learning_rate: float
     warmup_fraction: float = 0.1
     final_factor: float = 0.1
+    constant_after: int | None = None
     clip_norm: float | None = 1.0
     clip_value: float | None = None
     accumulate: int = 1
     autocast: torch.dtype | None = None
-    evaluations: int = 10
+    evaluations: int | tuple[int, ...] = 10
     checkpoint_seconds: float = 2.0
 
 
@@ -114,7 +119,7 @@ def train(
         state = load_checkpoint(checkpoint, model, learner, average=average)
         progress = Progress(state["step"], state["seconds"], [Point(*point) for point in state["curve"]])
     points = evaluation_steps(config.steps, config.evaluations)
-    save_at = time.monotonic() + config.checkpoint_seconds
+    save = _Saving(checkpoint, config.checkpoint_seconds)
     model.train()
     while progress.step < config.steps:
         started = time.perf_counter()
@@ -127,31 +132,75 @@ def train(
             average.update_parameters(model)
         progress.step += 1
         at_point = progress.step in points
-        if at_point and not math.isfinite(value.item()):
-            raise Diverged(
-                f"the loss is {value.item()} at step {progress.step}, learning rate {config.learning_rate:g}"
-            )
+        if at_point:
+            _check_finite(value.item(), "loss", progress.step, config)
         progress.seconds += time.perf_counter() - started
         if at_point:
             judged = model if average is None else average.module
             progress.curve.append(Point(progress.step, progress.seconds, _evaluated(judged, evaluate, config)))
+            _check_finite(progress.curve[-1].score, "held-out score", progress.step, config)
         goes_on = on_step(progress)
-        if checkpoint is not None and (time.monotonic() >= save_at or not goes_on):
-            started = time.monotonic()
-            save_checkpoint(checkpoint, model, learner, asdict(progress), average=average)
-            took = time.monotonic() - started
-            save_at = started + took + max(config.checkpoint_seconds, took / _SAVING_SHARE)
+        save(lambda path: save_checkpoint(path, model, learner, asdict(progress), average=average), now=not goes_on)
         if not goes_on:
             raise Stopped(f"stopped after step {progress.step} of {config.steps}")
     return progress
 
 
-def evaluation_steps(steps: int, evaluations: int) -> frozenset[int]:
-    """After which steps the curve has a point: evenly spread, ending with the last step."""
+class _Saving:
+    """Says when a checkpoint is due: every few seconds, and less often when saving is slow."""
+
+    def __init__(self, path: Path | None, seconds: float) -> None:
+        self._path, self._seconds, self._due = path, seconds, time.monotonic() + seconds
+
+    def __call__(self, write: Callable[[Path], None], *, now: bool) -> None:
+        if self._path is None or not (now or time.monotonic() >= self._due):
+            return
+        started = time.monotonic()
+        write(self._path)
+        took = time.monotonic() - started
+        self._due = started + took + max(self._seconds, took / _SAVING_SHARE)
+
+
+def polynomial_average(model: nn.Module, *, decay: float = 8.0) -> AveragedModel:
+    """A running average of the weights of `model` that forgets its beginning, for `train(average=...)`.
+
+        mean_t = mean_{t-1} + (decay + 1) / (t + decay) (weights_t - mean_{t-1})
+
+    About the last `2 / decay` of the steps count, however many there have been: at every moment the average is what it
+    would be if the run ended there. With a constant learning rate it takes the place of the rate's decay.
+
+    Args:
+        model: whose parameters are averaged; buffers are taken as they are.
+        decay: 0 is the plain mean of all steps.
+    Source: Shamir and Zhang, arXiv:1212.1824, section 4.
+    """
+
+    @torch.no_grad()
+    def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:
+        weight = (decay + 1) / (int(count) + 1 + decay)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, weight)
+        else:
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(model, multi_avg_fn=update)
+
+
+def _check_finite(value: float, what: str, step: int, config: TrainConfig) -> None:
+    if not math.isfinite(value):
+        raise Diverged(f"the {what} is {value} at step {step}, learning rate {config.learning_rate:g}")
+
+
+def evaluation_steps(steps: int, evaluations: int | tuple[int, ...]) -> frozenset[int]:
+    """After which steps the curve has a point: those named, or so many, evenly spread, ending with the last step."""
+    if isinstance(evaluations, tuple):
+        return frozenset(evaluations)
     return frozenset(max(1, round(steps * (i + 1) / evaluations)) for i in range(evaluations)) if steps else frozenset()
 
 
 def _factor(config: TrainConfig, step: int) -> float:
+    if config.constant_after is not None:
+        return min(1.0, (step + 1) / max(1, config.constant_after))
     return learning_rate_factor(
         step, config.steps, warmup_steps=int(config.warmup_fraction * config.steps), final_factor=config.final_factor
     )
@@ -186,8 +235,6 @@ def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], float], config:
     with _precision(model, config):
         score = evaluate(model)
     model.train()
-    if not math.isfinite(score):
-        raise Diverged(f"the held-out score is {score}, learning rate {config.learning_rate:g}")
     return score
 
 

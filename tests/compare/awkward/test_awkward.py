@@ -49,19 +49,32 @@ def start(name: str, after: str) -> Case:
 
 
 def waits(folder: Path) -> None:
-    """Two layers that sleep 20 ms each: no more steps than fit into the share of 3 s."""
+    """Two layers that sleep 5 ms each: no more steps than fit into the budget of 20 s, the other one's included."""
+    (schedule,) = folder.rglob("pace.json")
+    steps = json.loads(schedule.read_text())["steps"]
+    assert steps >= 50
+    assert 2 * 0.005 * 3 * steps <= 20.0
+    for name in ("Mean", "linear"):
+        (seed,) = folder.rglob(f"{name}/seed-2.json")
+        assert json.loads(seed.read_text())["steps"] == steps
     (pace,) = folder.rglob("Mean/calibration.json")
-    found = json.loads(pace.read_text())
-    assert 2 * 0.02 * (2 * found["steps"] + found["pilot_steps"]) <= 3.0
-    assert found["seconds_per_step"] >= 2 * 0.02
+    assert json.loads(pace.read_text())["seconds_per_step"] >= 2 * 0.005
+
+
+def says_what_is_enough(folder: Path) -> None:
+    """Nothing is trained, and what has been measured is kept for the next attempt."""
+    (kept,) = folder.rglob("calibration.json")
+    assert not (kept.parents[1] / "pace.json").exists()
+    assert not list(folder.rglob("*.safetensors"))
 
 
 def counts_text_alone(folder: Path) -> None:
     """What the run itself has written is no data, and what the test writes is hidden."""
     (plan,) = folder.rglob("plan.json")
     facts = json.loads(plan.read_text())["facts"]
-    assert facts["train_files"] + facts["held_out_files"] <= 2
-    assert facts["train_bytes"] + facts["held_out_bytes"] <= len(TEXT)
+    sides = ("train", "selection", "test")
+    assert max(facts[f"{side}_files"] for side in sides) <= 1
+    assert sum(facts[f"{side}_bytes"] for side in sides) <= len(TEXT)
 
 
 FAST = {
@@ -123,10 +136,16 @@ CALLS = {
     "first rate diverges": Case(options=(*QUICK[:3], "1e300", *QUICK[3:]), rows={"linear": "ok"}),
     "waits": Case(
         f"{OWN},linear",
-        {"my.py": mixer(forward="import time; time.sleep(0.02 if x.shape[1] == 16 else 0)")},
-        options=("--budget", "6s", "--jobs", "1", *QUICK[2:]),
+        {"my.py": mixer(forward="import time; time.sleep(0.005 if x.shape[1] == 16 else 0)")},
+        options=("--budget", "20s", "--jobs", "1", *QUICK[2:]),
         rows={"Mean": "ok", "linear": "ok"},
         check=waits,
+    ),
+    "too small a budget": Case(
+        options=("--budget", "0.01s", *QUICK[2:]),
+        status=2,
+        says=r"--budget 0.01s: is enough for 0 steps a run, .* attensor compare --resume runs/\S+ --budget \d+s",
+        check=says_what_is_enough,
     ),
     "cut short": edits("os.truncate(p, 100)"),
     "emptied": edits("os.truncate(p, 0)"),
@@ -136,14 +155,18 @@ SIGNALS = {
     "imports tyro": start("tyro", "sys"),
     "imports torch": start("torch", "sys"),
     "once": Case(
-        wait_for="laws", signals=(signal.SIGINT,), status=130, says="Continue with", rows={"linear": "unfinished"}
+        wait_for="laws",
+        signals=(signal.SIGINT,),
+        status=130,
+        says=r"No ranking: .*Continue with: attensor compare --resume runs/\S+ .*Interrupted\.",
+        rows={"linear": "unfinished"},
     ),
     "term": Case(
         wait_for="laws", signals=(signal.SIGTERM,), status=130, says="Continue with", rows={"linear": "unfinished"}
     ),
     "hang up": Case(wait_for="laws", signals=(signal.SIGHUP,), status=130, rows={"linear": "unfinished"}),
     "twice": Case(wait_for="laws", signals=(signal.SIGINT, signal.SIGINT), status=130),
-    "at the end": Case(wait_for="Best quality", signals=(signal.SIGINT, signal.SIGINT), says="Results:"),
+    "at the end": Case(wait_for="No ranking", signals=(signal.SIGINT, signal.SIGINT), says="Results:"),
     "hangs": Case(
         OWN,
         {"my.py": mixer(forward="import time; time.sleep(900)")},

@@ -95,7 +95,7 @@ def _flops(problem: NeighborhoodProblem) -> float:
 PEERS = (
     Peer(OURS, _ours, _flops, packages=("attensor",)),
     Peer("gather", _gather, _flops),
-    Peer("dense SDPA, masked", _dense, _flops, packages=("torch",)),
+    Peer("dense SDPA (masked)", _dense, _flops, packages=("torch",)),
     Peer("natten (FlexAttention)", _natten, _flops, packages=("natten",), no_backward="natten trains on a GPU only"),
 )
 

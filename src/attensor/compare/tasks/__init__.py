@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attensor.compare.tasks.images import ImageTask
-from attensor.compare.tasks.task import Task, doubled
+from attensor.compare.tasks.task import Final, Task, doubled
 from attensor.compare.tasks.text import TextTask
 from attensor.data import open_data
 from attensor.errors import DataError
@@ -15,14 +16,17 @@ from attensor.errors import DataError
 if TYPE_CHECKING:
     from attensor.compare.plan import Plan
 
-__all__ = ["TASKS", "ImageTask", "Task", "TextTask", "autocast", "data_facts", "doubled", "open_task"]
+__all__ = ["TASKS", "Final", "ImageTask", "Task", "TextTask", "autocast", "data_facts", "doubled", "open_task"]
 
 TASKS: dict[str, type[Task]] = {task.kind: task for task in (TextTask, ImageTask)}
 
 
-def open_task(plan: Plan) -> Task:
+def open_task(plan: Plan, run: Path | None = None) -> Task:
     """Open the plan's data.
 
+    Args:
+        plan: of the run.
+        run: its folder, where counts are kept; without it they are made anew where they are needed.
     Raises:
         DataError: the data is no longer what the plan was made for.
     """
@@ -34,7 +38,7 @@ def open_task(plan: Plan) -> Task:
         changed = [f"{k} {plan.facts[k]} is now {found.get(k)}" for k in names if k != "fingerprint"]
         changed = changed or ["other contents in files as large"]
         raise DataError(f"{plan.source} has changed since the run was started: {'; '.join(changed)}. Start a new run.")
-    return plan.task(plan, data)
+    return plan.task(plan, data, run)
 
 
 def data_facts(data: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from attensor.models.language.counted import CountedDecoder
 from attensor.models.language.decoder import Decoder
 from attensor.ops._checks import checked
 
@@ -19,7 +20,7 @@ __all__ = ["continue_text", "generate", "import_families"]
 
 @checked
 def generate(
-    decoder: Decoder,
+    decoder: Decoder | CountedDecoder,
     tokens: Tensor,
     max_new_tokens: int,
     *,
@@ -122,7 +123,7 @@ def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list
     return model, lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode("utf-8", "replace"), []
 
 
-def _check_prompt(decoder: Decoder, tokens: Tensor) -> None:
+def _check_prompt(decoder: Decoder | CountedDecoder, tokens: Tensor) -> None:
     if tokens.dim() != 2 or not tokens.numel() or tokens.dtype not in (torch.int32, torch.int64):
         raise ValueError(
             "generate: tokens must be integers [B, T] with at least one token, got "

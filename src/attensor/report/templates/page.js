@@ -1,80 +1,52 @@
-"use strict";
+// The page: one choice of length and rule for table, plots and verdict; copying code; printing.
+
 (() => {
-  const charts = JSON.parse(document.getElementById("charts").textContent);
-  const touch = matchMedia("(pointer: coarse)").matches;
-  const dark = matchMedia("(prefers-color-scheme: dark)");
-  const config = { responsive: true, displaylogo: false, displayModeBar: touch ? false : "hover",
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+  const data = JSON.parse(document.getElementById("data").textContent);
+  charts.push(...(data.charts ?? []).map((chart) => new Chart(chart)));
+  const results = data.table && document.getElementById("table") ? new Results(data.table) : null;
+  if (data.sized && document.getElementById("size")) new Size(data.sized);
 
-  // colours come from the style sheet, so that the plots follow the theme
-  function themed(layout) {
-    const style = getComputedStyle(document.documentElement);
-    const colour = (name) => style.getPropertyValue(name).trim();
-    const axis = (own) => ({ gridcolor: colour("--grid"), linecolor: colour("--line"), tickcolor: colour("--line"),
-      ticks: "outside", ticklen: 4, showline: true, ...own,
-      // a finger on the plot scrolls the page instead of zooming
-      fixedrange: touch, title: { ...own.title, font: { size: 13, color: colour("--quiet") }, standoff: 10 } });
-    return {
-      showlegend: false, hovermode: "closest", dragmode: touch ? false : "zoom",
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", margin: { l: 8, r: 12, t: 12, b: 8 },
-      font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: colour("--quiet") },
-      hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), align: "left",
-        font: { size: 13, color: colour("--text") } },
-      ...layout, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
-    };
+  const length = document.getElementById("at-length");
+  const rules = [...document.querySelectorAll("[data-rule]")];
+  let rule = rules.find((one) => one.getAttribute("aria-pressed") === "true")?.dataset.rule ?? "tokens";
+
+  function choose() {
+    const choice = `${length ? length.value : ""} ${rule}`;
+    for (const one of rules) one.setAttribute("aria-pressed", String(one.dataset.rule === rule));
+    for (const chart of charts) chart.choose(length ? Number(length.value) : null, rule);
+    results?.choose(choice);
+    (data.verdicts ?? []).forEach((verdict, i) => {
+      document.querySelectorAll(".verdict .line")[i].textContent = verdict.lines[choice] ?? "";
+    });
   }
 
-  function element(tag, className, text) {
-    const made = document.createElement(tag);
-    made.className = className;
-    made.textContent = text;
-    return made;
-  }
+  length?.addEventListener("change", choose);
+  for (const one of rules) one.addEventListener("click", () => { rule = one.dataset.rule; choose(); });
+  if (results) choose();
 
-  function build(chart) {
-    const section = document.getElementById(chart.name);
-    const find = (name) => section.querySelector("." + name);
-    let view = chart.views[0];
-    let alone = null;
-
-    function draw() {
-      const data = view.data.map((trace) => ({ ...trace, visible: alone === null || trace.legendgroup === alone }));
-      find("vertical").textContent = view.vertical;
-      Plotly.react(find("plot"), data, themed(view.layout), config);
-      for (const button of find("keys").children)
-        button.setAttribute("aria-pressed", String(button.dataset.group === alone));
-      for (const button of find("switch").children)
-        button.setAttribute("aria-pressed", String(button.textContent === view.label));
-      find("keys").classList.toggle("isolated", alone !== null);
+  for (const one of document.querySelectorAll("button.copy")) one.addEventListener("click", async () => {
+    const code = one.parentElement.querySelector("code");
+    try {
+      await navigator.clipboard.writeText(code.textContent);
+    } catch {
+      // a page from the disk may not write to the clipboard: the code is marked for the reader's own copy
+      getSelection().selectAllChildren(code);
+      one.textContent = document.execCommand("copy") ? "Copied" : "Marked: press Ctrl+C";
+      return;
     }
+    one.textContent = "Copied";
+    setTimeout(() => { one.textContent = "Copy"; }, 2000);
+  });
 
-    function show(chosen) {
-      view = chosen;
-      if (!view.keys.some((key) => key.group === alone)) alone = null;
-      find("keys").replaceChildren(...view.keys.map((key) => {
-        const button = element("button", "", "");
-        const glyph = element("span", "glyph", key.glyph);
-        glyph.style.color = key.colour;
-        glyph.ariaHidden = "true";
-        button.type = "button";
-        button.dataset.group = key.group;
-        button.append(glyph, element("span", "name", key.label), element("span", "detail", key.detail));
-        button.addEventListener("click", () => { alone = alone === key.group ? null : key.group; draw(); });
-        return button;
-      }));
-      draw();
-    }
+  // a link to a card opens it
+  for (const link of document.querySelectorAll('a[href^="#card-"]')) link.addEventListener("click", () => {
+    document.getElementById(link.hash.slice(1)).open = true;
+  });
 
-    if (chart.views.length > 1)
-      find("switch").replaceChildren(...chart.views.map((each) => {
-        const button = element("button", "", each.label);
-        button.type = "button";
-        button.addEventListener("click", () => show(each));
-        return button;
-      }));
-    show(view);
-    dark.addEventListener("change", draw);
-  }
-
-  charts.forEach(build);
+  // paper has a width of its own, and two plots go on a page
+  const redraw = (...size) => { for (const chart of charts) chart.draw(...size); };
+  addEventListener("beforeprint", () => redraw(690, 270));
+  addEventListener("afterprint", () => redraw());
+  matchMedia("print").addEventListener("change", ({ matches }) => (matches ? redraw(690, 270) : redraw()));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
 })();

@@ -1,0 +1,101 @@
+"""The measurements of a run: one process for all mechanisms, started again without the one that ends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from attensor.compare.phases import Watch
+from attensor.compare.plan import Plan
+from attensor.compare.subjects import Subject
+from attensor.files import locked, write_json
+from attensor.lab import Cell, Interruption, Outcome, Pool, Reporter
+
+__all__ = ["AT_WORK", "FAILED", "measure", "run_measurements"]
+
+# in the folder of a run: the mechanism whose code runs, for whoever finds the process dead
+AT_WORK = "at-work.txt"
+# in the folder of a mechanism: why it could not be measured
+FAILED = "failed-measure.json"
+
+
+def run_measurements(
+    run: Path,
+    plan: Plan,
+    subjects: Sequence[Subject],
+    *,
+    interruption: Interruption,
+    watch: Watch,
+    on_end: Callable[[], object],
+) -> None:
+    """Measure trained mechanisms side by side; one that fails or ends the process costs its row.
+
+    Args:
+        run: folder of the run.
+        plan: of the run.
+        subjects: whose.
+        interruption: as of `Pool`.
+        watch: shows what happens.
+        on_end: called when a mechanism has failed, and when all are measured.
+    """
+    run = run.absolute()
+    left = {subject.name: subject for subject in subjects}
+    for subject in subjects:
+        (subject.folder(run) / FAILED).unlink(missing_ok=True)
+
+    def ended(name: str, reason: str | None) -> None:
+        del left[name]
+        watch.ended(name, "measure", reason)
+        on_end()
+
+    def on_event(cell: Cell, event: dict[str, Any]) -> None:
+        if event["stage"] == "end":
+            ended(event["name"], event["reason"])
+        else:
+            watch.event(event["name"], event)
+
+    def on_outcome(cell: Cell, outcome: Outcome) -> None:
+        if outcome.reason is None:
+            return
+        # what none of them has done, all of them suffer
+        culprit = _at_work(run)
+        for name in [culprit] if culprit in left else list(left):
+            write_json(left[name].folder(run) / FAILED, {"reason": outcome.reason})
+            ended(name, outcome.reason)
+
+    # on a GPU the C++ kernels have no part
+    kernels = plan.kernels if plan.device == "cpu" else None
+    pool = Pool(interruption, threads=plan.threads, kernels=kernels)
+    while left and not interruption.requested:
+        (run / AT_WORK).unlink(missing_ok=True)
+        cell = Cell.of(measure, {"run": str(run), "names": list(left)}, log=run / "measure.log")
+        before = len(left)
+        pool.run([cell], at_once=1, on_end=on_outcome, on_event=on_event, on_tick=watch.tick)
+        if len(left) == before:
+            return  # it was stopped
+
+
+def _at_work(run: Path) -> str:
+    path = run / AT_WORK
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def measure(run: str, names: list[str]) -> None:
+    """The cell that measures the layers of trained mechanisms."""
+    import torch
+
+    from attensor.compare.measure import Measurement
+
+    folder = Path(run)
+    plan = Plan.load(folder)
+    if plan.device == "cuda":
+        # the same numbers after a resume; operations that cannot promise it only warn
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    subjects = [plan.subject(name) for name in names]
+    with ExitStack() as locks:
+        for subject in subjects:
+            # waits for a process whose parent was killed: it ends at its next event
+            locks.enter_context(locked(subject.folder(folder), wait=True))
+        Measurement(plan, subjects, folder, Reporter.current()).run()
