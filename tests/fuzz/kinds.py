@@ -92,7 +92,8 @@ def _bound(name: str, x: Any, of: str) -> str | None:
 
 
 def _choice(name: str, x: Any, of: str) -> None:
-    need(isinstance(x, str) and x in of.split("|"), f"{name}: unknown")
+    choices = [int(text) if text.isdigit() else text for text in of.split("|")]
+    need(any(type(x) is type(choice) and x == choice for choice in choices), f"{name}: unknown")
 
 
 def _text(name: str, x: Any, of: str) -> None:

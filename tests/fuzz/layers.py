@@ -105,6 +105,14 @@ def _neighborhood(a: Arguments) -> str | None:
     return "stride: larger than the window" if any(s > w for s, w in zip(strides, windows)) else None
 
 
+def _halo(a: Arguments) -> None:
+    for name in ("key_size", "value_size"):
+        size = a["hidden_size"] if a.get(name) is None else a[name]
+        need(size % a["num_heads"] == 0, f"{name}, hidden_size: heads do not divide it")
+    stride = a.get("query_stride", 1)
+    need(a.get("block_size", 8) % stride == 0, "block_size, query_stride: no multiple")
+
+
 LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "SoftmaxAttention": (
         {
@@ -158,14 +166,27 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         dict.fromkeys(("kv_weighting", "output_gate", "rotary", "lepe"), ("bool", BOTH)),
         _rala,
     ),
+    "DualAttention": (
+        {"window_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"])}
+        | {"version": ("choice:1|2", ["1", "2"])},
+        _heads,
+    ),
+    "HaloAttention": (
+        {"block_size": ("int:1", ["4"]), "halo_size": ("int:0", ["0", "1"]), "query_stride": ("int:1", ["1", "2"])}
+        | {"key_size": ("int?:1", ["None", "6", "24"]), "value_size": ("int?:1", ["None", "6"])}
+        | {"border": ("choice:mask|zero", ["'mask'", "'zero'"]), "output_projection": ("bool", BOTH)}
+        | {"legacy": ("bool", BOTH)},
+        _halo,
+    ),
     "WindowGridAttention": (
-        {"block_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"])}
+        {"block_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"]), "relative_bias": ("bool", BOTH)}
+        | {"pattern": ("choice:alternate|window|grid", ["'alternate'", "'window'", "'grid'"])}
         | {"padding": ("choice:hidden|visible", ["'hidden'", "'visible'"])},
         _heads,
     ),
 }
 GRIDS = ("AxialAttention", "GlobalLinearAttention", "NeighborhoodAttention", "RankAugmentedLinearAttention")
-GRIDS = (*GRIDS, "WindowGridAttention")
+GRIDS = (*GRIDS, "WindowGridAttention", "DualAttention", "HaloAttention")
 
 
 def names_of_layers() -> set[str]:
@@ -227,7 +248,10 @@ def _is_hidden(a: Arguments, dtype: str, *ranks: int) -> str | None:
 
 def _grid_forward(rng: random.Random, name: str) -> Call:
     dtype = rng.choice(["float32", "float64"])
-    ranks = {"RankAugmentedLinearAttention": (4,), "WindowGridAttention": (4,), "AxialAttention": (4, 5)}
+    ranks = {"AxialAttention": (4, 5)}
+    ranks |= dict.fromkeys(
+        ("RankAugmentedLinearAttention", "WindowGridAttention", "DualAttention", "HaloAttention"), (4,)
+    )
     space = [rng.choice([4, 5]), 6]
     options = {"denominator_minimum": "1.0"} if name == "GlobalLinearAttention" else {}
     allowed = ranks.get(name, (3, 4, 5))

@@ -198,6 +198,25 @@ def block(a: Arguments) -> str | None:
     return "block_size: far beyond the space" if tokens > 10**4 else is_empty(q, a["v"])
 
 
+def channel(a: Arguments) -> str | None:
+    qkv(a, 4, 5, 6)
+    need(a["q"].shape == a["k"].shape == a["v"].shape, "q, k and v: other sizes")
+    return is_empty(a["q"])
+
+
+def halo(a: Arguments) -> str | None:
+    qkv(a, 5, same_tokens=False)
+    q, k, block, width, stride = a["q"], a["k"], a["block_size"], a["halo_size"], a.get("query_stride", 1)
+    need(block % stride == 0, "block_size: no multiple of query_stride")
+    need(list(q.shape[1:3]) == [-(-n // stride) for n in k.shape[1:3]], "q: places of the queries")
+    tables = ("height_embedding", "width_embedding")
+    need((a.get(tables[0]) is None) == (a.get(tables[1]) is None), "height_embedding, width_embedding: one alone")
+    same_device(a, q, *tables)
+    for name in tables:
+        shape(a, name, [2 * (block + 2 * width) - 1, q.shape[-1]])
+    return "block_size, halo_size: very many cells" if block + 2 * width > 100 else is_empty(q, k, a["v"])
+
+
 def per_axis(value: Any, rank: int, name: str) -> list[Any]:
     several = list(value) if isinstance(value, (tuple, list)) else [value] * rank
     need(len(several) == rank, f"{name}: one for each axis")

@@ -8,6 +8,11 @@ CARD = Mechanism(
     paper=Paper("2204.03645", 2022, "DaViT: Dual Attention Vision Transformers"),
     use="images of any size at linear cost: cells of a window in one layer, channels over the whole map in the next",
     avoid="single layers, and maps whose layout matters: neither kind knows positions, convolutions bring them",
+    equation=(r"o_{nc} = \sum_d \mathrm{softmax}_d \left( \frac{1}{\sqrt{D}} \sum_m q_{mc} k_{md} \right) v_{nd}"),
+    terms={
+        "n": "a cell, and m any other: this is every second layer, the others attend in windows",
+        "c": "a channel of a group, and d any of its D channels",
+    },
     operator="attensor.ops:channel_attention",
     operators=("attensor.ops:block_attention",),
     layer="attensor.nn.dual_attention:DualAttention",

@@ -8,6 +8,15 @@ CARD = Mechanism(
     paper=Paper("2103.12731", 2021, "Scaling Local Self-Attention for Parameter Efficient Visual Backbones"),
     use="large images in place of convolutions: local attention in matrix products, with positions by row and column",
     avoid="reach beyond a block and its halo in one layer, and shifts by less than a block",
+    equation=(
+        r"o_i = \sum_{j \in W(i)} \mathrm{softmax}_j \left( q_i^\top k_j / \sqrt{K} + q_i^\top "
+        r"(R_{y(j) - y(i)} + C_{x(j) - x(i)}) \right) v_j"
+    ),
+    terms={
+        "W(i)": "the cells of i's block and of the halo around it",
+        "R": "a learned vector for each distance of rows",
+        "C": "a learned vector for each distance of columns",
+    },
     operator="attensor.ops:halo_attention",
     layer="attensor.nn.halo:HaloAttention",
     domain=Domain.GRID,
