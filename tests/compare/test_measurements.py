@@ -91,6 +91,7 @@ class Holds(nn.Module):
         return hidden_states * held[0, 0, 0]
 
 
+@pytest.mark.slow
 def test_peak_memory_is_that_of_the_tensors_to_the_byte():
     """Twice the tensors, twice the bytes; tables of a first call and repetitions change nothing."""
     peaks = {units: [row["peak_bytes"] for row in measured(Holds(units)).rows] for units in (23, 46)}

@@ -95,6 +95,7 @@ def lengths(row):
     return [line["length"] for line in row["cost"]]
 
 
+@pytest.mark.slow
 def test_failures_and_deaths_cost_their_own_rows(run, plan):
     names = ["softmax", "Dies", "Never", "Breaks", "linear"]
     found, shown = measure(run, plan, names)
@@ -129,6 +130,7 @@ class Stops(Reporter):
         self.stop = self.stop or self.when.items() <= facts.items()
 
 
+@pytest.mark.slow
 def test_a_stopped_measurement_goes_on_where_it_was(run, plan):
     subjects = [plan.subject(name) for name in ("softmax", "linear")]
     with pytest.raises(Stopped):

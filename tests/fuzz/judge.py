@@ -9,6 +9,7 @@ import traceback
 import warnings
 from typing import Any, NamedTuple
 
+import numpy
 import torch
 
 from attensor.errors import BackendError, DataError, MissingExtraError, ShapeError
@@ -77,7 +78,8 @@ def outcome(call: Call) -> tuple[str, str]:
         unsaid = kinds.check(call.kinds, arguments)
         # a rule may trip over what the kind leaves open, but not over an integer
         if unsaid is None or unsaid.endswith(kinds.NUMPY_INTEGER):
-            unsaid = call.rules(arguments) or unsaid
+            plain = {name: int(x) if isinstance(x, numpy.integer) else x for name, x in arguments.items()}
+            unsaid = call.rules(plain) or unsaid
     except Illegal as error:
         illegal = str(error)
     with warnings.catch_warnings():

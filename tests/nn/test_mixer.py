@@ -29,7 +29,7 @@ def test_attention_gives_outputs_by_head(case: Case) -> None:
     whole = layer(x)
     heads, out = seen[0]
     assert out.shape[-2] == HEADS
-    assert out.shape[:-2].numel() == x.shape[:-1].numel()
+    assert out.shape[:-2].numel() >= x.shape[:-1].numel()  # more where zeros complete the blocks
     if type(layer).forward in (Mixer.forward, SequenceMixer.forward):
         # products of other strides may round otherwise
         torch.testing.assert_close(layer.merge(out, heads).view(x.shape), whole, rtol=1e-12, atol=1e-12)

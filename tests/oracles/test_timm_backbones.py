@@ -15,7 +15,7 @@ timm = load_timm()
 
 # name, which is timm's -> blocks of a smaller one, and the sides of images that both take; built for the first
 BACKBONES = {
-    "maxvit_tiny_tf_224": ((1, 1, 2, 1), (64, 96)),
+    "maxvit_tiny_tf_224": ((1, 1, 2, 1), (64, 128)),
     "davit_tiny": ((1, 1, 1, 1), (64, 83)),
     "davit_base_fl": ((1, 1, 1, 1), (40,)),
 }

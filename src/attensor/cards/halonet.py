@@ -21,10 +21,10 @@ CARD = Mechanism(
     layer="attensor.nn.halo:HaloAttention",
     domain=Domain.GRID,
     is_causal=False,
-    flops="2*B*T*M*H*(K + V + 2*W) + 4*B*T*M*H*K/W",
+    flops="2*B*Q*W**2*H*(K + V + 2*W) + 4*B*Q*H*K*W",
     state_bytes="0",
     symbols={
-        "M": "cells of a window, for each query, those that fill up the border included",
+        "Q": "cells, those that fill up blocks at the border included",
         "W": "cells along a side of a window",
     },
     grid_options={"block_size": 4, "halo_size": 1},

@@ -4,7 +4,7 @@ from attensor.catalogue import Domain, Mechanism, Paper
 
 CARD = Mechanism(
     name="window-grid",
-    aliases=("maxvit", "max-vit"),
+    aliases=("multi-axis", "max-sa"),
     title="Window and grid attention by turns",
     system="maxvit",
     paper=Paper("2204.01697", 2022, "MaxViT: Multi-Axis Vision Transformer"),

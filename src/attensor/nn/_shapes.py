@@ -47,6 +47,7 @@ def head_dim(layer: nn.Module, size: int, num_heads: int, *, argument: str = "hi
         ValueError: `size` is not a multiple of `num_heads`.
     """
     check_range(layer, 1, **{argument: size, "num_heads": num_heads})
+    size, num_heads = int(size), int(num_heads)  # of numpy they would overflow
     if size % num_heads:
         raise ValueError(
             f"{type(layer).__name__}: {argument} {size} is not a multiple of num_heads {num_heads}; "

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.nn.window_grid import WindowGridAttention
@@ -49,6 +50,7 @@ class DualAttention(WindowGridAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_range(self, 1, window_size=window_size)
         self.sees_channels = bool(layer_index % 2)
         super().__init__(
             hidden_size,

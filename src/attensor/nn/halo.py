@@ -138,9 +138,8 @@ class HaloAttention(Mixer):
         return mixed
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """Values of the symbols of the card's formulas for an input of that size: W cells of a window."""
+        """Values of the symbols of the card's formulas for an input of that size."""
         blocks = [-(-side // self.block_size) for side in space]
         padded = blocks[0] * blocks[1] * self.block_size**2
-        window = self.block_size + 2 * self.halo_size
         sizes = {**super().cost_sizes(space), "K": self.key_dim, "V": self.head_dim}
-        return {**sizes, "W": window, "M": round(window**2 * padded / sizes["T"])}
+        return {**sizes, "W": self.block_size + 2 * self.halo_size, "Q": padded}

@@ -67,7 +67,14 @@ def _kind(annotation: Any) -> Kind:
             arguments = tuple(part for part in arguments if part is not str)
         return _either([_kind(part) for part in arguments])
     if origin is Literal:
-        return Kind(frozenset(), lambda x: any(x is y or x == y for y in arguments), _choices(arguments))
+        # True is no 1
+        return Kind(
+            frozenset(),
+            lambda x: any(
+                isinstance(x, type(y)) and isinstance(x, bool) == isinstance(y, bool) and x == y for y in arguments
+            ),
+            _choices(arguments),
+        )
     if origin in (tuple, collections.abc.Sequence, list):
         return _row(_kind(arguments[0]), None if arguments[-1] is ... or origin is not tuple else len(arguments))
     if annotation is collections.abc.Callable or origin is collections.abc.Callable:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_devices, check_float, check_qkv, checked, scale_of
+from attensor.ops._confine import is_finite
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision
 from attensor.ops.softmax_attention import softmax_attention
@@ -204,6 +205,8 @@ def _torch(x: Problem) -> Tensor:
         with full_precision(q):
             of_rows = torch.einsum("byxhk,ysk->byxhs", q, x.height_embedding[steps].to(q.dtype))
             of_columns = torch.einsum("byxhk,xsk->byxhs", q, x.width_embedding[steps].to(q.dtype))
+            if not is_finite(of_rows, of_columns):  # columns are multiplied with zeros of other cells
+                return _define(x)
             q, scale = torch.cat([q * x.scale, of_rows * factor, of_columns * factor], -1), 1.0
             k = torch.cat([k, _one_hot(window, k)], -1)
     mask = None
