@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import pytest
 
@@ -121,8 +122,25 @@ def test_cost_decides_only_among_the_good():
     found = case(concluded({"a": 0.0, "b": 0.005, "c": 0.3}, b=middle, c=fast), "decode")
     assert (found["use"], found["confidence"], found["length"]) == ("b", "clear", 16384)
     assert "50 µs for one more token after 16k tokens with 4 KiB of state a layer" in found["sentence"]
-    found = case(concluded({"a": 0.0, "b": 0.005, "c": 0.01}, b=middle, c=fast), "decode")
+    found = case(concluded({"a": 0.0, "b": 0.002, "c": 0.004}, b=middle, c=fast), "decode")
     assert found["use"] == "c"
+
+
+@pytest.mark.parametrize("gap", [0.017, 0.02, 0.023])
+def test_a_difference_of_about_the_margin_does_not_turn_the_verdict(gap):
+    """c is cheaper, and may be worse by more than a reader wants: it is offered with its price in quality."""
+    fast = {"decode": [decode(n, 0.01, 4096) for n in LENGTHS]}
+    found = case(concluded({"a": 0.0, "b": 0.1, "c": gap}, c=fast), "decode")
+    assert (found["use"], found["confidence"]) == ("a", "clear")
+    assert re.search(r"; c takes 0\.\d+x the time, for a score 0\.0\d+ bits per byte worse\.", found["sentence"])
+
+
+def test_equal_ones_of_which_one_may_be_much_worse_leave_the_cheapest_open():
+    noisy = {"seed_sd": 0.02}
+    fast = {"decode": [decode(n, 0.01, 4096) for n in LENGTHS]}
+    found = case(concluded({"a": 0.0, "b": 0.001}, truth={**QUIET, **noisy}, b=fast), "decode")
+    assert (found["use"], found["confidence"]) == (None, "not decided")
+    assert "which is not decided" in found["sentence"]
 
 
 def test_overlapping_quartiles_decide_nothing_but_the_state_may():

@@ -209,11 +209,8 @@ def halo(a: Arguments) -> str | None:
     q, k, block, width, stride = a["q"], a["k"], a["block_size"], a["halo_size"], a.get("query_stride", 1)
     need(block % stride == 0, "block_size: no multiple of query_stride")
     need(list(q.shape[1:3]) == [-(-n // stride) for n in k.shape[1:3]], "q: places of the queries")
-    tables = ("height_embedding", "width_embedding")
-    need((a.get(tables[0]) is None) == (a.get(tables[1]) is None), "height_embedding, width_embedding: one alone")
-    same_device(a, q, *tables)
-    for name in tables:
-        shape(a, name, [2 * (block + 2 * width) - 1, q.shape[-1]])
+    same_device(a, q, "relative_embedding")
+    shape(a, "relative_embedding", [2, 2 * (block + 2 * width) - 1, q.shape[-1]])
     return "block_size, halo_size: very many cells" if block + 2 * width > 100 else is_empty(q, k, a["v"])
 
 

@@ -173,15 +173,14 @@ def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
     space, block, stride, halo = [rng.choice([4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
     batch = rng.choice([1, 2])
     [*_, width, _], tensors = _qkv(rng, dtype, space, batch)
-    tables = randn(dtype, 2 * (block + 2 * halo) - 1, width)
     return {
         **tensors,
         "q": f"{tensors['q']}[:, ::{stride}, ::{stride}]",
         "block_size": repr(block),
         "halo_size": repr(halo),
         "query_stride": repr(stride),
-        **({"height_embedding": tables, "width_embedding": tables} if rng.random() < 0.6 else {}),
-        **optional(rng, 0.3, scale_position=pick(rng, [True, False]), legacy_offsets=pick(rng, [True, False])),
+        **optional(rng, 0.6, relative_embedding=randn(dtype, 2, 2 * (block + 2 * halo) - 1, width)),
+        **optional(rng, 0.3, legacy_offsets=pick(rng, [True, False])),
         **optional(rng, 0.4, border=pick(rng, ["mask", "zero"])),
         **optional(rng, 0.3, scale=pick(rng, [0.7, 1.0, 2])),
         **optional(rng, 0.4, backend=pick(rng, [None, "torch", "reference"])),
@@ -306,8 +305,7 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
     "channel_attention": ({**FLOATS, **SHARED}, _channel, rules.channel),
     "halo_attention": (
         {**FLOATS, **SHARED, "block_size": "*int:1", "halo_size": "*int:0", "query_stride": "int:1"}
-        | {"height_embedding": "tensor?:float", "width_embedding": "tensor?:float", "scale_position": "bool"}
-        | {"border": "choice:mask|zero", "legacy_offsets": "bool"},
+        | {"relative_embedding": "tensor?:float", "border": "choice:mask|zero", "legacy_offsets": "bool"},
         _halo,
         rules.halo,
     ),

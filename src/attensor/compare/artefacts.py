@@ -10,7 +10,12 @@ from typing import Any, Self
 from attensor.files import DamagedFileError, read_json, write_json
 from attensor.lab import kept
 
-__all__ = ["Artefact", "Balance", "Measured", "Pace", "Pilot", "References", "Schedule", "SeedRun"]
+__all__ = ["AT_WORK", "FAILED", "Artefact", "Balance", "Measured", "Pace", "Pilot", "References", "Schedule", "SeedRun"]
+
+# in the folder of a run: the mechanism whose code is being measured, for whoever finds the process dead
+AT_WORK = "at-work.txt"
+# in the folder of a mechanism: why it could not be measured
+FAILED = "failed-measure.json"
 
 
 class Artefact:

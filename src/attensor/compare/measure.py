@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from attensor import catalogue
 from attensor.bench.memory import keep_freed_memory, measure_tensor_bytes
-from attensor.compare.artefacts import Balance, Measured
+from attensor.compare.artefacts import AT_WORK, FAILED, Balance, Measured
 from attensor.compare.cost import CostContender, Setting
 from attensor.compare.counts import load_counts
 from attensor.compare.decoding import DecodeContender, GenerationContender, decode_sizes
 from attensor.compare.generate import trained_model
-from attensor.compare.measuring import AT_WORK, FAILED
 from attensor.compare.plan import Plan
 from attensor.compare.rounds import Contender, Size, in_turns
 from attensor.compare.subjects import Subject

@@ -7,18 +7,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from attensor.compare.artefacts import AT_WORK, FAILED
 from attensor.compare.phases import Watch
 from attensor.compare.plan import Plan
 from attensor.compare.subjects import Subject
 from attensor.files import locked, write_json
 from attensor.lab import Cell, Interruption, Outcome, Pool, Reporter
 
-__all__ = ["AT_WORK", "FAILED", "measure", "run_measurements"]
-
-# in the folder of a run: the mechanism whose code runs, for whoever finds the process dead
-AT_WORK = "at-work.txt"
-# in the folder of a mechanism: why it could not be measured
-FAILED = "failed-measure.json"
+__all__ = ["measure", "run_measurements"]
 
 
 def run_measurements(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from attensor.compare.advice import BASELINE, code, price
-from attensor.compare.pairs import ALPHA, Comparison
+from attensor.compare.pairs import Comparison
 from attensor.compare.ranking import Ranking
 from attensor.compare.readings import Readings, cheapest, decode_states, decode_times, layer_times
 from attensor.compare.words import enumerated, gap_text, margin_of
@@ -18,10 +19,12 @@ __all__ = ["CLEAR", "fastest_of", "verdict"]
 Row = Mapping[str, Any]
 Confidence = Literal["clear", "likely", "not decided"]
 
-# p after Holm: clear up to this, likely up to ALPHA
+# p after Holm: clear up to this, likely beyond
 CLEAR = 0.01
 # a ratio of medians that makes an advantage clear, and of states that breaks a tie
 _CLEAR_RATIO = 1.25
+# a mechanism that is worse by more margins than this is not offered for its speed
+_WORTH_A_WORD = 3
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,18 @@ class _Judge:
         return margin_of(self.metric)
 
     def good(self, comparison: Comparison) -> list[str]:
-        """Those that are not clearly worse than the best by more than the margin, best first.
-
-        All of them where nothing is decided.
+        """The best, and those that are certainly not worse than it by more than the margin: a choice among them does
+        not change when a difference of the margin's size comes out a little larger. All where nothing is decided.
         """
         first, *rest = comparison.order
         if self.ranking.withheld is not None:
             return list(comparison.order)
-        return [first, *(name for name in rest if not comparison.is_worse(name, first, self.margin))]
+        return [first, *(name for name in rest if self.disadvantage(comparison, name)[1] <= self.margin)]
+
+    def disadvantage(self, comparison: Comparison, name: str) -> tuple[float, float]:
+        """The interval of what a mechanism is worse than the best; without an end where it is not known."""
+        row = comparison.pairs[comparison.order[0], name].as_row()
+        return (-math.inf, math.inf) if row["low"] is None else (row["low"], row["high"])
 
     def case(
         self,
@@ -128,8 +135,8 @@ def _long(judge: _Judge, longest: Comparison | None) -> dict[str, Any] | None:
     key = "score_4x" if longest is not None else "score"
 
     def sentence(use: str, at: int, is_tied: bool) -> str:
-        how = "as fast as any layer and with the smallest state" if is_tied else "the fastest layer"
-        return f"Long contexts: use {use}, {how} at {short(at)} {judge.units}"
+        how = "as fast as any and with the smallest state" if is_tied else "the fastest"
+        return f"Long contexts: use {use}, {how} of the best in quality at {short(at)} {judge.units}"
 
     return _cheapest_case(judge, "long", comparison, layer_times, sentence, key)
 
@@ -142,17 +149,32 @@ def _decode(judge: _Judge) -> dict[str, Any] | None:
         what = f"Cheapest decoding: use {use}, {milliseconds(decode_times(row)[at].value)} for one more token"
         what += f" after {short(at)} {judge.units}"
         what += f" with {size(decode_states(row)[at].value)} of state a layer" if at in decode_states(row) else ""
-        return what + (", as fast as any and with the smallest state" if is_tied else ", the least")
+        how = "as fast as any and with the smallest state" if is_tied else "the least"
+        return f"{what}, {how} of the best in quality"
 
     return _cheapest_case(judge, "decode", comparison, decode_times, sentence, "score")
 
 
-def _of_the_good(judge: _Judge, comparison: Comparison, use: str, others: list[str]) -> str:
-    if not others:
-        return "; all others are clearly worse in quality or did not get so far."
-    if use == comparison.order[0]:
-        return "; none has a better score."
-    return f", of those that are not clearly worse than the best by more than {gap_text(judge.margin, judge.metric)}."
+def _trade(judge: _Judge, comparison: Comparison, times: Mapping[str, Readings], use: str, at: int) -> str:
+    """What is given away for quality: the fastest of those that are somewhat worse."""
+    name = min(_quicker(judge, comparison, times, use, at), key=lambda one: times[one][at].value, default=None)
+    if name is None:
+        missing = [one for one in judge.good(comparison) if at not in times[one]]
+        return f"; {enumerated(missing)} did not get so far" if missing else ""
+    gap = gap_text(comparison.pairs[comparison.order[0], name].found.value, judge.metric)
+    return f"; {name} takes {times[name][at].value / times[use][at].value:.2g}x the time, for a score {gap} worse"
+
+
+def _quicker(judge: _Judge, comparison: Comparison, times: Mapping[str, Readings], use: str, at: int) -> list[str]:
+    """Those that are faster outside the noise, and not good for certain, but not far from it either."""
+    good = judge.good(comparison)
+    return [
+        name
+        for name in comparison.order
+        if name not in good and at in times[name]
+        if comparison.pairs[comparison.order[0], name].found.value <= _WORTH_A_WORD * judge.margin
+        if times[name][at].is_below(times[use][at])
+    ]
 
 
 def _cheapest_case(
@@ -179,10 +201,15 @@ def _cheapest_case(
     if use is None:
         text = f"{what}: any of {enumerated(tied)}, whose times cannot be told apart."
         return judge.case(case, None, tied, "not decided", text, key=key, length=at)
+    quicker = _quicker(judge, comparison, times, use, at)
+    if doubtful := [name for name in comparison.groups[0] if name in quicker]:
+        gap = gap_text(judge.margin, judge.metric)
+        text = f"{what}: {use}, or {enumerated(doubtful)} if worse by less than {gap}, which is not decided."
+        return judge.case(case, None, [use, *doubtful], "not decided", text, key=key, length=at)
     rest = [times[name][at].value for name in there if name != use]
     is_clear = not by_state and (not rest or min(rest) >= _CLEAR_RATIO * times[use][at].value)
-    confidence: Confidence = "clear" if is_clear and not _is_doubtful(judge, comparison, use) else "likely"
-    text = sentence(use, at, by_state) + _of_the_good(judge, comparison, use, [name for name in there if name != use])
+    confidence: Confidence = "clear" if is_clear else "likely"
+    text = f"{sentence(use, at, by_state)}{_trade(judge, comparison, times, use, at)}."
     return judge.case(case, use, tied, confidence, text, key=key, length=at)
 
 
@@ -197,9 +224,3 @@ def _smallest_state(judge: _Judge, tied: Sequence[str]) -> tuple[str | None, boo
     sizes = sorted((states[name][max(common)].value, name) for name in tied)
     is_smaller = sizes[0][0] * _CLEAR_RATIO <= sizes[1][0]
     return (sizes[0][1] if is_smaller else None), True
-
-
-def _is_doubtful(judge: _Judge, comparison: Comparison, use: str) -> bool:
-    """Whether its score is worse than the best by more than the margin, though that is not decided."""
-    pair = comparison.pairs.get((comparison.order[0], use))
-    return pair is not None and pair.found.value > judge.margin and pair.p > ALPHA

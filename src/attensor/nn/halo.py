@@ -126,8 +126,7 @@ class HaloAttention(Mixer):
             block_size=self.block_size,
             halo_size=self.halo_size,
             query_stride=self.query_stride,
-            height_embedding=self.pos_embed.height_rel,
-            width_embedding=self.pos_embed.width_rel,
+            relative_embedding=torch.stack([self.pos_embed.height_rel, self.pos_embed.width_rel]),
             border=self.border,
             legacy_offsets=self.legacy,
         )

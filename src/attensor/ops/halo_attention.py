@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_devices, check_float, check_qkv, checked, scale_of
+from attensor.ops._checks import check_float, check_qkv, checked, scale_of
 from attensor.ops._confine import is_finite
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision
@@ -39,9 +39,7 @@ class Problem:
     block_size: int
     halo_size: int
     query_stride: int
-    height_embedding: Tensor | None
-    width_embedding: Tensor | None
-    scale_position: bool
+    relative_embedding: Tensor | None
     border: str
     legacy_offsets: bool
     scale: float
@@ -73,9 +71,7 @@ def halo_attention(
     block_size: int,
     halo_size: int,
     query_stride: int = 1,
-    height_embedding: Tensor | None = None,
-    width_embedding: Tensor | None = None,
-    scale_position: bool = False,
+    relative_embedding: Tensor | None = None,
     border: Literal["mask", "zero"] = "mask",
     legacy_offsets: bool = False,
     scale: float | None = None,
@@ -90,9 +86,9 @@ def halo_attention(
         block_size: cells along a side of a block, a multiple of query_stride.
         halo_size: cells that a window reaches beyond its block on every side.
         query_stride: 1, or more to make the map smaller.
-        height_embedding, width_embedding: [2 S - 1, K], both or neither: what queries are multiplied with for each row
-            and column between a key in its window and the query in its block, beginning at -(S - 1).
-        scale_position: multiply those products by `scale` as well.
+        relative_embedding: [2, 2 S - 1, K]: what queries are multiplied with for each row (first) and column (second)
+            between a key in its window and the query in its block, beginning at -(S - 1). It is not scaled: multiply it
+            by `scale` where positions are to be.
         border: `"mask"`: nobody sees beyond the map; `"zero"`: cells of zeros are seen there (timm).
         legacy_offsets: count strided queries of a block as if they were neighbours (timm's weights).
         scale: multiplies q k; `K ** -0.5` if None.
@@ -100,7 +96,7 @@ def halo_attention(
     Returns:
         [B, rows', columns', H, V] in v's dtype. Memory (S / block_size)^2 of k and v, and S^2 scores for each query.
     Raises:
-        ShapeError: sizes disagree. ValueError: a block that the stride does not divide, or one table alone.
+        ShapeError: sizes disagree. ValueError: a block that the stride does not divide.
         TypeError: dtypes differ or are not floating.
     Source: arXiv:2103.12731, sections 2.2 and 3.1. Derivatives of any order.
     """
@@ -109,8 +105,7 @@ def halo_attention(
     rows, columns = k.shape[1], k.shape[2]
     problem = Problem(
         _tiled(q, block_size // query_stride), _tiled(k, block_size), _tiled(v, block_size), block_size, halo_size,
-        query_stride, height_embedding, width_embedding, scale_position, border, legacy_offsets, scale_of(q, scale),
-        (rows, columns),
+        query_stride, relative_embedding, border, legacy_offsets, scale_of(q, scale), (rows, columns),
     )  # fmt: skip
     _check_tables(problem)
     return _OPERATOR(problem, backend)[:, : q.shape[1], : q.shape[2]]
@@ -134,19 +129,16 @@ def _check(q: Tensor, k: Tensor, block_size: int, halo_size: int, query_stride: 
 
 
 def _check_tables(x: Problem) -> None:
-    tables = {"height_embedding": x.height_embedding, "width_embedding": x.width_embedding}
-    check_devices(_NAME, x.q, **tables)
-    for name, table in tables.items():
-        if table is None:
-            if any(other is not None for other in tables.values()):
-                raise ValueError(f"{_NAME}: height_embedding and width_embedding go together; pass {name} as well.")
-            continue
-        check_float(_NAME, name, table, x.q)
-        if list(table.shape) != [2 * x.window - 1, x.q.shape[-1]]:
-            raise ShapeError(
-                f"{_NAME}: {name} must be [2 S - 1, K] = {[2 * x.window - 1, x.q.shape[-1]]} for windows of S = "
-                f"{x.window}, got {list(table.shape)}."
-            )
+    tables = x.relative_embedding
+    if tables is None:
+        return
+    check_float(_NAME, "relative_embedding", tables, x.q)
+    expected = [2, 2 * x.window - 1, x.q.shape[-1]]
+    if list(tables.shape) != expected:
+        raise ShapeError(
+            f"{_NAME}: relative_embedding must be [2, 2 S - 1, K] = {expected} for windows of S = {x.window}, got "
+            f"{list(tables.shape)}."
+        )
 
 
 def _tiled(x: Tensor, side: int) -> Tensor:
@@ -178,14 +170,12 @@ def _define(x: Problem) -> Tensor:
     inside = [(p >= 0) & (p < x.window) for p in place]
     visible = inside[0][:, None, :, None] & inside[1][None, :, None, :] & seen  # [r, c, R, C]
     bias = torch.zeros((), dtype=x.q.dtype, device=x.q.device).expand(x.q.shape[0], x.q.shape[3], *visible.shape)
-    factor = x.scale if x.scale_position else 1.0
-    for axis, table in enumerate((x.height_embedding, x.width_embedding)):
-        if table is not None:
-            inner = torch.arange(len(place[axis]), device=k.device) % x.queries
-            steps = inner * (1 if x.legacy_offsets else x.query_stride)
-            rows = (place[axis] - steps[:, None] + x.window - 1).clamp(0, 2 * x.window - 2)
-            product = torch.einsum("brchk,rmk->bhrcm" if axis == 0 else "brchk,cmk->bhrcm", x.q * factor, table[rows])
-            bias = bias + (product[..., None] if axis == 0 else product[..., None, :])
+    for axis, table in enumerate(() if x.relative_embedding is None else x.relative_embedding):
+        inner = torch.arange(len(place[axis]), device=k.device) % x.queries
+        steps = inner * (1 if x.legacy_offsets else x.query_stride)
+        rows = (place[axis] - steps[:, None] + x.window - 1).clamp(0, 2 * x.window - 2)
+        product = torch.einsum("brchk,rmk->bhrcm" if axis == 0 else "brchk,cmk->bhrcm", x.q, table[rows])
+        bias = bias + (product[..., None] if axis == 0 else product[..., None, :])
     mask = bias.masked_fill(~visible, float("-inf")).flatten(4, 5).flatten(2, 3)
     q, k, v = (t.flatten(1, 2) for t in (x.q, k, v))
     return torch.unflatten(dense(q, k, v, mask, x.scale)[0], 1, x.q.shape[1:3])
@@ -200,14 +190,14 @@ def _torch(x: Problem) -> Tensor:
     )  # [B, n, m, P, P, H, K]
     q, k, v = q.flatten(0, 2), _windows(x, x.k), _windows(x, x.v)
     scale: float | None = x.scale
-    if x.height_embedding is not None and x.width_embedding is not None:
-        steps, factor = x.offsets(), x.scale if x.scale_position else 1.0
+    if x.relative_embedding is not None:
+        heights, widths = x.relative_embedding[:, x.offsets()].to(q.dtype)
         with full_precision(q):
-            of_rows = torch.einsum("byxhk,ysk->byxhs", q, x.height_embedding[steps].to(q.dtype))
-            of_columns = torch.einsum("byxhk,xsk->byxhs", q, x.width_embedding[steps].to(q.dtype))
+            of_rows = torch.einsum("byxhk,ysk->byxhs", q, heights)
+            of_columns = torch.einsum("byxhk,xsk->byxhs", q, widths)
             if not is_finite(of_rows, of_columns):  # columns are multiplied with zeros of other cells
                 return _define(x)
-            q, scale = torch.cat([q * x.scale, of_rows * factor, of_columns * factor], -1), 1.0
+            q, scale = torch.cat([q * x.scale, of_rows, of_columns], -1), 1.0
             k = torch.cat([k, _one_hot(window, k)], -1)
     mask = None
     if x.border == "mask":

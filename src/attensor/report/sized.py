@@ -45,20 +45,24 @@ def sized(results: Results) -> dict[str, Any]:
                 "peak": [peaks[-1]["length"], peaks[-1]["peak_bytes"], power] if peaks and is_number(power) else None,
             }
         )
-    plan = field(results, "plan") or {}
-    start = {
-        "width": plan.get("hidden_size") or 64,
-        "layers": plan.get("num_layers") or 2,
-        "heads": plan.get("num_heads") or 2,
-        "batch": 1,
-        "length": 4096 if is_text(results) else 256,
-    }
+    start = _start(results)
     return {
         "rows": rows,
         "start": start,
         "measured_width": start["width"],
         "symbols": symbol_meanings(results),
         "decodes": is_text(results),
+    }
+
+
+def _start(results: Results) -> dict[str, int]:
+    plan = field(results, "plan") or {}
+    return {
+        "width": plan.get("hidden_size") or 64,
+        "layers": plan.get("num_layers") or 2,
+        "heads": plan.get("num_heads") or 2,
+        "batch": 1,
+        "length": 4096 if is_text(results) else 256,
     }
 
 

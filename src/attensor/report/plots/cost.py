@@ -62,24 +62,13 @@ def decoding(results: Results) -> Chart | None:
         horizontal=batches,
         is_wanted=lambda row: wide is not None and row.get("context") == wide,
     )
-    shown = [
-        latency,
-        state,
-        by_batch,
-        Measured(
-            "tokens/s of the model",
-            "tokens a second, whole model, all sequences together",
-            *("generation", "batch", "tokens_per_second"),
-            compact,
-            log_axis,
-            batches,
-        ),
-    ]
+    what, columns = "tokens a second, whole model, all sequences together", ("generation", "batch", "tokens_per_second")
+    whole = Measured("tokens/s of the model", what, *columns, compact, log_axis, batches)
     text = (
         "One layer: the time for one more token of every sequence and the bytes kept for it, after a context of so "
         "many tokens. Tokens a second are those of the whole model, all sequences together."
     )
-    return chart("decode", "Decoding", text, [against(results, what) for what in shown])
+    return chart("decode", "Decoding", text, [against(results, one) for one in (latency, state, by_batch, whole)])
 
 
 def _context_of_batches(results: Results) -> int | None:

@@ -18,7 +18,7 @@ def case(rows: int = 6, columns: int = 5, stride: int = 1, *, tables: bool = Tru
         "v": normal(2, rows, columns, 2, 5, seed=2),
     }
     if tables:
-        tensors |= {"height_embedding": normal(11, 3, seed=3), "width_embedding": normal(11, 3, seed=4)}
+        tensors["relative_embedding"] = normal(2, 11, 3, seed=3)
     return Inputs(tensors, {"block_size": 4, "halo_size": 1, "query_stride": stride, **options})
 
 
@@ -30,7 +30,7 @@ register(
         {
             "padded blocks": lambda: case(),
             "without positions": lambda: case(tables=False),
-            "zeros around, scaled positions": lambda: case(border="zero", scale_position=True),
+            "zeros around": lambda: case(border="zero"),
             "strided": lambda: case(8, 7, 2),
             "strided as timm": lambda: case(8, 4, 2, legacy_offsets=True, border="zero"),
             "one cell": lambda: case(1, 1),
