@@ -174,8 +174,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "HaloAttention": (
         {"block_size": ("int:1", ["4"]), "halo_size": ("int:0", ["0", "1"]), "query_stride": ("int:1", ["1", "2"])}
         | {"key_size": ("int?:1", ["None", "6", "24"]), "value_size": ("int?:1", ["None", "6"])}
-        | {"border": ("choice:mask|zero", ["'mask'", "'zero'"]), "output_projection": ("bool", BOTH)}
-        | {"legacy": ("bool", BOTH)},
+        | {"output_projection": ("bool", BOTH), "as_timm": ("bool", BOTH)},
         _halo,
     ),
     "WindowGridAttention": (

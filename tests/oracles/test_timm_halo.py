@@ -27,9 +27,7 @@ def test_equals_timm(case: str) -> None:
     torch.manual_seed(0)
     layer = HaloAttn(16, dim_out=24, num_heads=2, block_size=4, halo_size=1, **theirs).double()
     sizes: dict[str, Any] = {"key_size": 24, "value_size": 24, **ours}
-    mine = nn.HaloAttention(
-        16, 2, block_size=4, halo_size=1, border="zero", output_projection=False, legacy=True, **sizes
-    ).double()
+    mine = nn.HaloAttention(16, 2, block_size=4, halo_size=1, output_projection=False, as_timm=True, **sizes).double()
     mine.load_state_dict(layer.state_dict())
     if case == "scaled positions":
         with torch.no_grad():

@@ -66,8 +66,6 @@ def hold(
     """
     _refuse_nonsense(name, options)
     console = console or Console()
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise BackendError(f"bench {name}: PyTorch sees no GPU here; use --device cpu.")
     bench: Bench = importlib.import_module(f"attensor.bench.contestants.{name}").bench(options)
     peers = _chosen(name, bench.peers, options.peers)
     with torch_threads(options.threads), _progress(console, len(bench.cells)) as tick:
@@ -82,12 +80,8 @@ def hold(
     if options.save:
         name += "-quick" * options.quick + "-partial" * bool(interruption) + bench.suffix
         path = folder / f"{machine['date']}-{name}-{options.device}.md"
-        data = {
-            "machine": machine,
-            "options": asdict(options),
-            "checks": [asdict(check) for check in contest.checks],
-            "rows": [asdict(row) | {"kind": row.problem.kind} for row in rows],
-        }
+        checks, found = map(asdict, contest.checks), [asdict(row) | {"kind": row.problem.kind} for row in rows]
+        data = {"machine": machine, "options": asdict(options), "checks": list(checks), "rows": found}
         _keep(path, f"attensor bench {name}", tables, data)
         console.print(f"written to {path}")
     if interruption:
@@ -132,7 +126,9 @@ def _chosen(name: str, peers: Sequence[Peer], chosen: Sequence[str]) -> list[Pee
 
 
 def _refuse_nonsense(name: str, options: BenchOptions) -> None:
-    """Nothing chosen, counts below 1, and a budget that is not positive."""
+    """A GPU that is not there, nothing chosen, counts below 1, and a budget that is not positive."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise BackendError(f"bench {name}: PyTorch sees no GPU here; use --device cpu.")
     for option in fields(options):
         given = getattr(options, option.name)
         if given == ():

@@ -31,7 +31,7 @@ CARD = Mechanism(
     example_options={"block_size": 4, "halo_size": 1},
     shown_options={"block_size": 8, "halo_size": 3},
     variants={
-        "zeros at the border, no projection": {"border": "zero", "output_projection": False},
+        "as timm, no projection": {"as_timm": True, "output_projection": False},
         "wide values": {"value_size": 24},
     },
 )

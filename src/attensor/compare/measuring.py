@@ -36,41 +36,48 @@ def run_measurements(
         watch: shows what happens.
         on_end: called when a mechanism has failed, and when all are measured.
     """
-    run = run.absolute()
-    left = {subject.name: subject for subject in subjects}
-    for subject in subjects:
-        (subject.folder(run) / FAILED).unlink(missing_ok=True)
-
-    def ended(name: str, reason: str | None) -> None:
-        del left[name]
-        watch.ended(name, "measure", reason)
-        on_end()
-
-    def on_event(cell: Cell, event: dict[str, Any]) -> None:
-        if event["stage"] == "end":
-            ended(event["name"], event["reason"])
-        else:
-            watch.event(event["name"], event)
-
-    def on_outcome(cell: Cell, outcome: Outcome) -> None:
-        if outcome.reason is None:
-            return
-        # what none of them has done, all of them suffer
-        culprit = _at_work(run)
-        for name in [culprit] if culprit in left else list(left):
-            write_json(left[name].folder(run) / FAILED, {"reason": outcome.reason})
-            ended(name, outcome.reason)
-
+    left = _Left(run.absolute(), subjects, watch, on_end)
     # on a GPU the C++ kernels have no part
     kernels = plan.kernels if plan.device == "cpu" else None
     pool = Pool(interruption, threads=plan.threads, kernels=kernels)
-    while left and not interruption.requested:
-        (run / AT_WORK).unlink(missing_ok=True)
-        cell = Cell.of(measure, {"run": str(run), "names": list(left)}, log=run / "measure.log")
-        before = len(left)
-        pool.run([cell], at_once=1, on_end=on_outcome, on_event=on_event, on_tick=watch.tick)
-        if len(left) == before:
+    while left.subjects and not interruption.requested:
+        (left.run / AT_WORK).unlink(missing_ok=True)
+        asked = {"run": str(left.run), "names": list(left.subjects)}
+        cell, before = Cell.of(measure, asked, log=left.run / "measure.log"), len(left.subjects)
+        pool.run([cell], at_once=1, on_end=left.on_outcome, on_event=left.on_event, on_tick=watch.tick)
+        if len(left.subjects) == before:
             return  # it was stopped
+
+
+class _Left:
+    """The mechanisms that have not been measured yet, and what happens to them."""
+
+    def __init__(self, run: Path, subjects: Sequence[Subject], watch: Watch, on_end: Callable[[], object]) -> None:
+        self.run, self._watch, self._on_end = run, watch, on_end
+        self.subjects = {subject.name: subject for subject in subjects}
+        for subject in subjects:
+            (subject.folder(run) / FAILED).unlink(missing_ok=True)
+
+    def on_event(self, cell: Cell, event: dict[str, Any]) -> None:
+        """One is done, or something is to be shown."""
+        if event["stage"] == "end":
+            self._ended(event["name"], event["reason"])
+        else:
+            self._watch.event(event["name"], event)
+
+    def on_outcome(self, cell: Cell, outcome: Outcome) -> None:
+        """The process has ended: of a failure, it is the one at work that suffers, or all if it was nobody's."""
+        if outcome.reason is None:
+            return
+        culprit = _at_work(self.run)
+        for name in [culprit] if culprit in self.subjects else list(self.subjects):
+            write_json(self.subjects[name].folder(self.run) / FAILED, {"reason": outcome.reason})
+            self._ended(name, outcome.reason)
+
+    def _ended(self, name: str, reason: str | None) -> None:
+        del self.subjects[name]
+        self._watch.ended(name, "measure", reason)
+        self._on_end()
 
 
 def _at_work(run: Path) -> str:

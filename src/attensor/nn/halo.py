@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,9 @@ class HaloAttention(Mixer):
         key_size: channels of all queries, and of all keys; C if None.
         value_size: channels of all values, and of the output without a projection; C if None.
         query_stride: keep every so many-th row and column of queries.
-        border: `"mask"`: nobody sees beyond the map; `"zero"`: cells of zeros are seen there (timm).
         output_projection: a linear layer back to C; without it the heads side by side are the output (timm).
-        legacy: positions of strided queries as in timm's weights.
+        as_timm: as in timm's weights: cells of zeros are seen beyond the map, which nobody sees otherwise, and strided
+            queries of a block have the positions of neighbours.
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, or the stride not the block.
@@ -73,7 +73,7 @@ class HaloAttention(Mixer):
 
     ranks = (4,)
 
-    shown = (*Mixer.shown, "block_size", "halo_size", "query_stride", "border")
+    shown = (*Mixer.shown, "block_size", "halo_size", "query_stride", "as_timm")
 
     def __init__(
         self,
@@ -85,9 +85,8 @@ class HaloAttention(Mixer):
         key_size: int | None = None,
         value_size: int | None = None,
         query_stride: int = 1,
-        border: Literal["mask", "zero"] = "mask",
         output_projection: bool = True,
-        legacy: bool = False,
+        as_timm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -106,7 +105,7 @@ class HaloAttention(Mixer):
             self, values, num_heads, argument="hidden_size" if value_size is None else "value_size"
         )
         self.block_size, self.halo_size, self.query_stride = block_size, halo_size, query_stride
-        self.border, self.legacy = border, legacy
+        self.as_timm = as_timm
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         self.q = nn.Conv2d(hidden_size, keys, 1, stride=query_stride, bias=False, **factory)
         self.kv = nn.Conv2d(hidden_size, keys + values, 1, bias=False, **factory)
@@ -127,8 +126,8 @@ class HaloAttention(Mixer):
             halo_size=self.halo_size,
             query_stride=self.query_stride,
             relative_embedding=torch.stack([self.pos_embed.height_rel, self.pos_embed.width_rel]),
-            border=self.border,
-            legacy_offsets=self.legacy,
+            border="zero" if self.as_timm else "mask",
+            legacy_offsets=self.as_timm,
         )
 
     def merge(self, out: Tensor, heads: Heads) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -97,6 +97,15 @@ class Check:
     passed: bool
     measured: Interval | None = None
     bounds: tuple[float, ...] = ()
+
+    @classmethod
+    def between(
+        cls, text: str, found: Interval, *, low: float = -math.inf, above: float = -math.inf, high: float = math.inf
+    ) -> Self:
+        """A mark on an estimate: at least `low`, more than `above`, at most `high`, each of which may be left out."""
+        bounds = tuple(bound for bound in (low, above, high) if math.isfinite(bound))
+        passed = low <= found.mean <= high and found.mean > above
+        return cls(f"{text}: {found}", passed, found, bounds)
 
     @property
     def interval(self) -> tuple[float, float] | None:

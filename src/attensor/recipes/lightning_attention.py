@@ -117,29 +117,18 @@ def judge(times: list[dict[str, Any]], texts: Runs) -> Verdict:
     to_la1, to_softmax = (ratio((name, FORWARD, 4096), (LA2, FORWARD, 4096)) for name in (LA1, SOFTMAX))
     difference = max(found["difference"] for found in times)
     gap = max(abs(a - b) for a, b in zip(texts.of(LA1, "loss.1"), texts.of(LA2, "loss.1"), strict=True))
+    mark = Check.between
     checks = (
         *(
-            Check(
-                f"time per token of LA-2, {passes}, at 16384 at most 2 x that at 1024: {grown}",
-                grown.mean <= 2,
-                grown,
-                (2,),
-            )
+            mark(f"time per token of LA-2, {passes}, at 16384 at most 2 x that at 1024", grown, high=2.0)
             for passes, grown in constant.items()
         ),
         *(
-            Check(
-                f"time per token of LA-1, {passes}, at 8192 at least 6 x that at 1024: {grown}",
-                grown.mean >= 6,
-                grown,
-                (6,),
-            )
+            mark(f"time per token of LA-1, {passes}, at 8192 at least 6 x that at 1024", grown, low=6.0)
             for passes, grown in linear.items()
         ),
-        Check(f"LA-2 at least 5 x as fast as LA-1 at 4096, forward: {to_la1}", to_la1.mean >= 5, to_la1, (5,)),
-        Check(
-            f"LA-2 more than 1 x as fast as SDPA at 4096, forward: {to_softmax}", to_softmax.mean > 1, to_softmax, (1,)
-        ),
+        mark("LA-2 at least 5 x as fast as LA-1 at 4096, forward", to_la1, low=5.0),
+        mark("LA-2 more than 1 x as fast as SDPA at 4096, forward", to_softmax, above=1.0),
         Check(f"outputs of LA-1 and LA-2 equal to 1e-4 of the largest: {difference:.1e}", difference <= 1e-4),
         Check(f"losses of models trained with LA-1 and LA-2 within 0.02 nats: at most {gap:.5f} apart", gap <= 0.02),
     )

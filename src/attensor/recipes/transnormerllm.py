@@ -161,46 +161,15 @@ def judge(texts: Runs, times: list[dict[str, Any]]) -> Verdict:
         Interval.of([table[name, LATE] / table[name, EARLY] for table in tables]) for name in (TNL, TRANSFORMER)
     )
     longer = Interval.of([found["train"][str(LONG)] / found["train"][str(SHORT)] for found in times])
+    mark = Check.between
     checks = (
-        Check(
-            f"loss less that of an equally large Transformer at most +0.03 nats: {behind}",
-            behind.mean <= 0.03,
-            behind,
-            (0.03,),
-        ),
-        Check(
-            f"without decay the loss rises by at least 0.02: {rise[WITHOUT_DECAY]}",
-            rise[WITHOUT_DECAY].mean >= 0.02,
-            rise[WITHOUT_DECAY],
-            (0.02,),
-        ),
-        Check(
-            f"absolute positions instead of decay raise the loss: by {rise[ABSOLUTE]}",
-            rise[ABSOLUTE].mean > 0,
-            rise[ABSOLUTE],
-            (0,),
-        ),
-        Check(
-            f"LayerNorm changes the loss by at most 0.02: {rise[LAYER_NORM]}",
-            abs(rise[LAYER_NORM].mean) <= 0.02,
-            rise[LAYER_NORM],
-            (-0.02, 0.02),
-        ),
-        Check(
-            f"a token at position {LATE} takes at most 1.3 x one at {EARLY}: {later}", later.mean <= 1.3, later, (1.3,)
-        ),
-        Check(
-            f"with a Transformer's key-value cache more than 2 x: {later_softmax}",
-            later_softmax.mean > 2,
-            later_softmax,
-            (2,),
-        ),
-        Check(
-            f"training time per token, rows of {LONG} against {SHORT}, within 1.5 x: {longer}",
-            _near(longer, 1.5),
-            longer,
-            (1 / 1.5, 1.5),
-        ),
+        mark("loss less that of an equally large Transformer at most +0.03 nats", behind, high=0.03),
+        mark("without decay the loss rises by at least 0.02", rise[WITHOUT_DECAY], low=0.02),
+        mark("absolute positions instead of decay raise the loss by", rise[ABSOLUTE], above=0.0),
+        mark("LayerNorm changes the loss by at most 0.02", rise[LAYER_NORM], low=-0.02, high=0.02),
+        mark(f"a token at position {LATE} takes at most 1.3 x one at {EARLY}", later, high=1.3),
+        mark("with a Transformer's key-value cache more than 2 x", later_softmax, above=2.0),
+        mark(f"training time per token, rows of {LONG} against {SHORT}, within 1.5 x", longer, low=1 / 1.5, high=1.5),
     )
     figures = texts.figures("loss, {}, nats a byte", "loss.1")
     for name, place in tables[0]:
