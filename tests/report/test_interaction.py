@@ -87,13 +87,15 @@ def test_references_and_ties_are_marked(page):
 
 
 def test_a_heading_explains_itself_by_a_press(page, press):
+    from playwright.sync_api import expect
+
     help_button = page.locator("th[data-key=speedup] .help")
     press(help_button)
     text = page.locator("#help-text")
-    assert text.text_content().startswith("speed-up: How much longer softmax")
+    expect(text).to_have_text(re.compile("^speed-up: How much longer softmax"))
     assert help_button.get_attribute("aria-expanded") == "true"
     press(help_button)
-    assert text.text_content() == ""
+    expect(text).to_have_text("")
 
 
 def test_the_legend_selects_several_names_in_all_charts(page, press):

@@ -76,7 +76,8 @@ class Muon(torch.optim.AdamW):
         ahead = torch._foreach_lerp(gradients, momenta, _MOMENTUM)
         is_tall = [m.shape[0] > m.shape[1] for m in matrices]
         wide = orthogonal(torch.stack([a.mT if tall else a for a, tall in zip(ahead, is_tall, strict=True)]))
-        rate = float(group["lr"])
+        # a rate with which a training diverges may be beyond what the numbers hold
+        rate = min(float(group["lr"]), torch.finfo(matrices[0].dtype).max / 1e6)
         torch._foreach_mul_(matrices, 1 - rate * group["weight_decay"])
         steps = [step.mT if tall else step for step, tall in zip(wide, is_tall, strict=True)]
         torch._foreach_add_(matrices, steps, alpha=-rate * _SCALE * max(matrices[0].shape) ** 0.5)

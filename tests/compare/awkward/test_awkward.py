@@ -65,7 +65,7 @@ def says_what_is_enough(folder: Path) -> None:
     """Nothing is trained, and what has been measured is kept for the next attempt."""
     (kept,) = folder.rglob("calibration.json")
     assert not (kept.parents[1] / "pace.json").exists()
-    assert not list(folder.rglob("*.safetensors"))
+    assert not list(folder.rglob("seed-*.safetensors"))
 
 
 def counts_text_alone(folder: Path) -> None:
