@@ -37,9 +37,7 @@ def run_measurements(
         on_end: called when a mechanism has failed, and when all are measured.
     """
     left = _Left(run.absolute(), subjects, watch, on_end)
-    # on a GPU the C++ kernels have no part
-    kernels = plan.kernels if plan.device == "cpu" else None
-    pool = Pool(interruption, threads=plan.threads, kernels=kernels)
+    pool = Pool(interruption, threads=plan.threads, kernels=plan.cell_kernels)
     while left.subjects and not interruption.requested:
         (left.run / AT_WORK).unlink(missing_ok=True)
         asked = {"run": str(left.run), "names": list(left.subjects)}

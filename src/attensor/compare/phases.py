@@ -116,9 +116,7 @@ def run_phase(
         watch.ended(name, phase, outcome.reason)
         on_end()
 
-    # on a GPU the C++ kernels have no part
-    kernels = plan.kernels if plan.device == "cpu" else None
-    Pool(interruption, threads=plan.threads, kernels=kernels).run(
+    Pool(interruption, threads=plan.threads, kernels=plan.cell_kernels).run(
         [_cell(run, phase, subject) for subject in subjects],
         at_once=at_once,
         on_end=ended,

@@ -86,6 +86,11 @@ class Plan:
         return str(self.facts["kind"])
 
     @property
+    def cell_kernels(self) -> str | None:
+        """What its processes are told to take: on a GPU the C++ kernels have no part."""
+        return self.kernels if self.device == "cpu" else None
+
+    @property
     def task(self) -> type[Task]:
         """What is learned from such data."""
         return TASKS[self.kind]

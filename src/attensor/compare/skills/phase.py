@@ -78,8 +78,7 @@ class _Work:
             failure_file(self._folder(one), one.get("skill_name")).unlink(missing_ok=True)
         cells = [Cell.of(function, {"run": str(self._run), **one}) for one in arguments]
         self._left = self._display.expect(dict.fromkeys(cell.key for cell in cells), self._plan.jobs)
-        kernels = self._plan.kernels if self._plan.device == "cpu" else None
-        Pool(self._interruption, threads=self._plan.threads, kernels=kernels).run(
+        Pool(self._interruption, threads=self._plan.threads, kernels=self._plan.cell_kernels).run(
             cells, at_once=self._plan.jobs, on_end=self._ended, on_event=self._event, on_tick=self._display.tick
         )
 

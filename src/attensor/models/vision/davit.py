@@ -146,7 +146,8 @@ class DaViT(Backbone):
 
     def convert_state_dict(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """timm's names; the authors' (`main_blocks.`) and Florence-2's (`window_attn.`) become these."""
-        weights = state_dict
+        tower = {name: x for name, x in state_dict.items() if name.startswith("vision_tower.")}
+        state_dict = weights = tower or state_dict
         for mark, rules in (("main_blocks.", _OFFICIAL), (".window_attn.", _FLORENCE_NAMES)):
             if any(mark in name for name in state_dict):
                 weights = convert("DaViT", state_dict, rules)
