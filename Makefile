@@ -18,11 +18,11 @@ SPEC := torch==$(TORCH)$(TORCH_BUILD)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels compare test browser transformers-tests check fuzz lint docs doctor bench house clean
+.PHONY: help setup kernels compare test coverage browser transformers-tests check fuzz lint docs doctor bench house clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
-	@echo "also: make setup | lint | fuzz | docs | doctor | bench | house | clean"
+	@echo "also: make setup | coverage | lint | fuzz | docs | doctor | bench | house | clean"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "attensor needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
@@ -65,6 +65,10 @@ compare: $(VENV)/.run kernels
 	$(BIN)/attensor compare $(ARGS)
 
 test: $(VENV)/.oracles kernels browser transformers-tests
+	$(PYTEST)
+
+# The same tests, counting which lines they run: a quarter longer.
+coverage: $(VENV)/.oracles kernels browser transformers-tests
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
 # The tests of the pages drive a browser: Debian's, because Playwright's own would be a second copy. Where it cannot be
