@@ -35,6 +35,14 @@ def _heads(a: Arguments) -> None:
     need(kv is None or a["num_heads"] % kv == 0, "num_kv_heads: no divisor")
 
 
+def _latent(a: Arguments) -> None:
+    if a.get("nope_dim") is None:
+        _heads(a)
+    latents = a.get("num_latents")
+    need(latents is None or a["num_heads"] % latents == 0, "num_latents: no divisor")
+    need((a.get("rotary_dim") or 2) % 2 == 0, "rotary_dim: odd")
+
+
 def _half(a: Arguments) -> None:
     _heads(a)
     need(a["hidden_size"] % 2 == 0 and a["hidden_size"] // 2 % a["num_heads"] == 0, "hidden_size: C / 2 over the heads")
@@ -126,6 +134,17 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "SlidingWindowAttention": (
         {"num_kv_heads": KV, "window_size": ("int:1", ["1", "3", "64"]), "rotary_base": ROTARY},
         _rotary,
+    ),
+    "LatentAttention": (
+        {"kv_rank": ("int?:1", ["None", "5"]), "q_rank": ("int?:1", ["None", "7"]), "nope_dim": ("int?:1", ["4"])}
+        | {"rotary_dim": ("int?:2", ["None", "6"]), "value_dim": ("int?:1", ["None", "3"])}
+        | {"slicing": ("instance?:Slicing", ["None"])},
+        _latent,
+    ),
+    "GroupedLatentAttention": (
+        {"num_latents": ("int?:1", ["None", "1", "3"]), "kv_rank": ("int?:1", ["None", "5"])}
+        | {"q_rank": ("int?:1", ["None", "7"]), "rotary_dim": ("int?:2", ["None", "6"])},
+        _latent,
     ),
     "LinearAttention": (
         {"num_kv_heads": KV, "key_size": ("int?:1", ["None", "6", "24"]), "value_size": ("int?:1", ["None", "6"])}

@@ -214,6 +214,35 @@ def halo(a: Arguments) -> str | None:
     return "block_size, halo_size: very many cells" if block + 2 * width > 100 else is_empty(q, k, a["v"])
 
 
+def latent(a: Arguments) -> str | None:
+    q, kept, turned, keys = a["q"], a["latent"], a.get("q_rotary"), a.get("k_rotary")
+    need((turned is None) == (keys is None), "q_rotary, k_rotary: one without the other")
+    need(q.ndim == kept.ndim == 4, "q, latent: rank")
+    need(a["value_weight"].ndim == 3, "value_weight: rank")
+    batch, queries, heads, width = q.shape
+    tokens, groups, rank = kept.shape[1:]
+    need(heads > 0 and groups > 0 and heads % groups == 0, "q, latent: heads")
+    need(kept.shape[0] == batch, "latent: batch")
+    shape(a, "key_weight", [heads, width, rank])
+    shape(a, "value_weight", [heads, a["value_weight"].shape[1], rank])
+    if turned is not None:
+        need(turned.ndim == 4, "q_rotary: rank")
+        shape(a, "q_rotary", [batch, queries, heads, turned.shape[-1]])
+        shape(a, "k_rotary", [batch, tokens, 1, turned.shape[-1]])
+    named = ("latent", "key_weight", "value_weight", "q_rotary", "k_rotary")
+    for name in named:
+        need(a.get(name) is None or a[name].dtype == q.dtype, f"{name}: another dtype")
+    same_device(a, q, *named, "attn_mask")
+    if a.get("cu_seqlens") is not None:
+        need(queries == tokens, "cu_seqlens: Tq is not Tk")
+        cu_seqlens(a, queries, batch)
+    mask = a.get("attn_mask")
+    need(mask is None or broadcasts(mask, [batch, heads, queries, tokens]), "attn_mask: shape")
+    if mask is not None and a.get("cu_seqlens") is not None:
+        return "attn_mask with cu_seqlens"
+    return is_empty(q, kept, a["value_weight"])
+
+
 def per_axis(value: Any, rank: int, name: str) -> list[Any]:
     several = list(value) if isinstance(value, (tuple, list)) else [value] * rank
     need(len(several) == rank, f"{name}: one for each axis")
@@ -268,6 +297,7 @@ def relative(a: Arguments) -> str | None:
         if most is not None:
             need(most >= max((y - x for x, y in zip(bounds.tolist(), bounds.tolist()[1:])), default=0), "max_seqlen")
     need(a.get("backend") != "cpp" or a.get("algorithm") in (None, "tiles"), "backend: cpp is tiles")
+    need(a.get("backend") != "cpp" or bounds is None or most is not None, "backend: cpp needs max_seqlen")
     if bounds is None and most is not None:
         return "max_seqlen without packing"
     finite = all(bool(x.isfinite().all()) for x in (k, v, bias))

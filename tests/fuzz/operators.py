@@ -169,6 +169,29 @@ def _channel(rng: random.Random, dtype: str) -> dict[str, str]:
     }
 
 
+def _latent(rng: random.Random, dtype: str) -> dict[str, str]:
+    tokens, groups, width = rng.choice([1, 4, 7]), rng.choice([1, 2]), rng.choice([2, 3])
+    batch, _, given = _packed(rng, tokens, 0.2)
+    queries = tokens if given or rng.random() < 0.6 else 1
+    heads, rank, rotary = groups * rng.choice([1, 2]), rng.choice([4, 5]), rng.choice([0, 2])
+    turned = {
+        "q_rotary": randn(dtype, batch, queries, heads, rotary),
+        "k_rotary": randn(dtype, batch, tokens, 1, rotary),
+    }
+    return {
+        "q": randn(dtype, batch, queries, heads, width),
+        "latent": randn(dtype, batch, tokens, groups, rank),
+        "key_weight": randn(dtype, heads, width, rank),
+        "value_weight": randn(dtype, heads, rng.choice([2, 3]), rank),
+        **(turned if rotary else {}),
+        **given,
+        **optional(rng, 0.3, scale=pick(rng, [0.7, 1.0, 2])),
+        **optional(rng, 0.5, is_causal=pick(rng, [True, False])),
+        **optional(rng, 0.0 if given else 0.3, attn_mask=f"torch.rand({batch}, 1, 1, {tokens}) > 0.2"),
+        **optional(rng, 0.5, form=pick(rng, [None, "naive", "absorbed"])),
+    }
+
+
 def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
     space, block, stride, halo = [rng.choice([4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
     batch = rng.choice([1, 2])
@@ -228,13 +251,15 @@ def _relative(rng: random.Random, dtype: str) -> dict[str, str]:
         given |= optional(rng, 0.5, max_seqlen=repr(space[0]))
     else:
         given |= optional(rng, 0.3, key_mask=f"torch.rand({', '.join(map(str, [batch, *space]))}) > 0.3")
+    transforms = "cu_seqlens" not in given or "max_seqlen" in given
     return {
         **tensors,
         "relative_bias": randn(dtype, heads, *[2 * reach - 1] * len(space)),
         **given,
         **({"feature_map": "'elu+1'"} if has_map else {}),
         **optional(rng, 0.4 if len(space) == 1 else 0.0, is_causal=pick(rng, [True, False])),
-        **optional(rng, 0.5, algorithm=pick(rng, [None, "tiles", "fft", "fft-float64"])),
+        # transforms of packed sequences need to know the longest
+        **optional(rng, 0.5, algorithm=pick(rng, [None, "tiles", *(["fft", "fft-float64"] if transforms else [])])),
         **optional(rng, 0.4, backend=pick(rng, [None, "torch", "reference"])),
     }
 
@@ -308,6 +333,13 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
         | {"relative_embedding": "tensor?:float", "border": "choice:mask|zero", "legacy_offsets": "bool"},
         _halo,
         rules.halo,
+    ),
+    "latent_attention": (
+        dict.fromkeys(("q", "latent", "key_weight", "value_weight"), "*tensor:float")
+        | {"q_rotary": "tensor?:float", "k_rotary": "tensor?:float", "scale": "float?", "is_causal": "bool"}
+        | {"attn_mask": "tensor?:mask", **_PACKING, "form": "choice?:naive|absorbed"},
+        _latent,
+        rules.latent,
     ),
     "neighborhood_attention": (
         {**FLOATS, **_BOTH, **_PACKING, "window_size": "*per_axis", "dilation": "per_axis", "stride": "per_axis"}

@@ -206,3 +206,15 @@ def test_gradients_of_large_scores_keep_their_digits(dtype: torch.dtype, size: f
     for found, expected in zip(tracked, again, strict=True):
         bound = 1e-9 if dtype == torch.float64 else 1e-3
         assert (found.grad.double() - expected.grad).norm() <= bound * (expected.grad.norm() + 1e-9 * size)
+
+
+@pytest.mark.parametrize("keys", [1, 2, 5, 16])
+@pytest.mark.parametrize("is_causal", [False, True], ids=["all", "causal"])
+@pytest.mark.parametrize("where", ["q", "k"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+def test_scores_that_are_all_nan_are_seen(bad: float, where: str, is_causal: bool, keys: int) -> None:
+    """Of few keys the fused kernel makes zeros of them."""
+    tensors = {name: torch.randn(2, keys, 2, 3) for name in "qkv"}
+    tensors[where][0, 0, 0, 1] = bad
+    expected = softmax_attention_reference(**tensors, is_causal=is_causal)
+    torch.testing.assert_close(softmax_attention(**tensors, is_causal=is_causal), expected, equal_nan=True)

@@ -138,7 +138,7 @@ def open_images(
         batch.
     """
     shares = Shares(selection, test)
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    size = image_size if image_size is None or isinstance(image_size, tuple) else (image_size, image_size)
     if size is not None and min(size) < 1:
         raise ValueError(f"open_images: image_size must be positive, got {image_size}.")
     if source == "digits":

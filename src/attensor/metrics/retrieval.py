@@ -213,13 +213,13 @@ def _check_scores(name: str, scores: Tensor, chunk_size: int, **masks: Tensor | 
 
 def _check_ranks(name: str, ranks: Tensor) -> None:
     is_numbers = ranks.dtype in (torch.int32, torch.int64) or (ranks.is_floating_point() and ranks.itemsize > 1)
-    if ranks.ndim != 1 or not is_numbers:
+    if ranks.ndim != 1 or not is_numbers or ranks.is_meta:
         raise ValueError(
             f"{name}: ranks must be [B] numbers, as `ranks` and `first_ranks` return them, got {list(ranks.shape)} "
-            f"{ranks.dtype}."
+            f"{ranks.dtype} on {ranks.device}."
         )
 
 
 def _check_count(name: str, argument: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name}: {argument} must be at least 1, got {value}.")
+    if not 1 <= value < 2**62:
+        raise ValueError(f"{name}: {argument} must be at least 1 and below 2**62, got {value}.")

@@ -67,7 +67,7 @@ def create(
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    return (size, size) if isinstance(size, int) else size
+    return size if size is None or isinstance(size, tuple) else (int(size), int(size))
 
 
 def _check_sizes(num_classes: int | None, img_size: int | tuple[int, int] | None) -> None:

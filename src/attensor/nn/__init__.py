@@ -16,11 +16,13 @@ from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
 from attensor.nn.l2vit import LocalConcentration as LocalConcentration
+from attensor.nn.latent import Slicing as Slicing
 from attensor.nn.mixer import Heads as Heads
 from attensor.nn.mixer import Mixer as Mixer
 from attensor.nn.mixer import SequenceMixer as SequenceMixer
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
+from attensor.nn.rotary import Yarn as Yarn
 from attensor.nn.rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.rotary import rotary_embedding as rotary_embedding
 from attensor.nn.rotary import token_positions as token_positions
@@ -31,6 +33,8 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
     from attensor.nn.gated_linear import ScalarGatedLinearAttention as ScalarGatedLinearAttention
     from attensor.nn.l2vit import GlobalLinearAttention as GlobalLinearAttention
+    from attensor.nn.latent import GroupedLatentAttention as GroupedLatentAttention
+    from attensor.nn.latent import LatentAttention as LatentAttention
     from attensor.nn.lightning import LightningAttention as LightningAttention
     from attensor.nn.linear_attention import LinearAttention as LinearAttention
     from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention

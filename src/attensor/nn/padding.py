@@ -68,4 +68,4 @@ def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
     if index.numel() and is_readable(index):
         check_range("pad", 0, batch_size * length, index=(int(index.min()), int(index.max())))
     flat = packed.new_zeros(batch_size * length, *packed.shape[2:])
-    return torch.unflatten(flat.index_copy(0, index, packed[0]), 0, (batch_size, length))
+    return torch.unflatten(flat.index_copy(0, index.long(), packed[0]), 0, (batch_size, length))

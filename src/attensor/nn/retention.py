@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import head_dim
 from attensor.nn.linear_attention import LinearAttention
 
 __all__ = ["Retention"]
@@ -33,6 +34,11 @@ class Retention(LinearAttention):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        if head_dim(self, hidden_size, num_heads) % 2:
+            raise ValueError(
+                f"Retention: hidden_size / num_heads must be even, as channels turn in pairs, got {hidden_size} / "
+                f"{num_heads}; change one of them."
+            )
         super().__init__(
             hidden_size,
             num_heads,

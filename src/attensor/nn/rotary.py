@@ -11,11 +11,15 @@ so that q_m . k_n depends on m - n only. On a grid one half of a head turns with
 
 Sizes: B batch, T tokens (cells row by row), H heads, D head width.
 Source: arXiv:2104.09864, equation 34, with the two halves of a head paired (the layout of Llama's checkpoints); on a
-grid arXiv:2411.07635 and its code, with neighbouring channels paired.
+grid arXiv:2411.07635 and its code, with neighbouring channels paired. Frequencies for contexts
+longer than the trained ones: arXiv:2309.00071 (YaRN).
 Tables are computed at each call: any size works, and there is no buffer to lose on the meta device.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,7 +28,61 @@ from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
 from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked
 
-__all__ = ["grid_rotary_embedding", "rotary_embedding", "token_positions"]
+__all__ = ["Yarn", "grid_rotary_embedding", "rotary_embedding", "token_positions"]
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """Rotary positions stretched for longer contexts: slow pairs turn `factor` times slower, fast ones as before.
+
+    Attributes:
+        factor: how much longer the context becomes.
+        original_length: tokens that were trained on.
+        base: of the frequencies that were trained.
+        beta_fast, beta_slow: pairs that turn more often than beta_fast over the original length stay, those that turn
+            less often than beta_slow are stretched whole, those between in part.
+        mscale, mscale_all_dim: how far scores are sharpened with the length, see `gain` and `score_gain`.
+    Source: arXiv:2309.00071, equations 17 to 25, with the corners rounded outwards as in DeepSeek's and Llama's code.
+    """
+
+    factor: float
+    original_length: int
+    base: float = 10_000.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    mscale_all_dim: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range("Yarn", above=0, factor=self.factor, original_length=self.original_length, beta_slow=self.beta_slow)
+        check_range("Yarn", above=1, base=self.base)
+        check_range("Yarn", above=self.beta_slow, beta_fast=self.beta_fast)
+
+    def frequencies(self, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Radians a token of each pair of channels: [width / 2]."""
+        pairs = torch.arange(width // 2, device=device, dtype=dtype)
+        trained = float(self.base) ** (-2 * pairs / width)
+
+        def pair_that_turns(times: float) -> float:
+            return width * math.log(self.original_length / (2 * math.pi * times)) / (2 * math.log(self.base))
+
+        first = max(math.floor(pair_that_turns(self.beta_fast)), 0)
+        last = min(math.ceil(pair_that_turns(self.beta_slow)), width - 1)
+        stretched = ((pairs - first) / max(last - first, 1e-3)).clamp(0, 1)
+        return trained * (1 - stretched) + trained / self.factor * stretched
+
+    @property
+    def gain(self) -> float:
+        """What turned channels are multiplied with."""
+        return self._sharper(self.mscale) / self._sharper(self.mscale_all_dim)
+
+    @property
+    def score_gain(self) -> float:
+        """What all scores are multiplied with (DeepSeek)."""
+        return self._sharper(self.mscale_all_dim) ** 2
+
+    def _sharper(self, mscale: float) -> float:
+        return 0.1 * mscale * math.log(self.factor) + 1.0 if self.factor > 1 else 1.0
 
 
 @checked
@@ -50,7 +108,7 @@ def token_positions(
         ShapeError: first is not [B], or cu_seqlens does not rise from 0 to `tokens`.
         TypeError, ValueError: not of integers, a negative number, cu_seqlens beside offset or first.
     """
-    check_range("token_positions", 0, tokens=tokens, offset=offset)
+    check_range("token_positions", 0, 2**62, tokens=tokens, offset=offset)
     if cu_seqlens is not None:
         check_integers("token_positions", "cu_seqlens", cu_seqlens, cu_seqlens)
     positions = torch.arange(tokens, device=device)
@@ -67,13 +125,16 @@ def token_positions(
 
 
 @checked
-def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) -> Tensor:
+def rotary_embedding(
+    x: Tensor, positions: Tensor, *, base: float | Yarn = 10_000.0, interleaved: bool = False
+) -> Tensor:
     """Turn every head of x by its token's position; O(B T H D).
 
     Args:
         x: [B, T, H, D], D even.
         positions: [T] or [B, T], integers.
-        base: the slowest pair turns once in about `2 pi base` tokens.
+        base: the slowest pair turns once in about `2 pi base` tokens; or frequencies stretched for long contexts.
+        interleaved: neighbours (x_2i, x_2i+1) are pairs (the paper, DeepSeek), not the two halves of a head.
     Returns:
         [B, T, H, D] in x's dtype; angles are computed in at least float32.
     Raises:
@@ -81,7 +142,7 @@ def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) ->
         TypeError, ValueError: x is not floating point, positions are no integers or elsewhere, or base is not positive.
     """
     name = "rotary_embedding"
-    _check_heads(name, x, 2, base)
+    _check_heads(name, x, 2, 1.0 if isinstance(base, Yarn) else base)
     check_integers(name, "positions", positions, x, "x")
     if positions.shape != x.shape[1:2] and positions.shape != x.shape[:2]:
         raise ShapeError(
@@ -90,9 +151,15 @@ def rotary_embedding(x: Tensor, positions: Tensor, *, base: float = 10_000.0) ->
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     half = x.shape[-1] // 2
-    frequencies = float(base) ** (-torch.arange(half, device=x.device, dtype=dtype) / half)
+    if isinstance(base, Yarn):
+        frequencies, gain = base.frequencies(x.shape[-1], x.device, dtype), base.gain
+    else:
+        frequencies, gain = float(base) ** (-torch.arange(half, device=x.device, dtype=dtype) / half), 1.0
     angles = (positions.to(dtype)[..., None] * frequencies)[..., None, :]  # [T, 1, D/2] or [B, T, 1, D/2]
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos() * gain, angles.sin() * gain
+    if interleaved:
+        first, second = torch.unflatten(x.to(dtype), -1, (half, 2)).unbind(-1)
+        return torch.stack([first * cos - second * sin, first * sin + second * cos], -1).flatten(-2).to(x.dtype)
     first, second = x.to(dtype).chunk(2, dim=-1)
     return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1).to(x.dtype)
 

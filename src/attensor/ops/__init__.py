@@ -22,6 +22,8 @@ from attensor.ops.kernel_attention import kernel_attention as kernel_attention
 from attensor.ops.kernel_attention import kernel_attention_reference as kernel_attention_reference
 from attensor.ops.kernel_attention import kernel_attention_step as kernel_attention_step
 from attensor.ops.kernel_attention import kernel_attention_step_reference as kernel_attention_step_reference
+from attensor.ops.latent_attention import latent_attention as latent_attention
+from attensor.ops.latent_attention import latent_attention_reference as latent_attention_reference
 from attensor.ops.linear_attention import linear_attention as linear_attention
 from attensor.ops.linear_attention import linear_attention_reference as linear_attention_reference
 from attensor.ops.linear_attention import linear_attention_step as linear_attention_step

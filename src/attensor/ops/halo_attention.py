@@ -20,7 +20,7 @@ from attensor.errors import ShapeError
 from attensor.ops._checks import check_float, check_qkv, checked, scale_of
 from attensor.ops._confine import is_finite
 from attensor.ops._operator import Implementation, Operator, reference_of
-from attensor.ops._precision import full_precision
+from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.softmax_attention import softmax_attention
 from attensor.ops.softmax_attention.reference import dense
 
@@ -102,12 +102,12 @@ def halo_attention(
     """
     check_qkv(_NAME, q, k, v, space_dims=(2,))
     _check(q, k, block_size, halo_size, query_stride)
+    _check_tables(q, relative_embedding, block_size + 2 * halo_size)
     rows, columns = k.shape[1], k.shape[2]
     problem = Problem(
         _tiled(q, block_size // query_stride), _tiled(k, block_size), _tiled(v, block_size), block_size, halo_size,
         query_stride, relative_embedding, border, legacy_offsets, scale_of(q, scale), (rows, columns),
     )  # fmt: skip
-    _check_tables(problem)
     return _OPERATOR(problem, backend)[:, : q.shape[1], : q.shape[2]]
 
 
@@ -123,20 +123,19 @@ def _check(q: Tensor, k: Tensor, block_size: int, halo_size: int, query_stride: 
     expected = [-(-side // query_stride) for side in k.shape[1:3]]
     if list(q.shape[1:3]) != expected:
         raise ShapeError(
-            f"{_NAME}: q must have {expected} rows and columns, every {query_stride}. of k {list(k.shape)}, got "
-            f"{list(q.shape)}; use q[:, ::{query_stride}, ::{query_stride}]."
+            f"{_NAME}: q must have {expected} rows and columns, every {query_stride}. of k {list(k.shape)} by "
+            f"query_stride, got {list(q.shape)}; use q[:, ::{query_stride}, ::{query_stride}]."
         )
 
 
-def _check_tables(x: Problem) -> None:
-    tables = x.relative_embedding
+def _check_tables(q: Tensor, tables: Tensor | None, window: int) -> None:
     if tables is None:
         return
-    check_float(_NAME, "relative_embedding", tables, x.q)
-    expected = [2, 2 * x.window - 1, x.q.shape[-1]]
+    check_float(_NAME, "relative_embedding", tables, q)
+    expected = [2, 2 * window - 1, q.shape[-1]]
     if list(tables.shape) != expected:
         raise ShapeError(
-            f"{_NAME}: relative_embedding must be [2, 2 S - 1, K] = {expected} for windows of S = {x.window}, got "
+            f"{_NAME}: relative_embedding must be [2, 2 S - 1, K] = {expected} for windows of S = {window}, got "
             f"{list(tables.shape)}."
         )
 
@@ -169,12 +168,14 @@ def _define(x: Problem) -> Tensor:
         place.append(lines[1] - (lines[0] // x.queries * x.block_size)[:, None])
     inside = [(p >= 0) & (p < x.window) for p in place]
     visible = inside[0][:, None, :, None] & inside[1][None, :, None, :] & seen  # [r, c, R, C]
-    bias = torch.zeros((), dtype=x.q.dtype, device=x.q.device).expand(x.q.shape[0], x.q.shape[3], *visible.shape)
+    dtype = working_dtype(x.q)
+    q = x.q.to(dtype)
+    bias = torch.zeros((), dtype=dtype, device=x.q.device).expand(x.q.shape[0], x.q.shape[3], *visible.shape)
     for axis, table in enumerate(() if x.relative_embedding is None else x.relative_embedding):
         inner = torch.arange(len(place[axis]), device=k.device) % x.queries
         steps = inner * (1 if x.legacy_offsets else x.query_stride)
         rows = (place[axis] - steps[:, None] + x.window - 1).clamp(0, 2 * x.window - 2)
-        product = torch.einsum("brchk,rmk->bhrcm" if axis == 0 else "brchk,cmk->bhrcm", x.q, table[rows])
+        product = torch.einsum("brchk,rmk->bhrcm" if axis == 0 else "brchk,cmk->bhrcm", q, table[rows].to(dtype))
         bias = bias + (product[..., None] if axis == 0 else product[..., None, :])
     mask = bias.masked_fill(~visible, float("-inf")).flatten(4, 5).flatten(2, 3)
     q, k, v = (t.flatten(1, 2) for t in (x.q, k, v))

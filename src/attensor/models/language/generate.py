@@ -124,10 +124,10 @@ def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list
 
 
 def _check_prompt(decoder: Decoder | CountedDecoder, tokens: Tensor) -> None:
-    if tokens.dim() != 2 or not tokens.numel() or tokens.dtype not in (torch.int32, torch.int64):
+    if tokens.dim() != 2 or not tokens.numel() or tokens.dtype not in (torch.int32, torch.int64) or tokens.is_meta:
         raise ValueError(
             "generate: tokens must be integers [B, T] with at least one token, got "
-            f"{list(tokens.shape)} {tokens.dtype}; pass the prompt's ids, .long()."
+            f"{list(tokens.shape)} {tokens.dtype} on {tokens.device}; pass the prompt's ids, .long()."
         )
     least, most = (int(x) for x in tokens.aminmax())
     if least < 0 or most >= decoder.embed_tokens.num_embeddings:

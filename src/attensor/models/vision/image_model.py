@@ -175,9 +175,11 @@ class ImageModel(nn.Module):
 
     def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
         count = len(self.feature_info)
-        chosen: Sequence[int] = range(count) if indices is None or isinstance(indices, int) else indices
-        if isinstance(indices, int):
-            chosen = chosen[-indices:] if 0 < indices <= count else ()
+        chosen: Sequence[int] = range(count)
+        if isinstance(indices, Sequence):
+            chosen = indices
+        elif indices is not None:
+            chosen = chosen[-int(indices) :] if 0 < indices <= count else ()
         if not chosen or not all(-count <= i < count for i in chosen):
             raise ValueError(
                 f"{type(self).__name__}: out_indices must be numbers of {count} maps, {-count} to {count - 1}, "

@@ -110,9 +110,14 @@ class LinearAttentionProblem:
         if state.shape != expected:
             raise ShapeError(
                 f"{name}: initial_state must be [{label}, H, K, V] = {list(expected)}, got {list(state.shape)}; "
-                "pass the state that an earlier call returned."
+                f"pass the state that an earlier call returned{_same_features(name)}."
             )
         check_float(name, "initial_state", state, self.q)
+
+
+def _same_features(name: str) -> str:
+    """What else decides K, for the operators whose keys are features."""
+    return ", with the same feature_map and position_map" if name.startswith("kernel") else ""
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,10 @@ class StepProblem:
         expected = (*self.q.shape, self.v.shape[-1])
         slots = self.state_slots
         if slots is None and self.state.shape != expected:
-            raise ShapeError(f"{name}: state must be [B, H, K, V] = {list(expected)}, got {list(self.state.shape)}.")
+            raise ShapeError(
+                f"{name}: state must be [B, H, K, V] = {list(expected)}, got {list(self.state.shape)}; pass what the "
+                f"last call returned{_same_features(name)}."
+            )
         if slots is not None and (self.state.shape[1:] != expected[1:] or not len(self.state)):
             raise ShapeError(
                 f"{name}: state must be a pool [S, *{list(expected[1:])}] of S >= 1, got {list(self.state.shape)}."

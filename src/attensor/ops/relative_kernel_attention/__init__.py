@@ -68,7 +68,7 @@ def relative_kernel_attention(
         key_mask: [B, *space] bool, False for keys that nobody sees (padding).
         cu_seqlens: [N + 1] int32 or int64, bounds of sequences packed into B = 1, which do not see each other. Needs
             max_seqlen for O(T log T); without it, costs O(T^2).
-        max_seqlen: length of the longest packed sequence, or more.
+        max_seqlen: length of the longest packed sequence, or more; transforms and `backend="cpp"` need it.
         algorithm: `"tiles"`, `"fft"` or `"fft-float64"` (transforms in float64); None: the faster of the first two, by
             the sizes. The error of transforms is absolute: on a CPU, queries whose weights are all far below the
             largest of their head are computed anew by themselves (or all in float64 where that is faster), elsewhere

@@ -33,12 +33,17 @@ def softmax_attention_torch(x: Problem) -> Attended:
     if is_mixed:
         q, k, v = (t.to(common_dtype(q, k, v)) for t in (q, k, v))
     out, lse = fused((q, k, v, mask), Options(abs(x.scale) or 1.0, is_causal))
-    # the kernel multiplies weights of 0 with values that a query does not see, and a NaN in q comes out as 0
+    # the kernel multiplies weights of 0 with values that a query does not see
     sees_all = mask is None and not is_causal
-    if not (is_finite(x.q) if sees_all else is_finite(x.q, out)):
+    if not (sees_all or is_finite(out)) or (_may_hide(lse) and not is_finite(q, k)):
         return define_by_rows(x)
     out = out.to(x.v.dtype) if is_mixed else out
     return (out, lse) if x.return_lse else out
+
+
+def _may_hide(lse: Tensor) -> bool:
+    """Whether a row's scores may all have been NaN: of few keys the kernel makes 0 of them, and 0 of their lse."""
+    return is_direct((lse,)) and bool((lse == 0).any())
 
 
 def _on_device(x: Problem) -> Attended:

@@ -1,0 +1,329 @@
+"""Latent attention as a layer: what a token leaves behind is one short vector for all heads, and a rotary key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from attensor.nn._shapes import check_range
+from attensor.nn._shapes import head_dim as width_of
+from attensor.nn.cache import TokenCache
+from attensor.nn.mixer import Heads, SequenceMixer
+from attensor.nn.norm import RMSNorm
+from attensor.nn.rotary import Yarn, rotary_embedding
+from attensor.ops import latent_attention
+from attensor.ops._precision import FLOATS
+
+__all__ = ["GroupedLatentAttention", "LatentAttention", "Slicing"]
+
+_EPSILON = 1e-6  # of all norms, whatever a model's configuration says of others
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """A trained latent cut into slices, each of which attends for itself: what one device of several would hold.
+
+    An approximation of the whole latent's attention, for decoding; `edit.rotate_latent` prepares a checkpoint for it.
+
+    Attributes:
+        groups: slices of the latent.
+        norms: of each slice, what its sum of squares is multiplied with to stand for the whole latent's; None for the
+            whole latent's own norm.
+        gains: of each slice, what the scores of its latent are multiplied with.
+        softmax: each slice has a softmax of its own; False: one for all, so that `norms` alone are approximate.
+        when: `"decode"` (single tokens after a prompt, which itself is exact) or `"always"`.
+    Source: arXiv:2508.15881, section 3; norms are its alpha as defined by its slicing condition.
+    """
+
+    groups: int = 2
+    norms: tuple[float, ...] | None = None
+    gains: tuple[float, ...] | None = None
+    softmax: bool = True
+    when: Literal["decode", "always"] = "decode"
+
+    def __post_init__(self) -> None:
+        check_range("Slicing", 1, groups=self.groups)
+        for label, numbers in (("norms", self.norms), ("gains", self.gains)):
+            if numbers is not None and len(numbers) != self.groups:
+                raise ValueError(
+                    f"Slicing: {label} must have one number for each of the {self.groups} groups, got {len(numbers)}."
+                )
+        if self.when not in ("decode", "always"):
+            raise ValueError(f"Slicing: when must be 'decode' or 'always', got {self.when!r}.")
+
+
+class LatentAttention(SequenceMixer):
+    """Multi-head latent attention (MLA): causal softmax attention that keeps kv_rank + rotary_dim numbers a token.
+
+    Cost as `latent_attention`: a prompt as softmax attention of all heads, a decoding step reads only what is kept.
+    Keys of the state_dict are those of transformers' `DeepseekV2Attention` and `DeepseekV3Attention`. A `kv_b_proj`
+    that is quantised or adapted is made into its weight at every call; merge it before decoding.
+
+    Args:
+        hidden_size: channels C of input and output.
+        num_heads: heads H.
+        kv_rank: width R of what is kept of keys and values; C / 4 if None.
+        q_rank: width of the latent that queries are made of; None for a plain projection.
+        nope_dim: width of a head's part without positions; C / H if None.
+        rotary_dim: width of the part that turns with the position, of which there is one key for all heads; half of
+            nope_dim if None.
+        value_dim: width of a head's values; nope_dim if None.
+        rotary: base of the rotary positions, or how they are stretched (`Yarn`, or its attributes by name).
+        slicing: cut the latent for decoding; None for exact attention.
+        device, dtype: of the parameters.
+    Raises:
+        ValueError: heads do not divide the channels, an odd rotary_dim, a number out of range, slices that do not
+            divide kv_rank.
+    Source: arXiv:2405.04434, section 2.1.
+    """
+
+    uses_positions = True
+    num_latents: int = 1  # a token
+    shown: tuple[str, ...] = ("hidden_size", "num_heads", "kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        kv_rank: int | None = None,
+        q_rank: int | None = None,
+        nope_dim: int | None = None,
+        rotary_dim: int | None = None,
+        value_dim: int | None = None,
+        rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
+        slicing: Slicing | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        if nope_dim is None:
+            nope_dim = width_of(self, hidden_size, num_heads)
+        check_range(self, 1, hidden_size=hidden_size, num_heads=num_heads, nope_dim=nope_dim)
+        self.nope_dim = self.head_dim = nope_dim
+        self.rotary_dim = max(nope_dim // 4 * 2, 2) if rotary_dim is None else rotary_dim
+        self.value_dim = nope_dim if value_dim is None else value_dim
+        self.kv_rank = max(hidden_size // 4, 1) if kv_rank is None else kv_rank
+        self.q_rank = q_rank
+        check_range(self, 1, value_dim=self.value_dim, kv_rank=self.kv_rank, q_rank=q_rank)
+        check_range(self, 2, rotary_dim=self.rotary_dim)
+        if self.rotary_dim % 2:
+            raise ValueError(
+                f"LatentAttention: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
+            )
+        self.rotary = Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
+        if not isinstance(self.rotary, Yarn):
+            check_range(self, above=0, rotary=self.rotary)
+        self.slicing = slicing
+        if slicing is not None and self.kv_rank % slicing.groups:
+            raise ValueError(
+                f"LatentAttention: kv_rank must be a multiple of slicing.groups, got {self.kv_rank} and "
+                f"{slicing.groups}; choose another number of groups."
+            )
+        sharper = self.rotary.score_gain if isinstance(self.rotary, Yarn) else 1.0
+        self.scale = (nope_dim + self.rotary_dim) ** -0.5 * sharper
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        width = num_heads * (nope_dim + self.rotary_dim)
+        if q_rank is None:
+            self.q_proj = nn.Linear(hidden_size, width, bias=False, **made)
+        else:
+            self.q_a_proj = nn.Linear(hidden_size, q_rank, bias=False, **made)
+            self.q_a_layernorm = RMSNorm(q_rank, eps=_EPSILON, **made)
+            self.q_b_proj = nn.Linear(q_rank, width, bias=False, **made)
+        self._kept = [self.num_latents * self.kv_rank, self.rotary_dim]
+        self.kv_a_proj_with_mqa = nn.Linear(hidden_size, sum(self._kept), bias=False, **made)
+        self.kv_a_layernorm = RMSNorm(self.kv_rank, eps=_EPSILON, **made)
+        self.kv_b_proj = nn.Linear(self.kv_rank, num_heads * (nope_dim + self.value_dim), bias=False, **made)
+        self.o_proj = nn.Linear(num_heads * self.value_dim, hidden_size, bias=False, **made)
+
+    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+        """[B, T, C] to q [B, T, H, N + D], and k [B, T, 1, R + D]: latents before their norm, and rotary keys.
+
+        v is the latent part of k.
+        """
+        if self.q_rank is None:
+            q = self.q_proj(hidden_states)
+        else:
+            q = self.q_b_proj(self.q_a_layernorm(self.q_a_proj(hidden_states)).to(hidden_states.dtype))
+        q = torch.unflatten(q, -1, (self.num_heads, self.nope_dim + self.rotary_dim))
+        k = self.kv_a_proj_with_mqa(hidden_states)[..., None, :]
+        if positions is not None:
+            q, k = self._turned(q, positions), self._turned(k, positions)
+        return Heads(q, k, k[..., : self._kept[0]])
+
+    def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """Causal attention over the tokens and what the cache holds, padding left out: [B, T, H, V]."""
+        is_decoding = cache is not None and cache.length > 0 and heads.q.shape[1] == 1
+        sliced = self.slicing
+        if sliced is not None and (sliced.groups == 1 or (sliced.when == "decode" and not is_decoding)):
+            sliced = None
+        latent, turned = torch.split(heads.k, self._kept, -1)
+        kept, real = torch.cat([self._normed(latent, sliced), turned], -1), None
+        if cache is not None:
+            kept = cache.append(latent=kept)["latent"]
+            real = cache.real(cache.length - kept.shape[1], cache.length)
+        out = self._attend(heads.q, kept, sliced, None if real is None else real[:, None, None], cu_seqlens)
+        return out.to(heads.q.dtype)
+
+    def merge(self, out: Tensor, heads: Heads) -> Tensor:
+        """Output projection: [B, T, H, V] to [B, T, C]."""
+        mixed: Tensor = self.o_proj(out.flatten(-2))
+        return mixed
+
+    def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
+        """With the number and the width of latents, and the width of the rotary part."""
+        more = {"G": self.num_latents, "R": self.kv_rank, "D": self.rotary_dim, "K": self.nope_dim, "V": self.value_dim}
+        return {**super().cost_sizes(space), **more}
+
+    def _turned(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The last rotary_dim channels turned by their positions."""
+        still, turning = torch.split(x, [x.shape[-1] - self.rotary_dim, self.rotary_dim], -1)
+        return torch.cat([still, rotary_embedding(turning, positions, base=self.rotary, interleaved=True)], -1)
+
+    def _normed(self, latent: Tensor, sliced: Slicing | None) -> Tensor:
+        """Latents [B, T, 1, R] by the norm of the whole, or of each slice standing for the whole."""
+        if sliced is None or sliced.norms is None:
+            normed: Tensor = self.kv_a_layernorm(latent)
+            return normed.to(latent.dtype)
+        dtype = torch.promote_types(latent.dtype, torch.float32)
+        slices: Tensor = torch.unflatten(latent.to(dtype), -1, (sliced.groups, -1))
+        shares = torch.tensor(sliced.norms, dtype=dtype, device=latent.device)[:, None] / self.kv_rank
+        normed = slices * (slices.square().sum(-1, keepdim=True) * shares + _EPSILON).rsqrt()
+        return (normed.flatten(-2) * self.kv_a_layernorm.weight.to(dtype)).to(latent.dtype)
+
+    def _attend(
+        self, q: Tensor, kept: Tensor, sliced: Slicing | None, mask: Tensor | None, cu_seqlens: Tensor | None
+    ) -> Tensor:
+        """Queries to what is kept; with slices, to each by itself, and the sum."""
+        by_head = torch.unflatten(self._up_weight(q), 0, (self.num_heads, -1))  # [H, N + V, R]
+        key_weight, value_weight = torch.split(by_head, [self.nope_dim, self.value_dim], 1)
+        q, q_rotary = torch.split(q, [self.nope_dim, self.rotary_dim], -1)
+        latent, k_rotary = torch.split(kept, self._kept, -1)
+        if self.num_latents > 1:
+            latent = torch.unflatten(latent.flatten(2), -1, (self.num_latents, self.kv_rank))
+        groups = sliced.groups if sliced is not None and sliced.softmax else 1
+        if groups > 1:
+            gains = None if sliced is None else sliced.gains
+            key_weight, value_weight = (_slices(w, groups) for w in (key_weight, value_weight))
+            if gains is not None:
+                factors = torch.tensor(gains, dtype=q.dtype, device=q.device).repeat_interleave(self.num_heads)
+                key_weight = key_weight * factors[:, None, None]
+            q, q_rotary = (t.repeat(1, 1, groups, 1) for t in (q, q_rotary))
+            latent = torch.unflatten(latent.flatten(2), -1, (groups, -1))
+        out: Tensor = latent_attention(
+            q,
+            latent,
+            key_weight,
+            value_weight,
+            q_rotary=q_rotary,
+            k_rotary=k_rotary,
+            scale=self.scale,
+            is_causal=True,
+            attn_mask=mask,
+            cu_seqlens=cu_seqlens,
+        )
+        return out if groups == 1 else torch.unflatten(out, 2, (groups, self.num_heads)).sum(2)
+
+    def _up_weight(self, like: Tensor) -> Tensor:
+        """What makes keys and values of a latent, [H (N + V), R], of weights that are quantised or adapted, too."""
+        up = self.kv_b_proj
+        if type(up) is nn.Linear and type(up.weight) is nn.Parameter and up.weight.dtype in FLOATS:
+            return up.weight.to(like.dtype)
+        made: Tensor = up(torch.eye(self.kv_rank, device=like.device, dtype=like.dtype))
+        return made.mT
+
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
+    ) -> TokenCache:
+        size = {"latent": (1, sum(self._kept))}
+        return TokenCache(batch_size, size, max_length=max_length, device=device, dtype=dtype)
+
+
+class GroupedLatentAttention(LatentAttention):
+    """Grouped latent attention (GLA): G latents a token, each with a norm of its own and read by H / G heads alone.
+
+    Trained from scratch, it can be cut over G devices without loss; a trained `LatentAttention` cannot become one
+    without (`Slicing` is what comes near). Cost and cache as there, for G kv_rank + rotary_dim numbers a token.
+
+    Args:
+        hidden_size: channels C of input and output.
+        num_heads: heads H, each of C / H channels for keys and for values.
+        num_latents: G, a divisor of H; the least above one if None, which is 2 where H is even.
+        kv_rank: width of each latent; twice C / H if None.
+        q_rank: width of the latent that queries are made of; None for a plain projection.
+        rotary_dim: width of the part that turns with the position; half of C / H if None.
+        rotary: base of the rotary positions, or how they are stretched.
+        device, dtype: of the parameters.
+    Raises:
+        ValueError: num_latents does not divide the heads, or what `LatentAttention` refuses.
+    Source: arXiv:2505.21487, section 3.3.
+    """
+
+    shown = ("hidden_size", "num_heads", "num_latents", "kv_rank", "q_rank", "rotary_dim")
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        *,
+        num_latents: int | None = None,
+        kv_rank: int | None = None,
+        q_rank: int | None = None,
+        rotary_dim: int | None = None,
+        rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        check_range("GroupedLatentAttention", 1, num_heads=num_heads, num_latents=num_latents)
+        if num_latents is None:
+            num_latents = next((n for n in range(2, num_heads) if num_heads % n == 0), num_heads)
+        if num_heads % num_latents:
+            raise ValueError(
+                f"GroupedLatentAttention: num_latents must divide num_heads {num_heads}, got {num_latents}; each "
+                "latent serves the same number of heads."
+            )
+        rank = max(2 * hidden_size // num_heads, 1) if kv_rank is None else kv_rank
+        self.num_latents = num_latents  # before the projections, whose sizes it decides
+        super().__init__(
+            hidden_size,
+            num_heads,
+            kv_rank=rank,
+            q_rank=q_rank,
+            rotary_dim=rotary_dim,
+            rotary=rotary,
+            device=device,
+            dtype=dtype,
+        )
+        self.kv_a_layernorm = _Norms(num_latents, rank, eps=_EPSILON, device=device, dtype=dtype)
+
+
+class _Norms(RMSNorm):
+    """A norm of each of some vectors laid one after the other, with weights of their own."""
+
+    def __init__(self, count: int, width: int, *, eps: float, device: Any, dtype: torch.dtype | None) -> None:
+        nn.Module.__init__(self)
+        self.normalized_shape, self.eps, self.elementwise_affine = (width,), eps, True
+        self.weight = nn.Parameter(torch.ones(count, width, device=device, dtype=dtype))
+
+    def reset_own_parameters(self) -> None:
+        """Fill the weights anew: with ones."""
+        nn.init.ones_(self.weight)
+
+    reset_parameters = reset_own_parameters
+
+    def forward(self, x: Tensor) -> Tensor:
+        count, width = self.weight.shape
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        vectors = torch.unflatten(x.to(dtype), -1, (count, width))
+        normed = nn.functional.rms_norm(vectors, (width,), None, self.eps) * self.weight.to(dtype)
+        return normed.flatten(-2)
+
+
+def _slices(weight: Tensor, groups: int) -> Tensor:
+    """[H, width, R] to the slices of R one after the other, each for all heads: [G H, width, R / G]."""
+    return torch.unflatten(weight, -1, (groups, -1)).permute(2, 0, 1, 3).flatten(0, 1)

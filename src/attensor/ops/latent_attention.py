@@ -1,0 +1,248 @@
+r"""Latent attention: keys and values of all heads are products of one short vector a token, the only thing kept of it.
+
+    k_h = W_h c,   v_h = U_h c,   s_ij = scale (q_i . k_j + qr_i . kr_j),   o_i = sum_j softmax_j(s_ij) v_j
+
+    naive:      k_h and v_h are computed for every token;  best where there are as many queries as tokens
+    absorbed:   s_ij = scale ((W_h^T q_i) . c_j + qr_i . kr_j),  o_i = U_h sum_j softmax_j(s_ij) c_j:  nothing is made
+                of the past, which is read as it is kept;  best where few queries see many tokens
+
+Both are the same function. Sizes: B batch, Tq queries, Tk tokens, H heads, G latents a token (head h reads
+h // (H / G)), N key width, V value width, R width of a latent, D width of the rotary part.
+Source: arXiv:2405.04434, section 2.1; G > 1: arXiv:2505.21487, section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from attensor.errors import ShapeError
+from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_float, checked, is_autocast
+from attensor.ops._kernel import is_direct
+from attensor.ops._operator import Implementation, Operator, reference_of
+from attensor.ops._precision import full_precision, working_dtype
+from attensor.ops.softmax_attention import softmax_attention
+from attensor.ops.softmax_attention.reference import additive_mask, dense
+
+__all__ = ["latent_attention", "latent_attention_reference"]
+
+_NAME = "latent_attention"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Arguments of `latent_attention`, by the same names; without a rotary part it has no columns."""
+
+    q: Tensor
+    latent: Tensor
+    key_weight: Tensor
+    value_weight: Tensor
+    q_rotary: Tensor
+    k_rotary: Tensor
+    scale: float
+    is_causal: bool
+    attn_mask: Tensor | None
+    cu_seqlens: Tensor | None
+    form: str | None
+
+
+@checked
+def latent_attention(
+    q: Tensor,
+    latent: Tensor,
+    key_weight: Tensor,
+    value_weight: Tensor,
+    *,
+    q_rotary: Tensor | None = None,
+    k_rotary: Tensor | None = None,
+    scale: float | None = None,
+    is_causal: bool = False,
+    attn_mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    form: Literal["naive", "absorbed"] | None = None,
+) -> Tensor:
+    """Attention to latents: memory R + D numbers a token, whatever the heads.
+
+    Args:
+        q: [B, Tq, H, N], any floating dtype.
+        latent: [B, Tk, G, R]; G divides H.
+        key_weight: [H, N, R], makes keys of latents.
+        value_weight: [H, V, R], makes values of latents.
+        q_rotary: [B, Tq, H, D], the part of a query that has turned with its position; None without one.
+        k_rotary: [B, Tk, 1, D], that of the keys, one for all heads. Where it is the columns behind `latent` in memory,
+            as in one tensor [.., R + D] of a cache, the absorbed form copies neither.
+        scale: multiplies scores; `(N + D) ** -0.5` if None.
+        is_causal: query i sees tokens up to i + Tk - Tq, so that the last query sees every token.
+        attn_mask: broadcasts to [B, H, Tq, Tk]; bool (True = attend) or floating (added to the scores).
+        cu_seqlens: [N + 1], where the packed sequences start and end; needs B = 1 and Tq = Tk.
+        form: `"naive"` or `"absorbed"`; what takes fewer products if None (in a trace: absorbed for one query).
+    Returns:
+        [B, Tq, H, V] in q's dtype; 0 where a query may attend to nothing. Derivatives of any order.
+    Raises:
+        ShapeError: sizes disagree, or one rotary part without the other.
+        TypeError: dtypes differ or are not floating. ValueError: devices differ.
+    Cost: naive O(Tk H R (N + V) + Tq Tk H (N + D + V)), absorbed O(Tq H R (N + V) + Tq Tk H (2 R + D)).
+    Source: arXiv:2405.04434, equations 9 to 19.
+    """
+    if q_rotary is None and k_rotary is None and q.ndim == latent.ndim == 4:
+        q_rotary, k_rotary = q[..., :0], latent[..., :1, :0]
+    if q_rotary is None or k_rotary is None:
+        _check_rank(q=q, latent=latent)
+        raise ShapeError(f"{_NAME}: q_rotary and k_rotary are two parts of one score: pass both or neither.")
+    _check(q, latent, key_weight, value_weight, q_rotary, k_rotary)
+    check_devices(_NAME, q, attn_mask=attn_mask)
+    if attn_mask is not None:
+        check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], latent.shape[1]))
+    if cu_seqlens is not None:
+        check_cu_seqlens(_NAME, cu_seqlens, q)
+        if q.shape[1] != latent.shape[1]:
+            raise ShapeError(
+                f"{_NAME}: cu_seqlens packs as many tokens as queries, got {latent.shape[1]} and {q.shape[1]}."
+            )
+    width = q.shape[-1] + q_rotary.shape[-1]
+    scale = float(scale) if scale is not None else float(max(width, 1) ** -0.5)
+    if is_autocast(q.device.type):
+        latent, key_weight, value_weight, q_rotary, k_rotary = (
+            t.to(q.dtype) for t in (latent, key_weight, value_weight, q_rotary, k_rotary)
+        )
+    with full_precision(q):
+        return _OPERATOR(
+            Problem(
+                q, latent, key_weight, value_weight, q_rotary, k_rotary, scale, is_causal, attn_mask, cu_seqlens, form
+            )
+        )
+
+
+latent_attention_reference = reference_of(latent_attention, "All keys, values and scores in memory.")
+
+
+def _check_rank(**tensors: Tensor) -> None:
+    for label, tensor in tensors.items():
+        rank = 3 if label.endswith("weight") else 4
+        if tensor.ndim != rank:
+            layout = "[H, N or V, R]" if rank == 3 else "[B, T, heads, width]"
+            raise ShapeError(f"{_NAME}: {label} must be {layout}, got {list(tensor.shape)}.")
+
+
+def _check(
+    q: Tensor, latent: Tensor, key_weight: Tensor, value_weight: Tensor, q_rotary: Tensor, k_rotary: Tensor
+) -> None:
+    named = {
+        "q": q, "latent": latent, "key_weight": key_weight, "value_weight": value_weight,
+        "q_rotary": q_rotary, "k_rotary": k_rotary,
+    }  # fmt: skip
+    _check_rank(**named)
+    for label, tensor in named.items():
+        check_float(_NAME, label, tensor, q)
+        if tensor.dtype != q.dtype and not is_autocast(q.device.type):
+            raise TypeError(
+                f"{_NAME}: all tensors must share one floating dtype, got {label} {tensor.dtype} beside q {q.dtype}; "
+                "use .to(q.dtype)."
+            )
+    batch, queries, heads, width = q.shape
+    tokens, groups, rank = latent.shape[1:]
+    if groups == 0 or heads == 0 or heads % groups:
+        raise ShapeError(
+            f"{_NAME}: the {heads} heads of q {list(q.shape)} must be a multiple of the {groups} latents of latent "
+            f"{list(latent.shape)}."
+        )
+    rotary = q_rotary.shape[-1]
+    expected = {
+        "latent": [batch, tokens, groups, rank],
+        "key_weight": [heads, width, rank],
+        "value_weight": [heads, value_weight.shape[1], rank],
+        "q_rotary": [batch, queries, heads, rotary],
+        "k_rotary": [batch, tokens, 1, rotary],
+    }
+    for label, sizes in expected.items():
+        if list(named[label].shape) != sizes:
+            raise ShapeError(
+                f"{_NAME}: {label} must be {sizes} beside q {list(q.shape)}, latent {list(latent.shape)} and rotary "
+                f"parts of width {rotary}, got {list(named[label].shape)}."
+            )
+
+
+def _by_head(latent: Tensor, weight: Tensor) -> Tensor:
+    """Latents [B, T, G, R] times weights [H, D, R]: [B, T, H, D]."""
+    groups = latent.shape[2]
+    by_group = torch.unflatten(weight, 0, (groups, weight.shape[0] // groups))
+    return torch.einsum("btgr,ghdr->btghd", latent, by_group).flatten(2, 3)
+
+
+def _define(x: Problem) -> Tensor:
+    dtype = working_dtype(x.q)
+    latent, key_weight, value_weight = (t.to(dtype) for t in (x.latent, x.key_weight, x.value_weight))
+    k, v = _by_head(latent, key_weight), _by_head(latent, value_weight)
+    q = torch.cat([x.q, x.q_rotary], -1).to(dtype)
+    k = torch.cat([k, x.k_rotary.to(dtype).expand(-1, -1, k.shape[2], -1)], -1)
+    bounds = None if x.cu_seqlens is None else (x.cu_seqlens, x.cu_seqlens)
+    mask = additive_mask(q, k, x.is_causal, x.attn_mask, bounds)
+    return dense(q, k, v, mask, x.scale)[0].to(x.q.dtype)
+
+
+def _torch(x: Problem) -> Tensor:
+    return _absorbed(x) if _is_absorbed(x) else _naive(x)
+
+
+def _is_absorbed(x: Problem) -> bool:
+    """Whether the absorbed form takes fewer products; a trace is not to ask for free sizes."""
+    queries, tokens = x.q.shape[1], x.latent.shape[1]
+    if x.form is not None:
+        return x.form == "absorbed"
+    if not is_direct((x.q,)) or torch.compiler.is_compiling():
+        return type(queries) is int and queries == 1
+    rank, rotary = x.latent.shape[-1], x.q_rotary.shape[-1]
+    width, size = x.key_weight.shape[1], x.value_weight.shape[1]
+    pairs = queries * tokens * (0.5 if x.is_causal and queries == tokens else 1.0)
+    naive = tokens * rank * (width + size) + pairs * (width + rotary + size)
+    return queries * rank * (width + size) + pairs * (2 * rank + rotary) < naive
+
+
+def _naive(x: Problem) -> Tensor:
+    k, v = _by_head(x.latent, x.key_weight), _by_head(x.latent, x.value_weight)
+    q = torch.cat([x.q, x.q_rotary], -1)
+    k = torch.cat([k, x.k_rotary.expand(-1, -1, k.shape[2], -1)], -1)
+    return _softmax(x, q, k, v)
+
+
+def _absorbed(x: Problem) -> Tensor:
+    q = torch.einsum("bthn,hnr->bthr", x.q, x.key_weight)
+    kept = _joined(x.latent, x.k_rotary)
+    read = _softmax(x, torch.cat([q, x.q_rotary], -1), kept, kept[..., : x.latent.shape[-1]])
+    return torch.einsum("bthr,hvr->bthv", read, x.value_weight)
+
+
+def _softmax(x: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    out: Tensor = softmax_attention(
+        q, k, v, scale=x.scale, is_causal=x.is_causal, attn_mask=x.attn_mask, cu_seqlens=x.cu_seqlens, backend="torch"
+    )
+    return out
+
+
+def _joined(latent: Tensor, k_rotary: Tensor) -> Tensor:
+    """[B, Tk, G, R + D]; no copy where one follows the other in memory, and no gradient is asked for."""
+    width, further = latent.shape[-1], k_rotary.shape[-1]
+    if further == 0:
+        return latent
+    is_one = (
+        is_direct((latent, k_rotary))
+        and latent.shape[2] == 1
+        and not (torch.is_grad_enabled() and (latent.requires_grad or k_rotary.requires_grad))
+        and latent.numel() > 0
+        and latent.stride() == k_rotary.stride()
+        and latent.stride(-1) == 1
+        and latent.is_neg() == k_rotary.is_neg()
+        and k_rotary.data_ptr() == latent.data_ptr() + width * latent.element_size()
+        and latent.untyped_storage().data_ptr() == k_rotary.untyped_storage().data_ptr()
+    )
+    if is_one:
+        return latent.as_strided((*latent.shape[:-1], width + further), latent.stride())
+    return torch.cat([latent, k_rotary.expand(*latent.shape[:-1], further)], -1)
+
+
+_OPERATOR: Operator[Problem, Tensor] = Operator(
+    _NAME, {"reference": Implementation(_define), "torch": Implementation(_torch)}
+)
