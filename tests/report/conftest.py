@@ -75,6 +75,9 @@ def press():
     """A finger where there is a touch screen, else the mouse."""
 
     def act(locator):
+        locator.scroll_into_view_if_needed()
+        # the scroll, and what an earlier press began, have come to rest
+        locator.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
         is_touch = locator.page.evaluate("matchMedia('(pointer: coarse)').matches")
         locator.tap() if is_touch else locator.click()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import re
+import unicodedata
 
 import pytest
 
@@ -159,4 +161,29 @@ def test_paper_shows_all_of_every_chart_and_table(browser, folder, case):
         assert page.evaluate(wide) == 0
         assert page.evaluate(BAD_LABELS) == []
         assert page.locator(".controls, .copy, #csv, .help").evaluate_all("es => es.every(e => !e.checkVisibility())")
-        assert case == "many" or page.pdf(prefer_css_page_size=True).startswith(b"%PDF")
+        boxes = "es => es.filter(e => e.checkVisibility()).map(e => getComputedStyle(e).overflow)"
+        assert set(page.locator(".scroll").evaluate_all(boxes)) == {"visible"}
+
+
+def test_the_pdf_holds_all_of_the_page(browser, folder):
+    """Verdicts, every cell of the table with the references, every plot with its names, and no page without end."""
+    pypdf = pytest.importorskip("pypdf")
+    with opened(browser, folder / "usual.html", "desktop") as page:
+        file = io.BytesIO(page.pdf(prefer_css_page_size=True))
+        page.emulate_media(media="print")
+        # titles of columns stand before the cells, as buttons are not printed
+        expected = page.locator("#table th[data-title]").evaluate_all("heads => heads.map(e => e.dataset.title)")
+        for what in ("#table td", ".verdict .use, .verdict .sentence, .trust dd", ".reasons li", ".chart h2, #run h2"):
+            expected += page.locator(what).all_text_contents()
+        expected += [one.text_content() for one in page.locator(".name").all() if one.is_visible()]
+        expected += page.locator(".plot text.label, .plot text.title, .plot text.tick").all_text_contents()
+    pages = pypdf.PdfReader(file).pages
+    text = squeezed("".join(page.extract_text() for page in pages))
+    assert len(expected) > 300
+    assert [part for part in expected if squeezed(part) not in text] == []
+    assert 4 <= len(pages) <= 9
+
+
+def squeezed(text):
+    """Without spaces, which a PDF does not have where a line ends, and without ligatures."""
+    return re.sub(r"\s+", "", unicodedata.normalize("NFKC", text))

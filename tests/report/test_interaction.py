@@ -15,6 +15,8 @@ from .sample_results import HOSTILE, sample_results
 
 pytestmark = pytest.mark.slow
 
+PAGE_SIZE = "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"
+
 
 def column(page, title):
     """Texts of the cells of mechanisms and references under a heading, from the top."""
@@ -87,15 +89,50 @@ def test_references_and_ties_are_marked(page):
 
 
 def test_a_heading_explains_itself_by_a_press(page, press):
-    from playwright.sync_api import expect
+    help_button, note = page.locator("th[data-key=speedup] .help"), page.locator("#help-speedup")
+    assert not note.is_visible()
+    # whoever cannot see it hears it with the button
+    described = page.locator("#" + help_button.get_attribute("aria-describedby"))
+    assert described.text_content().startswith("How much longer softmax")
+    press(help_button)
+    note.wait_for()
+    assert note.text_content().startswith("speed-up How much longer softmax")
+    press(help_button)
+    note.wait_for(state="hidden")
 
-    help_button = page.locator("th[data-key=speedup] .help")
-    press(help_button)
-    text = page.locator("#help-text")
-    expect(text).to_have_text(re.compile("^speed-up: How much longer softmax"))
-    assert help_button.get_attribute("aria-expanded") == "true"
-    press(help_button)
-    expect(text).to_have_text("")
+
+def test_an_explanation_moves_nothing_and_stands_below_its_heading(page, press):
+    """Also of a heading at the edge of the window, and of one that is scrolled with the table."""
+    edge = page.evaluate("document.documentElement.clientWidth")
+    for key in ("place", "parameters"):
+        help_button, note = page.locator(f"th[data-key={key}] .help"), page.locator(f"#help-{key}")
+        press(help_button)
+        note.wait_for()
+        box, head, size = note.bounding_box(), help_button.bounding_box(), page.evaluate(PAGE_SIZE)
+        assert size[0] == edge
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= edge
+        assert 0 <= box["y"] - head["y"] - head["height"] <= 8
+        page.evaluate("scrollBy(0, 40)")
+        assert note.bounding_box()["y"] == pytest.approx(box["y"] - 40, abs=1)
+        page.evaluate("scrollBy(0, -40)")
+        page.keyboard.press("Escape")
+        note.wait_for(state="hidden")
+        assert help_button.bounding_box() == head
+        assert page.evaluate(PAGE_SIZE) == size
+    page.locator("#results .scroll").evaluate("e => { e.scrollLeft = 0 }")
+
+
+def test_one_explanation_at_a_time_with_the_title_of_the_choice(page, press):
+    notes = page.locator(".help-text:popover-open")
+    for key in ("place", "score"):
+        press(page.locator(f"th[data-key={key}] .help"))
+        assert notes.evaluate_all("all => all.map(e => e.id)") == [f"help-{key}"]
+    page.locator("#at-length").select_option("512")
+    assert page.locator("#help-score strong").text_content() == "bits per byte at 512"
+    page.locator("#at-length").select_option("128")
+    press(page.locator("h1"))
+    assert notes.count() == 0
 
 
 def test_the_legend_selects_several_names_in_all_charts(page, press):
@@ -196,12 +233,13 @@ def test_the_csv_holds_the_numbers_of_the_table(pages):
     assert rows["my_file.py:Leaky"]["score"] == ""
 
 
-def test_a_spreadsheet_takes_no_name_for_a_formula(pages):
-    page = pages["desktop"]
-    line = page.evaluate(
-        "(() => { const r = new Results({ ...JSON.parse(document.getElementById('data').textContent).table });"
-        " r.data.rows[0].name = '=1+1'; return r.csv().split('\\r\\n')[1] })()"
-    )
+def test_a_spreadsheet_takes_no_name_for_a_formula(browser, folder):
+    # a second table would listen to the same buttons: not in a page that others share
+    with opened(browser, folder / "usual.html", "desktop") as page:
+        line = page.evaluate(
+            "(() => { const r = new Results({ ...JSON.parse(document.getElementById('data').textContent).table });"
+            " r.data.rows[0].name = '=1+1'; return r.csv().split('\\r\\n')[1] })()"
+        )
     assert line.startswith("'=1+1,")
 
 

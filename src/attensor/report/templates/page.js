@@ -43,10 +43,17 @@
     document.getElementById(link.hash.slice(1)).open = true;
   });
 
-  // paper has a width of its own, and two plots go on a page
+  // paper has a width of its own, two plots go on a page, and nobody opens there what is folded
   const redraw = (...size) => { for (const chart of charts) chart.draw(...size); };
-  addEventListener("beforeprint", () => redraw(690, 270));
-  addEventListener("afterprint", () => redraw());
-  matchMedia("print").addEventListener("change", ({ matches }) => (matches ? redraw(690, 270) : redraw()));
+  const unfolded = new Set();
+  const print = (isPaper) => {
+    if (isPaper) for (const one of document.querySelectorAll("details.reasons:not([open])")) unfolded.add(one);
+    for (const one of unfolded) one.open = isPaper;
+    if (isPaper) redraw(690, 270);
+    else { unfolded.clear(); redraw(); }
+  };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
+  matchMedia("print").addEventListener("change", ({ matches }) => print(matches));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
 })();

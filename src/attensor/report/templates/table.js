@@ -10,8 +10,11 @@ class Results {
     this.heads = [...this.table.tHead.rows[0].cells].slice(1);
     this.heads.forEach((head, i) => {
       head.querySelector(".sort").addEventListener("click", () => this.press(i));
-      head.querySelector(".help").addEventListener("click", () => this.help(i));
+      this.note(i).addEventListener("beforetoggle", () => this.place(i));
     });
+    const again = () => this.heads.forEach((head, i) => this.place(i));
+    this.table.parentElement.addEventListener("scroll", again);
+    addEventListener("resize", again);
     document.getElementById("csv").addEventListener("click", () => this.download());
     const score = data.columns.findIndex((column) => column.key === "score");
     this.sort(score, this.better(score));
@@ -32,6 +35,7 @@ class Results {
       this.heads[i].querySelector(".sort").textContent = title;
       this.heads[i].dataset.title = title;
       this.heads[i].querySelector(".help").setAttribute("aria-label", `What ${title} means`);
+      this.note(i).querySelector("strong").textContent = title;
       for (const row of this.body.querySelectorAll("tr[data-row]:not(.failed)")) {
         const [text, , isBest] = cells[row.dataset.row], cell = row.cells[i + 1];
         cell.textContent = text;
@@ -66,13 +70,17 @@ class Results {
     this.heads.forEach((head, at) => head.setAttribute("aria-sort", at !== i ? "none" : way > 0 ? "ascending" : "descending"));
   }
 
-  help(i) {
-    const place = document.getElementById("help-text"), pressed = this.heads[i].querySelector(".help");
-    const isOpen = pressed.getAttribute("aria-expanded") === "true";
-    for (const head of this.heads) head.querySelector(".help").setAttribute("aria-expanded", "false");
-    pressed.setAttribute("aria-expanded", String(!isOpen));
-    const title = this.heads[i].querySelector(".sort").textContent;
-    place.textContent = isOpen ? "" : `${title}: ${this.data.columns[i].note}`;
+  // what its heading means; the browser opens and closes it: a press on ?, there again or elsewhere, Escape
+  note(i) {
+    return document.getElementById("help-" + this.data.columns[i].key);
+  }
+
+  // below its ?, and inside of the window
+  place(i) {
+    const { left, bottom } = this.heads[i].querySelector(".help").getBoundingClientRect();
+    const edge = document.documentElement.clientWidth, width = Math.min(340, edge - 24);
+    this.note(i).style.left = `${scrollX + Math.max(12, Math.min(left, edge - width - 12))}px`;
+    this.note(i).style.top = `${scrollY + bottom + 4}px`;
   }
 
   csv() {
