@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+import statistics
 
+import numpy
 import pytest
 
 from attensor import cli
 from attensor.compare import Result, merge
 from attensor.compare.conclusions import conclusions
 from attensor.compare.schema import schema
+from attensor.report.plots.quality import quality_curves
 
 from .made_results import Truth, made_results
 from .test_schema import MADE
@@ -94,8 +98,41 @@ def test_times_of_two_machines_are_never_in_one_table(part, tmp_path):
     (elsewhere,) = linear["measured"]
     assert elsewhere["machine"] == 0
     assert len(elsewhere["cost"]) == 4
-    assert all(point["seconds"] is None for run in linear["runs"] for point in run["curve"])
-    assert all(point["seconds"] is not None for run in rows["gla"]["runs"] for point in run["curve"])
+    assert "another machine" in linear["missing"]["score_equal_time"]
+    # seconds stay with their machine, and no plot has those of two
+    assert [run["machine"] for row in rows.values() for run in row["runs"]] == [0] * 3 + [1] * 6
+    (by_time,) = [view for view in quality_curves(result.results).views if view.label == "by time"]
+    (by_tokens,) = [view for view in quality_curves(result.results).views if view.label == "by tokens"]
+    assert (len(by_time.data), len(by_tokens.data)) == (2, 3)
+
+
+def test_equal_time_needs_one_machine_that_trained_all(part, whole, tmp_path):
+    """Seeds from two machines: the pace is that of one, the curves are those of all seeds."""
+    for row, pace in zip(whole["mechanisms"], (0.01, 0.02, 0.015), strict=True):
+        row["seconds_per_step"] = pace
+    a = part("a", tuple(TRUTH.gaps), (0, 1, 2))
+    for row in whole["mechanisms"]:
+        row["seconds_per_step"] = 0.3
+        for run in row["runs"]:
+            for point in run["curve"]:
+                point["seconds"] *= 7
+    b = part("b", tuple(TRUTH.gaps), (3, 4, 5), OTHER)
+    rows = named(result := merge(a, b, out=tmp_path / "all"))
+    assert [row["seconds_per_step"] for row in rows.values()] == [0.01, 0.02, 0.015]
+    # softmax is the fastest and stands where it ended, gla half as far
+    assert rows["softmax"]["score_equal_time"] == rows["softmax"]["score"]
+    curves = [run["curve"] for run in rows["gla"]["runs"]]
+    assert len(curves) == 6
+    ends = [run["final"]["1x"] - run["curve"][-1]["score"] for run in rows["gla"]["runs"]]
+    halves = [numpy.interp(math.log(204_800), *log_points(curve)) for curve in curves]
+    assert rows["gla"]["score_equal_time"]["mean"] == pytest.approx(statistics.fmean(map(sum, zip(halves, ends))))
+    assert result.results["ranking"]["equal_time"]["seconds"] == pytest.approx(4.0)
+    (by_time,) = [view for view in quality_curves(result.results).views if view.label == "by time"]
+    assert max(max(series.x) for series in by_time.data) == pytest.approx(4.0)
+
+
+def log_points(curve):
+    return [math.log(point["tokens"]) for point in curve], [point["score"] for point in curve]
 
 
 def test_merged_results_merge_again(part, tmp_path):
@@ -110,10 +147,6 @@ def test_merged_results_merge_again(part, tmp_path):
         assert result.results["machine"] == OTHER
         assert [len(row["measured"]) for row in result.rows] == [3, 3, 1]
     assert steps.results["ranking"] == at_once.results["ranking"]
-    # the seconds of curves that were not those of the table at some time are gone
-    for result in (steps, at_once):
-        for run in (run for row in result.rows for run in row["runs"]):
-            run["curve"] = [{**point, "seconds": None} for point in run["curve"]]
     assert steps.rows == at_once.rows
 
 

@@ -1,7 +1,8 @@
 """Results of several runs as one: seeds of a mechanism pooled, mechanisms side by side, times never mixed.
 
 Scores do not depend on the machine, times do: the merged rows have those of one machine, the one that measured most of
-them, and what the others measured lies in `measured` of each row.
+them, and what the others measured lies in `measured` of each row. Equal time takes the pace of that machine and the
+curves of all seeds, so every mechanism that was trained there has it, whichever machines its other seeds are from.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _EMPTY: dict[str, Any] = {
     "seconds_per_step": None,
     "train_tokens_per_second": None,
 }
+_NEEDS_THE_MACHINE = ("cost", "decode", "seconds_per_step", "train_tokens_per_second", "score_equal_time")
 _ELSEWHERE = "measured on another machine, see `measured`: times of two machines are not compared"
 
 
@@ -168,8 +170,9 @@ def _pooled(parts: Sequence[dict[str, Any]], sources: Sequence[Row], machine: in
         for run in part["runs"]:
             _refuse_another(name, runs.setdefault(run["seed"], run), run)
     measured = [each for part in parts for each in part["measured"]]
-    here = [each for each in measured if _same_machine(sources, each["machine"]) == machine and each["cost"]]
-    shown = here[0] if here else None
+    here = [each for each in measured if _same_machine(sources, each["machine"]) == machine]
+    # a run that was stopped after the training has a pace and no cost
+    shown = next((each for key in ("cost", "seconds_per_step") for each in here if each[key]), None)
     row |= {key: shown[key] for key in _EMPTY} if shown else _EMPTY
     # another machine may have come into the table since
     missing = {key: why for key, why in (row.get("missing") or {}).items() if why != _ELSEWHERE}
@@ -178,14 +181,13 @@ def _pooled(parts: Sequence[dict[str, Any]], sources: Sequence[Row], machine: in
         row["learning_rate"] = None
         missing["learning_rate"] = f"{' and '.join(map(str, rates))}, each the best of its own run"
     if shown is None and any(each["cost"] for each in measured):
-        missing |= dict.fromkeys(("cost", "decode", "seconds_per_step", "train_tokens_per_second"), _ELSEWHERE)
+        missing |= dict.fromkeys(_NEEDS_THE_MACHINE, _ELSEWHERE)
     loads = [part["load"] for part in parts if part.get("load") is not None]
-    own = None if shown is None else shown["machine"]
     return row | {
-        "runs": [_timed(runs[seed], sources, machine) for seed in sorted(runs)],
+        "runs": [runs[seed] | {"machine": _same_machine(sources, runs[seed]["machine"])} for seed in sorted(runs)],
         "load": max(loads, default=None),
         "at_edge": _any(part.get("at_edge") for part in parts),
-        "machine": own,
+        "machine": machine if shown else None,
         "measured": measured,
         "missing": missing,
     }
@@ -197,13 +199,6 @@ def _refuse_another(name: str, kept: Row, run: Row) -> None:
             f"merge: seed {run['seed']} of {name} is in two runs with different scores, {kept['final']['1x']} and "
             f"{run['final']['1x']}: it would count twice. Train other seeds: --first-seed {run['seed'] + 1} or more."
         )
-
-
-def _timed(run: Row, sources: Sequence[Row], machine: int) -> dict[str, Any]:
-    """The run, and without the seconds of its curve when it was trained on another machine than that of the table."""
-    if _same_machine(sources, run["machine"]) == machine:
-        return dict(run)
-    return {**run, "curve": [{**point, "seconds": None} for point in run["curve"]]}
 
 
 def _any(values: Any) -> bool | None:

@@ -240,6 +240,9 @@ def _seed_curves(mechanism: Mechanism, key: str) -> tuple[list[float], list[floa
     """x, lowest, mean and highest score over the seeds that have a point at the same step."""
     by_step: dict[int, list[tuple[float, float]]] = defaultdict(list)
     for run in mechanism.get("runs") or ():
+        # of merged results: seconds of one machine only
+        if key == "seconds" and run.get("machine") != mechanism.get("machine"):
+            continue
         for point in run.get("curve") or ():
             if is_number(point.get(key)) and point[key] > 0 and is_number(point.get("score")):
                 by_step[point.get("step")].append((point[key], point["score"]))
