@@ -5,8 +5,10 @@
 
 The real runs compare a planted pair (the same mechanism under two names, with other initial weights) and one that is
 worse by construction, each time on other files of Python's standard library and from other initial weights: 50 take
-half an hour on two idle cores. The planted gap is about half a bit, ten standard errors: its power is above 99 %.
-A pair counts as ranked when its p after Holm is below alpha, also where a busy machine withholds the ranking.
+three quarters of an hour on two idle cores. The planted gap is about 0.04 bits. The last simulated scene has the mean
+spreads of ten such runs: all of 1000 draws find the gap, so the power is above 99.7 %; with the widest spread of the seeds
+among the ten, 0.008, it is 85 %. A pair counts as ranked when its p after Holm is below alpha, also where a busy machine
+withholds the ranking.
 """
 
 from __future__ import annotations
@@ -56,6 +58,10 @@ SCENES = {
     "one better by 0.05": Truth(_BETTER),
     "one better by 0.05, files of one size": Truth(_BETTER, tail=0.0),
     "one better by 0.1": Truth({name: 2 * gap for name, gap in _BETTER.items()}),
+    # root mean squares over ten real runs, the spread over the units that of the worse one
+    "the real runs": Truth(
+        {"Planted": 0.0, "Again": 0.0, "Worse": 0.038}, 0.0037, unit_sd=0.0165, noise_sd=0.0085, units=256, tail=0.0
+    ),
 }
 
 

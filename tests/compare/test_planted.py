@@ -49,7 +49,7 @@ def test_counting():
 
 @pytest.mark.slow
 def test_real_runs(tmp_path):
-    """One run: the gap of more than half a bit is found, and the pair is not ranked."""
+    """One run: the gap is found, and the pair is not ranked."""
     found = real_rates(1, tmp_path)
     assert found.pairs == 1.0
     assert found.false == 0.0

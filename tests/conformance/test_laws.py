@@ -1,4 +1,4 @@
-"""The ten laws that every mechanism of the catalogue obeys.
+"""The laws that every mechanism of the catalogue obeys.
 
 A card whose mathematics cannot keep a law says so in `breaks`, with the reason; that it cannot is tested, too.
 """

@@ -1,6 +1,7 @@
 """Student's t distribution for any number of degrees of freedom, whole or not.
 
-Written out with the standard library; numbers agree with scipy to 1e-8.
+Written out with the standard library; numbers agree with scipy to 1e-8, which is 140 MB that only the extra `vision`
+brings along: a comparison of text needs neither.
 """
 
 from __future__ import annotations
