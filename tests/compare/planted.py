@@ -6,9 +6,9 @@
 The real runs compare a planted pair (the same mechanism under two names, with other initial weights) and one that is
 worse by construction, each time on other files of Python's standard library and from other initial weights: 50 take
 three quarters of an hour on two idle cores. The planted gap is about 0.04 bits. The last simulated scene has the mean
-spreads of ten such runs: all of 1000 draws find the gap, so the power is above 99.7 %; with the widest spread of the seeds
-among the ten, 0.008, it is 85 %. A pair counts as ranked when its p after Holm is below alpha, also where a busy machine
-withholds the ranking.
+spreads of ten such runs: all of 1000 draws find the gap, so the power is above 99.7 %; with the widest spread of the
+seeds among the ten, 0.008, it is 85 %. A pair counts as ranked when its p after Holm is below alpha, also where a busy
+machine withholds the ranking.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ r"""Muon: steps along orthogonal matrices for the weights of linear layers, Adam
 A gradient's singular values differ by orders of magnitude, and a step along it moves a matrix in few directions; O has
 singular values near 1. The factor makes entries of a step about as large as those of AdamW: one rate serves both.
 
-`torch.optim.Muon` makes the same steps, multiplied in bfloat16. A training step of `attensor compare` then takes 1.03 to
-1.16 times as long on a processor that computes in bfloat16, and 2.1 times on one that does not (AVX2; at a width of 256
-the optimizer alone 16 times), so it is not taken, and tests compare with it.
+`torch.optim.Muon` makes the same steps, multiplied in bfloat16. A training step of `attensor compare` then takes 1.03
+to 1.16 times as long on a processor that computes in bfloat16, and 2.1 times on one that does not (AVX2; at a width of
+256 the optimizer alone 16 times), so it is not taken, and tests compare with it.
 
 Source: Jordan et al., "Muon" (2024); the factor is that of arXiv:2502.16982, section 2.2.
 """
