@@ -17,6 +17,7 @@ from attensor.commands.bench_linear import BenchLinear
 from attensor.commands.bench_neighborhood import BenchNeighborhood
 from attensor.commands.bench_relative import BenchRelative
 from attensor.commands.bench_softmax import BenchSoftmax
+from attensor.commands.bench_vision import BenchVision
 from attensor.commands.general import Compare, Doctor
 from attensor.errors import DataError
 from attensor.listing import argument_docs
@@ -204,9 +205,11 @@ def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
     assert cli.main(["bench", "relative", "--sizes", "8x16,4x8", "--modes", "forward", "--budget", "3"]) == 0
     assert cli.main(["bench", "softmax", "--heads", "4", "2"]) == 0
+    assert cli.main(["bench", "vision", "--models", "davit_tiny,", "--batch-size", "2", "--image-size", "64"]) == 0
     assert seen == [
         ("linear", BenchLinear(lengths=(32, 96), variants=("none",), save=True)),
         ("neighborhood", BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3,))),
         ("relative", BenchRelative(sizes=((8, 16), (4, 8)), modes=("forward",), budget=3.0)),
         ("softmax", BenchSoftmax(heads=((4, 2),))),
+        ("vision", BenchVision(models=("davit_tiny",), batch_size=2, image_size=64)),
     ]

@@ -42,6 +42,7 @@ class Problem:
         series: what the rows of the overview share, whose columns are lengths.
         label: the size in a table.
         tokens: of a call; 0 where that means nothing.
+        images: the same.
         input_bytes: to which the peak is compared; 0 where that means nothing.
         tolerance: largest error, relative to the largest output, that still is the same function.
         dtype: of the inputs.
@@ -56,6 +57,7 @@ class Problem:
     series = property(lambda self: self.title)
     label = property(lambda self: str(self.size[-1]))
     tokens = property(lambda self: 0)
+    images = property(lambda self: 0)
     input_bytes = property(lambda self: 0)
     shapes = property(lambda self: ())
     tolerance = property(lambda self: 1e-3 if self.device == "cpu" else 5e-2)

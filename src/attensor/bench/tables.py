@@ -63,8 +63,8 @@ def _time(row: Row, rows: Sequence[Row]) -> str:
     return _cell(row.seconds, lambda seconds: digits(_unit(rows)[1] * seconds))
 
 
-def _rate(row: Row, rows: Sequence[Row]) -> str:
-    rate = row.problem.tokens / (row.seconds or math.inf)
+def _rate(row: Row, count: int) -> str:
+    rate = count / (row.seconds or math.inf)
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if rate >= factor:
             return f"{digits(rate / factor)}{unit}"
@@ -80,7 +80,8 @@ _COLUMNS: dict[str, Callable[[Row, Sequence[Row]], str]] = {
     "against ours": lambda row, rows: _cell(row.against_ours, lambda ratio: f"{digits(ratio)}x"),
     "over rounds": _rounds,
     "growth": _growth,
-    "tokens/s": _rate,
+    "tokens/s": lambda row, rows: _rate(row, row.problem.tokens),
+    "images/s": lambda row, rows: _rate(row, row.problem.images),
     "of matrix rate": lambda row, rows: _cell(row.of_matrix_rate, "{:.1%}".format),
     "peak MiB": lambda row, rows: NOTHING if row.peak_bytes is None else f"{row.peak_bytes / 2**20:.1f}",
     "of inputs": lambda row, rows: _cell(
@@ -89,7 +90,7 @@ _COLUMNS: dict[str, Callable[[Row, Sequence[Row]], str]] = {
     "state MiB": lambda row, rows: _cell(row.state_bytes / 2**20, "{:.1f}".format),
 }
 # what a narrow terminal does without, the first of them first
-_SPARE = ("of inputs", "over rounds", "of matrix rate", "growth", "tokens/s", "peak MiB")
+_SPARE = ("of inputs", "over rounds", "of matrix rate", "growth", "tokens/s", "images/s", "peak MiB")
 
 
 def check_table(checks: Sequence[Check], peers: Sequence[Peer], note: str) -> Table:

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["Rule", "convert", "kept_options", "load_weights", "read_weights", "require_options"]
+__all__ = ["Rule", "convert", "join", "kept_options", "load_weights", "read_weights", "require_options"]
 
 
 class Rule(NamedTuple):
@@ -50,6 +51,27 @@ def convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) 
             "is it a checkpoint of another family or of an unpublished variant?"
         )
     return converted
+
+
+def join(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
+    """Tensors that are one here and several there: `x.part.y` of all parts, in this order, become `x.whole.y`.
+
+    Args:
+        weights: by name; those without a part are kept.
+        parts: the last name but one of what is joined, along the first axis.
+        whole: what takes their place.
+    Raises:
+        ValueError: one part without another.
+    """
+    joined = dict(weights)
+    pattern = re.compile(rf"(.*\.)({'|'.join(parts)})(\.\w+)")
+    for before, _, behind in (match.groups() for match in map(pattern.fullmatch, weights) if match):
+        names = [f"{before}{part}{behind}" for part in parts]
+        if absent := [name for name in names if name not in weights]:
+            raise ValueError(f"{before}{whole}{behind} is made of {', '.join(names)}; {absent[0]} is missing.")
+        if names[0] in joined:
+            joined[f"{before}{whole}{behind}"] = torch.cat([joined.pop(name) for name in names])
+    return joined
 
 
 def require_options(name: str, config: Mapping[str, Any], published: Mapping[str, Any]) -> None:

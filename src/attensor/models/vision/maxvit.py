@@ -4,7 +4,7 @@
     x = x + attention(norm(x)) in windows;   x = x + MLP(norm(x))
     x = x + attention(norm(x)) on the grid;  x = x + MLP(norm(x))
 
-Weights of timm's `maxvit_*_tf_*` load as they are.
+Weights of timm's `maxvit_*_tf_*` load as they are, and the variables of the authors' checkpoints by their names.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from attensor.models.blocks import ACTIVATIONS, MLP, ResidualBlock
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
+from attensor.models.vision.maxvit_names import from_tensorflow
 from attensor.models.vision.mbconv import BatchNorm, MBConv, SameConv
 from attensor.nn.window_grid import WindowGridAttention, resized
 
@@ -168,9 +169,10 @@ class MaxViT(Backbone):
         self.apply(_draw)
 
     def convert_state_dict(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """timm's names as they are; position tables of another window are resized."""
-        tables = "relative_position_bias_table"
-        return {n: resized(x, self.config.side) if n.endswith(tables) else x for n, x in state_dict.items()}
+        """timm's names as they are, the authors' (`block_00_00/`) renamed; tables of another window are resized."""
+        tables, is_official = "relative_position_bias_table", any("/" in name for name in state_dict)
+        weights = from_tensorflow(state_dict) if is_official else state_dict
+        return {n: resized(x, self.config.side) if n.endswith(tables) else x for n, x in weights.items()}
 
 
 def _draw(module: nn.Module) -> None:

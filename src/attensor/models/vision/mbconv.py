@@ -40,15 +40,17 @@ class SqueezeExcite(nn.Module):
     Args:
         channels: C.
         inside: channels between the two layers.
+        activation: between them, a name of `ACTIVATIONS`.
     """
 
-    def __init__(self, channels: int, inside: int) -> None:
+    def __init__(self, channels: int, inside: int, *, activation: str = "silu") -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Conv2d(channels, inside, 1), nn.Conv2d(inside, channels, 1)
+        self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, height, width] to the same."""
-        factors: Tensor = self.fc2(F.silu(self.fc1(x.mean((2, 3), keepdim=True))))
+        factors: Tensor = self.fc2(ACTIVATIONS[self.activation](self.fc1(x.mean((2, 3), keepdim=True))))
         return x * factors.sigmoid()
 
 
