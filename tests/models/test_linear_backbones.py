@@ -148,9 +148,11 @@ def test_each_stage_has_all_its_sizes() -> None:
 def test_half_precision(name: str, dtype: torch.dtype) -> None:
     model, x = tiny(name), images()
     exact = copy.deepcopy(model).double()(x.double())
-    out = model.to(dtype)(x.to(dtype))
-    assert out.dtype == dtype
-    assert closeness(out, exact) < (0.05 if dtype == torch.bfloat16 else 0.01)
+    with torch.autocast("cpu", dtype):
+        mixed = model(x)
+    for out in (mixed, model.to(dtype)(x.to(dtype))):
+        assert out.dtype == dtype
+        assert closeness(out, exact) < (0.05 if dtype == torch.bfloat16 else 0.01)
 
 
 @pytest.mark.parametrize("name", TINY)
