@@ -182,7 +182,8 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         _neighborhood,
     ),
     "RankAugmentedLinearAttention": (
-        dict.fromkeys(("kv_weighting", "output_gate", "rotary", "lepe"), ("bool", BOTH)),
+        dict.fromkeys(("kv_weighting", "output_gate", "rotary", "lepe"), ("bool", BOTH))
+        | {"attention": ("choice:linear|softmax", ["'linear'", "'softmax'"])},
         _rala,
     ),
     "DualAttention": (

@@ -57,6 +57,19 @@ def test_all_branches_act_in_the_documented_order() -> None:
     torch.testing.assert_close(actual, x, rtol=1e-12, atol=1e-12)
 
 
+def test_every_branch_is_dropped_and_positions_are_not() -> None:
+    class Nothing(nn.Module):
+        def forward(self, branch: Tensor) -> Tensor:
+            return torch.zeros_like(branch)
+
+    position = randomised(ConvolutionalPosition(6))
+    parts = {"norm": NORM, "cpe": [position], "after_mixer": nn.Linear(6, 6)}
+    block = randomised(ResidualBlock(nn.Linear(6, 6), MLP(6, 7), **parts))
+    assert not torch.allclose(block(cells()), cells() + position(cells()))
+    block.drop_path = Nothing()
+    assert torch.equal(block(cells()), cells() + position(cells()))
+
+
 def test_absent_parts_have_no_keys() -> None:
     names = {name.rpartition(".")[0] for name in ResidualBlock(nn.Linear(6, 6), MLP(6, 7), norm=NORM).state_dict()}
     assert names == {"norm1", "attn", "norm2", "mlp.fc1", "mlp.fc2"}

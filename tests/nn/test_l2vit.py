@@ -15,6 +15,8 @@ from attensor.nn import GlobalLinearAttention, Heads, LocalConcentration
 from tests.conformance import cases as laws
 from tests.conformance import test_laws  # noqa: F401  names the laws
 from tests.conformance.cases import Case, weights
+from tests.golden.drawn import golden, summaries, uniform, weighed
+from tests.golden.drawn import weights as drawn_weights
 
 B, HEIGHT, WIDTH, H, D = 2, 3, 5, 3, 7
 C = H * D
@@ -187,3 +189,18 @@ def test_options_are_checked() -> None:
     with pytest.raises(ValueError, match=r"LocalConcentration: hidden_states must end in hidden_size = 21 channels"):
         LocalConcentration(C, dtype=x.dtype)(x[..., :5])
     assert "denominator_minimum=100" in repr(layer)
+
+
+@pytest.mark.parametrize("scale", [1, 30])
+def test_numbers_are_those_of_the_authors_code(scale: int) -> None:
+    """Where most denominators are raised to 100, and where few are; gradients of the input and of every parameter."""
+    layer = GlobalLinearAttention(12, 3, dtype=torch.float64)
+    drawn = drawn_weights({f"attention.{key}": value.shape for key, value in layer.state_dict().items()})
+    layer.load_state_dict({key.removeprefix("attention."): value for key, value in drawn.items()})
+    x = (scale * uniform("cells", 2, 35, 12)).requires_grad_()
+    out = layer(x)
+    weighed(out).backward()
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    numbers = golden("l2vit")
+    for name, tensor in {"out": out, "dx": x.grad, "dp": summaries(gradients)}.items():
+        torch.testing.assert_close(tensor, numbers[f"attention.{scale}.{name}"], rtol=1e-10, atol=1e-10)

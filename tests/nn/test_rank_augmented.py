@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ from torch.nn import functional as F
 
 from attensor.nn import Heads, RankAugmentedLinearAttention, grid_rotary_embedding
 from tests.conformance.cases import weights
+from tests.golden.drawn import golden, summaries, uniform, weighed
+from tests.golden.drawn import weights as drawn_weights
 
 B, HEIGHT, WIDTH, H, D = 2, 3, 5, 3, 8
 C, CELLS = H * D, HEIGHT * WIDTH
@@ -19,7 +22,7 @@ PARTS = ("kv_weighting", "output_gate", "rotary", "lepe")
 COMBINATIONS = [dict(zip(PARTS, on)) for on in itertools.product([False, True], repeat=4)]
 
 
-def build(**options: bool) -> tuple[RankAugmentedLinearAttention, Tensor]:
+def build(**options: Any) -> tuple[RankAugmentedLinearAttention, Tensor]:
     layer = RankAugmentedLinearAttention(C, H, **options, dtype=torch.float64)
     return layer, torch.randn(B, HEIGHT, WIDTH, C, dtype=torch.float64)
 
@@ -155,3 +158,48 @@ def test_sizes_are_checked() -> None:
     with pytest.raises(ValueError, match=r"must be \[B, height, width, C\], got \[2, 15, 24\]"):
         layer(x.flatten(1, 2))
     assert "kv_weighting=True" in repr(layer)
+    with pytest.raises(ValueError, match=r"RankAugmentedLinearAttention: attention must be .*linear.*softmax"):
+        build(attention="vanilla")
+
+
+@pytest.mark.parametrize("attention", ["linear", "softmax"])
+def test_numbers_are_those_of_the_authors_code(attention: str) -> None:
+    """The layer and its twin: output, gradients of the input and of every parameter."""
+    layer = RankAugmentedLinearAttention(C, H, attention=attention, dtype=torch.float64)
+    drawn = drawn_weights({f"attention.{key}": value.shape for key, value in layer.state_dict().items()})
+    layer.load_state_dict({key.removeprefix("attention."): value for key, value in drawn.items()})
+    x = uniform("map", 2, C, 5, 7).requires_grad_()
+    out = layer(x.movedim(1, -1)).movedim(-1, 1)
+    weighed(out).backward()
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    numbers = golden("rala")
+    for name, tensor in {"out": out, "dx": x.grad, "dp": summaries(gradients)}.items():
+        torch.testing.assert_close(tensor, numbers[f"{attention}.{name}"], rtol=1e-10, atol=1e-10)
+
+
+def test_tables_are_those_of_the_authors_code() -> None:
+    """Turned, (1, 0) is (cos, sin) of each pair of channels; there each angle stands twice."""
+    numbers, ones = golden("rala"), torch.tensor([1.0, 0.0], dtype=torch.float64).repeat(D // 2)
+    found = grid_rotary_embedding(ones.expand(1, 35, 1, D), (5, 7))[0, :, 0]
+    for name, place in (("cos", 0), ("sin", 1)):
+        torch.testing.assert_close(found[:, place::2], numbers[name][:, ::2], rtol=1e-12, atol=1e-12)
+        assert torch.equal(numbers[name][:, ::2], numbers[name][:, 1::2])
+
+
+@pytest.mark.parametrize("options", [o for o in COMBINATIONS if o["kv_weighting"]], ids=str)
+def test_the_softmax_twin_equals_its_definition(options: dict[str, bool]) -> None:
+    """All pairs written out; weighting of keys, which it has not, changes nothing."""
+    layer, x = build(attention="softmax", **options)
+    state = layer.state_dict()
+    maps = F.conv2d(x.permute(0, 3, 1, 2), state["qkvo.weight"], state["qkvo.bias"]).split(C, 1)
+    q, k, v = (one.reshape(B, H, D, CELLS).mT for one in maps[:3])
+    q, k = (turned(q), turned(k)) if options["rotary"] else (q, k)
+    out = ((q @ k.mT * D**-0.5).softmax(-1) @ v).mT.reshape(B, C, HEIGHT, WIDTH)
+    if options["lepe"]:
+        out = out + F.conv2d(maps[2], state["lepe.weight"], state["lepe.bias"], padding=2, groups=C)
+    out = out * maps[3] if options["output_gate"] else out
+    expected = F.conv2d(out, state["proj.weight"], state["proj.bias"]).permute(0, 2, 3, 1)
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-10)
+    unweighted, _ = build(attention="softmax", **{**options, "kv_weighting": False})
+    unweighted.load_state_dict(state)
+    assert torch.equal(unweighted(x), layer(x))

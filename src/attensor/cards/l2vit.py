@@ -16,6 +16,13 @@ CARD = Mechanism(
     terms={r"\tau_h": "a learned temperature", "m": "the least denominator"},
     operator="attensor.ops:kernel_attention",
     layer="attensor.nn.l2vit:GlobalLinearAttention",
+    models=("attensor.models.vision.l2vit:L2ViT",),
+    presets={
+        "l2vit_tiny": 28_596_781,
+        "l2vit_small": 50_199_157,
+        "l2vit_base": 88_577_188,
+        "l2vit_base_384": 88_577_188,
+    },
     recipe="attensor.recipes.l2vit",
     domain=Domain.GRID,
     is_causal=False,

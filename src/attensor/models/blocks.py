@@ -2,7 +2,7 @@
 
     x = x + cpe1(x)                              positions by convolution, if any
     x = x + drop_path(ls1(mixer(norm1(x))))
-    x = x + local_mp(norm3(x))                   what follows the mixer, if anything
+    x = x + drop_path(local_mp(norm3(x)))        what follows the mixer, if anything
     x = x + cpe2(x)
     x = x + drop_path(ls2(mlp(norm2(x))))
 
@@ -156,7 +156,7 @@ class ResidualBlock(nn.Module):
         x = hidden_states if self.cpe1 is None else hidden_states + self.cpe1(hidden_states)
         x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
         if self.local_mp is not None and self.norm3 is not None:
-            x = x + self.local_mp(self.norm3(x))
+            x = x + self.drop_path(self.local_mp(self.norm3(x)))
         if self.cpe2 is not None:
             x = x + self.cpe2(x)
         out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))

@@ -5,12 +5,15 @@ r"""Rank-augmented linear attention: keys weighted by a global query, outputs mu
     y_i = sum_j w_j (R Q_i . R K_j) v_j / (sum_j w_j (Q_i . K_j) + eps)        R: rotation by row and column
     out = W' ((y + lepe(v)) * o)                                               lepe: 5 x 5 convolution per channel
 
+Its twin, of the coarse stages of the published models, has y_i = sum_j softmax_j(K^-1/2 R q_i . R k_j) v_j instead.
+
 Source: arXiv:2411.07635, equations 5 to 9.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from attensor.nn._shapes import head_dim
 from attensor.nn.mixer import Heads, Mixer
 from attensor.nn.rotary import grid_rotary_embedding
-from attensor.ops import FEATURE_MAPS, Denominator, kernel_attention
+from attensor.ops import FEATURE_MAPS, Denominator, kernel_attention, softmax_attention
 
 __all__ = ["RankAugmentedLinearAttention", "rank_augmented_features"]
 
@@ -28,7 +31,8 @@ _EPS = 1e-6  # of the authors' code, on the mean over the cells
 class RankAugmentedLinearAttention(Mixer):
     """Every cell of an image sees all cells at linear cost, with two additions that lift the rank of the output.
 
-    Cost O(cells * C^2 / heads) for the attention. No causal form: the weights of the keys depend on every query.
+    Cost O(cells * C^2 / heads) for the attention, O(cells^2 * C) for the softmax twin. No causal form: the weights of
+    the keys depend on every query.
     Keys and shapes of the state_dict are the published ones: `qkvo.{weight [4 C, C, 1, 1], bias}` (rows q, k, v, o,
     each by head), `lepe.{weight [C, 1, 5, 5], bias}`, `proj.{weight [C, C, 1, 1], bias}`. The options switch parts off,
     for ablations; without the gate `qkvo` has 3 C rows.
@@ -36,9 +40,12 @@ class RankAugmentedLinearAttention(Mixer):
     Args:
         hidden_size: channels C of input and output.
         num_heads: heads H; C / H is a multiple of 4 when there is a rotation.
-        kv_weighting: multiply keys by the weights of the global query (the rank of the summed keys and values).
+        attention: `"linear"`, or `"softmax"`, the twin with the same keys and shapes: weights of one load into the
+            other, and mean something else there.
+        kv_weighting: multiply keys by the weights of the global query (the rank of the summed keys and values); the
+            twin has none.
         output_gate: multiply the output by a linear projection of the input, without activation (its own rank).
-        rotary: turn queries and keys by their row and column, in the numerator only.
+        rotary: turn queries and keys by their row and column, of linear attention in the numerator only.
         lepe: add a 5 x 5 convolution of the values, channel by channel.
         device, dtype: of the parameters.
     Raises:
@@ -48,13 +55,14 @@ class RankAugmentedLinearAttention(Mixer):
 
     ranks = (4,)
 
-    shown = (*Mixer.shown, "kv_weighting", "output_gate", "rotary")
+    shown = (*Mixer.shown, "attention", "kv_weighting", "output_gate", "rotary")
 
     def __init__(
         self,
         hidden_size: int,
         num_heads: int,
         *,
+        attention: Literal["linear", "softmax"] = "linear",
         kv_weighting: bool = True,
         output_gate: bool = True,
         rotary: bool = True,
@@ -70,7 +78,8 @@ class RankAugmentedLinearAttention(Mixer):
                 "RankAugmentedLinearAttention: rotation by row and column needs heads of a multiple of 4 channels, got "
                 f"hidden_size {hidden_size} / num_heads {num_heads} = {self.head_dim}; change them or set rotary=False."
             )
-        self.kv_weighting, self.output_gate, self.rotary = kv_weighting, output_gate, rotary
+        self.attention, self.kv_weighting = attention, kv_weighting
+        self.output_gate, self.rotary = output_gate, rotary
         projected = (4 if output_gate else 3) * hidden_size
         self.qkvo = nn.Conv2d(hidden_size, projected, 1, device=device, dtype=dtype)
         self.lepe = None
@@ -102,13 +111,17 @@ class RankAugmentedLinearAttention(Mixer):
         q, k, v, *_ = heads
         space = (q.shape[1], q.shape[2])
         q, k, v = (x.flatten(1, 2) for x in (q, k, v))
+        turn = partial(grid_rotary_embedding, space=space) if self.rotary else None
+        if self.attention == "softmax":
+            turned = (q, k) if turn is None else (turn(q), turn(k))
+            return torch.unflatten(softmax_attention(*turned, v), 1, space)
         queries, keys = rank_augmented_features(q, k, is_weighted=self.kv_weighting)
         out, _ = kernel_attention(
             queries,
             keys / keys.shape[1],  # a mean over the cells, so that the constant does not depend on their number
             v.to(keys.dtype),
             is_causal=False,
-            position_map=partial(grid_rotary_embedding, space=space) if self.rotary else None,
+            position_map=turn,
             denominator=Denominator(eps=_EPS),
         )
         return torch.unflatten(out.to(v.dtype), 1, space)

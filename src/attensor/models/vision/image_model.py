@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from attensor.errors import ShapeError
 
-__all__ = ["FeatureExtractor", "FeatureInfo", "ImageModel", "draw_linear", "run"]
+__all__ = ["FeatureExtractor", "FeatureInfo", "ImageModel", "draw_layer", "draw_linear", "run"]
 
 
 class ImageModel(nn.Module):
@@ -233,6 +233,12 @@ def run(module: nn.Module, hidden_states: Tensor, is_checkpointed: bool) -> Tens
 def draw_linear(module: nn.Module) -> None:
     """Truncated normal of 0.02 for the weights of a linear layer and zero for its bias; others as they are."""
     if isinstance(module, nn.Linear):
+        draw_layer(module)
+
+
+def draw_layer(module: nn.Module) -> None:
+    """The same for the weights and biases of linear layers and of convolutions."""
+    if isinstance(module, (nn.Linear, nn.Conv2d)):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
