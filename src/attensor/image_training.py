@@ -178,7 +178,7 @@ def _training(
     )
     setup = ImageSetup(
         recipe=recipe,
-        image_size=tuple(model.config.image_size),
+        image_size=_size_of(model),
         batch_size=command.batch_size or min(recipe.batch_size, most),
         steps=1,
         accumulate=command.accumulate,
@@ -188,6 +188,13 @@ def _training(
     training = ImageTraining(model, source, setup, workers=_workers(command, source), device=device)
     training.check()
     return training
+
+
+def _size_of(model: ImageModel) -> tuple[int, int]:
+    """Height and width that the model is built for."""
+    config: Any = model.config
+    height, width = config.image_size
+    return height, width
 
 
 def _announce_classifier(init: str, model: ImageModel, console: Console) -> None:
@@ -240,7 +247,12 @@ def steps_within(seconds: float, training: ImageTraining) -> int:
     setup = replace(training.setup, steps=_PILOT_STEPS, evaluations=0)
     pilot = replace(training, model=copy.deepcopy(training.model), setup=setup, broken=set(), scores={})
     ends: list[float] = []
-    pilot.run(on_step=lambda progress: ends.append(time.perf_counter()) is None)
+
+    def on_step(progress: Progress) -> bool:
+        ends.append(time.perf_counter())
+        return True
+
+    pilot.run(on_step=on_step)
     a_step = statistics.median(after - before for before, after in itertools.pairwise(ends[1:]))
     started = time.perf_counter()
     few = training.source.held_out[: 4 * setup.batch_size]

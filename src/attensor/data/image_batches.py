@@ -121,7 +121,7 @@ class HeldOutBatches:
         self, source: ImageSource, indices: Tensor, size: tuple[int, int], *, views: Views, batch_size: int
     ) -> None:
         self._source, self._size, self._views = source, size, views
-        self._parts = indices.split(batch_size)
+        self._parts = torch.split(indices, batch_size)
 
     def __len__(self) -> int:
         return len(self._parts)

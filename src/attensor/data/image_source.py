@@ -137,7 +137,7 @@ def _open_folder(folder: Path, share: float) -> ImageSource:
 def _sides_by_name(names: Sequence[str], labels: Tensor, share: float) -> Tensor:
     """In each class the first files by the hash of their names are held out: a new file moves no other."""
     sides = torch.full((len(names),), TRAIN_SIDE)
-    for label in labels.unique().tolist():
+    for label in set(labels.tolist()):
         members = sorted((labels == label).nonzero().squeeze(1).tolist(), key=lambda i: hash_order(names[i]))
         sides[members[: min(len(members) - 1, max(1, round(share * len(members))))]] = TEST_SIDE
     return sides

@@ -29,7 +29,8 @@ def rate_shares(model: ImageModel, decay: float) -> dict[str, float]:
     number_of: dict[int, int] = {}
     number = 0
     for part in model.parts():
-        blocks = list(part.blocks) if isinstance(getattr(part, "blocks", None), nn.ModuleList) else [part]
+        inside = getattr(part, "blocks", None)
+        blocks = list(inside) if isinstance(inside, nn.ModuleList) else [part]
         number_of |= {id(parameter): number + 1 for parameter in part.parameters()}
         for block in blocks:
             number += 1
