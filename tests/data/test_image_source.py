@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_a_batch_depends_on_its_number_and_the_seed_alone(tmp_path, views):
         assert torch.equal(made[number].targets, one[number].targets)
     assert not torch.equal(batches(source, seed=4, views=views)[0].images, one[0].images)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_travel_to_another_process(tmp_path):
+    for source in (open_image_source(folder_of(tmp_path)), open_image_source("digits")):
+        made = batches(source)
+        made[0]
+        again = pickle.loads(pickle.dumps(made))
+        assert torch.equal(again[3].images, made[3].images)
 
 
 @pytest.mark.slow

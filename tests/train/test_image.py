@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import random
@@ -28,6 +29,7 @@ from attensor.models.vision.vit import ViTConfig
 from attensor.train import Stopped
 from attensor.train.ema import exponential_average
 from attensor.train.image import ImageSetup, ImageTraining
+from attensor.train.image_folder import ImageFolder
 from attensor.train.image_recipe import RECIPES, ImageRecipe, find_recipe
 from attensor.train.layer_decay import rate_shares
 
@@ -62,7 +64,7 @@ def state(one):
     return {**one.model.state_dict(), **{f"average.{k}": v for k, v in one.trained.state_dict().items()}}
 
 
-@pytest.mark.parametrize("stops", [(1,), (4, 9)], ids=str)
+@pytest.mark.parametrize("stops", [(1, 4, 9)], ids=str)
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, digits, stops):
     """In the middle of an epoch, with stochastic depth, mixing, averaged weights and rates of their own."""
     setup = replace(SETUP, accumulate=2)
@@ -257,6 +259,25 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path, capsys):
     assert "there is something else already" in capsys.readouterr().err
 
 
+def test_a_run_that_was_killed_before_it_began_begins(tmp_path):
+    (tmp_path / ".attensor-run").touch()
+    assert ImageFolder(tmp_path).kept() is None
+
+
+def test_kornia_is_missed_before_the_training(tmp_path, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "kornia" else find(name, *rest))
+    assert cli.main([*command(tmp_path / "run"), "--recipe", "nat"]) == 2
+    assert (
+        'the recipe nat needs kornia, which is not installed: pip install "attensor[train]"' in capsys.readouterr().err
+    )
+
+
+def test_stochastic_depth_is_an_option_of_create():
+    model = models.create("davit_tiny", drop_path_rate=0.35, device="meta")
+    assert model.stages[-1].blocks[-1][1].drop_path.rate == pytest.approx(0.35)
+
+
 def test_a_command_from_python_is_checked_too():
     with pytest.raises(ValueError, match="--threads 0"):
         TrainImage(model="x", data="y", threads=0)
@@ -270,6 +291,7 @@ import torch
 from attensor.data.image_source import open_image_source
 from attensor.models.vision.davit import DaViT
 from attensor.train.image import ImageSetup, ImageTraining
+from attensor.train.image_folder import ImageFolder
 from attensor.train.image_folder import ImageFolder
 from attensor.train.image_recipe import RECIPES
 

@@ -6,7 +6,6 @@ middle of an epoch, or with another number of workers, sees the same batches bit
 
 from __future__ import annotations
 
-import functools
 import random
 import signal
 import warnings
@@ -70,7 +69,7 @@ class TrainingBatches:
     ) -> None:
         self._source, self._size, self._views, self._mixing = source, size, views, mixing
         self._smoothing, self._batch_size, self._seed = smoothing, batch_size, seed
-        self._order = functools.lru_cache(maxsize=2)(self._shuffled)
+        self._orders: dict[int, Tensor] = {}  # of the latest epochs
 
     def __getitem__(self, number: int) -> Batch:
         """The batch of that number."""
@@ -102,8 +101,12 @@ class TrainingBatches:
             "there, are they images?"
         )
 
-    def _shuffled(self, epoch: int) -> Tensor:
-        return self._source.train[torch.randperm(len(self._source.train), generator=generator(self._seed, epoch))]
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            order = torch.randperm(len(self._source.train), generator=generator(self._seed, epoch))
+            kept = dict(list(self._orders.items())[-1:])
+            self._orders = kept | {epoch: self._source.train[order]}
+        return self._orders[epoch]
 
 
 class HeldOutBatches:

@@ -84,13 +84,8 @@ def open_image_source(source: str | os.PathLike[str], *, held_out: float = 0.1) 
 
 
 def _open_digits() -> ImageSource:
-    pillow: Any = require("PIL.Image", purpose="reading images")
     pixels, labels, names, sides = load_digits(None, Shares(0.0, _DIGITS_TEST))
-
-    def read(number: int) -> Image:
-        grey: Image = pillow.fromarray(pixels[number, 0].numpy())
-        return grey.convert("RGB")
-
+    digits = _Digits(pixels)
     return ImageSource(
         name="digits",
         classes=tuple(names),
@@ -98,8 +93,8 @@ def _open_digits() -> ImageSource:
         train=(sides == TRAIN_SIDE).nonzero().squeeze(1),
         held_out=(sides == TEST_SIDE).nonzero().squeeze(1),
         test=torch.empty(0, dtype=torch.int64),
-        open=read,
-        name_of=lambda number: f"digit {number}",
+        open=digits.open,
+        name_of=digits.name_of,
         fingerprint=hashlib.sha256(bytes(pixels.flatten().tolist())).hexdigest(),
         is_of_files=False,
     )
@@ -116,8 +111,7 @@ def _open_folder(folder: Path, share: float) -> ImageSource:
     if not (sides == TRAIN_SIDE).any() or (sides == TRAIN_SIDE).all():
         raise DataError(f"{str(folder)!r} leaves nothing to train on, or nothing held out; put images into both parts.")
     has_three = bool((sides == SELECTION_SIDE).any())
-    depth, files = _probe(listing.paths), _Files(folder, names, Depth(3))
-    files.depth = depth
+    files = _Files(folder, names, _probe(listing.paths))
     digest = hashlib.sha256(repr((listing.classes, sides.tolist())).encode())
     digest.update("\0".join(names).encode("utf-8", "surrogateescape"))
     return ImageSource(
@@ -162,6 +156,23 @@ def _is_readable(path: Path) -> bool:
     except DataError:
         return False
     return True
+
+
+@dataclass(frozen=True)
+class _Digits:
+    """Small grey images in memory; a class, so that it can travel to another process."""
+
+    pixels: Tensor
+
+    def name_of(self, number: int) -> str:
+        """They have no files."""
+        return f"digit {number}"
+
+    def open(self, number: int) -> Image:
+        """One in colour."""
+        pillow: Any = require("PIL.Image", purpose="reading images")
+        grey: Image = pillow.fromarray(self.pixels[number, 0].numpy())
+        return grey.convert("RGB")
 
 
 class _Files:

@@ -40,9 +40,13 @@ class ImageFolder:
             ValueError: the folder holds something else, or what it holds was changed.
         """
         found: dict[str, Any] | None = read_json(self.path / "run.json")
-        if found is None and self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if found is None and self.path.exists() and (not self.path.is_dir() or self._has_others()):
             raise ValueError(f"--out {self.path}: there is something else already; give a new folder.")
         return found
+
+    def _has_others(self) -> bool:
+        # a run that was killed before it had begun leaves hidden files alone
+        return any(not file.name.startswith(".") for file in self.path.iterdir())
 
     @property
     def is_finished(self) -> bool:
