@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,14 @@ def test_a_batch_depends_on_its_number_and_the_seed_alone(tmp_path, views):
         assert torch.equal(made[number].targets, one[number].targets)
     assert not torch.equal(batches(source, seed=4, views=views)[0].images, one[0].images)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_every_image_of_every_epoch_has_a_view_of_its_own(tmp_path):
+    ramp = Image.linear_gradient("L").rotate(90).convert("RGB")
+    source = replace(open_image_source(folder_of(tmp_path)), open=lambda number: ramp)
+    made = batches(source, batch_size=len(source.train))
+    views = torch.cat([made[0].images, made[1].images])[:, 0, 8]
+    assert len({tuple(view.tolist()) for view in views}) == 2 * len(source.train)
 
 
 def test_batches_travel_to_another_process(tmp_path):
