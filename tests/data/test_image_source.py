@@ -147,6 +147,33 @@ def test_a_broken_file_is_named_and_another_takes_its_place(tmp_path):
     assert [name for one in parts for name in one.broken] == ["bee/3.png", "cow/5.png"]
 
 
+def test_whatever_files_hold_no_batch_fails(tmp_path):
+    """Pictures of all kinds, cut short and changed at places of chance: each is read or named."""
+    folder_of(tmp_path, count=4)
+    chance = random.Random(3)
+    picture = Image.frombytes("RGB", (40, 30), chance.randbytes(3600))
+    for number in range(60):
+        suffix, mode = chance.choice(
+            [(".png", "RGBA"), (".jpg", "CMYK"), (".png", "I;16"), (".gif", "P"), (".tif", "F")]
+        )
+        path = tmp_path / "ant" / f"changed{number:02}{suffix}"
+        (picture.convert("L").convert(mode) if mode in "I;16F" else picture.convert(mode)).save(path)
+        text = bytearray(path.read_bytes())
+        if chance.random() < 0.4:
+            del text[chance.randrange(len(text)) :]
+        for _ in range(chance.randrange(4)):
+            if text:
+                text[chance.randrange(min(len(text), 200))] = chance.randrange(256)
+        path.write_bytes(text)
+    source = open_image_source(tmp_path)
+    made = batches(source, batch_size=16)
+    found = [made[n] for n in range(len(source.train) // 16 + 1)]
+    assert all(one.images.shape == (16, 3, *SIZE) and one.images.isfinite().all() for one in found)
+    broken = {name for one in found for name in one.broken}
+    assert 5 < len(broken) < 60
+    assert all("changed" in name for name in broken)
+
+
 def test_a_folder_that_cannot_be_read_is_said_to_be_one(tmp_path):
     for path in folder_of(tmp_path).glob("*/*.png"):
         path.write_bytes(b"nothing")

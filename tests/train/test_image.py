@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from attensor import cli, models
+from attensor import cli, image_training, models
 from attensor.commands.train_image import TrainImage
 from attensor.data.augment import Views
 from attensor.data.image_source import open_image_source
 from attensor.data.mixing import Mixing
 from attensor.image_training import steps_within
+from attensor.lab.step_display import StepDisplay
 from attensor.models.vision import VisionTransformer
 from attensor.models.vision.davit import DaViT
 from attensor.models.vision.vit import ViTConfig
@@ -223,6 +224,29 @@ def test_the_command_keeps_a_model_that_create_loads(tmp_path, capsys):
     tuned = command(tmp_path / "tuned", "--init", str(out), "--recipe", "fine-tune", "--epochs", "0.5", data=str(third))
     assert cli.main(tuned) == 0
     assert "a classifier of 2 classes, the images have 3 classes: the classifier starts anew" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_keeps_a_run_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
+    """Also with a budget, whose steps are decided once."""
+    typed = command(tmp_path / "run", "--budget", "1.5s", data=str(photographs(tmp_path / "photos")))
+    shown = StepDisplay.step
+
+    def interrupted(display, step, text=""):
+        shown(display, step, text)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(StepDisplay, "step", interrupted)
+    monkeypatch.setattr(image_training, "_PILOT_STEPS", 4)
+    assert cli.main(typed) == 130
+    assert "Stopped after step 2 of" in capsys.readouterr().out
+    steps = json.loads((tmp_path / "run" / "run.json").read_text())["decided"]["steps"]
+    assert not (tmp_path / "run" / "config.json").exists()
+    seen = []
+    monkeypatch.setattr(StepDisplay, "step", lambda display, step, text="": seen.append(step))
+    assert cli.main(typed) == 0
+    assert seen == list(range(3, steps + 1))
 
 
 @pytest.mark.parametrize(
