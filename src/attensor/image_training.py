@@ -22,8 +22,10 @@ from attensor.errors import Diverged, Stopped, need
 from attensor.files import locked, user_path
 from attensor.lab.interruption import Interruption
 from attensor.lab.step_display import StepDisplay
+from attensor.lab.worker import taking_kernels
 from attensor.models.convert import read_weights
 from attensor.models.vision.image_model import ImageModel
+from attensor.ops import kernels_form
 from attensor.train.image import ImageSetup, ImageTraining, Scores
 from attensor.train.image_folder import ImageFolder
 from attensor.train.image_recipe import ImageRecipe, find_recipe
@@ -44,7 +46,7 @@ _OF_THE_RECIPE = (
     *("weight_decay", "layer_decay", "ema", "clip_norm", "smoothing"),
     *("crop_scale", "flip", "rand_augment", "erasing", "mixup", "cutmix"),
 )
-_NO_NUMBERS = ("out", "workers", "data", "threads")  # options that decide no number, or are kept otherwise
+_NO_NUMBERS = ("out", "workers", "data")  # options that decide no number, or are kept otherwise
 
 
 def train_image(command: TrainImage, *, console: Console | None = None) -> int:
@@ -68,16 +70,23 @@ def train_image(command: TrainImage, *, console: Console | None = None) -> int:
     if kept is not None and folder.is_finished:
         _say(console, f"{folder.path} is finished: give another --out to train anew.")
         return 0
-    threads = command.threads or (kept["decided"]["threads"] if kept else torch.get_num_threads())
-    torch.set_num_threads(threads)
-    training = _training(command, recipe, source, device, console)
-    if kept is None:
-        training = _with_steps(command, training)
-        folder.begin(asked, {"steps": training.setup.steps, "threads": threads})
-    else:
-        training = _decided(command, training, kept["decided"]["steps"])
-        folder.load_curve(training)
-    return _carry_out(command, training, folder, console)
+    decided = kept["decided"] if kept else _decisions(command, device)
+    torch.set_num_threads(decided["threads"])
+    with taking_kernels(decided["kernels"]):
+        training = _training(command, recipe, source, device, console)
+        if kept is None:
+            training = _with_steps(command, training)
+            folder.begin(asked, decided | {"steps": training.setup.steps})
+        else:
+            training = _decided(command, training, decided["steps"])
+            folder.load_curve(training)
+        return _carry_out(command, training, folder, console)
+
+
+def _decisions(command: TrainImage, device: torch.device) -> dict[str, Any]:
+    """What else the last bits depend on: a run keeps it, whatever the machine has when it goes on."""
+    threads = command.threads or torch.get_num_threads()
+    return {"threads": threads, "kernels": kernels_form() if device.type == "cpu" else None}
 
 
 def _carry_out(command: TrainImage, training: ImageTraining, folder: ImageFolder, console: Console) -> int:

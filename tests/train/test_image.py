@@ -243,6 +243,9 @@ def test_ctrl_c_keeps_a_run_and_the_same_command_goes_on(tmp_path, capsys, monke
     assert "Stopped after step 2 of" in capsys.readouterr().out
     steps = json.loads((tmp_path / "run" / "run.json").read_text())["decided"]["steps"]
     assert not (tmp_path / "run" / "config.json").exists()
+    written = json.loads((tmp_path / "run" / "run.json").read_text())["decided"]
+    assert written["threads"] == 1
+    assert written["kernels"] in ("cpp", "torch")
     seen = []
     monkeypatch.setattr(StepDisplay, "step", lambda display, step, text="": seen.append(step))
     assert cli.main(typed) == 0
