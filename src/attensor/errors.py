@@ -59,6 +59,7 @@ _EXTRAS = {
     "transformers": "hf",
     "jinja2": "report",
     "PIL": "vision",
+    "kornia": "train",
     "sklearn": "vision",
     "triton": "triton",
 }

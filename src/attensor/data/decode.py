@@ -19,7 +19,7 @@ from attensor.errors import DataError, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Depth", "measure_depth", "read_image"]
+__all__ = ["Depth", "decode_image", "measure_depth", "read_image"]
 
 _GREY_MODES = ("1", "L", "LA", "La", "F", "I")  # and the 16-bit ones, which begin with I;16
 # bits of whole numbers that cameras and scanners deliver
@@ -84,15 +84,28 @@ def read_image(path: Path, *, depth: Depth, size: tuple[int, int]) -> Tensor:
         DataError: not an image, or a broken one; names the file.
     """
     operations = require("PIL.ImageOps", purpose="reading images")
+    fitted = operations.fit(decode_image(path, depth=depth), (size[1], size[0]))
+    pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
+    return pixels.view(*size, depth.channels).movedim(-1, 0)
+
+
+def decode_image(path: Path, *, depth: Depth) -> Image:
+    """The whole image, upright and on white, in the mode L for one channel and RGB for three.
+
+    Args:
+        path: the file; of an animation the first frame is taken.
+        depth: the scale of the folder.
+    Raises:
+        DataError: not an image, or a broken one; names the file.
+    """
+    operations = require("PIL.ImageOps", purpose="reading images")
     with _open(path) as image:
         try:
             image.load()
             upright = _opaque(_eight_bits(operations.exif_transpose(image), depth))
-            fitted = operations.fit(upright.convert("L" if depth.channels == 1 else "RGB"), (size[1], size[0]))
+            return upright.convert("L" if depth.channels == 1 else "RGB")
         except Exception as error:  # decoders of broken files raise whatever they meet first
             raise DataError(f"{str(path)!r} is a broken image: {str(error).rstrip('.')}.") from error
-    pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8)
-    return pixels.view(*size, depth.channels).movedim(-1, 0)
 
 
 def _open(path: Path) -> Image:

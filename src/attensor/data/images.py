@@ -26,7 +26,7 @@ from attensor.data.splits import (
 )
 from attensor.errors import require
 
-__all__ = ["ImageData", "open_images"]
+__all__ = ["ImageData", "load_digits", "open_images"]
 
 _KEEP_DECODED_BYTES = 256 * 2**20
 _DEFAULT_SIZE = (32, 32)
@@ -147,6 +147,27 @@ def open_images(
 
 
 def _open_digits(size: tuple[int, int] | None, shares: Shares) -> ImageData:
+    pixels, labels, names, sides = load_digits(size, shares)
+    return ImageData(
+        "digits",
+        names,
+        (1, *pixels.shape[2:]),
+        labels=torch.tensor(labels),
+        fetch=pixels.__getitem__,
+        sides=sides,
+        fingerprint=hashlib.sha256(b"".join(bytes(image.flatten().tolist()) for image in pixels)).hexdigest(),
+    )
+
+
+def load_digits(size: tuple[int, int] | None, shares: Shares) -> tuple[Tensor, list[int], list[str], Tensor]:
+    """scikit-learn's digits: uint8 [1797, 1, height, width], their labels, the names of the classes, and their sides.
+
+    Args:
+        size: height and width; None for 8 x 8.
+        shares: what is set apart; the test depends on its own share alone.
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+    """
     bunch = require("sklearn.datasets", purpose="the digits").load_digits()
     images = torch.tensor(bunch.images, dtype=torch.float32)[:, None] * (255 / 16)
     if size is not None and size != (8, 8):
@@ -155,15 +176,7 @@ def _open_digits(size: tuple[int, int] | None, shares: Shares) -> ImageData:
     names = [str(name) for name in bunch.target_names.tolist()]
     labels = bunch.target.tolist()
     keys = [bytes(image.flatten().tolist()) for image in pixels]
-    return ImageData(
-        "digits",
-        names,
-        (1, *pixels.shape[2:]),
-        labels=torch.tensor(labels),
-        fetch=pixels.__getitem__,
-        sides=split_images(labels, keys, names, shares, source="digits"),
-        fingerprint=hashlib.sha256(b"".join(keys)).hexdigest(),
-    )
+    return pixels, labels, names, split_images(labels, keys, names, shares, source="digits")
 
 
 def _open_folder(folder: Path, size: tuple[int, int], shares: Shares) -> ImageData:

@@ -22,7 +22,7 @@ from attensor.errors import BackendError, Stopped
 from attensor.lab.reason import reason
 from attensor.lab.reporter import Reporter
 
-__all__ = ["main"]
+__all__ = ["main", "taking_kernels"]
 
 
 def main() -> NoReturn:
@@ -55,7 +55,7 @@ def _serve(reporter: Reporter, *, function: str, arguments: dict[str, Any], thre
     torch.set_num_threads(threads)
     module, _, name = function.partition(":")
     try:
-        with _kernels(kernels):
+        with taking_kernels(kernels):
             result = getattr(importlib.import_module(module), name)(**arguments)
         # numbers that JSON does not have are a failure of this cell
         reporter.send({"result": result})
@@ -68,7 +68,12 @@ def _serve(reporter: Reporter, *, function: str, arguments: dict[str, Any], thre
         reporter.send({"reason": reason(error), "trace": trace})
 
 
-def _kernels(form: str | None) -> contextlib.AbstractContextManager[None]:
+def taking_kernels(form: str | None) -> contextlib.AbstractContextManager[None]:
+    """A block in which operators take the C++ kernels ("cpp"), do not ("torch"), or choose (None).
+
+    Raises:
+        BackendError: the kernels are missing here.
+    """
     if form == "torch":
         return attensor.backend("torch")
     if form == "cpp":

@@ -30,6 +30,7 @@ def create(
     pretrained: str | Path | None = None,
     num_classes: int | None = None,
     img_size: int | tuple[int, int] | None = None,
+    drop_path_rate: float | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     device: torch.device | str | None = None,
@@ -42,6 +43,7 @@ def create(
         pretrained: a safetensors file or a folder with `model.safetensors`, ours or published; random weights if None.
         num_classes: logits; when given, a classifier of another size in the file is left out. 0 gives pooled features.
         img_size: side, or height and width, in pixels for which the model is built; the preset's if None.
+        drop_path_rate: stochastic depth of the last block; the preset's if None.
         features_only: return a `FeatureExtractor`: images to a list of maps.
         out_indices: which maps, as in `forward_intermediates`; all if None.
         device: of the parameters.
@@ -52,7 +54,8 @@ def create(
     """
     _check_sizes(num_classes, img_size)
     model_class, config = _find(name)
-    config = _changed(name, config, num_classes=num_classes, image_size=_pair(img_size))
+    changes = {"num_classes": num_classes, "image_size": _pair(img_size), "drop_path_rate": drop_path_rate}
+    config = _changed(name, config, **changes)
     with torch.device(torch.get_default_device() if device is None else device):
         model: nn.Module = model_class(config).to(dtype)
     if pretrained is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-__all__ = ["adamw", "learning_rate_factor", "named_trainable"]
+__all__ = ["adamw", "learning_rate_factor", "named_trainable", "parameter_groups"]
 
 
 def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -27,13 +30,33 @@ def adamw(
         weight_decay: per step, times the learning rate.
         betas: averages of the gradient and of its square.
     """
-    excepted: set[str] = getattr(model, "no_weight_decay", set)()
-    parameters = named_trainable(model)
-    decayed = [p for name, p in parameters.items() if p.ndim >= 2 and name not in excepted]
-    others = [p for name, p in parameters.items() if p.ndim < 2 or name in excepted]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = parameter_groups(model, learning_rate, weight_decay=weight_decay)
     # fused: one call instead of a dozen small ones a parameter, and it needs no temporary memory
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+
+
+def parameter_groups(
+    model: nn.Module, learning_rate: float, *, weight_decay: float, rate_shares: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups of one rate and one decay, matrices before vectors.
+
+    Args:
+        model: norms, biases, gains and other vectors are not decayed, nor what `model.no_weight_decay()` names.
+        learning_rate: of all, or what `rate_shares` multiply.
+        weight_decay: of matrices and larger.
+        rate_shares: share of the rate that a parameter has, by its name; 1 for others.
+    """
+    excepted: set[str] = getattr(model, "no_weight_decay", set)()
+    shares = rate_shares or {}
+    found: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+    for share in sorted({1.0, *shares.values()}):
+        found[share, True], found[share, False] = [], []
+    for name, parameter in named_trainable(model).items():
+        found[shares.get(name, 1.0), parameter.ndim >= 2 and name not in excepted].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0, "lr": learning_rate * share}
+        for (share, is_decayed), parameters in found.items()
+    ]
 
 
 def learning_rate_factor(step: int, steps: int, *, warmup_steps: int, final_factor: float = 0.1) -> float:
