@@ -35,12 +35,13 @@ from attensor.ops.neighborhood_attention.tiles import add_boxes, runs
 
 __all__ = ["Options", "neighborhood"]
 
+_BORDERS = ((False, False), (True, False), (False, True), (True, True))  # is_causal, is_cut
 _TINY = torch.finfo(torch.float32).tiny  # no sum of weights is smaller, unless no key is seen
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is no tensor: window, stride and is_causal of each axis in a row, and the scale."""
+    """What is no tensor: of each axis window, stride and how its borders are, in a row; and the scale."""
 
     windows: tuple[int, ...]
     scale: float
@@ -48,13 +49,13 @@ class Options:
     @classmethod
     def of(cls, axes: Sequence[Axis], scale: float) -> Options:
         """Of undilated axes, without their lengths."""
-        return cls(tuple(n for axis in axes for n in (axis.window, axis.stride, int(axis.is_causal))), scale)
+        return cls(tuple(n for axis in axes for n in (axis.window, axis.stride, _BORDERS.index(axis[-2:]))), scale)
 
 
 def _axes(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
     """The axes of queries of shape [B, *space, H, K]."""
     triples = zip(q[1:-2], windows[::3], windows[1::3], windows[2::3])
-    return tuple(Axis(n, window, 1, stride, bool(is_causal)) for n, window, stride, is_causal in triples)
+    return tuple(Axis(n, window, 1, stride, *_BORDERS[border]) for n, window, stride, border in triples)
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
