@@ -254,6 +254,9 @@ def _neighborhood(rng: random.Random, dtype: str) -> Configuration:
             **optional(rng, 0.4, stride=repr(tuple(rng.randint(1, window) for window in windows))),
             **optional(rng, 0.4, is_causal=repr(tuple(rng.random() < 0.5 for _ in space))),
         }
+        if rng.random() < 0.3:
+            windows = [window + rng.choice([0, 1, 6]) for window in windows]
+            given["border"] = "'truncate'"
         entries = [2 * window - 1 for window in windows]
         bias = numbers(rng, dtype, n.heads, *entries)
         if rng.random() < 0.3:

@@ -108,7 +108,7 @@ def block_attention(a: dict[str, Any]) -> list[Array]:
     return _over_heads(a, lambda b: visible, lambda b, h: 0.0 if mask is None else mask[h][number[:, None], number])
 
 
-def _sees(i: int, j: int, n: int, window: int, dilation: int, stride: int, is_causal: bool) -> bool:
+def _sees(i: int, j: int, n: int, window: int, dilation: int, stride: int, is_causal: bool, is_cut: bool) -> bool:
     """Whether query i sees key j along one axis."""
     if (i - j) % dilation:
         return False
@@ -117,6 +117,8 @@ def _sees(i: int, j: int, n: int, window: int, dilation: int, stride: int, is_ca
     if is_causal:
         leader = min(i // stride * stride + stride - 1, size - 1)
         return max(leader - window + 1, 0) <= j <= i
+    if is_cut:
+        return 0 <= j - (i // stride * stride + stride // 2 - window // 2) < window
     leader = min(i // stride * stride + stride // 2, size - 1)
     first = min(max(leader - window // 2, 0), size - window)
     return first <= j < first + window
@@ -131,7 +133,8 @@ def neighborhood_attention(a: dict[str, Any]) -> list[Array]:
         return value if isinstance(value, tuple) else (value,) * rank
 
     windows, dilations = each("window_size", None), each("dilation", 1)
-    axes = list(zip(space, windows, dilations, each("stride", 1), each("is_causal", False)))
+    is_cut = (a.get("border") == "truncate",) * rank
+    axes = list(zip(space, windows, dilations, each("stride", 1), each("is_causal", False), is_cut))
     visible = np.array([[all(_sees(i, j, *x) for i, j, x in zip(p, r, axes)) for r in cells] for p in cells])
     if a.get("cu_seqlens") is not None:
         sequence = _sequence_of(a, len(cells))

@@ -110,6 +110,7 @@ def _neighborhood(a: Arguments) -> str | None:
     need(len(lengths) <= 1 and lengths <= {1, 2, 3}, "window_size, dilation, stride, is_causal: number of axes")
     windows, dilations, strides, _ = (per_axis(x, *(lengths or {1}), name) for name, x in values.items())
     need(all(x >= 1 for x in [*windows, *dilations, *strides]), "window_size, dilation, stride: below 1")
+    need(a.get("border") != "truncate" or a.get("padding") != "visible", "padding, border: visible and truncate")
     return "stride: larger than the window" if any(s > w for s, w in zip(strides, windows)) else None
 
 
@@ -178,7 +179,9 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
             "dilation": ("per_axis", ["1"]),
             "stride": ("per_axis", ["1", "2"]),
         }
-        | {"is_causal": ("per_axis:bool", BOTH)},
+        | {"is_causal": ("per_axis:bool", BOTH), "relative_bias": ("bool", BOTH)}
+        | {"border": ("choice:shift|truncate", ["'shift'", "'truncate'"])}
+        | {"padding": ("choice:none|visible", ["'none'", "'visible'"])},
         _neighborhood,
     ),
     "RankAugmentedLinearAttention": (
@@ -240,6 +243,8 @@ def _constructor(rng: random.Random, name: str) -> Call:
     options = _options(rng, name)
     if name in ("LightningAttention", "TransNormerAttention"):
         options = _stack_is_legal(options)
+    if options.get("border") == "'truncate'":
+        options.pop("padding", None)
     return Call(
         title=name,
         target=f"nn.{name}",

@@ -258,7 +258,7 @@ def neighborhood(a: Arguments) -> str | None:
     causal = per_axis(a.get("is_causal", False), len(space), "is_causal")
     for n, w, d, s, late in zip(space, windows, dilations, strides, causal):
         need(w >= 1 and d >= 1 and s >= 1, "window_size, dilation or stride below 1")
-        need(late or w * d <= n, "window_size: larger than the axis")
+        need(late or a.get("border") == "truncate" or w * d <= n, "window_size: larger than the axis")
         need(s <= w, "stride: larger than the window")
     shape(a, "relative_bias", [q.shape[-2], *(2 * w - 1 for w in windows)])
     same_device(a, q, "relative_bias", "additional_keys", "additional_values")

@@ -343,7 +343,7 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
     ),
     "neighborhood_attention": (
         {**FLOATS, **_BOTH, **_PACKING, "window_size": "*per_axis", "dilation": "per_axis", "stride": "per_axis"}
-        | {"is_causal": "per_axis:bool", "relative_bias": "tensor?:float"}
+        | {"is_causal": "per_axis:bool", "border": "choice:shift|truncate", "relative_bias": "tensor?:float"}
         | {"additional_keys": "tensor?:float", "additional_values": "tensor?:float"},
         _neighborhood,
         rules.neighborhood,

@@ -22,6 +22,22 @@ VARIANTS = {
         (3, 4, 5),
     ),
     "neighborhood strided": (lambda: NeighborhoodAttention(C, H, window_size=4, stride=2, dtype=torch.float64), (6, 5)),
+    "neighborhood biased": (
+        lambda: NeighborhoodAttention(C, H, window_size=(3, 4), dilation=2, relative_bias=True, dtype=torch.float64),
+        (7, 8),
+    ),
+    "neighborhood completed": (
+        lambda: NeighborhoodAttention(
+            C, H, window_size=3, dilation=3, relative_bias=True, padding="visible", dtype=torch.float64
+        ),
+        (5, 10),
+    ),
+    "neighborhood cut": (
+        lambda: NeighborhoodAttention(
+            C, H, window_size=(3, 8), relative_bias=True, border="truncate", dtype=torch.float64
+        ),
+        (5, 7),
+    ),
     "window": (lambda: WindowGridAttention(C, H, block_size=3, dtype=torch.float64), (5, 7)),
     "grid": (lambda: WindowGridAttention(C, H, block_size=3, layer_index=1, dtype=torch.float64), (5, 7)),
     "block beyond": (lambda: WindowGridAttention(C, H, block_size=7, dtype=torch.float64), (2, 9)),
@@ -76,6 +92,51 @@ def test_a_window_of_three_shifts_inwards_at_the_border() -> None:
 
     mask = mask_of(space, [all(near(i, j, n) for i, j, n in zip(a, b, space)) for a, b in pairs(space)])
     torch.testing.assert_close(layer(x), dense(layer, x, mask), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("variant", ["neighborhood biased", "neighborhood completed", "neighborhood cut"])
+def test_neighbourhoods_with_relative_biases(variant: str) -> None:
+    """Also in a grid smaller than a window that is completed by zeros, which are seen."""
+    layer, x = build(variant)
+    windows, dilation = (layer._per_axis(value, 2) for value in (layer.window_size, layer.dilation))
+    needed = [w * d if layer.border == "shift" else 0 for w, d in zip(windows, dilation)]
+    space = tuple(max(n, more) for n, more in zip(x.shape[1:-1], needed))
+    whole = torch.zeros(B, *space, C, dtype=x.dtype)
+    whole[:, : x.shape[1], : x.shape[2]] = x
+
+    def step(i: int, j: int, n: int, window: int, d: int) -> int | None:
+        """The entry of the table along an axis, or None where the key is not seen."""
+        if (i - j) % d:
+            return None
+        size = len(range(i % d, n, d))
+        first = i // d - window // 2
+        if layer.border == "shift":
+            first = min(max(first, 0), size - window)
+        return j // d - i // d + window - 1 if first <= j // d < first + window else None
+
+    mask = torch.full((H, len(pairs(space))), float("-inf"), dtype=x.dtype)
+    for at, (a, b) in enumerate(pairs(space)):
+        entry = [step(*axis) for axis in zip(a, b, space, windows, dilation)]
+        if None not in entry:
+            mask[:, at] = layer.rpb[:, entry[0], entry[1]]
+    expected = dense(layer, whole, mask.view(H, -1, space[0] * space[1]))[:, : x.shape[1], : x.shape[2]]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-10, atol=1e-12)
+    grads = [torch.autograd.grad((out * out).sum(), [*layer.parameters()]) for out in (layer(x), expected)]
+    torch.testing.assert_close(*grads, rtol=1e-9, atol=1e-10)
+
+
+def test_a_window_that_shrinks_uses_the_middle_of_its_table() -> None:
+    torch.manual_seed(0)
+    wide, narrow = (
+        NeighborhoodAttention(C, H, window_size=w, relative_bias=True, dtype=torch.float64) for w in ((7, 5), (4, 5))
+    )
+    narrow.load_state_dict({**wide.state_dict(), "rpb": wide.rpb.detach()[:, 3:10]})
+    x = torch.randn(B, 4, 6, C, dtype=torch.float64)
+    torch.testing.assert_close(wide(x), narrow(x), rtol=0, atol=1e-14)
+    assert wide.no_weight_decay() == {"rpb"}
+    with pytest.raises(ValueError, match=r"hidden_states must be \[B, .*, C\]"):
+        wide(x.flatten(1, 2))
+    assert NeighborhoodAttention(C, H, window_size=(7,), relative_bias=True).rpb.shape == (H, 13)
 
 
 @pytest.mark.parametrize("variant", ["window", "grid", "block beyond"])
@@ -170,6 +231,8 @@ def test_options_are_checked() -> None:
             NeighborhoodAttention(C, H, **options)
     with pytest.raises(ValueError, match=r"options for 3 axes \(3, 3, 3\), but the grid has 2"):
         NeighborhoodAttention(C, H, window_size=(3, 3, 3))(torch.zeros(B, 5, 5, C))
+    with pytest.raises(ValueError, match='padding="visible" is for windows that are shifted'):
+        NeighborhoodAttention(C, H, border="truncate", padding="visible")
     with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
         WindowGridAttention(C, H, block_size=0)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import math
 
 import pytest
 import torch
@@ -14,8 +13,15 @@ from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attensor.errors import ShapeError
-from attensor.ops import neighborhood_attention, neighborhood_attention_reference, softmax_attention
+from attensor.ops import (
+    halo_attention,
+    merge_attention,
+    neighborhood_attention,
+    neighborhood_attention_reference,
+    softmax_attention,
+)
 
+function = importlib.import_module("attensor.ops.neighborhood_attention.function")
 scores = importlib.import_module("attensor.ops.neighborhood_attention.scores")
 tiles = importlib.import_module("attensor.ops.neighborhood_attention.tiles")
 
@@ -29,16 +35,17 @@ def weigh(x):
     return (x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum()
 
 
-def with_gradients(inputs, function=neighborhood_attention, **options):
+def with_gradients(inputs, function=neighborhood_attention, *, weighs_lse=True, **options):
     """out, lse and the gradients of everything; inputs beyond q, k, v are relative_bias, additional keys and values."""
     names = ("relative_bias", "additional_keys", "additional_values")
     extra = {name: t for name, t in zip(names, inputs[3:]) if t is not None}
     result = function(*inputs[:3], **extra, return_lse=True, **options)
     present = [t for t in inputs if t is not None]
-    return [*result, *torch.autograd.grad(weigh(result[0]) + weigh(result[1]), present)]
+    loss = weigh(result[0]) + (weigh(result[1]) if weighs_lse else 0.0)
+    return [*result, *torch.autograd.grad(loss, present)]
 
 
-def sees(i, j, n, window, dilation, stride, is_causal):
+def sees(i, j, n, window, dilation, stride, is_causal, is_cut):
     """Section 3 of the sheet, one query and one key of one axis, in plain Python."""
     group, place = i % dilation, i // dilation
     if j % dilation != group:
@@ -47,52 +54,50 @@ def sees(i, j, n, window, dilation, stride, is_causal):
     if is_causal:
         leader = min(place // stride * stride + stride - 1, size - 1)
         return max(leader - window + 1, 0) <= j // dilation <= place
+    if is_cut:
+        return 0 <= j // dilation - (place // stride * stride + stride // 2 - window // 2) < window
     leader = min(place // stride * stride + stride // 2, size - 1)
     first = min(max(leader - window // 2, 0), size - window)
     return first <= j // dilation < first + window
 
 
 @pytest.mark.parametrize(
-    ("space", "window", "dilation", "stride", "is_causal"),
+    ("space", "window", "dilation", "stride", "is_causal", "border"),
     [
-        ((11,), (4,), (1,), (1,), (False,)),
-        ((11,), (3,), (3,), (2,), (False,)),
-        ((13,), (4,), (3,), (3,), (True,)),
-        ((5, 7), (3, 2), (1, 3), (2, 1), (False, True)),
-        ((3, 5, 4), (1, 4, 2), (2, 1, 2), (1, 3, 1), (True, False, False)),
+        ((11,), (4,), (1,), (1,), (False,), "shift"),
+        ((11,), (3,), (3,), (2,), (False,), "shift"),
+        ((13,), (4,), (3,), (3,), (True,), "shift"),
+        ((5, 7), (3, 2), (1, 3), (2, 1), (False, True), "shift"),
+        ((3, 5, 4), (1, 4, 2), (2, 1, 2), (1, 3, 1), (True, False, False), "shift"),
+        ((11,), (4,), (3,), (3,), (False,), "truncate"),
+        ((5, 7), (9, 3), (1, 2), (4, 1), (False, True), "truncate"),
     ],
 )
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-def test_equals_the_sheet_one_query_at_a_time(backend, space, window, dilation, stride, is_causal):
-    q, k, v = (t.detach() for t in make(space, batch=1, heads=2, kv_heads=1))
-    bias = torch.randn(2, *(2 * w - 1 for w in window), dtype=torch.float64)
-    out, lse = neighborhood_attention(
-        q,
-        k,
-        v,
-        window_size=window,
-        dilation=dilation,
-        stride=stride,
-        is_causal=is_causal,
-        relative_bias=bias,
-        scale=0.4,
-        return_lse=True,
-        backend=backend,
-    )
-    axes = list(zip(space, window, dilation, stride, is_causal))
+def test_equals_the_sheet_one_query_at_a_time(backend, space, window, dilation, stride, is_causal, border):
+    """out and lse, and the gradients of everything: the keys that a query sees are listed for it, nothing is masked."""
+    inputs = make(space, batch=1, heads=2, kv_heads=1)
+    sizes = ([2, *(2 * w - 1 for w in window)], [1, 3, 1, 3], [1, 3, 1, 5])
+    inputs += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in sizes]
+    options = {"window_size": window, "dilation": dilation, "stride": stride, "is_causal": is_causal, "border": border}
+    found = with_gradients(inputs, scale=0.4, backend=backend, **options)
+    q, k, v, bias, more_k, more_v = inputs
+    axes = list(zip(space, window, dilation, stride, is_causal, [border == "truncate"] * len(space)))
     tokens = list(itertools.product(*map(range, space)))
+    outs, lses = [], []
     for i in tokens:
         seen = [j for j in tokens if all(sees(a, b, *axis) for a, b, axis in zip(i, j, axes))]
+        keys, values = (torch.stack([x[0, *j, 0] for j in seen]) for x in (k, v))
+        keys, values = torch.cat([keys, more_k[0, :, 0]]), torch.cat([values, more_v[0, :, 0]])
         for h in range(2):
-            values = [
-                0.4 * (q[0, *i, h] @ k[0, *j, 0]).item()
-                + bias[h, *(b // d - a // d + w - 1 for a, b, d, w in zip(i, j, dilation, window))].item()
-                for j in seen
-            ]
-            total = sum(map(math.exp, values))
-            expected = sum(math.exp(s) / total * v[0, *j, 0] for s, j in zip(values, seen))
-            torch.testing.assert_close(out[0, *i, h], expected)
-            torch.testing.assert_close(lse[0, *i, h].item(), math.log(total))
+            steps = [tuple(b // d - a // d + w - 1 for a, b, d, w in zip(i, j, dilation, window)) for j in seen]
+            added = torch.stack([bias[h, *step] for step in steps] + [bias.new_zeros(())] * 3)
+            scores = 0.4 * keys @ q[0, *i, h] + added
+            outs.append(scores.softmax(0) @ values)
+            lses.append(scores.logsumexp(0))
+    out, lse = torch.stack(outs).view(1, *space, 2, 5), torch.stack(lses).view(1, *space, 2)
+    expected = [out, lse, *torch.autograd.grad(weigh(out) + weigh(lse), inputs)]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 
 @st.composite
@@ -103,28 +108,35 @@ def problems(draw):
     window = [draw(st.integers(1, min(n // d, 40))) for n, d in zip(space, dilation)]
     stride = [draw(st.integers(1, min(w, 5))) for w in window]
     is_causal = [draw(st.booleans()) for _ in space]
+    border = draw(st.sampled_from(["shift", "shift", "truncate"]))
+    if border == "truncate":
+        window = [w + draw(st.sampled_from([0, 0, 7])) for w in window]
     heads, kv_heads = draw(st.sampled_from([(2, 2), (4, 2), (3, 1)]))
     shape = {"batch": draw(st.integers(1, 2)), "heads": heads, "kv_heads": kv_heads}
+    shape["value_dim"] = draw(st.sampled_from([3, 5]))  # 3 is the width of keys, which fused kernels want
     options = {"window_size": window, "dilation": dilation, "stride": stride, "is_causal": is_causal}
     limit = draw(st.sampled_from([1, 3000, 2**19]))
     tile = draw(st.sampled_from([{1: 64, 2: 8, 3: 4}, {1: 5, 2: 3, 3: 2}]))
-    return space, shape, {name: tuple(value) for name, value in options.items()}, limit, tile, draw(st.booleans())
+    options = {name: tuple(value) for name, value in options.items()} | {"border": border}
+    is_whole = [draw(st.sampled_from([False, False, True])) for _ in ("products", "fused")]
+    return space, shape, options, limit, tile, is_whole, [draw(st.booleans()) for _ in ("bias", "keys", "lse")]
 
 
-@settings(max_examples=60)
+@settings(max_examples=80)
 @given(problems())
 def test_tiles_equal_the_definition(problem):
     """Any grid, window, dilation, stride and causality; tiles large and small, in pieces of any size; all gradients."""
-    space, shape, options, limit, tile, has_extra = problem
+    space, shape, options, limit, tile, is_whole, (has_bias, has_keys, weighs_lse) = problem
     torch.manual_seed(0)
-    inputs = make(space, **shape)
-    if has_extra:
-        table = [shape["heads"], *(2 * w - 1 for w in options["window_size"])]
-        extra = [[shape["batch"], 2, shape["kv_heads"], size] for size in (3, 5)]
-        inputs += [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (table, *extra)]
+    table = [shape["heads"], *(2 * w - 1 for w in options["window_size"])]
+    extra = [[shape["batch"], 2, shape["kv_heads"], size] for size in (3, shape["value_dim"])]
+    more = [torch.randn(size, dtype=torch.float64, requires_grad=True) for size in (table, *extra)]
+    given = [x if has else None for x, has in zip(more, (has_bias, has_keys, has_keys))]
+    inputs, options = [*make(space, **shape), *given], {**options, "weighs_lse": weighs_lse}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "_SCORES", limit)
         patch.setattr(tiles, "_TILE", tile)
+        patch.setattr(scores, "costs_less_whole", lambda *sizes, is_fused: is_whole[is_fused])
         fast = with_gradients(inputs, **options)
     slow = with_gradients(inputs, neighborhood_attention_reference, **options)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
@@ -138,15 +150,30 @@ def test_a_window_over_everything_is_softmax_attention():
     torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (whole, flat)))
 
 
-def test_additional_keys_join_one_softmax():
+@pytest.mark.parametrize("border", ["shift", "truncate"])
+def test_additional_keys_join_one_softmax(border):
     """The same as attending to them apart and merging the two by their log-sum-exps (section 3 of the sheet)."""
-    q, k, v = (t.detach() for t in make((7,)))
-    more_k, more_v = torch.randn(2, 11, 2, 3, dtype=torch.float64), torch.randn(2, 11, 2, 5, dtype=torch.float64)
-    joined = neighborhood_attention(q, k, v, window_size=3, additional_keys=more_k, additional_values=more_v)
-    near, near_lse = neighborhood_attention(q, k, v, window_size=3, return_lse=True)
-    far, far_lse = softmax_attention(q, more_k, more_v, return_lse=True)
-    share = torch.sigmoid(near_lse - far_lse)[..., None]
-    torch.testing.assert_close(joined, share * near + (1 - share) * far)
+    inputs = make((5, 6))
+    more = [torch.randn(2, 11, 2, size, dtype=torch.float64, requires_grad=True) for size in (3, 5)]
+    bias = torch.randn(4, 5, 5, dtype=torch.float64, requires_grad=True)
+    options = {"window_size": 3, "border": border}
+    joined = with_gradients([*inputs, bias, *more], **options)
+    near = neighborhood_attention(*inputs, **options, relative_bias=bias, return_lse=True)
+    far = softmax_attention(inputs[0].flatten(1, 2), *more, return_lse=True)
+    parts = zip((x.flatten(1, 2) for x in near), far)
+    out, lse = (x.unflatten(1, (5, 6)) for x in merge_attention(*parts))
+    grads = torch.autograd.grad(weigh(out) + weigh(lse), [*inputs, bias, *more])
+    torch.testing.assert_close(joined, [out, lse, *grads], rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize(("block", "halo"), [(1, 1), (1, 3), (2, 1), (3, 2), (4, 3)])
+def test_cut_windows_of_strided_queries_are_halo_attention(block, halo):
+    """Blocks share a window that reaches beyond them; a block of one cell is stand-alone self-attention."""
+    inputs = make((7, 10))
+    ours = neighborhood_attention(*inputs, window_size=block + 2 * halo, stride=block, border="truncate")
+    theirs = halo_attention(*inputs, block_size=block, halo_size=halo)
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (ours, theirs)), rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("integer", [torch.int32, torch.int64])
@@ -179,17 +206,21 @@ class Largest(TorchDispatchMode):
         return result
 
 
-def test_memory_does_not_grow_with_the_window():
-    """Forward and backward: no tensor holds n x n scores, nor n x window ones."""
-    inputs = make((40, 44), batch=1, dtype=torch.float32)
+@pytest.mark.parametrize("value_dim", [3, 5], ids=["fused", "products"])
+def test_memory_does_not_grow_with_the_window(value_dim):
+    """Forward and backward: no tensor holds n x n scores, nor n x window ones; the kernels are looked into."""
+    q, k, v = (x.detach() for x in make((40, 44), batch=1, value_dim=value_dim, dtype=torch.float32))
     sizes = {}
     for window in (5, 13):
+        options = ((window, 1, 0) * 2, 0.5)
         with pytest.MonkeyPatch.context() as patch, Largest() as largest:
             patch.setattr(scores, "_SCORES", 2**17)
-            with_gradients(inputs, window_size=window)
+            out, lse = function._run(q, k, v, *[None] * 4, *options)
+            of_lse = None if value_dim == 3 else torch.ones_like(lse)
+            function._run_backward(q, k, v, *[None] * 4, out, lse, torch.ones_like(out), of_lse, *options)
         sizes[window] = largest.elements
-    assert sizes[13] <= 1.3 * sizes[5]
-    assert sizes[13] <= 2**17 < 40 * 44 * 4 * 13**2 / 8
+    assert 2**12 < sizes[13] <= max(1.3 * sizes[5], 2**17)
+    assert 2**17 < 40 * 44 * 4 * 13**2 / 8
 
 
 def test_what_is_refused_says_how_to_repair_it():

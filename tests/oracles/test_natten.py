@@ -45,6 +45,26 @@ def test_random_problems(rank, seed, backend):
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_hundred_more_random_problems(rank):
+    """Every option that both have: with those above more than three hundred."""
+    for seed in range(100, 200):
+        space, window, options = random_problem(rank, seed)
+        dice = random.Random(seed)
+        heads, kv_heads = dice.choice([(2, 2), (4, 2), (3, 1)])
+        q, k, v = (torch.randn(2, *space, h, 16) for h in (heads, kv_heads, kv_heads))
+        extra = {}
+        if heads == kv_heads and dice.random() < 0.6:
+            extra = {name: torch.randn(2, 3, kv_heads, 16) for name in ("additional_keys", "additional_values")}
+        options["scale"] = dice.choice([None, 0.2, 1.3])
+        theirs = getattr(natten, THEIRS[rank])(
+            q, k, v, kernel_size=tuple(window), **options, **extra, return_lse=not extra
+        )
+        ours = neighborhood_attention(q, k, v, window_size=tuple(window), **options, **extra, return_lse=not extra)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, msg=lambda m, seed=seed: f"seed {seed}: {m}")
+
+
 def test_additional_keys():
     q, k, v = (torch.randn(2, 7, 11, 2, 16) for _ in range(3))
     more = {name: torch.randn(2, 5, 2, 16) for name in ("additional_keys", "additional_values")}

@@ -12,7 +12,7 @@ from types import FunctionType, ModuleType
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attensor.catalogue import cards, load, named
 from attensor.errors import MissingExtraError
@@ -56,10 +56,13 @@ def create(
     model_class, config = _find(name)
     changes = {"num_classes": num_classes, "image_size": _pair(img_size), "drop_path_rate": drop_path_rate}
     config = _changed(name, config, **changes)
+    weights = None if pretrained is None else read_weights(pretrained)
+    if weights is not None and issubclass(model_class, ImageModel):
+        config = model_class.fitted(config, weights)
     with torch.device(torch.get_default_device() if device is None else device):
         model: nn.Module = model_class(config).to(dtype)
-    if pretrained is not None:
-        _load(model, pretrained, fresh_classifier=num_classes is not None)
+    if weights is not None:
+        _load(model, weights, source=f"models.create: {pretrained}", fresh_classifier=num_classes is not None)
     if not features_only:
         if out_indices is not None:
             raise ValueError("models.create: out_indices are of the maps that features_only=True returns; set it.")
@@ -152,8 +155,7 @@ def _changed(name: str, config: Any, **changes: Any) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def _load(model: nn.Module, path: str | Path, *, fresh_classifier: bool) -> None:
-    weights = read_weights(path)
+def _load(model: nn.Module, weights: dict[str, Tensor], *, source: str, fresh_classifier: bool) -> None:
     if isinstance(model, ImageModel):
         weights = model.convert_state_dict(weights)
         own = model.state_dict()
@@ -161,4 +163,4 @@ def _load(model: nn.Module, path: str | Path, *, fresh_classifier: bool) -> None
             if fresh_classifier and name in weights and (name not in own or weights[name].shape != own[name].shape):
                 weights.pop(name)
                 weights.update({name: own[name]} if name in own else {})
-    load_weights(model, weights, source=f"models.create: {path}")
+    load_weights(model, weights, source=source)

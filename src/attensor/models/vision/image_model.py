@@ -161,6 +161,11 @@ class ImageModel(nn.Module):
             if hasattr(module, "grad_checkpointing"):
                 setattr(module, "grad_checkpointing", enable)  # noqa: B010 - a module's attribute has no type
 
+    @classmethod
+    def fitted(cls, config: Any, state_dict: Mapping[str, Tensor]) -> Any:
+        """The configuration with sizes that the weights know better; the same for most families."""
+        return config
+
     def convert_state_dict(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights of a published layout, renamed and resized to this model; the same if they are so already."""
         return dict(state_dict)

@@ -7,6 +7,7 @@ dilation group of the query (i' its place there, n_g the size of the group, w wi
 
     leader = min(floor(i' / s) s + floor(s / 2), n_g - 1),  first key = clamp(leader - floor(w / 2), 0, n_g - w), w keys
     causal: leader = min(floor(i' / s) s + s - 1, n_g - 1),  first key = max(leader - w + 1, 0),  last key = i'
+    truncated: first key = floor(i' / s) s + floor(s / 2) - floor(w / 2), w keys, of which those on the grid are seen
 
 Sizes: B batch, X1..Xr space (r = 1, 2, 3), H query heads, Hkv key/value heads, K key dim, V value dim, E additional
 keys.
@@ -14,6 +15,8 @@ Source: arXiv:2204.07143 (definition), 2209.15001 (dilation), 2403.04690 (tiling
 """
 
 from __future__ import annotations
+
+from typing import Literal
 
 from torch import Tensor
 
@@ -47,6 +50,7 @@ def neighborhood_attention(
     dilation: int | tuple[int, ...] = 1,
     stride: int | tuple[int, ...] = 1,
     is_causal: bool | tuple[bool, ...] = False,
+    border: Literal["shift", "truncate"] = "shift",
     scale: float | None = None,
     relative_bias: Tensor | None = None,
     additional_keys: Tensor | None = None,
@@ -64,10 +68,12 @@ def neighborhood_attention(
         k: [B, *space, Hkv, K]; Hkv divides H.
         v: [B, *space, Hkv, V].
         window_size: keys that a query sees along an axis, even or odd (2m: m before it, itself, m - 1 after it).
-        dilation: distance of neighbouring keys in the window; window_size * dilation must not exceed an axis that is
-            not causal.
+        dilation: distance of neighbouring keys in the window; window_size * dilation must not exceed an axis along
+            which windows are shifted.
         stride: this many neighbouring queries share one window; at most window_size.
         is_causal: no key after the query along this axis; windows are cut at the start instead of shifted.
+        border: `"shift"`: at a border the window moves inwards, so that all queries see as many keys; `"truncate"`: it
+            stays around its query and loses the keys beyond. Causal axes know no difference.
         scale: multiplies q k; `K ** -0.5` if None.
         relative_bias: [H, 2 w1 - 1, .., 2 wr - 1], added to the scaled scores at entry key - query + w - 1, counted in
             dilated steps; differentiable.
@@ -80,8 +86,8 @@ def neighborhood_attention(
         out [B, *space, H, V] in v's dtype; with `return_lse` also lse [B, *space, H], natural logarithm, in at least
         float32.
     Raises:
-        ShapeError: sizes disagree, the tensors look heads-first, or a dilated window is larger than its axis and not
-            causal.
+        ShapeError: sizes disagree, the tensors look heads-first, or a dilated window that is shifted is larger than
+            its axis.
         ValueError: a parameter below 1, a stride larger than its window, an option that does not go with cu_seqlens.
     Source: arXiv:2403.04690, section 3. Derivatives of any order and in forward mode; beyond the first with all scores
         in memory.
@@ -89,7 +95,7 @@ def neighborhood_attention(
     check_qkv(_NAME, q, k, v, space_dims=(1, 2, 3), same_space=True)
     side = {"additional_keys": additional_keys, "additional_values": additional_values, "cu_seqlens": cu_seqlens}
     check_devices(_NAME, q, relative_bias=relative_bias, **side)
-    window, more = (window_size, dilation, stride, is_causal), (additional_keys, additional_values)
+    window, more = (window_size, dilation, stride, is_causal, border), (additional_keys, additional_values)
     problem = Problem(q, k, v, *window, scale, relative_bias, *more, return_lse, cu_seqlens)
     axes = problem.axes
     if relative_bias is not None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from attensor.ops._confine import is_finite, visible_product
 from attensor.ops._kernel import Tensors, differentiable, register
 from attensor.ops._precision import full_precision, working_dtype
+from attensor.ops.neighborhood_attention.fused import attend, attend_backward, can_fuse, loses_digits
 from attensor.ops.neighborhood_attention.neighborhood import Axis, keys_seen
 from attensor.ops.neighborhood_attention.reference import dense_neighborhood
 from attensor.ops.neighborhood_attention.scores import (
@@ -30,17 +31,19 @@ from attensor.ops.neighborhood_attention.scores import (
     rows_of,
     scores_of,
     split_heads,
+    tiling,
 )
-from attensor.ops.neighborhood_attention.tiles import add_boxes, runs
+from attensor.ops.neighborhood_attention.tiles import Run, add_boxes
 
 __all__ = ["Options", "neighborhood"]
 
+_BORDERS = ((False, False), (True, False), (False, True), (True, True))  # is_causal, is_cut
 _TINY = torch.finfo(torch.float32).tiny  # no sum of weights is smaller, unless no key is seen
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is no tensor: window, stride and is_causal of each axis in a row, and the scale."""
+    """What is no tensor: of each axis window, stride and how its borders are, in a row; and the scale."""
 
     windows: tuple[int, ...]
     scale: float
@@ -48,22 +51,27 @@ class Options:
     @classmethod
     def of(cls, axes: Sequence[Axis], scale: float) -> Options:
         """Of undilated axes, without their lengths."""
-        return cls(tuple(n for axis in axes for n in (axis.window, axis.stride, int(axis.is_causal))), scale)
+        return cls(tuple(n for axis in axes for n in (axis.window, axis.stride, _BORDERS.index(axis[-2:]))), scale)
 
 
 def _axes(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
     """The axes of queries of shape [B, *space, H, K]."""
     triples = zip(q[1:-2], windows[::3], windows[1::3], windows[2::3])
-    return tuple(Axis(n, window, 1, stride, bool(is_causal)) for n, window, stride, is_causal in triples)
+    return tuple(Axis(n, window, 1, stride, *_BORDERS[border]) for n, window, stride, border in triples)
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *more, windows, scale = rest
     x = Operands.of(q, k, v, *more)
+    axes = _axes(q.shape, windows)
+    if can_fuse(x, scale):
+        out, lse = attend(x, axes, scale)
+        if is_finite(q, out):
+            return out, lse
     out = v.new_empty(*q.shape[:-1], v.shape[-1])
     lse = q.new_empty(q.shape[:-1], dtype=x.dtype)
     out_rows, lse_rows = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None]))
-    for piece in cut(x, _axes(q.shape, windows)):
+    for piece in cut(x, axes):
         scores, _, values = scores_of(x, piece, scale)
         weights, total, top = _weights(scores)
         found = torch.bmm(weights, values)
@@ -86,17 +94,21 @@ def _weights(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, bias, additional keys and values; empty where there are none."""
-    *more, _, _, grad_out, grad_lse, windows, scale = rest
+    *more, out, lse, grad_out, grad_lse, windows, scale = rest
     x, axes = Operands.of(q, k, v, *more), _axes(q.shape, windows)
     of_out = split_heads(grad_out, k.shape[-2])
     of_lse = None if grad_lse is None else split_heads(grad_lse[..., None], k.shape[-2])
     grad_q = q.new_empty(q.shape)
     grad_q_rows = split_heads(grad_q, k.shape[-2])
-    grad_k, grad_v = (_with_margin(t, axes, x.dtype) for t in (x.k, x.v))
+    grad_k, grad_v = (_with_margin(t, tiling(x, axes), x.dtype) for t in (x.k, x.v))
     grad_bias, grad_extra_k, grad_extra_v = (
         None if t is None else t.new_zeros(t.shape, dtype=x.dtype) for t in (x.bias, x.extra_k, x.extra_v)
     )
-    for piece in cut(x, axes):
+    is_fused = can_fuse(x, scale) and x.bias is None and grad_lse is None and not loses_digits(lse)
+    if is_fused:
+        results = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None], grad_out))
+        attend_backward(x, axes, scale, tuple(results), (grad_q_rows, grad_k, grad_v, grad_extra_k, grad_extra_v))
+    for piece in () if is_fused else cut(x, axes):
         scores, keys, values = scores_of(x, piece, scale)
         grad = rows_of(of_out, piece, x.dtype)
         # not by the log-sum-exp, of which large scores leave no digits
@@ -183,9 +195,9 @@ neighborhood = differentiable(
 )
 
 
-def _with_margin(x: Tensor, axes: Sequence[Axis], dtype: torch.dtype) -> Tensor:
+def _with_margin(x: Tensor, along: Sequence[Sequence[Run]], dtype: torch.dtype) -> Tensor:
     """Zeros of x's shape [B, Hkv, *space, D] with room for one tile more along every axis, as `add_boxes` wants."""
-    margins = [max(run.tile for run in runs(axis, len(axes))) for axis in axes]
+    margins = [max((run.tile for run in runs if run.count > 1), default=0) for runs in along]
     space = [n + margin for n, margin in zip(x.shape[2:-1], margins)]
     return x.new_zeros(*x.shape[:2], *space, x.shape[-1], dtype=dtype)
 

@@ -25,10 +25,11 @@ class Axis(NamedTuple):
     dilation: int
     stride: int
     is_causal: bool
+    is_cut: bool = False  # at borders, instead of shifted
 
     def group(self, length: int) -> Axis:
         """The axis inside one dilation group, which holds `length` of the tokens."""
-        return Axis(length, self.window, 1, self.stride, self.is_causal)
+        return self._replace(length=length, dilation=1)
 
 
 def key_range(query: Index, axis: Axis) -> tuple[Index, Index]:
@@ -40,6 +41,9 @@ def key_range(query: Index, axis: Axis) -> tuple[Index, Index]:
     Source: arXiv:2204.07143 (window shifted inwards at borders), arXiv:2504.16922 (stride, leader of a group).
     """
     n, window, stride = axis.length, axis.window, axis.stride
+    if axis.is_cut and not axis.is_causal:
+        first = query // stride * stride + stride // 2 - window // 2
+        return _clamp(first, 0, n), _clamp(first + window, 0, n)
     if axis.is_causal:
         leader = _clamp(query // stride * stride + stride - 1, 0, n - 1)
         return _clamp(leader - window + 1, 0, n), query + 1
@@ -65,11 +69,12 @@ def axes_of(
     dilation: int | tuple[int, ...],
     stride: int | tuple[int, ...],
     is_causal: bool | tuple[bool, ...],
+    border: str = "shift",
 ) -> tuple[Axis, ...]:
     """One `Axis` for each size in `space`, with every parameter checked.
 
     Raises:
-        ShapeError: a window, dilated, is larger than its axis, which is not causal, or the number of parameters is not
+        ShapeError: a window, dilated, is larger than its axis, where it is shifted, or the number of parameters is not
             that of the axes.
         ValueError: a parameter is below 1, or a stride larger than its window.
     """
@@ -77,7 +82,8 @@ def axes_of(
     given = {"window_size": window_size, "dilation": dilation, "stride": stride, "is_causal": is_causal}
     windows, dilations, strides, causal = (_per_axis(label, value, rank) for label, value in given.items())
     axes = tuple(
-        Axis(n, int(w), int(d), int(s), bool(c)) for n, w, d, s, c in zip(space, windows, dilations, strides, causal)
+        Axis(n, int(w), int(d), int(s), bool(c), border == "truncate")
+        for n, w, d, s, c in zip(space, windows, dilations, strides, causal)
     )
     for name, axis in zip(_NAMES[rank], axes):
         _check_axis(name, space, axis)
@@ -85,15 +91,15 @@ def axes_of(
 
 
 def _check_axis(name: str, space: tuple[int, ...], axis: Axis) -> None:
-    length, window, dilation, stride, is_causal = axis
+    length, window, dilation, stride, is_causal, is_cut = axis
     for label, value in (("window_size", window), ("dilation", dilation), ("stride", stride)):
         if value < 1:
             raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
-    if not is_causal and window * dilation > length:  # causal windows are cut at the start of their axis
+    if not (is_causal or is_cut) and window * dilation > length:  # causal windows are cut at the start of their axis
         dilated = f" with dilation {dilation} reaches over {window * dilation} tokens, which" if dilation > 1 else ""
         raise ShapeError(
             f"{_NAME}: window_size {window}{dilated} is larger than the {name} {length} of q's grid "
-            f"{list(space)}; use window_size <= {length // dilation}."
+            f'{list(space)}; use window_size <= {length // dilation} or border="truncate".'
         )
     if stride > window:
         raise ValueError(

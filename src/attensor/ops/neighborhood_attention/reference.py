@@ -28,6 +28,7 @@ class Problem:
     dilation: int | tuple[int, ...]
     stride: int | tuple[int, ...]
     is_causal: bool | tuple[bool, ...]
+    border: str
     scale: float | None
     relative_bias: Tensor | None
     additional_keys: Tensor | None
@@ -38,7 +39,7 @@ class Problem:
     @property
     def axes(self) -> tuple[Axis, ...]:
         """Of the grid, with every parameter checked."""
-        return axes_of(self.q.shape[1:-2], self.window_size, self.dilation, self.stride, self.is_causal)
+        return axes_of(self.q.shape[1:-2], self.window_size, self.dilation, self.stride, self.is_causal, self.border)
 
     @property
     def tensors(self) -> Tensors:

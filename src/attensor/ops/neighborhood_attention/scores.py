@@ -5,6 +5,7 @@ Scores are kept in base 2, s * log2(e): on a CPU exp of a masked score (-inf) ta
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from itertools import product
@@ -17,14 +18,37 @@ from torch import Tensor
 
 from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis
-from attensor.ops.neighborhood_attention.tiles import Run, allowed_in_box, boxes, offsets_in_box, pieces, runs, tiles
+from attensor.ops.neighborhood_attention.tiles import (
+    Run,
+    allowed_in_box,
+    boxes,
+    costs_less_whole,
+    offsets_in_box,
+    pieces,
+    runs,
+    tiles,
+    whole,
+)
 
-__all__ = ["LOG2_E", "Operands", "Piece", "cut", "put_rows", "rows_of", "scores_of", "split_heads"]
+__all__ = [
+    "LOG2_E",
+    "Operands",
+    "Piece",
+    "cut",
+    "is_whole",
+    "layout",
+    "put_rows",
+    "rows_of",
+    "scores_of",
+    "split_heads",
+    "tiling",
+]
 
 LOG2_E = log2(e)
 
 # Scores held at once: 1 MiB in float32, which stay in a core's cache.
 _SCORES = 2**18
+_KEPT = 2**16  # pairs of a layout that is not made anew
 
 
 class Operands(NamedTuple):
@@ -83,23 +107,56 @@ def split_heads(x: Tensor, kv_heads: int) -> Tensor:
     return torch.unflatten(x.movedim(-2, 1), 1, (kv_heads, -1))
 
 
-def cut(x: Operands, axes: tuple[Axis, ...]) -> Iterator[Piece]:
-    """All tiles of all batch entries, each once, in pieces of about `_SCORES` scores."""
+def cut(x: Operands, axes: tuple[Axis, ...], base: float = LOG2_E) -> Iterator[Piece]:
+    """All tiles of all batch entries, each once, in pieces of about `_SCORES` scores; what is added times `base`."""
     batch, heads = x.q.shape[0], x.q.shape[1] * x.q.shape[2]
     extra = 0 if x.extra_k is None else x.extra_k.shape[2]
-    for combination in product(*[runs(axis, len(axes)) for axis in axes]):
-        allowed = allowed_in_box(axes, combination, x.q.device)
-        added = torch.zeros(1, 1, 1, *allowed.shape, dtype=x.dtype, device=x.q.device)
-        offsets = None
-        if x.bias is not None:
-            offsets = offsets_in_box(axes, combination, x.q.device)
-            added = (x.bias.flatten(2)[:, :, offsets].to(x.dtype) * LOG2_E)[:, None]
-        added = F.pad(added.masked_fill(~allowed, float("-inf")), (0, extra))
-        tile_scores = max(1, heads * allowed.shape[0] * (allowed.shape[1] + extra))
+    for combination in product(*tiling(x, axes)):
+        closed, offsets = layout(axes, combination, extra, x.dtype, x.q.device)
+        added = closed[None, None, None]
+        if x.bias is None:
+            offsets = None
+        else:
+            of_pairs = x.bias.flatten(2)[:, :, offsets].to(x.dtype) * base
+            added = closed + F.pad(of_pairs, (0, extra))[:, None]
+        tile_scores = max(1, heads * closed.numel())
         rows = max(1, min(batch, _SCORES // tile_scores))
         for part in pieces(combination, _SCORES // (tile_scores * rows)):
             for start in range(0, batch, rows):
                 yield Piece(slice(start, start + rows), part, added, offsets)
+
+
+def is_whole(x: Operands, axes: tuple[Axis, ...], *, is_fused: bool = False) -> bool:
+    """Whether the grid is one tile."""
+    rows = x.q.shape[0] * x.q.shape[1] * x.q.shape[2]
+    return x.first_key is None and costs_less_whole(axes, rows, is_fused=is_fused)
+
+
+def tiling(x: Operands, axes: tuple[Axis, ...]) -> list[list[Run]]:
+    """The runs along each axis."""
+    if is_whole(x, axes):
+        return [[run] for run in whole(axes)]
+    return [runs(axis, len(axes)) for axis in axes]
+
+
+def layout(
+    axes: tuple[Axis, ...], combination: tuple[Run, ...], extra: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What is added to scores [queries in a tile, keys in a box + E]: 0 or -inf; and the bias entry of each pair."""
+    pairs = prod(run.tile * run.box for run in combination)
+    return (_kept_layout if pairs <= _KEPT else _layout)(axes, combination, extra, dtype, device)
+
+
+def _layout(
+    axes: tuple[Axis, ...], combination: tuple[Run, ...], extra: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    allowed = allowed_in_box(axes, combination, device)
+    closed = torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -math.inf)
+    return F.pad(closed, (0, extra)), offsets_in_box(axes, combination, device)
+
+
+# for a model of a few kinds of layers, in 50 MiB at most
+_kept_layout = functools.lru_cache(maxsize=64)(_layout)
 
 
 def rows_of(x: Tensor, piece: Piece, dtype: torch.dtype) -> Tensor:

@@ -6,6 +6,7 @@ here is integers and views; nothing is computed on the tokens.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from itertools import product
 from math import prod
@@ -15,11 +16,23 @@ from torch import Tensor
 
 from attensor.ops.neighborhood_attention.neighborhood import Axis, key_range
 
-__all__ = ["Run", "add_boxes", "allowed_in_box", "boxes", "offsets_in_box", "pieces", "runs", "tiles"]
+__all__ = [
+    "Run",
+    "add_boxes",
+    "allowed_in_box",
+    "boxes",
+    "costs_less_whole",
+    "offsets_in_box",
+    "pieces",
+    "runs",
+    "tiles",
+    "whole",
+]
 
 # About 64 queries a tile: more wastes products on keys of the box that a query does not see, fewer starve the matrix
 # product.
 _TILE = {1: 64, 2: 8, 3: 4}
+_CALL = 30_000  # scores that take as long as what is done for each piece beside its scores
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,24 @@ def runs(axis: Axis, rank: int) -> list[Run]:
         found.append(Run(start, size, count, first, end - first))
         start += size * count
     return found
+
+
+def whole(axes: tuple[Axis, ...]) -> tuple[Run, ...]:
+    """One tile that is the grid."""
+    return tuple(Run(0, axis.length, 1, 0, axis.length) for axis in axes)
+
+
+@functools.cache
+def costs_less_whole(axes: tuple[Axis, ...], rows: int, *, is_fused: bool) -> bool:
+    """Whether all scores of a grid are cheaper than those of its tiles, for so many heads of the whole batch.
+
+    Costs are in scores of a whole grid, measured: with 32 channels a score takes a fused kernel two nanoseconds.
+    """
+    dearer = (1.5 if len(axes) == 1 else 2.2) if is_fused else 1.2  # keys of tiles are copied, and products are small
+    along = [runs(axis, len(axes)) for axis in axes]
+    of_tiles = prod(sum(run.count * run.tile * run.box for run in some) for some in along)
+    calls = prod(map(len, along))
+    return rows * prod(axis.length for axis in axes) ** 2 <= dearer * rows * of_tiles + _CALL * calls
 
 
 def pieces(combination: tuple[Run, ...], limit: int) -> list[tuple[Run, ...]]:
@@ -110,7 +141,7 @@ def add_boxes(total: Tensor, part: Tensor, piece: tuple[Run, ...]) -> None:
     """Add [B, Hkv, tiles, keys in a box, D] to where the boxes lie in [B, Hkv, *padded space, D], in place.
 
     Boxes overlap, so they are cut into strips of one tile's length, which do not: a strip of all boxes is one addition.
-    Each axis of `total` has room for one tile more than its tokens.
+    Each axis of `total` with runs of several tiles has room for one tile more than its tokens.
     """
     rank = len(piece)
     part = torch.unflatten(torch.unflatten(part, 3, [run.box for run in piece]), 2, [run.count for run in piece])

@@ -38,6 +38,10 @@ CASES: dict[str, Case] = {
         {**grid(), "relative_bias": normal(4, 3, 5), **additional()},
         {"window_size": (2, 3), "dilation": (2, 1), "is_causal": (False, True), "return_lse": True},
     ),
+    "truncated": lambda: Inputs(
+        {**grid(), "relative_bias": normal(4, 13, 5)},
+        {"window_size": (7, 3), "stride": (1, 2), "border": "truncate", "return_lse": True},
+    ),
     "causal": lambda: Inputs(qkv(tokens=13), {"window_size": 4, "is_causal": True, "return_lse": True}),
     "causal over tiles": lambda: Inputs(qkv(tokens=71, heads=2), {"window_size": 20, "is_causal": True}),
     "one token": lambda: Inputs(qkv(tokens=1), {"window_size": 1, "return_lse": True}),

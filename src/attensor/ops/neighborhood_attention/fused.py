@@ -1,0 +1,149 @@
+"""Neighbourhoods by the kernels below `F.scaled_dot_product_attention` on a CPU: no scores in memory.
+
+A small grid is attended to as a whole under a mask, which costs less than the calls for its tiles. The kernels know one
+mask for all tiles of a head, one width of keys and values, and no gradient of a bias; whatever else is asked for stays
+with `function`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from attensor.ops.neighborhood_attention.neighborhood import Axis
+from attensor.ops.neighborhood_attention.scores import Operands, Piece, cut, is_whole, layout
+from attensor.ops.neighborhood_attention.tiles import add_boxes, boxes, tiles, whole
+from attensor.ops.softmax_attention.fold import with_unit_stride
+
+__all__ = ["attend", "attend_backward", "can_fuse", "loses_digits"]
+
+_LARGE = 500.0  # a log-sum-exp from which on float32 loses 4 digits of a weight
+
+
+def can_fuse(x: Operands, scale: float) -> bool:
+    """Whether the kernels compute this; they mask before they scale."""
+    is_plain = x.q.device.type == "cpu" and x.first_key is None and x.q.dtype == x.dtype
+    return is_plain and scale > 0 and x.q.shape[-1] == x.v.shape[-1] and x.q.numel() > 0
+
+
+def loses_digits(lse: Tensor) -> bool:
+    """Whether scores are so large that exp(scores - lse) is too rough for derivatives."""
+    return float(lse.masked_fill(lse == -math.inf, 0.0).abs().amax()) > _LARGE
+
+
+def attend(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:
+    """out [B, *space, H, V] and lse [B, *space, H], where everything is finite: the kernel makes 0 of a NaN in q."""
+    return _attend_whole(x, axes, scale) if is_whole(x, axes, is_fused=True) else _attend_tiles(x, axes, scale)
+
+
+def attend_backward(
+    x: Operands,
+    axes: tuple[Axis, ...],
+    scale: float,
+    results: tuple[Tensor, Tensor, Tensor],
+    grads: tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None],
+) -> None:
+    """Write the gradient of q and add those of k, v and the additional ones.
+
+    Args:
+        x, axes, scale: as in `attend`.
+        results: out, lse [.., 1] and the gradient of out, each [B, Hkv, R, *space, width].
+        grads: of q as q, of k and v with a margin, of the additional keys and values or None.
+    """
+    of_q, of_k, of_v, of_extra_k, of_extra_v = grads
+    for piece in cut(x, axes, base=1.0):
+        queries, keys, values = _rows(x.q, piece), _boxes(x.k, x.extra_k, piece), _boxes(x.v, x.extra_v, piece)
+        out, lse, of_out = (_rows(t, piece) for t in results)
+        found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            of_out, queries, keys, values, out, lse[..., 0], 0.0, False, attn_mask=_mask(piece, queries), scale=scale
+        )
+        _put(of_q, piece, found[0])
+        for total, extra, part in ((of_k, of_extra_k, found[1]), (of_v, of_extra_v, found[2])):
+            part = torch.unflatten(part, 1, (-1, piece.tiles)).transpose(0, 1)  # [B, Hkv, tiles, keys + E, D]
+            add_boxes(total[piece.batch], part[:, :, :, : piece.box], piece.runs)
+            if extra is not None:
+                extra[piece.batch] += part[:, :, :, piece.box :].sum(2)
+
+
+def _attend_whole(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:
+    batch, kv_heads, groups = x.q.shape[:3]
+    queries = with_unit_stride(x.q.flatten(1, 2).flatten(2, -2))
+    keys, values = (_joined(t, extra, groups) for t, extra in ((x.k, x.extra_k), (x.v, x.extra_v)))
+    added = _added(x, axes)
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        queries, keys, values, 0.0, False, attn_mask=added, scale=scale
+    )
+    if x.bias is not None:  # which may close all keys of a row
+        lse = lse.masked_fill((added == -math.inf).all(-1), -math.inf)
+    space = x.q.shape[3:-1]
+    # a copy only where the kernel lays heads out first
+    return (
+        out.transpose(1, 2).contiguous().view(batch, *space, kv_heads * groups, -1),
+        lse.transpose(1, 2).contiguous().view(batch, *space, kv_heads * groups),
+    )
+
+
+def _joined(x: Tensor, extra: Tensor | None, groups: int) -> Tensor:
+    """[B, Hkv, *space, D] and [B, Hkv, E, D] -> [B, H, n + E, D]."""
+    rows = x.flatten(2, -2)
+    rows = rows if extra is None else torch.cat([rows, extra], 2)
+    return with_unit_stride(rows if groups == 1 else rows.repeat_interleave(groups, 1))
+
+
+def _added(x: Operands, axes: tuple[Axis, ...]) -> Tensor:
+    """The mask of a whole grid, [1, H or 1, n, n + E]."""
+    closed, offsets = layout(axes, whole(axes), 0 if x.extra_k is None else x.extra_k.shape[2], x.dtype, x.q.device)
+    if x.bias is None:
+        return closed[None, None]
+    table = x.bias.flatten(2).flatten(0, 1).to(x.dtype)
+    added = table.index_select(1, offsets.flatten()).view(1, -1, *offsets.shape)
+    extra = closed.shape[1] - offsets.shape[1]
+    return closed + (torch.nn.functional.pad(added, (0, extra)) if extra else added)
+
+
+def _attend_tiles(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:
+    batch, kv_heads, groups, *space, width = x.q.shape
+    out = x.v.new_empty(batch, *space, kv_heads * groups, width)
+    lse = x.q.new_empty(batch, *space, kv_heads * groups)
+    out_rows, lse_rows = (torch.unflatten(t.movedim(-2, 1), 1, (kv_heads, -1)) for t in (out, lse[..., None]))
+    for piece in cut(x, axes, base=1.0):
+        queries, keys, values = _rows(x.q, piece), _boxes(x.k, x.extra_k, piece), _boxes(x.v, x.extra_v, piece)
+        mask = _mask(piece, queries)
+        found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            queries, keys, values, 0.0, False, attn_mask=mask, scale=scale
+        )
+        if x.bias is not None:
+            sums = sums.masked_fill((mask == -math.inf).all(-1), -math.inf)
+        _put(out_rows, piece, found)
+        _put(lse_rows, piece, sums[..., None])
+    return out, lse
+
+
+def _mask(piece: Piece, queries: Tensor) -> Tensor:
+    """[Hkv or 1, 1, R * queries, keys + E]."""
+    added = piece.added[:, 0]  # [Hkv or 1, R or 1, queries, keys + E]
+    groups = queries.shape[2] // added.shape[2]
+    return added.expand(-1, groups, -1, -1).reshape(added.shape[0], 1, -1, added.shape[3])
+
+
+def _rows(x: Tensor, piece: Piece) -> Tensor:
+    """[B, Hkv, R, *space, D] -> [Hkv, B * tiles, R * queries, D]."""
+    view = tiles(x[piece.batch].transpose(0, 1), piece.runs)
+    rank = len(piece.runs)
+    return with_unit_stride(view.reshape(view.shape[0], math.prod(view.shape[1 : 2 + rank]), -1, view.shape[-1]))
+
+
+def _put(x: Tensor, piece: Piece, rows: Tensor) -> None:
+    view = tiles(x[piece.batch].transpose(0, 1), piece.runs)
+    view.copy_(rows.reshape(view.shape))
+
+
+def _boxes(x: Tensor, extra: Tensor | None, piece: Piece) -> Tensor:
+    """[Hkv, B * tiles, keys + E, D]."""
+    found = boxes(x[piece.batch].transpose(0, 1), piece.runs)
+    if extra is not None:
+        more = extra[piece.batch].transpose(0, 1)[:, :, None].expand(-1, -1, found.shape[2], -1, -1)
+        found = torch.cat([found, more], 3)
+    return with_unit_stride(found.flatten(1, 2))
