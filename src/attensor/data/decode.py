@@ -19,7 +19,7 @@ from attensor.errors import DataError, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Depth", "measure_depth", "read_image"]
+__all__ = ["Depth", "eight_bits", "measure_depth", "open_image", "read_image"]
 
 _GREY_MODES = ("1", "L", "LA", "La", "F", "I")  # and the 16-bit ones, which begin with I;16
 # bits of whole numbers that cameras and scanners deliver
@@ -51,7 +51,7 @@ def measure_depth(paths: Sequence[Path]) -> Depth:
     is_grey, brightest = True, 0.0
     below, above = None, None  # float images with values up to 1, and up to 255
     for path in paths:
-        with _open(path) as image:
+        with open_image(path) as image:
             is_grey = is_grey and (image.mode in _GREY_MODES or image.mode.startswith("I;16"))
             if not _is_deep(image):
                 continue
@@ -84,10 +84,10 @@ def read_image(path: Path, *, depth: Depth, size: tuple[int, int]) -> Tensor:
         DataError: not an image, or a broken one; names the file.
     """
     operations = require("PIL.ImageOps", purpose="reading images")
-    with _open(path) as image:
+    with open_image(path) as image:
         try:
             image.load()
-            upright = _opaque(_eight_bits(operations.exif_transpose(image), depth))
+            upright = _opaque(eight_bits(operations.exif_transpose(image), depth))
             fitted = operations.fit(upright.convert("L" if depth.channels == 1 else "RGB"), (size[1], size[0]))
         except Exception as error:  # decoders of broken files raise whatever they meet first
             raise DataError(f"{str(path)!r} is a broken image: {str(error).rstrip('.')}.") from error
@@ -95,7 +95,12 @@ def read_image(path: Path, *, depth: Depth, size: tuple[int, int]) -> Tensor:
     return pixels.view(*size, depth.channels).movedim(-1, 0)
 
 
-def _open(path: Path) -> Image:
+def open_image(path: Path) -> Image:
+    """An image whose header has been read.
+
+    Raises:
+        DataError: not an image, or a broken one; names the file.
+    """
     pillow: Any = require("PIL.Image", purpose="reading images")
     try:
         image: Image = pillow.open(path)
@@ -134,7 +139,7 @@ def _largest(path: Path, image: Image, *, most: int) -> float:
     return highest
 
 
-def _eight_bits(image: Image, depth: Depth) -> Image:
+def eight_bits(image: Image, depth: Depth) -> Image:
     """Deep grey images on the scale of bytes, on which a bare `convert` would clip them."""
     if not _is_deep(image):
         return image
