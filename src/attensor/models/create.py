@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attensor.catalogue import cards, load, named
 from attensor.errors import MissingExtraError
@@ -151,8 +151,10 @@ def _changed(name: str, config: Any, **changes: Any) -> Any:
 
 def _load(model: nn.Module, path: str | Path, *, fresh_classifier: bool) -> None:
     weights = read_weights(path)
+    own_names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = getattr(model, "convert_state_dict", None)
+    if own_names is not None:
+        weights = own_names(weights)
     if isinstance(model, ImageModel):
-        weights = model.convert_state_dict(weights)
         own = model.state_dict()
         for name in (f"{model.classifier}.weight", f"{model.classifier}.bias"):
             if fresh_classifier and name in weights and (name not in own or weights[name].shape != own[name].shape):
