@@ -97,12 +97,14 @@ def _parse(arguments: Sequence[str]) -> Any:
         )
         return None
     # the completion of a shell needs all there is
-    menu = _menu(members, in_full=rest[:1] in (["--tyro-print-completion"], ["--tyro-write-completion"]))
+    in_full = rest[:1] in (["--tyro-print-completion"], ["--tyro-write-completion"])
+    menu = _menu(members, in_full=in_full)
     text = GROUPS.get(group) if group else DESCRIPTION
     return _said(
         lambda: menu.cli(prog=prog, description=text, args=rest or ["--help"], config=MARKERS, registry=REGISTRY),
         lambda box: of_options(prog, box, ["--help", "--version"]),
         prog,
+        is_page=not in_full,
     )
 
 
@@ -136,15 +138,15 @@ class _Shown(io.StringIO):
         return getattr(self._target, "encoding", None)
 
 
-def _said(read: Callable[[], Any], complaint: Callable[[str], str], prog: str) -> Any:
-    """What `read` returns; None after a line of what it complained of."""
+def _said(read: Callable[[], Any], complaint: Callable[[str], str], prog: str, *, is_page: bool = True) -> Any:
+    """What `read` returns; None after a line of what it complained of. What it prints is a page, or left as it is."""
     said, shown = io.StringIO(), _Shown(sys.stdout)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(shown):
             return read()
     except SystemExit as end:
         if not end.code:
-            sys.stdout.write(wrapped(shown.getvalue()))
+            sys.stdout.write(wrapped(shown.getvalue()) if is_page else shown.getvalue())
             raise
     sys.stderr.write(f"{prog}: {complaint(said.getvalue())}\n")
     return None

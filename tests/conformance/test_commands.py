@@ -138,7 +138,7 @@ def test_a_new_card_with_a_command_needs_no_edit(
     shown = capsys.readouterr().out
     assert "look, solve" in shown
     assert "attensor solve puzzle, attensor ponder" in shown
-    for menu, text in (([], "Give a problem to a trained model. (puzzle)"), (["solve"], "Solve a puzzle.")):
+    for menu, text in (([], "Give a problem to a trained model. (complete, puzzle)"), (["solve"], "Solve a puzzle.")):
         with pytest.raises(SystemExit):  # and the broken member of another group is not imported
             cli.main(menu)
         assert text in capsys.readouterr().out
@@ -153,3 +153,6 @@ def test_a_shell_completes_what_there_is(capsys: pytest.CaptureFixture[str], mon
     shown = capsys.readouterr().out
     for word in ("linear", "neighborhood", "puzzle", "--pieces"):
         assert word in shown
+    # the script asks a program in Python, of which no line is broken
+    (program,) = re.findall(r"<< 'PYTHON_EOF'[^\n]*\n(.*?)^PYTHON_EOF$", shown, re.DOTALL | re.MULTILINE)
+    compile(program, "completion", "exec")

@@ -275,7 +275,11 @@ def test_is_a_module_with_the_common_arguments(case: Case) -> None:
     layer = case.layer(dtype=torch.float32)
     assert isinstance(layer, nn.Module)
     assert {p.dtype for p in layer.parameters()} == {torch.float32}
-    assert hasattr(layer, "new_cache") == case.is_causal or len(case.card.domain) > 1
+    if case.is_causal:
+        assert layer.new_cache(2).length == 0
+    elif hasattr(layer, "new_cache"):
+        with pytest.raises(ValueError, match=f"{type(layer).__name__}: .*there is no cache"):
+            layer.new_cache(2)
 
 
 # the only excuse

@@ -69,6 +69,7 @@ def test_an_option_of_another_kind_is_refused_by_the_constructor(layer: str) -> 
         ("RelativeKernelAttention", "max_distance", 0),
         ("LightningAttention", "layer_index", 1),
         ("AxialAttention", "layer_index", -1),
+        ("AxialAttention", "axis", 3),
         ("WindowGridAttention", "block_size", 0),
     ],
 )

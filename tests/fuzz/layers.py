@@ -114,6 +114,11 @@ def _neighborhood(a: Arguments) -> str | None:
     return "stride: larger than the window" if any(s > w for s, w in zip(strides, windows)) else None
 
 
+def _axial(a: Arguments) -> None:
+    _heads(a)
+    need(a.get("axis") is None or a["axis"] < 3, "axis: of no grid")
+
+
 def _halo(a: Arguments) -> None:
     for name in ("key_size", "value_size"):
         size = a["hidden_size"] if a.get(name) is None else a[name]
@@ -168,7 +173,10 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         | {"is_causal": ("bool", BOTH), "normalize": ("bool", BOTH)},
         _relative,
     ),
-    "AxialAttention": ({"is_causal": ("bool", BOTH), "layer_index": ("int:0", ["0", "1"])}, _heads),
+    "AxialAttention": (
+        {"is_causal": ("bool", BOTH), "layer_index": ("int:0", ["0", "1"]), "axis": ("int?:0", ["None", "0", "1"])},
+        _axial,
+    ),
     "GlobalLinearAttention": (
         {"denominator_minimum": ("float", ["100.0", "1"]), "local_concentration": ("bool", BOTH)},
         _l2vit,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.models.blocks import MLP, ConvolutionalPosition, DropPath, LayerScale, ResidualBlock, drop_path_rates
+from attensor.nn import AxialAttention
 
 NORM = partial(nn.LayerNorm, 6)
 
@@ -101,6 +102,26 @@ def test_a_dropped_branch_is_dropped_for_whole_images_and_kept_in_the_mean() -> 
     assert factors[:, 0].unique().tolist() == pytest.approx([0.0, 1 / 0.7])
     assert factors.mean().item() == pytest.approx(1.0, abs=0.04)  # 4 standard deviations
     assert drop.eval()(x) is x
+
+
+def test_numbers_of_both_branches_are_dropped_in_training() -> None:
+    class Ones(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ones_like(x)
+
+    block, x = ResidualBlock(Ones(), Ones(), norm=NORM, dropout=0.5), torch.zeros(1000, 5, 6)
+    added, counts = block.train()(x).unique(return_counts=True)
+    assert added.tolist() == [0, 2, 4]
+    assert (counts / x.numel()).tolist() == pytest.approx([0.25, 0.5, 0.25], abs=0.015)
+    assert (block.eval()(x) == 2).all()
+
+
+def test_a_cache_reaches_the_mixer() -> None:
+    mixer = AxialAttention(6, 2, axis=0, is_causal=True)
+    block = randomised(ResidualBlock(mixer, MLP(6, 7), norm=NORM))
+    x, cache = torch.randn(2, 4, 3, 6).double(), mixer.new_cache(2 * 3)
+    pieces = [block(piece, cache=cache) for piece in x.split([1, 3], 1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), block(x), rtol=1e-12, atol=1e-12)
 
 
 def test_rates_rise_to_the_last_block() -> None:

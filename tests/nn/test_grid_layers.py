@@ -169,6 +169,53 @@ def test_rows_and_columns_take_turns(layer_index: int, is_causal: bool, axis: in
     torch.testing.assert_close(layer(x), dense(layer, x, mask_of((4, 5), lines)), rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize(("space", "axis"), [((4, 5), 0), ((4, 5), 1), ((2, 4, 3), 1), ((2, 3, 4), 2), ((4, 1, 2), 0)])
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (4,), (3, 1), (1, 2, 1)], ids=str)
+def test_lines_in_pieces_are_the_whole(space: tuple[int, ...], axis: int, pieces: tuple[int, ...]) -> None:
+    """Rows of the cache are the lines of all images; what is exported and imported between pieces goes on."""
+    layer = AxialAttention(C, H, axis=axis, is_causal=True, dtype=torch.float64)
+    x, place = torch.randn(B, *space, C, dtype=torch.float64), 1 + axis
+    length = space[axis]
+    sizes = list(pieces) if length == 4 else [1, length - 1]
+    lines = B * x[0, ..., 0].numel() // length
+    cache, found = layer.new_cache(lines, length), []
+    for piece in x.split(sizes, place):
+        exported, cache = cache.state_dict(), layer.new_cache(lines)
+        cache.load_state_dict(exported)
+        found.append(layer(piece, cache=cache))
+    torch.testing.assert_close(torch.cat(found, place), layer(x), rtol=1e-12, atol=1e-12)
+    assert cache.length == length
+    other = AxialAttention(C, H, layer_index=len(space) - 1 - axis, is_causal=True, dtype=torch.float64)
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(other(x), layer(x), rtol=0, atol=0)
+
+
+def test_cells_that_pad_the_beginning_of_lines_are_not_seen() -> None:
+    layer = AxialAttention(C, H, axis=1, is_causal=True, dtype=torch.float64)
+    x = torch.randn(B, 3, 5, C, dtype=torch.float64)
+    cache = layer.new_cache(B * 3)
+    cache.first = torch.tensor([2, 0, 0, 0, 2, 0])
+    out = layer(x, cache=cache)
+    torch.testing.assert_close(out[0, 0, 2:], layer(x[:1, :1, 2:])[0, 0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out[1, 2], layer(x)[1, 2], rtol=1e-12, atol=1e-12)
+
+
+def test_axes_and_caches_of_something_else_are_refused() -> None:
+    layer, x = AxialAttention(C, H, axis=0, is_causal=True), torch.randn(B, 4, 5, C)
+    with pytest.raises(ValueError, match=r"AxialAttention: cache must have the 10 rows of hidden_states, got 8"):
+        layer(x, cache=layer.new_cache(B * 4))
+    with pytest.raises(TypeError, match="a TokenCache of another layer"):
+        layer(x, cache=AxialAttention(C, 4, is_causal=True).new_cache(B * 5))
+    with pytest.raises(ValueError, match="AxialAttention: with is_causal=False every token changes all outputs"):
+        AxialAttention(C, H).new_cache(3)
+    with pytest.raises(TypeError, match="of another layer"):
+        AxialAttention(C, H)(x, cache=layer.new_cache(B * 5))
+    for cache in (None, AxialAttention(C, H, is_causal=True).new_cache(2)):
+        with pytest.raises(ValueError, match="AxialAttention: axis must be below the 2 of this grid, got 2"):
+            AxialAttention(C, H, axis=2, is_causal=True)(x, cache=cache)
+    assert AxialAttention(C, H, axis=2)(x[:, None]).shape == (B, 1, 4, 5, C)
+
+
 @pytest.mark.parametrize(
     ("space", "same_as"),
     [

@@ -1,4 +1,4 @@
-"""The card of axial attention."""
+"""The card of axial attention and of the Axial Transformer, a model of images that it makes."""
 
 from attensor.catalogue import Domain, Mechanism, Paper
 
@@ -17,6 +17,10 @@ CARD = Mechanism(
     terms={"A(i)": "the cells of i's row, in the next layer those of its column"},
     operator="attensor.ops:block_attention",
     layer="attensor.nn.axial:AxialAttention",
+    models=("attensor.models.vision.axial_transformer:AxialTransformer",),
+    presets={"axial_imagenet32": 341_178_112, "axial_imagenet64": 606_161_152, "axial_digits": 88_337},
+    commands={"solve complete": "attensor.commands.complete:SolveComplete"},
+    recipe="attensor.recipes.axial_transformer",
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*T*X*H*(K + V)",

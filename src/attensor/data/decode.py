@@ -19,7 +19,7 @@ from attensor.errors import DataError, require
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Depth", "decode_image", "measure_depth", "read_image"]
+__all__ = ["Depth", "decode_image", "eight_bits", "measure_depth", "open_image", "read_image"]
 
 _GREY_MODES = ("1", "L", "LA", "La", "F", "I")  # and the 16-bit ones, which begin with I;16
 # bits of whole numbers that cameras and scanners deliver
@@ -51,7 +51,7 @@ def measure_depth(paths: Sequence[Path]) -> Depth:
     is_grey, brightest = True, 0.0
     below, above = None, None  # float images with values up to 1, and up to 255
     for path in paths:
-        with _open(path) as image:
+        with open_image(path) as image:
             is_grey = is_grey and (image.mode in _GREY_MODES or image.mode.startswith("I;16"))
             if not _is_deep(image):
                 continue
@@ -99,16 +99,21 @@ def decode_image(path: Path, *, depth: Depth) -> Image:
         DataError: not an image, or a broken one; names the file.
     """
     operations = require("PIL.ImageOps", purpose="reading images")
-    with _open(path) as image:
+    with open_image(path) as image:
         try:
             image.load()
-            upright = _opaque(_eight_bits(operations.exif_transpose(image), depth))
+            upright = _opaque(eight_bits(operations.exif_transpose(image), depth))
             return upright.convert("L" if depth.channels == 1 else "RGB")
         except Exception as error:  # decoders of broken files raise whatever they meet first
             raise DataError(f"{str(path)!r} is a broken image: {str(error).rstrip('.')}.") from error
 
 
-def _open(path: Path) -> Image:
+def open_image(path: Path) -> Image:
+    """An image whose header has been read.
+
+    Raises:
+        DataError: not an image, or a broken one; names the file.
+    """
     pillow: Any = require("PIL.Image", purpose="reading images")
     try:
         image: Image = pillow.open(path)
@@ -147,7 +152,7 @@ def _largest(path: Path, image: Image, *, most: int) -> float:
     return highest
 
 
-def _eight_bits(image: Image, depth: Depth) -> Image:
+def eight_bits(image: Image, depth: Depth) -> Image:
     """Deep grey images on the scale of bytes, on which a bare `convert` would clip them."""
     if not _is_deep(image):
         return image

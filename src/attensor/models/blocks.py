@@ -1,10 +1,10 @@
 """The residual block of all vision models, and its parts.
 
     x = x + cpe1(x)                              positions by convolution, if any
-    x = x + drop_path(ls1(mixer(norm1(x))))
+    x = x + drop_path(dropout(ls1(mixer(norm1(x)))))
     x = x + drop_path(local_mp(norm3(x)))        what follows the mixer, if anything
     x = x + cpe2(x)
-    x = x + drop_path(ls2(mlp(norm2(x))))
+    x = x + drop_path(dropout(ls2(mlp(norm2(x)))))
 
 Names are those of timm: `norm1`, `attn`, `ls1`, `norm2`, `mlp.{fc1,fc2}`, `ls2`; parts that are absent have no keys.
 """
@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from attensor.nn.cache import Cache
 
 __all__ = ["ACTIVATIONS", "MLP", "ConvolutionalPosition", "DropPath", "LayerScale", "ResidualBlock", "drop_path_rates"]
 
@@ -123,9 +125,10 @@ class ResidualBlock(nn.Module):
         cpe: modules whose output is added before the mixer and, if there are two, before the MLP.
         after_mixer: a further branch on the main stream with a norm of its own; keys `norm3`, `local_mp`.
         layer_scale: builds the factors of the two branches, for instance `partial(LayerScale, C, 1e-5)`.
+        dropout: share of what the two branches add that is zeroed in training, number by number.
         drop_path: rate of stochastic depth.
     Raises:
-        ValueError: more than two `cpe`, or a rate outside of [0, 1).
+        ValueError: more than two `cpe`, or a rate outside of its range.
     """
 
     def __init__(
@@ -137,6 +140,7 @@ class ResidualBlock(nn.Module):
         cpe: Sequence[nn.Module] = (),
         after_mixer: nn.Module | None = None,
         layer_scale: Callable[[], nn.Module] | None = None,
+        dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -149,15 +153,16 @@ class ResidualBlock(nn.Module):
         self.norm2, self.mlp = norm(), mlp
         self.ls1 = nn.Identity() if layer_scale is None else layer_scale()
         self.ls2 = nn.Identity() if layer_scale is None else layer_scale()
-        self.drop_path = DropPath(drop_path)
+        self.dropout, self.drop_path = nn.Dropout(dropout), DropPath(drop_path)
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """[B, *space, C] to the same."""
+    def forward(self, hidden_states: Tensor, *, cache: Cache | None = None) -> Tensor:
+        """[B, *space, C] to the same; `cache` is the mixer's, with the past of the same rows."""
         x = hidden_states if self.cpe1 is None else hidden_states + self.cpe1(hidden_states)
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        mixed = self.attn(self.norm1(x)) if cache is None else self.attn(self.norm1(x), cache=cache)
+        x = x + self.drop_path(self.dropout(self.ls1(mixed)))
         if self.local_mp is not None and self.norm3 is not None:
             x = x + self.drop_path(self.local_mp(self.norm3(x)))
         if self.cpe2 is not None:
             x = x + self.cpe2(x)
-        out: Tensor = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        out: Tensor = x + self.drop_path(self.dropout(self.ls2(self.mlp(self.norm2(x)))))
         return out

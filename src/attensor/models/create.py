@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -156,8 +156,10 @@ def _changed(name: str, config: Any, **changes: Any) -> Any:
 
 
 def _load(model: nn.Module, weights: dict[str, Tensor], *, source: str, fresh_classifier: bool) -> None:
+    own_names: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] | None = getattr(model, "convert_state_dict", None)
+    if own_names is not None:
+        weights = own_names(weights)
     if isinstance(model, ImageModel):
-        weights = model.convert_state_dict(weights)
         own = model.state_dict()
         for name in (f"{model.classifier}.weight", f"{model.classifier}.bias"):
             if fresh_classifier and name in weights and (name not in own or weights[name].shape != own[name].shape):

@@ -25,7 +25,7 @@ from attensor.nn.cache import Cache
 from attensor.nn.rotary import token_positions
 from attensor.ops._checks import check_cu_seqlens, check_tensor, checked
 
-__all__ = ["Heads", "Mixer", "SequenceMixer"]
+__all__ = ["DecodingMixer", "Heads", "Mixer", "SequenceMixer"]
 
 
 class Heads(NamedTuple):
@@ -126,24 +126,14 @@ def _reset(module: nn.Module) -> None:
             _reset(child)
 
 
-class SequenceMixer(Mixer):
-    """A mixer of tokens in a row, with packed sequences and, when causal, a cache to decode with.
+class DecodingMixer(Mixer):
+    """A mixer that, when causal, has a cache to decode with.
 
     Attributes:
         is_causal: a token sees itself and what comes before it.
-        uses_positions: `project` wants the positions of the tokens.
     """
 
     is_causal: bool = True
-    uses_positions: bool = False
-
-    @abstractmethod
-    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
-        """The first step: [B, *space, C] to heads [B, T, heads, width]; positions are [T] or [B, T]."""
-
-    @abstractmethod
-    def attend(self, heads: Heads, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
-        """The second step: heads to [B, T, H, V]; the tokens continue what the cache holds, and are added to it."""
 
     @abstractmethod
     def _new_cache(
@@ -179,6 +169,48 @@ class SequenceMixer(Mixer):
         device = self._device if device is None else torch.device(device)
         return self._new_cache(batch_size, max_length, device, dtype)
 
+    def _check_cache(self, hidden_states: Tensor, cache: object, rows: int) -> None:
+        """Refuse, before anything is added to it, a cache that `new_cache` would not have made for these rows."""
+        name = type(self).__name__
+        if not isinstance(cache, Cache):
+            raise TypeError(f"{name}: cache must be what new_cache() of the layer returns, got {type(cache).__name__}.")
+        if cache.fits != id(self):
+            if not self.is_causal or not cache.is_like(self._new_cache(0, None, torch.device("meta"), None)):
+                raise TypeError(
+                    f"{name}: cache must be what new_cache() of the layer returns, got a {type(cache).__name__} of "
+                    "another layer; make one for each layer."
+                )
+            cache.fits = id(self)
+        if cache.batch_size != rows:
+            raise ShapeError(
+                f"{name}: cache must have the {rows} rows of hidden_states, got {cache.batch_size}; "
+                f"use new_cache(batch_size={rows})."
+            )
+        if cache.device != hidden_states.device:
+            raise ValueError(
+                f"{name}: cache is on {cache.device}, hidden_states on {hidden_states.device}; use "
+                f'new_cache(device="{hidden_states.device}").'
+            )
+
+
+class SequenceMixer(DecodingMixer):
+    """A mixer of tokens in a row, with packed sequences and, when causal, a cache to decode with.
+
+    Attributes:
+        is_causal: a token sees itself and what comes before it.
+        uses_positions: `project` wants the positions of the tokens.
+    """
+
+    uses_positions: bool = False
+
+    @abstractmethod
+    def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
+        """The first step: [B, *space, C] to heads [B, T, heads, width]; positions are [T] or [B, T]."""
+
+    @abstractmethod
+    def attend(self, heads: Heads, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
+        """The second step: heads to [B, T, H, V]; the tokens continue what the cache holds, and are added to it."""
+
     def forward(self, hidden_states: Tensor, *, cache: Any = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Mix the tokens.
 
@@ -199,7 +231,7 @@ class SequenceMixer(Mixer):
         if cu_seqlens is not None:
             self._check_packing(hidden_states, cu_seqlens)
         if cache is not None and not torch.compiler.is_compiling():
-            self._check_cache(hidden_states, cache)
+            self._check_cache(hidden_states, cache, hidden_states.shape[0])
         positions = None
         if self.uses_positions:
             # not Size.numel(), which makes a constant of a free length
@@ -219,26 +251,3 @@ class SequenceMixer(Mixer):
         name = type(self).__name__
         check_tensor(name, "cu_seqlens", cu_seqlens)
         check_cu_seqlens(name, cu_seqlens, hidden_states.flatten(1, -2), label="hidden_states")
-
-    def _check_cache(self, hidden_states: Tensor, cache: object) -> None:
-        """Refuse, before anything is added to it, a cache that `new_cache` would not have made for these rows."""
-        name = type(self).__name__
-        if not isinstance(cache, Cache):
-            raise TypeError(f"{name}: cache must be what new_cache() of the layer returns, got {type(cache).__name__}.")
-        if cache.fits != id(self):
-            if not self.is_causal or not cache.is_like(self._new_cache(0, None, torch.device("meta"), None)):
-                raise TypeError(
-                    f"{name}: cache must be what new_cache() of the layer returns, got a {type(cache).__name__} of "
-                    "another layer; make one for each layer."
-                )
-            cache.fits = id(self)
-        if cache.batch_size != hidden_states.shape[0]:
-            raise ShapeError(
-                f"{name}: cache must have the {hidden_states.shape[0]} rows of hidden_states, got {cache.batch_size}; "
-                f"use new_cache(batch_size={hidden_states.shape[0]})."
-            )
-        if cache.device != hidden_states.device:
-            raise ValueError(
-                f"{name}: cache is on {cache.device}, hidden_states on {hidden_states.device}; use "
-                f'new_cache(device="{hidden_states.device}").'
-            )
