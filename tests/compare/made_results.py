@@ -64,7 +64,7 @@ def made_results(truth: Truth, seed: int = 0, **changes: Any) -> dict[str, Any]:
         row.update(changes.get(row["name"].replace("-", "_"), {}))
     results = {
         "schema": 2,
-        "protocol": {"name": "attensor-compare", "version": 2},
+        "protocol": {"name": "attensor-compare", "version": 3},
         "finished": True,
         "machine": {"processor": "Imaginary 3000", "cores": 2, "threads": 1, "device": "cpu", "dtype": "float32"},
         "data": {"name": "made", "kind": "text", "test_bytes": int(weights.sum()), "test_files": truth.units},

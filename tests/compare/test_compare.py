@@ -98,7 +98,9 @@ def test_the_pilot_that_was_best_is_taken(finished):
     for row in finished[1]["mechanisms"]:
         if row["status"] == "ok":
             best = min(row["pilots"], key=lambda pilot: pilot["score"])
-            assert row["learning_rate"] == best["learning_rate"]
+            (middle,) = (pilot for pilot in row["pilots"] if pilot["learning_rate"] == 6e-3)
+            is_close = middle["score"] <= best["score"] * 1.003
+            assert row["learning_rate"] == (middle if is_close else best)["learning_rate"]
 
 
 def test_a_failure_costs_one_row_and_says_why(finished):

@@ -58,7 +58,7 @@ def test_a_folder_and_its_file_load_alike(result, tmp_path):
         ("{", "is damaged"),
         ("[]", "it is no comparison"),
         ('{"schema": 1, "mechanisms": []}', "is of schema 1, and this attensor reads 2"),
-        ('{"schema": 2, "protocol": {"name": "attensor-compare", "version": 3}, "mechanisms": []}', "another protocol"),
+        ('{"schema": 2, "protocol": {"name": "attensor-compare", "version": 4}, "mechanisms": []}', "another protocol"),
     ],
 )
 def test_what_cannot_be_read_is_refused(content, message, tmp_path):

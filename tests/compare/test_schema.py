@@ -49,7 +49,7 @@ def test_conclusions_keep_the_schema(validator):
     ("change", "fault"),
     [
         (lambda r: r.update(schema=1), "schema: "),
-        (lambda r: r["protocol"].update(version=3), "protocol/version: "),
+        (lambda r: r["protocol"].update(version=2), "protocol/version: "),
         (lambda r: r["mechanisms"][1].update(status="good"), "mechanisms/1/status: "),
         (lambda r: r["mechanisms"][0].pop("score"), "mechanisms/0: 'score' is a required"),
         (lambda r: r["mechanisms"][0]["score"].update(mean="2.1"), "mechanisms/0/score/mean: "),

@@ -100,7 +100,7 @@ def _facts(is_text: bool, count: int) -> dict[str, Any]:
     plan = {"size": "tiny", "hidden_size": 64, "num_layers": 2, "num_heads": 2, "batch_size": 16, "seeds": list(SEEDS)}
     return {
         "schema": 2,
-        "protocol": {"name": "attensor-compare", "version": 2},
+        "protocol": {"name": "attensor-compare", "version": 3},
         "attensor": "0.1.0",
         "torch": "2.13.0+cpu",
         "created": "2026-11-22T21:00:00",

@@ -100,7 +100,7 @@ def test_everything_the_reader_asked_for_is_on_it():
     for expected in (
         *results["answer"],
         *("2.290 ± 0.015", "55,000", "8 KiB", "Imaginary 3000", "9.07 MiB", results["command"]),
-        *("fe0ee26aa0", "g++ 12.2.0", "linear_attention cpp", "attensor-compare 2", "9f86d081"),
+        *("fe0ee26aa0", "g++ 12.2.0", "linear_attention cpp", "attensor-compare 3", "9f86d081"),
         *("Python before 3.14 has no zstd", "stopped at 4096: 8192 would take about 3 s a call"),
         *("reference: Back-off n-gram, three bytes of context", "changes the order"),
     ):

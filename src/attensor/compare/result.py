@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["PROTOCOL", "RESULTS_FILE", "SCHEMA", "Result"]
 
 SCHEMA = 2
-PROTOCOL = {"name": "attensor-compare", "version": 2}
+PROTOCOL = {"name": "attensor-compare", "version": 3}
 RESULTS_FILE = "results.json"
 # of pandas, such that a missing value keeps the others what they are
 _TYPES = {"text": "string", "integer": "Int64", "number": "Float64", "boolean": "boolean"}

@@ -98,6 +98,10 @@ def _is_measured(run: Path, subject: Subject, plan: Plan) -> bool:
     return (failed is not None or is_measured(run, subject, plan)) and skills_are_done(run, plan, subject)
 
 
+def _at_edge(pilots: list[Pilot], plan: Plan) -> bool | None:
+    return is_at_edge(pilots, plan.learning_rates, lower_is_better=plan.task.lower_is_better)
+
+
 def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> dict[str, Any]:
     folder = subject.folder(run)
     balance, pace = Balance.load(folder / "balance.json"), paces(run, [subject]).get(subject.name)
@@ -115,7 +119,7 @@ def _row(run: Path, subject: Subject, plan: Plan, schedule: Schedule | None) -> 
         "mlp_hidden_size": balance and balance.mlp_hidden_size,
         **_card_facts(subject),
         "learning_rate": runs[0].learning_rate if runs else None,
-        "at_edge": is_at_edge(pilots, lower_is_better=plan.task.lower_is_better) if runs else None,
+        "at_edge": _at_edge(pilots, plan) if runs else None,
         "pilots": [{k: getattr(p, k) for k in ("learning_rate", "steps", "score", "reason")} for p in pilots],
         "steps": schedule and schedule.steps,
         "seconds_per_step": _median(runs, "seconds_per_step") or (pace and pace.seconds_per_step),

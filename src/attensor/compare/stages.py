@@ -167,7 +167,7 @@ class Training(_Stages):
         pilots: list[Pilot] = []
         while (rate := next_rate(pilots, self.plan.learning_rates, lower_is_better=lower)) is not None:
             pilots.append(self._pilot(len(pilots), rate))
-            best = best_pilot(pilots, lower_is_better=lower)
+            best = best_pilot(pilots, self.plan.learning_rates, lower_is_better=lower)
             for index, pilot in enumerate(pilots):
                 if pilot is not best:
                     self._state(f"pilot-{index}").unlink(missing_ok=True)
