@@ -280,6 +280,20 @@ def test_half_precision_is_near() -> None:
     assert drawn.shape == (2, *config.shape)
 
 
+@pytest.mark.slow
+def test_one_graph_serves_all_batches() -> None:
+    """Compiled as a whole, the loss with its drawn channels too, and exported with a free batch."""
+    model, x = build(AxialTransformer.tiny), levels(AxialTransformer.tiny, 3)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-10, atol=1e-10)
+    program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("B", min=1, max=64)},)).module()
+    for count in (1, 5):
+        x = levels(AxialTransformer.tiny, count)
+        torch.testing.assert_close(program(x), model(x), rtol=1e-10, atol=1e-10)
+    loss = torch.compile(model.training_loss, fullgraph=True, backend="aot_eager")
+    assert 0.5 < loss(x).item() < 20
+
+
 def test_dropout_acts_in_training_alone() -> None:
     config = dataclasses.replace(KINDS["grey"], dropout=0.5)
     model, x = build(config), levels(config)
