@@ -57,6 +57,7 @@ def test_other_images_and_slow_caches_are_seen() -> None:
     assert "of 2 sizes, drawn in float64 by three methods, the same: 1" in checks[3].text
 
 
+@pytest.mark.slow
 def test_a_variant_trains_and_its_pictures_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "BATCH_SIZE", 4)
     found = recipe.train_variant(recipe.AXIAL, seed=0, steps=1)

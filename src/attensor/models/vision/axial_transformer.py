@@ -99,7 +99,7 @@ class AxialTransformer(nn.Module):
         """
         frames, context = self._read(images)
         planes = range(self.config.in_channels if self.config.has_exterior else 1)
-        logits = [self._logits(frames, frames.new_full((len(frames),), number), context) for number in planes]
+        logits = [self._logits(frames, frames.new_full((frames.shape[0],), number), context) for number in planes]
         return torch.cat(logits, 1).view(*images.shape, self.config.num_levels)
 
     def training_loss(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -112,7 +112,7 @@ class AxialTransformer(nn.Module):
             [], to be minimised.
         """
         frames, context = self._read(images)
-        count, device = len(frames), frames.device if generator is None else generator.device
+        count, device = frames.shape[0], frames.device if generator is None else generator.device
         channel = torch.zeros(count, dtype=torch.int64, device=frames.device)
         if self.exterior is not None:
             channels = self.config.in_channels
@@ -246,7 +246,7 @@ class AxialTransformer(nn.Module):
         """Of one channel of each frame [B, H, W, K], or of all, [B, C H, W, K], where channels are rows."""
         condition = self.condition(frames, channel, context)
         if self.exterior is not None:
-            frames = frames[torch.arange(len(frames), device=frames.device), channel][:, None]
+            frames = frames[torch.arange(frames.shape[0], device=frames.device), channel][:, None]
         out: Tensor = self.plane(frames.flatten(1, 2), condition)
         return out
 
