@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PEERS", "VisionProblem", "bench"]
 
-USUAL = ("davit_tiny", "halonet26t", "l2vit_tiny", "maxvit_tiny_tf_224", "nat_tiny", "ravlt_t", "vit_small_patch16_224")
+USUAL = ("davit_tiny", "halonet26t", "l2vit_tiny", "maxvit_tiny_tf_224", "nat_tiny", "ravlt_s", "vit_small_patch16_224")
 SWIN = "swin_tiny_patch4_window7_224"
 # of the same size as Swin-T, and compared with it in their papers
 BESIDE_SWIN = ("nat_tiny", "dinat_tiny", "l2vit_tiny")
