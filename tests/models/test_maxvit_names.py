@@ -17,7 +17,7 @@ from attensor.models.vision.maxvit import MaxViT, MaxViTConfig
 
 Shapes = dict[str, list[int]]
 
-# the authors' own code, run once; `tests/golden/maxvit.md` tells how
+# the authors' own code, run once; `tests/golden/README.md` tells how
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "maxvit.json").read_text())
 SMALL = MaxViTConfig(
     image_size=(16, 16), stem_size=8, hidden_sizes=(8, 12), depths=(1, 2), block_size=2, head_dim=4, num_classes=5

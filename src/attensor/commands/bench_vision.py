@@ -22,7 +22,7 @@ class BenchVision(BenchOptions):
     quick_look: ClassVar = {"models": ("davit_tiny", "halonet26t"), "batch_size": 1}
 
     models: tuple[str, ...] = ("usual",)
-    """Names as `attensor list` knows them, or usual: one size of each family, near 28 million parameters."""
+    """Names as `attensor list` knows them, or usual: one of each family, with 12 to 31 million parameters."""
     batch_size: int = 4
     """Images in a call."""
     image_size: int | None = None

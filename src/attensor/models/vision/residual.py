@@ -169,5 +169,7 @@ class Bottleneck(nn.Module):
         if self.self_attn is None:
             inside = self.attn(self.conv2_kxk(inside).movedim(-1, 1)).movedim(1, -1)
         else:
-            inside = activation(self.post_attn(self.self_attn(inside).movedim(-1, 1))).movedim(1, -1)
+            # in memory as the map came: convolutions and norms are slow where two layouts meet
+            is_channels_last, mixed = inside.is_contiguous(), self.self_attn(inside).movedim(-1, 1)
+            inside = activation(self.post_attn(mixed if is_channels_last else mixed.contiguous())).movedim(1, -1)
         return activation(self.shortcut(hidden_states) + self.drop_path(self.conv3_1x1(inside)))
