@@ -278,6 +278,8 @@ def test_options_are_checked() -> None:
             NeighborhoodAttention(C, H, **options)
     with pytest.raises(ValueError, match=r"options for 3 axes \(3, 3, 3\), but the grid has 2"):
         NeighborhoodAttention(C, H, window_size=(3, 3, 3))(torch.zeros(B, 5, 5, C))
+    with pytest.raises(ValueError, match=r"one for each of one to three axes, got \(3, 2\), \(1,\), 1, False"):
+        NeighborhoodAttention(C, H, window_size=(3, 2), dilation=(1,))
     with pytest.raises(ValueError, match='padding="visible" is for windows that are shifted'):
         NeighborhoodAttention(C, H, border="truncate", padding="visible")
     with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):

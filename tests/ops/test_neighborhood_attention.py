@@ -244,6 +244,11 @@ def test_what_is_refused_says_how_to_repair_it():
             },
         ),
         (
+            ShapeError,
+            r"additional_values must be .*got \[\]",
+            {"window_size": 3, "additional_keys": q.new_zeros(2, 1, 2, 3), "additional_values": q.new_zeros(())},
+        ),
+        (
             TypeError,
             "additional_keys must have the dtype",
             {

@@ -62,11 +62,13 @@ class NeighborhoodAttention(GridMixer):
     ) -> None:
         super().__init__(hidden_size, num_heads, device=device, dtype=dtype)
         check_range(self, 1, window_size=window_size, dilation=dilation, stride=stride)
-        for argument, value in (("window_size", window_size), ("dilation", dilation), ("stride", stride)):
-            if isinstance(value, (tuple, list)) and not 1 <= len(value) <= 3:
-                raise ValueError(
-                    f"{type(self).__name__}: {argument} must be one integer or one for each axis, got {value}."
-                )
+        options = (window_size, dilation, stride, is_causal)
+        lengths = {len(value) for value in options if isinstance(value, (tuple, list))}
+        if len(lengths) > 1 or not lengths <= {1, 2, 3}:
+            raise ValueError(
+                f"{type(self).__name__}: window_size, dilation, stride and is_causal must each be one value or one for "
+                f"each of one to three axes, got {', '.join(map(str, options))}."
+            )
         if padding == "visible" and border == "truncate":
             raise ValueError(
                 f'{type(self).__name__}: padding="visible" is for windows that are shifted; with border="truncate" '

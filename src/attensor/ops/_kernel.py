@@ -8,6 +8,7 @@ those of the definition, and `torch.vmap` folds into the batch.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -234,6 +235,7 @@ def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
             every = (*parts.saved_dims, *parts.out_dims)
             return fold_batch(Gradients.apply, info.batch_size, in_dims, arguments, every, needed)
 
+    _sign(Gradients)
     return Gradients
 
 
@@ -275,7 +277,13 @@ def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
             dims = (*parts.out_dims, *parts.kept_dims)
             return fold_batch(Function.apply, info.batch_size, in_dims, arguments, parts.batch_dims, dims)
 
+    _sign(Function)
     return Function
+
+
+def _sign(function: type[torch.autograd.Function]) -> None:
+    """Keep the signature that `apply` asks for at each call: reading it anew takes as long as a small kernel."""
+    function.forward.__signature__ = inspect.signature(function.forward)  # type: ignore[attr-defined]
 
 
 def _traced_function(parts: _Parts) -> type[torch.autograd.Function]:

@@ -131,7 +131,7 @@ def _check_additional(keys: Tensor | None, values: Tensor | None, k: Tensor, v: 
         raise ValueError(f"{_NAME}: additional_keys and additional_values come together; pass both or neither.")
     for name, tensor, like in (("additional_keys", keys, k), ("additional_values", values, v)):
         fits = tensor.ndim == 4 and tensor.shape[0] == like.shape[0] and tensor.shape[2:] == like.shape[-2:]
-        if not fits or keys.shape[1] != values.shape[1]:
+        if not fits or (tensor is values and keys.shape[1] != values.shape[1]):
             raise ShapeError(
                 f"{_NAME}: {name} must be [B, E, Hkv, size] = [{like.shape[0]}, E, {like.shape[-2]}, "
                 f"{like.shape[-1]}] with one E for both, got {list(tensor.shape)}."

@@ -19,7 +19,7 @@ from torch import Tensor
 from attensor.ops._confine import is_finite, visible_product
 from attensor.ops._kernel import Tensors, differentiable, register
 from attensor.ops._precision import full_precision, working_dtype
-from attensor.ops.neighborhood_attention.fused import attend, attend_backward, can_fuse, loses_digits
+from attensor.ops.neighborhood_attention.fused import attend, attend_backward, can_fuse, loses_digits, whole_backward
 from attensor.ops.neighborhood_attention.neighborhood import Axis, keys_seen
 from attensor.ops.neighborhood_attention.reference import dense_neighborhood
 from attensor.ops.neighborhood_attention.scores import (
@@ -27,6 +27,7 @@ from attensor.ops.neighborhood_attention.scores import (
     Operands,
     Piece,
     cut,
+    is_whole,
     put_rows,
     rows_of,
     scores_of,
@@ -96,18 +97,34 @@ def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, 
     """Gradients of q, k, v, bias, additional keys and values; empty where there are none."""
     *more, out, lse, grad_out, grad_lse, windows, scale = rest
     x, axes = Operands.of(q, k, v, *more), _axes(q.shape, windows)
-    of_out = split_heads(grad_out, k.shape[-2])
-    of_lse = None if grad_lse is None else split_heads(grad_lse[..., None], k.shape[-2])
-    grad_q = q.new_empty(q.shape)
-    grad_q_rows = split_heads(grad_q, k.shape[-2])
+    is_fused = can_fuse(x, scale) and x.bias is None and grad_lse is None and not loses_digits(lse)
+    if is_fused and is_whole(x, axes, is_fused=True):
+        of_q, of_k, of_v, *of_extra = whole_backward(x, axes, scale, out, lse, grad_out)
+        grads = [of_q, of_k, of_v, None, *of_extra]
+    else:
+        grads = _tiles_backward(x, axes, scale, (out, lse, grad_out, grad_lse), is_fused=is_fused)
+    like = (q, k, v, more[0], more[1], more[2])
+    return tuple(q.new_empty(0) if g is None else g.to(t.dtype).contiguous() for g, t in zip(grads, like))
+
+
+def _tiles_backward(
+    x: Operands,
+    axes: tuple[Axis, ...],
+    scale: float,
+    results: tuple[Tensor, Tensor, Tensor, Tensor | None],
+    *,
+    is_fused: bool,
+) -> list[Tensor | None]:
+    """As `_run_backward`, of `results`: out, lse and their gradients; in the operands' working dtype."""
+    kv_heads = x.k.shape[1]
+    out, lse, of_out, of_lse = (None if t is None else split_heads(t, kv_heads) for t in _with_column(results))
+    grad_q = x.q.new_empty(x.q.shape)
     grad_k, grad_v = (_with_margin(t, tiling(x, axes), x.dtype) for t in (x.k, x.v))
     grad_bias, grad_extra_k, grad_extra_v = (
         None if t is None else t.new_zeros(t.shape, dtype=x.dtype) for t in (x.bias, x.extra_k, x.extra_v)
     )
-    is_fused = can_fuse(x, scale) and x.bias is None and grad_lse is None and not loses_digits(lse)
     if is_fused:
-        results = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None], grad_out))
-        attend_backward(x, axes, scale, tuple(results), (grad_q_rows, grad_k, grad_v, grad_extra_k, grad_extra_v))
+        attend_backward(x, axes, scale, (out, lse, of_out), (grad_q, grad_k, grad_v, grad_extra_k, grad_extra_v))
     for piece in () if is_fused else cut(x, axes):
         scores, keys, values = scores_of(x, piece, scale)
         grad = rows_of(of_out, piece, x.dtype)
@@ -119,16 +136,23 @@ def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, 
         grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad, values.mT), weights, -1, x.dtype)
         if of_lse is not None:
             grad_scores.addcmul_(weights, rows_of(of_lse, piece, x.dtype))
-        put_rows(grad_q_rows, piece, torch.bmm(grad_scores, keys).mul_(scale))
+        put_rows(grad_q, piece, torch.bmm(grad_scores, keys).mul_(scale))
         _add_keys(grad_k, grad_extra_k, torch.bmm(grad_scores.mT, rows_of(x.q, piece, x.dtype)).mul_(scale), piece)
         if grad_bias is not None:
             _add_bias(grad_bias, grad_scores, piece)
-    inside = [slice(n) for n in q.shape[1:-2]]
-    grads = [grad_q, *(t[:, :, *inside].movedim(1, -2) for t in (grad_k, grad_v))]
-    grads.append(q.new_empty(0) if grad_bias is None else grad_bias.flatten(0, 1)[None])
-    grads += [q.new_empty(0) if t is None else t.transpose(1, 2) for t in (grad_extra_k, grad_extra_v)]
-    like = (q, k, v, more[0], more[1], more[2])
-    return tuple(g.to(q.dtype if t is None else t.dtype).contiguous() for g, t in zip(grads, like))
+    inside = [slice(n) for n in x.q.shape[3:-1]]
+    grads = [grad_q.flatten(1, 2).movedim(1, -2), *(t[:, :, *inside].movedim(1, -2) for t in (grad_k, grad_v))]
+    return [
+        *grads,
+        None if grad_bias is None else grad_bias.flatten(0, 1)[None],
+        *(None if t is None else t.transpose(1, 2) for t in (grad_extra_k, grad_extra_v)),
+    ]
+
+
+def _with_column(results: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> tuple[Tensor | None, ...]:
+    """A log-sum-exp as one column."""
+    out, lse, of_out, of_lse = results
+    return out, lse[..., None], of_out, None if of_lse is None else of_lse[..., None]
 
 
 def _pairs(q: Sequence[int], *rest: Any) -> int:

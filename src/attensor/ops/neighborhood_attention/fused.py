@@ -17,7 +17,7 @@ from attensor.ops.neighborhood_attention.scores import Operands, Piece, cut, is_
 from attensor.ops.neighborhood_attention.tiles import add_boxes, boxes, tiles, whole
 from attensor.ops.softmax_attention.fold import with_unit_stride
 
-__all__ = ["attend", "attend_backward", "can_fuse", "loses_digits"]
+__all__ = ["attend", "attend_backward", "can_fuse", "loses_digits", "whole_backward"]
 
 _LARGE = 500.0  # a log-sum-exp from which on float32 loses 4 digits of a weight
 
@@ -83,6 +83,31 @@ def _attend_whole(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Te
         out.transpose(1, 2).contiguous().view(batch, *space, kv_heads * groups, -1),
         lse.transpose(1, 2).contiguous().view(batch, *space, kv_heads * groups),
     )
+
+
+def whole_backward(
+    x: Operands, axes: tuple[Axis, ...], scale: float, out: Tensor, lse: Tensor, of_out: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients of q, k, v [B, *space, heads, D] and of the additional keys and values [B, E, Hkv, D].
+
+    Args:
+        x, axes, scale: as in `attend`, of a grid that is one tile.
+        out, lse, of_out: the results, and the gradient of out, with heads last.
+    """
+    space, kv_heads, groups = x.q.shape[3:-1], *x.q.shape[1:3]
+    queries = with_unit_stride(x.q.flatten(1, 2).flatten(2, -2))
+    keys, values = (_joined(t, extra, groups) for t, extra in ((x.k, x.extra_k), (x.v, x.extra_v)))
+    of_rows, rows = (with_unit_stride(t.flatten(1, -3).transpose(1, 2)) for t in (of_out, out))
+    of_q, *of_keys = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        of_rows, queries, keys, values, rows, lse.flatten(1, -2).transpose(1, 2), 0.0, False,
+        attn_mask=_added(x, axes), scale=scale,
+    )  # fmt: skip
+    if groups > 1:
+        of_keys = [torch.unflatten(t, 1, (kv_heads, groups)).sum(2) for t in of_keys]
+    cells = math.prod(space)
+    near = [torch.unflatten(t[:, :, :cells].transpose(1, 2), 1, space) for t in (of_q, *of_keys)]
+    far = [None if x.extra_k is None else t[:, :, cells:].transpose(1, 2) for t in of_keys]
+    return near[0], near[1], near[2], far[0], far[1]
 
 
 def _joined(x: Tensor, extra: Tensor | None, groups: int) -> Tensor:

@@ -80,7 +80,7 @@ def costs_less_whole(axes: tuple[Axis, ...], rows: int, *, is_fused: bool) -> bo
 
     Costs are in scores of a whole grid, measured: with 32 channels a score takes a fused kernel two nanoseconds.
     """
-    dearer = (1.5 if len(axes) == 1 else 2.2) if is_fused else 1.2  # keys of tiles are copied, and products are small
+    dearer = (1.8 if len(axes) == 1 else 2.2) if is_fused else 1.2  # keys of tiles are copied, and products are small
     along = [runs(axis, len(axes)) for axis in axes]
     of_tiles = prod(sum(run.count * run.tile * run.box for run in some) for some in along)
     calls = prod(map(len, along))
