@@ -224,6 +224,9 @@ def test_the_command_keeps_a_model_that_create_loads(tmp_path, capsys):
     tuned = command(tmp_path / "tuned", "--init", str(out), "--recipe", "fine-tune", "--epochs", "0.5", data=str(third))
     assert cli.main(tuned) == 0
     assert "a classifier of 2 classes, the images have 3 classes: the classifier starts anew" in capsys.readouterr().out
+    others = photographs(tmp_path / "others", classes=("road", "wood"), count=3)
+    assert cli.main(command(tmp_path / "o", "--init", str(out), "--epochs", "0.5", data=str(others))) == 0
+    assert "as many classes with other names" in capsys.readouterr().out
 
 
 @pytest.mark.slow
