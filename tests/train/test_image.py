@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from attensor import cli, image_training, models
+from attensor.catalogue import cards, load
 from attensor.commands.train_image import TrainImage
 from attensor.data.augment import Views
 from attensor.data.image_source import open_image_source
@@ -26,6 +27,7 @@ from attensor.image_training import steps_within
 from attensor.lab.step_display import StepDisplay
 from attensor.models.vision import VisionTransformer
 from attensor.models.vision.davit import DaViT
+from attensor.models.vision.image_model import ImageModel
 from attensor.models.vision.vit import ViTConfig
 from attensor.train import Stopped
 from attensor.train.ema import exponential_average
@@ -143,6 +145,39 @@ def test_rates_fall_from_block_to_block():
     ]
     with pytest.raises(ValueError, match=r"above 0 and at most 1, got 1\.2"):
         rate_shares(model, 1.2)
+
+
+def families():
+    """Classes of image models, of every card that has some."""
+    found = [load(path) for card in cards().values() for path in card.models if ".vision." in path]
+    return [kind for kind in found if issubclass(kind, ImageModel)]
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda kind: kind.__name__)
+def test_every_family_can_be_fine_tuned(family):
+    """The stem has the smallest share, the head all of the rate, and blocks rise in between."""
+    model = family(family.tiny)
+    shares = rate_shares(model, 0.5)
+    assert shares.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert shares[f"{model.classifier}.weight"] == 1
+    first = next(iter(shares))
+    assert shares[first] == min(shares.values())
+    assert sorted(set(shares.values())) == [0.5**n for n in range(len(set(shares.values())) - 1, -1, -1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", families(), ids=lambda kind: kind.__name__)
+def test_every_family_is_trained_by_a_step(family, digits):
+    torch.manual_seed(0)
+    config = replace(family.tiny, num_classes=10, image_size=(64, 64))
+    setup = ImageSetup(recipe=RECIPE, image_size=(64, 64), batch_size=4, steps=1, evaluations=0)
+    one = ImageTraining(family(config), digits, setup)
+    one.check()
+    before = one.model.state_dict()[f"{one.model.classifier}.weight"].clone()
+    one.run()
+    after = one.model.state_dict()
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert not torch.equal(before, after[f"{one.model.classifier}.weight"])
 
 
 def test_an_average_is_its_recursion():
@@ -320,6 +355,7 @@ from pathlib import Path
 import torch
 from attensor.data.image_source import open_image_source
 from attensor.models.vision.davit import DaViT
+from attensor.models.vision.image_model import ImageModel
 from attensor.train.image import ImageSetup, ImageTraining
 from attensor.train.image_folder import ImageFolder
 from attensor.train.image_folder import ImageFolder
