@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -262,6 +263,18 @@ def test_the_command_keeps_a_model_that_create_loads(tmp_path, capsys):
     others = photographs(tmp_path / "others", classes=("road", "wood"), count=3)
     assert cli.main(command(tmp_path / "o", "--init", str(out), "--epochs", "0.5", data=str(others))) == 0
     assert "as many classes with other names" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_third_part_is_scored_once_at_the_end(tmp_path, capsys):
+    for part, count in (("train", 8), ("val", 3), ("test", 5)):
+        photographs(tmp_path / "photos" / part, count=count)
+    assert cli.main(command(tmp_path / "run", "--epochs", "2", data=str(tmp_path / "photos"))) == 0
+    shown = capsys.readouterr().out
+    assert "16 images of 2 classes at 16 x 16, 6 held out" in shown
+    assert re.search(r"Test, scored once: top-1 .* of 10 images", shown)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["held_out"]["images"], config["test"]["images"]) == (6, 10)
 
 
 @pytest.mark.slow
