@@ -73,7 +73,7 @@ class Detector(nn.Module):
 
     def __init__(self, backbone: str, width: int = WIDTH) -> None:
         super().__init__()
-        self.backbone = models.create(backbone, img_size=SIDE, features_only=True, out_indices=(1, 2, 3))
+        self.backbone = models.create(backbone, img_size=SIDE, features_only=True, out_indices=(0, 1, 2))
         self.strides = self.backbone.feature_info.reduction()
         self.neck = Pyramid(self.backbone.feature_info.channels(), width)
         self.towers = nn.ModuleList(
@@ -102,7 +102,7 @@ def targets(places: Tensor, boxes: Tensor, kinds: Tensor) -> tuple[Tensor, Tenso
     for box, kind in zip(boxes, kinds):
         middle, size = (box[:2] + box[2:]) / 2, box[2] - box[0]
         near = (places[:, :2] - middle).abs().amax(1) < torch.minimum(1.5 * places[:, 2], size / 2)
-        fits = places[:, 2] == (8 if size < 18 else 16)
+        fits = places[:, 2] == (4 if size < 16 else 8)  # the coarsest map is for the others' sake
         mine = near & fits
         found[mine] = kind
         distances[mine] = torch.cat([places[mine, :2] - box[:2], box[2:] - places[mine, :2]], 1)
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("--backbone", default="davit_tiny")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
     torch.manual_seed(0)
     model = Detector(options.backbone)

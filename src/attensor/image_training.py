@@ -10,6 +10,7 @@ import statistics
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +20,7 @@ from attensor import models
 from attensor.compare.config import parse_budget
 from attensor.data.image_source import ImageSource, open_image_source
 from attensor.errors import Diverged, Stopped, need
-from attensor.files import locked, user_path
+from attensor.files import locked, read_json, user_path
 from attensor.lab.interruption import Interruption
 from attensor.lab.step_display import StepDisplay
 from attensor.lab.worker import taking_kernels
@@ -180,7 +181,7 @@ def _training(
     if not isinstance(model, ImageModel):
         raise ValueError(f"--model {command.model}: is a {type(model).__name__} and classifies no images.")
     if command.init is not None:
-        _announce_classifier(command.init, model, console)
+        _announce_classifier(command.init, model, source.classes, console)
     most = min(_MOST_IMAGES[device.type], len(source.train))
     dtype = (
         torch.bfloat16 if command.dtype == "bfloat16" or (command.dtype == "auto" and device.type == "cuda") else None
@@ -206,13 +207,19 @@ def _size_of(model: ImageModel) -> tuple[int, int]:
     return height, width
 
 
-def _announce_classifier(init: str, model: ImageModel, console: Console) -> None:
-    """Say that the classifier starts anew, if the weights have one of another size, or none."""
+def _announce_classifier(init: str, model: ImageModel, classes: tuple[str, ...], console: Console) -> None:
+    """Say that the classifier starts anew, if the weights have one of another size or none, or is kept for others."""
     name = f"{model.classifier}.weight"
     theirs, own = model.convert_state_dict(read_weights(init)).get(name), model.state_dict()[name]
     if theirs is None or theirs.shape != own.shape:
         what = "no classifier" if theirs is None else f"a classifier of {theirs.shape[0]} classes"
         _say(console, f"{init} has {what}, the images have {own.shape[0]} classes: the classifier starts anew.")
+        return
+    names = (read_json(Path(init) / "config.json") or {}).get("classes", classes) if Path(init).is_dir() else classes
+    if list(names) != list(classes):
+        _say(
+            console, f"{init} has a classifier of as many classes with other names: its weights are where this begins."
+        )
 
 
 def _workers(command: TrainImage, source: ImageSource) -> int:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from attensor import cli, image_training, models
+from attensor.catalogue import cards, load
 from attensor.commands.train_image import TrainImage
 from attensor.data.augment import Views
 from attensor.data.image_source import open_image_source
@@ -26,6 +28,7 @@ from attensor.image_training import steps_within
 from attensor.lab.step_display import StepDisplay
 from attensor.models.vision import VisionTransformer
 from attensor.models.vision.davit import DaViT
+from attensor.models.vision.image_model import ImageModel
 from attensor.models.vision.vit import ViTConfig
 from attensor.train import Stopped
 from attensor.train.ema import exponential_average
@@ -145,6 +148,39 @@ def test_rates_fall_from_block_to_block():
         rate_shares(model, 1.2)
 
 
+def families():
+    """Classes of image models, of every card that has some."""
+    found = [load(path) for card in cards().values() for path in card.models if ".vision." in path]
+    return [kind for kind in found if issubclass(kind, ImageModel)]
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda kind: kind.__name__)
+def test_every_family_can_be_fine_tuned(family):
+    """The stem has the smallest share, the head all of the rate, and blocks rise in between."""
+    model = family(family.tiny)
+    shares = rate_shares(model, 0.5)
+    assert shares.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
+    assert shares[f"{model.classifier}.weight"] == 1
+    first = next(iter(shares))
+    assert shares[first] == min(shares.values())
+    assert sorted(set(shares.values())) == [0.5**n for n in range(len(set(shares.values())) - 1, -1, -1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", families(), ids=lambda kind: kind.__name__)
+def test_every_family_is_trained_by_a_step(family, digits):
+    torch.manual_seed(0)
+    config = replace(family.tiny, num_classes=10, image_size=(64, 64))
+    setup = ImageSetup(recipe=RECIPE, image_size=(64, 64), batch_size=4, steps=1, evaluations=0)
+    one = ImageTraining(family(config), digits, setup)
+    one.check()
+    before = one.model.state_dict()[f"{one.model.classifier}.weight"].clone()
+    one.run()
+    after = one.model.state_dict()
+    assert all(tensor.isfinite().all() for tensor in after.values())
+    assert not torch.equal(before, after[f"{one.model.classifier}.weight"])
+
+
 def test_an_average_is_its_recursion():
     model = torch.nn.Linear(3, 1, bias=False).double()
     average = exponential_average(model, 0.6)
@@ -224,6 +260,21 @@ def test_the_command_keeps_a_model_that_create_loads(tmp_path, capsys):
     tuned = command(tmp_path / "tuned", "--init", str(out), "--recipe", "fine-tune", "--epochs", "0.5", data=str(third))
     assert cli.main(tuned) == 0
     assert "a classifier of 2 classes, the images have 3 classes: the classifier starts anew" in capsys.readouterr().out
+    others = photographs(tmp_path / "others", classes=("road", "wood"), count=3)
+    assert cli.main(command(tmp_path / "o", "--init", str(out), "--epochs", "0.5", data=str(others))) == 0
+    assert "as many classes with other names" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_third_part_is_scored_once_at_the_end(tmp_path, capsys):
+    for part, count in (("train", 8), ("val", 3), ("test", 5)):
+        photographs(tmp_path / "photos" / part, count=count)
+    assert cli.main(command(tmp_path / "run", "--epochs", "2", data=str(tmp_path / "photos"))) == 0
+    shown = capsys.readouterr().out
+    assert "16 images of 2 classes at 16 x 16, 6 held out" in shown
+    assert re.search(r"Test, scored once: top-1 .* of 10 images", shown)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["held_out"]["images"], config["test"]["images"]) == (6, 10)
 
 
 @pytest.mark.slow
@@ -317,6 +368,7 @@ from pathlib import Path
 import torch
 from attensor.data.image_source import open_image_source
 from attensor.models.vision.davit import DaViT
+from attensor.models.vision.image_model import ImageModel
 from attensor.train.image import ImageSetup, ImageTraining
 from attensor.train.image_folder import ImageFolder
 from attensor.train.image_folder import ImageFolder

@@ -245,7 +245,7 @@ class ImageTraining:
                 count += len(made.targets)
         if not count:
             raise DataError(f"{self.source.name}: none of the {len(indices)} images that are held out can be read.")
-        top1, top5 = (hits / count).tolist()
+        top1, top5 = (hits.double() / count).tolist()
         return Scores(top1, top5, loss / count, count)
 
     def sentences(self) -> tuple[str, ...]:
