@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -199,8 +200,7 @@ def test_traces_as_one_graph(case: Case) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
-# blocks are padded where they do not divide the grid, which a graph cannot leave open
-FREE = [c for c in all_cases() if c.variant is None and c.card.name not in ("davit", "halonet", "window-grid")]
+FREE = [c for c in all_cases() if c.variant is None]
 
 
 @pytest.mark.parametrize("with_gradients", [False, True], ids=["inference", "gradients"])
@@ -211,8 +211,24 @@ def test_exports_with_free_sizes(case: Case, with_gradients: bool) -> None:
     free = {0: Dim("B", min=1, max=64), **{i: Dim(f"T{i}", min=5, max=2048) for i in range(1, x.ndim - 1)}}
     with torch.set_grad_enabled(with_gradients):
         program = torch.export.export(layer, (x,), dynamic_shapes={"hidden_states": free}, strict=False).module()
-    other = case.hidden_states(batch=3, space=tuple(n + 4 for n in x.shape[1:-1]))
-    torch.testing.assert_close(program(other), layer(other), rtol=1e-9, atol=1e-9)
+        # blocks of 4 x 4 tile neither axis, both, one
+        for batch, more in ((3, (4, 4)), (2, (3, 6)), (1, (7, 0))):
+            other = case.hidden_states(batch=batch, space=tuple(n + m for n, m in zip(x.shape[1:-1], more)))
+            torch.testing.assert_close(program(other), layer(other), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"block_size": 7}, {"block_size": 7, "pattern": "grid"}], ids=str)
+def test_a_block_beyond_the_map_leaves_sizes_free(options: dict[str, Any]) -> None:
+    """The program is made on one block; gradients of a learned bias pass through it."""
+    (case,) = (c for c in all_cases() if c.card.name == "window-grid" and c.variant is None)
+    layer, x = case.layer(**options), case.hidden_states()
+    free = {0: Dim("B"), 1: Dim("height", min=2), 2: Dim("width", min=2)}
+    program = torch.export.export(layer, (x,), dynamic_shapes={"hidden_states": free}, strict=False).module()
+    for space in ((5, 3), (9, 14), (2, 21)):
+        other = case.hidden_states(batch=3, space=space)
+        for got, expected in zip(run(program, other)[:2], run(layer, other)[:2], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("case", [c for c in all_cases() if c.card.name == "sliding-window"], ids=name)

@@ -158,6 +158,45 @@ def test_one_graph_serves_every_mask(variant: str) -> None:
         _serves_every_mask(torch.compile(_Logits(model), fullgraph=True, backend="eager"), model, rows)
 
 
+class _Continued(torch.nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor, mask: Tensor, cache: Any) -> Tensor:
+        return self.model(rows, attention_mask=mask, past_key_values=cache).logits
+
+
+@pytest.mark.slow
+@EVERY
+def test_graphs_without_breaks_continue_a_cache_under_every_mask(variant: str) -> None:
+    """A prefill in two pieces and steps after it: real tokens as in rows alone, and the cache goes on outside."""
+    model = build(variant)
+    eager = _Continued(model)
+    torch._dynamo.reset()
+    compiled = torch.compile(eager, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        for mask in MASKS.values():
+            whole, real = tokens(3, 12), torch.cat([torch.tensor(mask), torch.ones(3, 5, dtype=torch.int64)], 1)
+            cache = model.new_cache()
+            calls = [(compiled, 7), (compiled, 8), (compiled, 9), (eager, 10), (compiled, 12)]
+            got, start = [], 0
+            for call, end in calls:
+                got.append(call(whole[:, start:end], real[:, :end], cache))
+                start = end
+            close(torch.cat(got, 1)[real.bool()], torch.cat(alone(model, whole, real)))
+
+
+def test_a_graph_refuses_padding_inside_what_a_cache_holds() -> None:
+    model, rows = build("card-softmax"), tokens(2, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(_Continued(model), fullgraph=True, backend="eager")
+    with torch.no_grad():
+        cache = model(rows).past_key_values
+        with pytest.raises(RuntimeError, match="padding after real tokens in some rows"):
+            compiled(rows[:, :2], torch.tensor([[1, 1], [0, 1]]), cache)
+
+
 @FAMILIES
 def test_one_exported_program_serves_every_mask(variant: str) -> None:
     model, rows = build(variant), tokens(3, 7)

@@ -235,3 +235,15 @@ def test_an_exported_vision_transformer_takes_any_batch_and_size() -> None:
     program = torch.export.export(model, (images(16, 24),), dynamic_shapes=(side,))
     for x in (images(16, 24), images(32, 40, batch=2)):
         torch.testing.assert_close(program.module()(x), model(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["MaxViT", "DaViT"])
+def test_an_exported_backbone_takes_any_batch_and_size(name: str) -> None:
+    """Made on sides that neither strides nor windows divide."""
+    model = MODELS[name]().double().eval()
+    side = {0: torch.export.Dim("B"), **{i: torch.export.Dim(f"side{i}", min=16) for i in (2, 3)}}
+    with torch.no_grad():
+        program = torch.export.export(model, (images(50, 70),), dynamic_shapes=(side,), strict=False).module()
+        for x in (images(64, 64), images(33, 47, batch=1), images(16, 100, batch=2)):
+            torch.testing.assert_close(program(x), model(x), rtol=1e-9, atol=1e-9)

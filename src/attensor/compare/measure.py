@@ -26,7 +26,7 @@ from attensor.errors import Stopped
 from attensor.files import write_json
 from attensor.lab import Reporter
 from attensor.lab.reason import reason
-from attensor.nn.cache import JointCache
+from attensor.nn.joint_cache import JointCache
 
 __all__ = ["Measurement", "Stack"]
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from attensor import catalogue
 from attensor.nn.cache import Cache as Cache
-from attensor.nn.cache import JointCache as JointCache
 from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
+from attensor.nn.joint_cache import JointCache as JointCache
 from attensor.nn.l2vit import LocalConcentration as LocalConcentration
 from attensor.nn.latent import Slicing as Slicing
 from attensor.nn.mixer import Heads as Heads

@@ -22,7 +22,7 @@ from attensor.nn._buffer import TokenBuffer
 from attensor.nn._shapes import check_range
 from attensor.ops._checks import check_devices, check_integers, check_tensor, checked, is_readable
 
-__all__ = ["Cache", "JointCache", "StateCache", "TokenCache"]
+__all__ = ["Cache", "StateCache", "TokenCache"]
 
 _PLACE = ("length", "first")
 
@@ -40,7 +40,7 @@ class Cache(ABC):
     fits: int = 0
     can_crop: bool = True
     _first: Tensor | None = None  # [B]; None as long as no row begins with padding
-    _last_padded: int = 0  # the largest of `first`, known without asking the device
+    _last_padded: int | None = 0  # the largest of `first`, known without asking the device; None until it is asked
 
     @property
     def first(self) -> Tensor:
@@ -53,8 +53,8 @@ class Cache(ABC):
         check_integers(name, "first", first, first)
         if first.shape != (self.batch_size,):
             raise ShapeError(f"{name}: first must be [B] = [{self.batch_size}], got {list(first.shape)}.")
-        self._last_padded = int(first.max()) if first.numel() else 0
-        self._first = first.to(device=self._any.device, dtype=torch.int64) if self._last_padded else None
+        self._first, self._last_padded = first.to(device=self._any.device, dtype=torch.int64), None
+        self._learn_padding()
 
     @property
     def batch_size(self) -> int:
@@ -79,8 +79,12 @@ class Cache(ABC):
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def real(self, start: int, end: int) -> Tensor | None:
-        """Which tokens from place `start` to `end` are not padding: [B, end - start], bool; None if all are."""
-        if self._first is None or start >= self._last_padded:
+        """Which tokens from place `start` to `end` are not padding: [B, end - start], bool; None if all are.
+
+        In a compiled graph that was told of padding the tensor is returned even where all are: nothing can be asked.
+        """
+        self._learn_padding()
+        if self._first is None or (self._last_padded is not None and start >= self._last_padded):
             return None
         return torch.arange(start, end, device=self._first.device) >= self._first[:, None]
 
@@ -153,6 +157,14 @@ class Cache(ABC):
         """
         if not 0 <= length <= self.length:
             raise ValueError(f"{type(self).__name__}.crop: length must be in [0, {self.length}], got {length}.")
+
+    def _learn_padding(self) -> None:
+        """Look once how far padding reaches: outside of compiled graphs, which would have to stop for it."""
+        if self._first is None or self._last_padded is not None or torch.compiler.is_compiling():
+            return
+        self._last_padded = int(self._first.max()) if self._first.numel() else 0
+        if not self._last_padded:
+            self._first = None
 
     @property
     def _any(self) -> Tensor:
@@ -329,72 +341,3 @@ class StateCache(Cache):
         for name, old in self.states.items():
             dtype = old.dtype if self._is_typed else torch.promote_types(held[name].dtype, torch.float32)
             self.states[name] = held[name].to(old.device, dtype)
-
-
-class JointCache(Cache):
-    """Several caches of one layer, which see the same tokens.
-
-    Args:
-        parts: by name; changed through this cache or by what the layer hands them to.
-    """
-
-    def __init__(self, **parts: Cache) -> None:
-        self.parts = parts
-        self.can_crop = all(part.can_crop for part in parts.values())
-
-    @property
-    def length(self) -> int:
-        """Tokens seen so far.
-
-        Raises:
-            ShapeError: the parts have not seen the same number.
-        """
-        lengths = {name: part.length for name, part in self.parts.items()}
-        if len(set(lengths.values())) != 1:
-            raise ShapeError(
-                f"JointCache: parts must have seen the same tokens, got {lengths}; add them to every part."
-            )
-        return next(iter(lengths.values()))
-
-    @length.setter
-    def length(self, length: int) -> None:
-        for part in self.parts.values():
-            part.length = length
-
-    @property
-    def first(self) -> Tensor:
-        """[B], int64: how many tokens of padding each row begins with."""
-        return next(iter(self.parts.values())).first
-
-    @first.setter
-    def first(self, first: Tensor) -> None:
-        for part in self.parts.values():
-            part.first = first
-
-    def real(self, start: int, end: int) -> Tensor | None:
-        """Which tokens from place `start` to `end` are not padding, see `Cache.real`."""
-        return next(iter(self.parts.values())).real(start, end)
-
-    def check_crop(self, length: int) -> None:
-        """Refuse what any part refuses.
-
-        Raises:
-            ValueError: see `Cache.crop`.
-        """
-        for part in self.parts.values():
-            part.check_crop(length)
-
-    def _crop(self, length: int) -> None:
-        for part in self.parts.values():
-            part.crop(length)
-
-    def _tensors(self) -> dict[str, Tensor]:
-        return {f"{name}.{n}": t for name, part in self.parts.items() for n, t in part._tensors().items()}
-
-    def _sizes(self, name: str, length: int) -> list[int]:
-        part, _, tensor = name.partition(".")
-        return self.parts[part]._sizes(tensor, length)
-
-    def _replace(self, held: Mapping[str, Tensor]) -> None:
-        for name, part in self.parts.items():
-            part._replace({tensor: held[f"{name}.{tensor}"] for tensor in part._tensors()})

@@ -19,7 +19,7 @@ from attensor.nn.cache import StateCache
 from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.norm import LayerNorm, RMSNorm
-from attensor.nn.padding import pad, unpad
+from attensor.nn.padding import bounds_of_padding
 from attensor.nn.rotary import rotary_embedding
 from attensor.ops import Denominator, kernel_attention, kernel_attention_step, linear_attention, linear_attention_step
 from attensor.ops.feature_maps import resolve_feature_map
@@ -140,20 +140,17 @@ class LinearAttention(SequenceMixer):
         """The recurrence; padding at the beginning of rows neither writes nor ages a state: [B, T, H, V]."""
         if cache is None:
             return self._run(heads, None, cu_seqlens)[0]
-        batch, tokens = heads.q.shape[:2]
-        real, state = cache.real(cache.length, cache.length + tokens), cache.states["state"]
-        if real is not None:
-            _, cu_seqlens, index = unpad(heads.q, real)
-            q, k, v = (x.flatten(0, 1)[index][None] for x in heads[:3])
-            decay = heads.log_decay
-            if decay is not None and decay.dim() > 1:
-                decay = decay.flatten(0, 1)[index][None]
-            out, state = self._run(Heads(q, k, v, decay), state, cu_seqlens)
-            out = pad(out, index, batch, tokens)
-        elif tokens == 1:
-            out, state = self._step(heads, state)
+        tokens = heads.q.shape[1]
+        real, before = cache.real(cache.length, cache.length + tokens), cache.states["state"]
+        if tokens == 1:
+            out, state = self._step(heads, before)
+        elif real is None:
+            out, state = self._run(heads, before, None)
         else:
-            out, state = self._run(heads, state, None)
+            out, state = self._run_padded(heads, before, real)
+        if real is not None:
+            out = torch.where(real[..., None, None], out, 0)
+            state = torch.where(real[:, -1:, None, None], state, before)
         cache.update(tokens, state=state)
         return out
 
@@ -215,6 +212,16 @@ class LinearAttention(SequenceMixer):
             out, last = kernel_attention(q, k, v, feature_map=self.feature_map, denominator=self.denominator, **past)
             out = self._scaled(out)
         return out, cast("Tensor", last)
+
+    def _run_padded(self, heads: Heads, state: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of rows that begin with padding, which makes sequences of its own."""
+        q, k, v = (x.flatten(0, 1)[None] for x in heads[:3])
+        decay = heads.log_decay
+        if decay is not None and decay.dim() > 1:
+            decay = decay.flatten(0, 1)[None]
+        states = torch.stack([torch.zeros_like(state), state], 1).flatten(0, 1)
+        out, states = self._run(Heads(q, k, v, decay), states, bounds_of_padding(real))
+        return torch.unflatten(out[0], 0, real.shape), states[1::2]
 
     def _step(self, heads: Heads, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token of each row."""

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
 from attensor.ops._checks import check_devices, check_integers, checked, is_readable
 
-__all__ = ["pad", "unpad"]
+__all__ = ["bounds_of_padding", "pad", "unpad"]
 
 
 @checked
@@ -69,3 +70,18 @@ def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
         check_range("pad", 0, batch_size * length, index=(int(index.min()), int(index.max())))
     flat = packed.new_zeros(batch_size * length, *packed.shape[2:])
     return torch.unflatten(flat.index_copy(0, index.long(), packed[0]), 0, (batch_size, length))
+
+
+def bounds_of_padding(real: Tensor) -> Tensor:
+    """Boundaries that keep rows apart which are laid one after the other, and the padding at their beginning too.
+
+    Nothing is moved, and no size depends on how much is padding: a graph can serve every batch.
+
+    Args:
+        real: [B, T], bool, true from the first real token of a row on.
+    Returns:
+        [2 B + 1], int64: the sequences are the padding of the first row, its real tokens, and so on.
+    """
+    rows, tokens = real.shape
+    ends = torch.arange(1, rows + 1, device=real.device) * tokens
+    return F.pad(torch.stack([ends - real.sum(1), ends], 1).flatten(), (1, 0))

@@ -8,7 +8,7 @@ from torch import Tensor
 from attensor.nn._shapes import check_range
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads
-from attensor.nn.padding import pad, unpad
+from attensor.nn.padding import bounds_of_padding
 from attensor.nn.softmax_attention import SoftmaxAttention
 from attensor.ops import neighborhood_attention
 
@@ -72,9 +72,9 @@ class SlidingWindowAttention(SoftmaxAttention):
         q = torch.cat([q.new_zeros(q.shape[0], before, *q.shape[2:]), q], 1)
         if real is None:
             return self._slide(q, k, v)[:, before:]
-        packed, boundaries, index = unpad(q, real)
-        k, v = (x.flatten(0, 1)[index][None] for x in (k, v))
-        return pad(self._slide(packed, k, v, boundaries), index, *real.shape)[:, before:]
+        q, k, v = (x.flatten(0, 1)[None] for x in (q, k, v))
+        out = torch.unflatten(self._slide(q, k, v, bounds_of_padding(real))[0], 0, real.shape)
+        return torch.where(real[..., None, None], out, 0)[:, before:]
 
     def _slide(self, q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         out: Tensor = neighborhood_attention(

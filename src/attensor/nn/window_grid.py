@@ -14,6 +14,7 @@ from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
 from attensor.ops._checks import checked
+from attensor.ops._free_sizes import completed, cropped, is_free, whole
 
 __all__ = ["RelativePositionBias", "WindowGridAttention", "resized"]
 
@@ -69,9 +70,9 @@ class WindowGridAttention(GridMixer):
         if self.padding == "hidden":
             return super().forward(hidden_states)
         check_hidden_states(self, hidden_states, self.hidden_size, self.ranks)
-        height, width = hidden_states.shape[1:3]
-        whole = F.pad(hidden_states, (0, 0, 0, -width % self.block_size, 0, -height % self.block_size))
-        return super().forward(whole)[:, :height, :width]
+        space = hidden_states.shape[1:3]
+        tiled = completed(hidden_states, 1, [whole(side, self.block_size) for side in space])
+        return cropped(super().forward(tiled), 1, space)
 
     def attend(self, heads: Heads) -> Tensor:
         """Attention within the blocks of this layer's pattern."""
@@ -84,11 +85,13 @@ class WindowGridAttention(GridMixer):
         """Values of the symbols of the card's formulas for an input of that size."""
         sizes = super().cost_sizes(space)
         window = math.prod(self._fit(space))
-        padded = math.prod(-(-cells // side) * side for cells, side in zip(space, self._fit(space)))
+        padded = math.prod(whole(cells, side) for cells, side in zip(space, self._fit(space)))
         return {**sizes, "W": window, "M": round(window * padded / sizes["T"])}
 
     def _fit(self, space: tuple[int, ...]) -> tuple[int, int]:
-        height, width = (self.block_size if self.padding == "visible" else min(self.block_size, n) for n in space)
+        # of a free size nobody knows whether it is smaller; the cells that complete the block are hidden anyway
+        keeps = self.padding == "visible" or is_free(*space)
+        height, width = (self.block_size if keeps else min(self.block_size, n) for n in space)
         return height, width
 
 

@@ -34,6 +34,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 _INTEGERS = (torch.int32, torch.int64)
+_TABLES: list[Any] = []  # of `checked`: a compiler takes no constructor that holds them itself
 _HEADS_FIRST = " Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
 
 
@@ -55,10 +56,13 @@ def checked(function: F, owner: str = "") -> F:
     anything = (ANYTHING.sure, ANYTHING.accepts)
     parameters = list(inspect.signature(function).parameters)
     in_order = [pairs.get(argument, anything) for argument in parameters]
+    number = len(_TABLES)
+    _TABLES.append((parameters, kinds, pairs, in_order, anything))
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         if not torch.compiler.is_compiling():
+            parameters, kinds, pairs, in_order, anything = _TABLES[number]
             for place, value in enumerate(arguments[: len(in_order)]):
                 sure, accepts = in_order[place]
                 if (type(value) not in sure and not accepts(value)) or _is_odd(value):

@@ -136,8 +136,8 @@ def _define(problem: Problem) -> Tensor:
 
 def _torch(problem: Problem) -> Tensor:
     q, k, v, mask, axes = problem.q, problem.k, problem.v, problem.attn_mask, problem.axes
-    if any(cut.padded != cut.length for cut in axes):
-        mask = _closed(axes, mask, q.device).repeat(q.shape[0], 1, 1, 1)
+    if not all(cut.is_whole for cut in axes):
+        mask = _closed(axes, mask, q)
     q_blocks, k_blocks, v_blocks = (to_blocks(t, axes) for t in (q, k, v))
     out = softmax_attention(
         q_blocks, k_blocks, v_blocks, attn_mask=mask, is_causal=problem.is_causal, scale=problem.scale, backend="torch"
@@ -154,9 +154,9 @@ _OPERATOR: Operator[Problem, Tensor] = Operator(
 )
 
 
-def _closed(axes: tuple[Axis, ...], attn_mask: Tensor | None, device: torch.device) -> Tensor:
-    """[blocks, 1 or H, 1 or S, S]: the mask of every block with the padded keys closed."""
-    real = torch.ones([1, *[cut.length for cut in axes], 1, 1], dtype=torch.bool, device=device)
+def _closed(axes: tuple[Axis, ...], attn_mask: Tensor | None, q: Tensor) -> Tensor:
+    """[B * blocks, 1 or H, 1 or S, S]: the mask of every block with the padded keys closed."""
+    real = torch.ones([*q.shape[:-2], 1, 1], dtype=torch.bool, device=q.device)
     keys = to_blocks(real, axes)[:, None, None, :, 0, 0]
     if attn_mask is None:
         return keys

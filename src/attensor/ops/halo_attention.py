@@ -10,6 +10,7 @@ Source: arXiv:2103.12731, sections 2 and 3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -17,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._blocks import axes_of, from_blocks, to_blocks
 from attensor.ops._checks import check_float, check_qkv, checked, scale_of
 from attensor.ops._confine import is_finite
+from attensor.ops._free_sizes import completed, coordinates, cropped, in_rows, is_free, whole
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.softmax_attention import softmax_attention
@@ -108,7 +111,7 @@ def halo_attention(
         _tiled(q, block_size // query_stride), _tiled(k, block_size), _tiled(v, block_size), block_size, halo_size,
         query_stride, relative_embedding, border, legacy_offsets, scale_of(q, scale), (rows, columns),
     )  # fmt: skip
-    return _OPERATOR(problem, backend)[:, : q.shape[1], : q.shape[2]]
+    return cropped(_OPERATOR(problem, backend), 1, q.shape[1:3])
 
 
 halo_attention_reference = reference_of(halo_attention, "Dense attention under a bias made of coordinates: O(n^2).")
@@ -120,7 +123,7 @@ def _check(q: Tensor, k: Tensor, block_size: int, halo_size: int, query_stride: 
             f"{_NAME}: block_size must be at least 1 and a multiple of query_stride, halo_size at least 0, got "
             f"block_size {block_size}, halo_size {halo_size}, query_stride {query_stride}."
         )
-    expected = [-(-side // query_stride) for side in k.shape[1:3]]
+    expected = [(side - 1) // query_stride + 1 for side in k.shape[1:3]]  # as a convolution has it, for free sizes
     if list(q.shape[1:3]) != expected:
         raise ShapeError(
             f"{_NAME}: q must have {expected} rows and columns, every {query_stride}. of k {list(k.shape)} by "
@@ -142,8 +145,7 @@ def _check_tables(q: Tensor, tables: Tensor | None, window: int) -> None:
 
 def _tiled(x: Tensor, side: int) -> Tensor:
     """[B, rows, columns, ..] with zeros at the lower right, so that blocks of that side tile it."""
-    rows, columns = (-n % side for n in x.shape[1:3])
-    return F.pad(x, (0, 0, 0, 0, 0, columns, 0, rows)) if rows or columns else x
+    return completed(x, 1, [whole(n, side) for n in x.shape[1:3]])
 
 
 def _haloed(x: Tensor, halo: int) -> Tensor:
@@ -185,11 +187,9 @@ def _define(x: Problem) -> Tensor:
 def _torch(x: Problem) -> Tensor:
     """One softmax attention a block; positions are further columns of queries and keys."""
     side, window, batch = x.queries, x.window, x.q.shape[0]
-    blocks = (x.q.shape[1] // side, x.q.shape[2] // side)
-    q = torch.unflatten(torch.unflatten(x.q, 2, (blocks[1], side)), 1, (blocks[0], side)).transpose(
-        2, 3
-    )  # [B, n, m, P, P, H, K]
-    q, k, v = q.flatten(0, 2), _windows(x, x.k), _windows(x, x.v)
+    axes = axes_of(_NAME, x.q.shape[1:3], "window", side, None)
+    q, k, v = to_blocks(x.q, axes), _windows(x, x.k), _windows(x, x.v)
+    q = torch.unflatten(q, 1, (side, side))  # [B n m, P, P, H, K]
     scale: float | None = x.scale
     if x.relative_embedding is not None:
         heights, widths = x.relative_embedding[:, x.offsets()].to(q.dtype)
@@ -202,19 +202,38 @@ def _torch(x: Problem) -> Tensor:
             k = torch.cat([k, _one_hot(window, k)], -1)
     mask = None
     if x.border == "mask":
-        rows, columns = ((p >= 0) & (p < n) for p, n in zip(_places(x), x.size))
-        seen = rows[:, None, :, None] & columns[None, :, None, :]  # [n, m, S, S]
-        mask = seen.flatten(2).flatten(0, 1).repeat(batch, 1)[:, None, None]
+        mask = _seen(x)[:, None, None]
     out: Tensor = softmax_attention(q.flatten(1, 2), k, v, attn_mask=mask, scale=scale, backend="torch")
-    out = torch.unflatten(torch.unflatten(out, 1, (side, side)), 0, (batch, *blocks)).transpose(2, 3)
-    return out.flatten(3, 4).flatten(1, 2)
+    return from_blocks(out, axes, batch)
 
 
 def _places(x: Problem) -> tuple[Tensor, Tensor]:
-    """Rows and columns of the map that the windows hold, also beyond it: [n, S] and [m, S]."""
+    """Rows and columns of the map that the windows hold, also beyond it: [n, S] and [m, S].
+
+    Of a map of free size those of every cell of all windows: [n m S S] both.
+    """
+    blocks = [n // x.queries for n in x.q.shape[1:3]]
+    if is_free(*blocks):
+        *block, row, column = coordinates([*blocks, x.window, x.window], x.q.device)
+        return block[0] * x.block_size + row - x.halo_size, block[1] * x.block_size + column - x.halo_size
     cells = torch.arange(x.window, device=x.q.device) - x.halo_size
-    rows, columns = (torch.arange(n // x.queries, device=x.q.device) * x.block_size for n in x.q.shape[1:3])
+    rows, columns = (torch.arange(n, device=x.q.device) * x.block_size for n in blocks)
     return rows[:, None] + cells, columns[:, None] + cells
+
+
+def _seen(x: Problem) -> Tensor:
+    """Which cells of its window lie on the map, for each block: [B n m, S S]."""
+    rows, columns = ((p >= 0) & (p < n) for p, n in zip(_places(x), x.size))
+    batch = x.q.shape[0]
+    if rows.ndim == 1:
+        return _in_windows(x, (rows & columns).expand(batch, -1))
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(2).flatten(0, 1).repeat(batch, 1)
+
+
+def _in_windows(x: Problem, cells: Tensor) -> Tensor:
+    """[B, n m S S, ..] of free sizes to [B n m, S S, ..]."""
+    windows = prod([n // x.queries for n in x.q.shape[1:3]])
+    return in_rows(cells, (cells.shape[0] * windows, x.window**2, *cells.shape[2:]))
 
 
 def _windows(x: Problem, cells: Tensor) -> Tensor:
@@ -224,8 +243,10 @@ def _windows(x: Problem, cells: Tensor) -> Tensor:
     """
     halo = x.halo_size if x.border == "zero" else 0
     cells = _haloed(cells, halo) if halo else cells
-    for axis, places in zip((1, 3), _places(x)):
-        index = (places + halo).clamp(0, cells.shape[axis] - 1)
+    rows, columns = ((places + halo).clamp(0, n - 1) for places, n in zip(_places(x), cells.shape[1:3]))
+    if rows.ndim == 1:
+        return _in_windows(x, cells.flatten(1, 2).index_select(1, rows * cells.shape[2] + columns))
+    for axis, index in ((1, rows), (3, columns)):
         cells = torch.unflatten(cells.index_select(axis, index.flatten()), axis, index.shape)
     return cells.transpose(2, 3).flatten(0, 2).flatten(1, 2)
 

@@ -78,11 +78,12 @@ def arrange(
     if attention_mask is None:
         return Layout(shape)
     mask = _new_part(attention_mask, shape, pasts[0].length if pasts else 0)
-    if torch.compiler.is_compiling() and not pasts:
-        return _packed_with_padding(mask, shape)
-    if mask.all():
+    if torch.compiler.is_compiling():
+        if not pasts:
+            return _packed_with_padding(mask, shape)
+    elif mask.all():
         return Layout(shape)
-    if not pasts:
+    elif not pasts:
         _, cu_seqlens, sources = unpad(mask, mask)
         return Layout(shape, cu_seqlens=cu_seqlens, sources=sources)
     _begin_later(pasts, mask)
@@ -105,6 +106,11 @@ def require(condition: Tensor, message: str) -> None:
 _ONE_DESCRIPTION = (
     "cu_seqlens excludes attention_mask and a cache (use_cache), and so do its other names: cu_seq_lens_q, "
     "cu_seq_lens_k, seq_idx and position_ids that start again; give one description."
+)
+
+_PADDED_AFTER = (
+    "attention_mask has padding after real tokens in {}, which continue a cache; it holds one run of tokens a row. Run "
+    "those rows alone, or run the whole sequences without a cache."
 )
 
 
@@ -142,12 +148,10 @@ def _begin_later(pasts: Sequence[Cache], mask: Tensor) -> None:
     first = pasts[0].first.to(mask.device) if before else torch.zeros_like(padding)
     has_begun = first < before
     padded_after = has_begun & (padding > 0)
-    if padded_after.any():
-        rows = padded_after.nonzero().squeeze(1).tolist()
-        raise ValueError(
-            f"attention_mask has padding after real tokens in rows {rows}, which continue a cache; it holds one run of "
-            "tokens a row. Run those rows alone, or run the whole sequences without a cache."
-        )
+    if torch.compiler.is_compiling():
+        require(~padded_after.any(), _PADDED_AFTER.format("some rows"))
+    elif padded_after.any():
+        raise ValueError(_PADDED_AFTER.format(f"rows {padded_after.nonzero().squeeze(1).tolist()}"))
     first = torch.where(has_begun, first, before + padding)
     for past in pasts:
         past.first = first

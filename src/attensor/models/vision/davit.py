@@ -13,13 +13,13 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attensor.models.blocks import MLP, ConvolutionalPosition, ResidualBlock, drop_path_rates
 from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
 from attensor.nn.dual_attention import DualAttention
+from attensor.ops._free_sizes import completed, whole
 
 __all__ = ["DaViT", "DaViTConfig"]
 
@@ -79,8 +79,8 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, colours, height, width] to [B, rows, columns, C]; borders that fill no patch are padded with zeros."""
-        height, width = images.shape[-2:]
-        out: Tensor = self.norm(self.conv(F.pad(images, (0, -width % 4, 0, -height % 4))).movedim(1, -1))
+        tiled = completed(images, 2, [whole(side, 4) for side in images.shape[-2:]])
+        out: Tensor = self.norm(self.conv(tiled).movedim(1, -1))
         return out
 
 
@@ -95,8 +95,7 @@ class Downsample(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[B, rows, columns, C] to [B, rows / 2, columns / 2, C']; an odd side is padded with zeros."""
         x = self.norm(hidden_states).movedim(-1, 1)
-        height, width = x.shape[-2:]
-        out: Tensor = self.conv(F.pad(x, (0, width % 2, 0, height % 2)))
+        out: Tensor = self.conv(completed(x, 2, [whole(side, 2) for side in x.shape[-2:]]))
         return out.movedim(1, -1)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.models.blocks import ACTIVATIONS, DropPath
+from attensor.ops._free_sizes import completed, whole
 
 __all__ = ["BatchNorm", "MBConv", "SameConv", "SqueezeExcite", "pad_same"]
 
@@ -19,8 +20,10 @@ def pad_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
 
     An even side with kernel 3 and stride 2 gets none at its beginning and one at its end.
     """
-    height, width = (max((-(-side // stride) - 1) * stride + kernel_size - side, 0) for side in x.shape[-2:])
-    return F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+    sizes = [whole(side, stride) - stride + kernel_size for side in x.shape[-2:]]
+    if kernel_size < stride:  # and then alone they can be too small
+        sizes = [max(size, side) for size, side in zip(sizes, x.shape[-2:])]
+    return completed(x, 2, sizes, [(size - side) // 2 for size, side in zip(sizes, x.shape[-2:])])
 
 
 class SameConv(nn.Conv2d):

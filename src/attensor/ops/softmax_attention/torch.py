@@ -26,6 +26,8 @@ def softmax_attention_torch(x: Problem) -> Attended:
     if x.q.device.type != "cpu":
         return _on_device(x)
     mask, is_causal = _mask(x)
+    if mask is not None and mask.requires_grad and torch.is_grad_enabled() and torch.compiler.is_exporting():
+        return define(x)  # an exported program has torch's derivatives, and of the kernel's mask there is none
     # the kernel masks before it scales: a scale of 0 or less turns -inf into NaN or +inf
     sign = 1.0 if x.scale > 0 else -1.0 if x.scale < 0 else 0.0
     q = x.q if sign == 1.0 else x.q * sign
