@@ -15,7 +15,6 @@ from functools import partial
 from typing import ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from attensor.models.blocks import MLP, ConvolutionalPosition, ResidualBlock, drop_path_rates
 from attensor.models.convert import Rule, convert
@@ -24,6 +23,7 @@ from attensor.models.vision.davit import Downsample
 from attensor.models.vision.image_model import draw_layer
 from attensor.nn.l2vit import GlobalLinearAttention, LocalConcentration
 from attensor.nn.window_grid import WindowGridAttention
+from attensor.ops._free_sizes import completed, whole
 
 __all__ = ["L2ViT", "L2ViTConfig"]
 
@@ -78,8 +78,8 @@ class Stem(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, colours, height, width] to [B, rows, columns, C]; sides are padded with zeros to multiples of 4."""
-        height, width = images.shape[-2:]
-        out: Tensor = self.norm(self.proj(F.pad(images, (0, -width % 4, 0, -height % 4))).movedim(1, -1))
+        tiled = completed(images, 2, [whole(side, 4) for side in images.shape[-2:]])
+        out: Tensor = self.norm(self.proj(tiled).movedim(1, -1))
         return out
 
 
