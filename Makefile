@@ -115,6 +115,7 @@ bench: $(VENV)/.oracles kernels
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench neighborhood --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench relative --save
 	OMP_NUM_THREADS=1 $(BIN)/attensor bench softmax --save
+	OMP_NUM_THREADS=1 $(BIN)/attensor bench vision --save
 
 house: $(VENV)/.dev kernels
 	@OMP_NUM_THREADS=1 $(BIN)/python tools/house.py
