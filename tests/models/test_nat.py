@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attensor import models
 from attensor.models.vision.nat import NAT, NATConfig
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "nat.json").read_text())
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "nat.json").read_text())
 CASES = {**GOLDEN["cases"], "transformers": GOLDEN["transformers"]}
 
 # as printed by the authors: millions of parameters, billions of multiplications and additions at the preset's size
