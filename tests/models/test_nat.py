@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from attensor import models
 from attensor.models.vision.nat import NAT, NATConfig
 
-GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "nat.json").read_text())
+GOLDEN: dict[str, Any] = json.loads((Path(__file__).parents[1] / "golden" / "nat.json").read_text())
 CASES = {**GOLDEN["cases"], "transformers": GOLDEN["transformers"]}
 
 # as printed by the authors: millions of parameters, billions of multiplications and additions at the preset's size
@@ -143,3 +143,15 @@ def test_relative_biases_do_not_decay() -> None:
     model = NAT(NAT.tiny)
     assert model.no_weight_decay() == {name for name, _ in model.named_parameters() if name.endswith(".rpb")}
     assert isinstance(model.stages[0].blocks[0].ls1.gamma, nn.Parameter)
+
+
+@pytest.mark.slow
+def test_an_exported_model_takes_any_batch_and_size() -> None:
+    """With parameters that still ask for gradients: the kernels are then looked into by autograd."""
+    torch.manual_seed(0)
+    model = NAT(NAT.tiny).double().eval()
+    free = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    example = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False).module()
+    for images in (example, torch.randn(3, 3, 96, 72, dtype=torch.float64)):
+        torch.testing.assert_close(program(images), model(images), rtol=1e-10, atol=1e-12)

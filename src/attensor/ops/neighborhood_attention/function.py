@@ -117,8 +117,9 @@ def _tiles_backward(
 ) -> list[Tensor | None]:
     """As `_run_backward`, of `results`: out, lse and their gradients; in the operands' working dtype."""
     kv_heads = x.k.shape[1]
-    out, lse, of_out, of_lse = (None if t is None else split_heads(t, kv_heads) for t in _with_column(results))
-    grad_q = x.q.new_empty(x.q.shape)
+    out, lse, of_out = (split_heads(t, kv_heads) for t in (results[0], results[1][..., None], results[2]))
+    of_lse = None if results[3] is None else split_heads(results[3][..., None], kv_heads)
+    grad_q = split_heads(results[2].new_empty(*results[2].shape[:-1], x.q.shape[-1], dtype=x.q.dtype), kv_heads)
     grad_k, grad_v = (_with_margin(t, tiling(x, axes), x.dtype) for t in (x.k, x.v))
     grad_bias, grad_extra_k, grad_extra_v = (
         None if t is None else t.new_zeros(t.shape, dtype=x.dtype) for t in (x.bias, x.extra_k, x.extra_v)
@@ -147,12 +148,6 @@ def _tiles_backward(
         None if grad_bias is None else grad_bias.flatten(0, 1)[None],
         *(None if t is None else t.transpose(1, 2) for t in (grad_extra_k, grad_extra_v)),
     ]
-
-
-def _with_column(results: tuple[Tensor, Tensor, Tensor, Tensor | None]) -> tuple[Tensor | None, ...]:
-    """A log-sum-exp as one column."""
-    out, lse, of_out, of_lse = results
-    return out, lse[..., None], of_out, None if of_lse is None else of_lse[..., None]
 
 
 def _pairs(q: Sequence[int], *rest: Any) -> int:

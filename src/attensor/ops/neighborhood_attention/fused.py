@@ -24,6 +24,8 @@ _LARGE = 500.0  # a log-sum-exp from which on float32 loses 4 digits of a weight
 
 def can_fuse(x: Operands, scale: float) -> bool:
     """Whether the kernels compute this; they mask before they scale."""
+    if x.bias is not None and x.bias.requires_grad and torch.is_grad_enabled():
+        return False  # in an exported program autograd looks into this
     is_plain = x.q.device.type == "cpu" and x.first_key is None and x.q.dtype == x.dtype
     return is_plain and scale > 0 and x.q.shape[-1] == x.v.shape[-1] and x.q.numel() > 0
 

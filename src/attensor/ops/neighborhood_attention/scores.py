@@ -112,12 +112,11 @@ def cut(x: Operands, axes: tuple[Axis, ...], base: float = LOG2_E) -> Iterator[P
     batch, heads = x.q.shape[0], x.q.shape[1] * x.q.shape[2]
     extra = 0 if x.extra_k is None else x.extra_k.shape[2]
     for combination in product(*tiling(x, axes)):
-        closed, offsets = layout(axes, combination, extra, x.dtype, x.q.device)
-        added = closed[None, None, None]
-        if x.bias is None:
-            offsets = None
-        else:
-            of_pairs = x.bias.flatten(2)[:, :, offsets].to(x.dtype) * base
+        closed, entries = layout(axes, combination, extra, x.dtype, x.q.device)
+        added, offsets = closed[None, None, None], None
+        if x.bias is not None:
+            offsets = entries
+            of_pairs = x.bias.flatten(2)[:, :, entries].to(x.dtype) * base
             added = closed + F.pad(of_pairs, (0, extra))[:, None]
         tile_scores = max(1, heads * closed.numel())
         rows = max(1, min(batch, _SCORES // tile_scores))
