@@ -11,12 +11,13 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from rich.console import Console
 
 from attensor import models
+from attensor.catalogue import cards, load
 from attensor.compare.config import parse_budget
 from attensor.data.image_source import ImageSource, open_image_source
 from attensor.errors import Diverged, Stopped, need
@@ -168,18 +169,20 @@ def _training(
     command: TrainImage, recipe: ImageRecipe, source: ImageSource, device: torch.device, console: Console
 ) -> ImageTraining:
     """The model, and how it is trained; the number of steps is decided later."""
+    _need_classifier(command.model)
     size = command.image_size or (_DIGITS_SIZE if command.data == "digits" else None)
     torch.manual_seed(command.seed)
-    model = models.create(
-        command.model,
-        pretrained=command.init,
-        num_classes=len(source.classes),
-        img_size=size,
-        drop_path_rate=command.drop_path,
-        device=device,
+    model = cast(
+        "ImageModel",
+        models.create(
+            command.model,
+            pretrained=command.init,
+            num_classes=len(source.classes),
+            img_size=size,
+            drop_path_rate=command.drop_path,
+            device=device,
+        ),
     )
-    if not isinstance(model, ImageModel):
-        raise ValueError(f"--model {command.model}: is a {type(model).__name__} and classifies no images.")
     if command.init is not None:
         _announce_classifier(command.init, model, source.classes, console)
     most = min(_MOST_IMAGES[device.type], len(source.train))
@@ -198,6 +201,14 @@ def _training(
     training = ImageTraining(model, source, setup, workers=_workers(command, source), device=device)
     training.check()
     return training
+
+
+def _need_classifier(name: str) -> None:
+    """Refuse a model of the catalogue that classifies no images; of other names `create` speaks."""
+    paths = [path for card in cards().values() if name in card.presets for path in card.models]
+    if paths and not any(issubclass(load(path), ImageModel) for path in paths):
+        kinds = ", ".join(path.partition(":")[2] for path in paths)
+        raise ValueError(f"--model {name}: is a {kinds} and classifies no images; attensor list shows those that do.")
 
 
 def _size_of(model: ImageModel) -> tuple[int, int]:

@@ -69,7 +69,7 @@ class ImageFolder:
         if kept is None:
             return
         now = json.loads(json.dumps(asked))
-        for option in sorted({*now, *kept["asked"]}, key=lambda name: (name == "data_fingerprint", name)):
+        for option in dict.fromkeys([*now, *kept["asked"]]):
             before, after = kept["asked"].get(option), now.get(option)
             if before != after:
                 what = f"{option} was {before!r} and is now {after!r}"
