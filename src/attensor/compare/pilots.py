@@ -1,8 +1,8 @@
 """Which learning rates are tried: a grid that grows until the best of them is not at its edge.
 
-A pilot is short, and favours what starts fast: a rate that ended 0.03 bits behind led by 0.005 after 40 steps of 150. The
-middle rate ended within 0.004 of the best for all of nine mechanisms (benchmarks/results/2026-11-28-pilots.md), so it
-stays unless another is ahead by more than that noise.
+A pilot is short, and favours what starts fast: a rate that ended 0.03 bits behind led by 0.005 after 40 of 150 steps.
+The middle rate ended within 0.004 of the best for all of nine mechanisms (benchmarks/results/2026-11-28-pilots.md), so
+it stays unless another is ahead by more than that noise.
 """
 
 from __future__ import annotations

@@ -138,9 +138,7 @@ def rotate_latent(
         rank = weight.shape[0]
         if groups < 1 or rank % groups:
             raise ValueError(f"rotate_latent: groups must divide the latent's width {rank}, got {groups}.")
-        moment = None if moments is None else moments.get(name)
-        if moment is None and (how == "pca" or moments is not None):
-            raise ValueError(f"rotate_latent: moments must have an entry for {name!r}; use edit.latent_moments.")
+        moment = _moment_of(moments, name, is_needed=how == "pca")
         matrix = rotation(how, rank, moment=moment, seed=seed).to(weight.device)
         for down in (key, f"{name}{_DOWN}.bias"):
             if down in state_dict:
@@ -150,6 +148,13 @@ def rotate_latent(
         turned[f"{name}{_NORM}"] = torch.ones_like(weight)
         slicings[name] = Slicing(groups, _norms(moment, matrix, groups))
     return turned, slicings
+
+
+def _moment_of(moments: Mapping[str, Tensor] | None, name: str, *, is_needed: bool) -> Tensor | None:
+    moment = None if moments is None else moments.get(name)
+    if moment is None and (is_needed or moments is not None):
+        raise ValueError(f"rotate_latent: moments must have an entry for {name!r}; use edit.latent_moments.")
+    return moment
 
 
 def _turned_rows(weight: Tensor, matrix: Tensor) -> Tensor:

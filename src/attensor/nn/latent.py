@@ -110,21 +110,9 @@ class LatentAttention(SequenceMixer):
         self.value_dim = nope_dim if value_dim is None else value_dim
         self.kv_rank = max(hidden_size // 4, 1) if kv_rank is None else kv_rank
         self.q_rank = q_rank
-        check_range(self, 1, value_dim=self.value_dim, kv_rank=self.kv_rank, q_rank=q_rank)
-        check_range(self, 2, rotary_dim=self.rotary_dim)
-        if self.rotary_dim % 2:
-            raise ValueError(
-                f"LatentAttention: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
-            )
         self.rotary = Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
-        if not isinstance(self.rotary, Yarn):
-            check_range(self, above=0, rotary=self.rotary)
         self.slicing = slicing
-        if slicing is not None and self.kv_rank % slicing.groups:
-            raise ValueError(
-                f"LatentAttention: kv_rank must be a multiple of slicing.groups, got {self.kv_rank} and "
-                f"{slicing.groups}; choose another number of groups."
-            )
+        self._check_sizes()
         sharper = self.rotary.score_gain if isinstance(self.rotary, Yarn) else 1.0
         self.scale = (nope_dim + self.rotary_dim) ** -0.5 * sharper
         made: dict[str, Any] = {"device": device, "dtype": dtype}
@@ -140,6 +128,21 @@ class LatentAttention(SequenceMixer):
         self.kv_a_layernorm = RMSNorm(self.kv_rank, eps=_EPSILON, **made)
         self.kv_b_proj = nn.Linear(self.kv_rank, num_heads * (nope_dim + self.value_dim), bias=False, **made)
         self.o_proj = nn.Linear(num_heads * self.value_dim, hidden_size, bias=False, **made)
+
+    def _check_sizes(self) -> None:
+        check_range(self, 1, value_dim=self.value_dim, kv_rank=self.kv_rank, q_rank=self.q_rank)
+        check_range(self, 2, rotary_dim=self.rotary_dim)
+        if self.rotary_dim % 2:
+            raise ValueError(
+                f"LatentAttention: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
+            )
+        if not isinstance(self.rotary, Yarn):
+            check_range(self, above=0, rotary=self.rotary)
+        if self.slicing is not None and self.kv_rank % self.slicing.groups:
+            raise ValueError(
+                f"LatentAttention: kv_rank must be a multiple of slicing.groups, got {self.kv_rank} and "
+                f"{self.slicing.groups}; choose another number of groups."
+            )
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """[B, T, C] to q [B, T, H, N + D], and k [B, T, 1, R + D]: latents before their norm, and rotary keys.

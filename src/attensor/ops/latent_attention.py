@@ -87,36 +87,42 @@ def latent_attention(
     Cost: naive O(Tk H R (N + V) + Tq Tk H (N + D + V)), absorbed O(Tq H R (N + V) + Tq Tk H (2 R + D)).
     Source: arXiv:2405.04434, equations 9 to 19.
     """
-    if q_rotary is None and k_rotary is None and q.ndim == latent.ndim == 4:
-        q_rotary, k_rotary = q[..., :0], latent[..., :1, :0]
-    if q_rotary is None or k_rotary is None:
-        _check_rank(q=q, latent=latent)
-        raise ShapeError(f"{_NAME}: q_rotary and k_rotary are two parts of one score: pass both or neither.")
+    q_rotary, k_rotary = _both(q, latent, q_rotary, k_rotary)
     _check(q, latent, key_weight, value_weight, q_rotary, k_rotary)
-    check_devices(_NAME, q, attn_mask=attn_mask)
-    if attn_mask is not None:
-        check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], latent.shape[1]))
-    if cu_seqlens is not None:
-        check_cu_seqlens(_NAME, cu_seqlens, q)
-        if q.shape[1] != latent.shape[1]:
-            raise ShapeError(
-                f"{_NAME}: cu_seqlens packs as many tokens as queries, got {latent.shape[1]} and {q.shape[1]}."
-            )
+    _check_visible(q, latent, attn_mask, cu_seqlens)
     width = q.shape[-1] + q_rotary.shape[-1]
     scale = float(scale) if scale is not None else float(max(width, 1) ** -0.5)
+    tensors = (latent, key_weight, value_weight, q_rotary, k_rotary)
     if is_autocast(q.device.type):
-        latent, key_weight, value_weight, q_rotary, k_rotary = (
-            t.to(q.dtype) for t in (latent, key_weight, value_weight, q_rotary, k_rotary)
-        )
+        tensors = tuple(t.to(q.dtype) for t in tensors)  # type: ignore[assignment]
     with full_precision(q):
-        return _OPERATOR(
-            Problem(
-                q, latent, key_weight, value_weight, q_rotary, k_rotary, scale, is_causal, attn_mask, cu_seqlens, form
-            )
-        )
+        return _OPERATOR(Problem(q, *tensors, scale, is_causal, attn_mask, cu_seqlens, form))
 
 
 latent_attention_reference = reference_of(latent_attention, "All keys, values and scores in memory.")
+
+
+def _both(q: Tensor, latent: Tensor, q_rotary: Tensor | None, k_rotary: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The rotary parts; of no columns if there are none."""
+    if q_rotary is not None and k_rotary is not None:
+        return q_rotary, k_rotary
+    _check_rank(q=q, latent=latent)
+    if q_rotary is not None or k_rotary is not None:
+        raise ShapeError(f"{_NAME}: q_rotary and k_rotary are two parts of one score: pass both or neither.")
+    return q[..., :0], latent[..., :1, :0]
+
+
+def _check_visible(q: Tensor, latent: Tensor, attn_mask: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    check_devices(_NAME, q, attn_mask=attn_mask)
+    if attn_mask is not None:
+        check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], latent.shape[1]))
+    if cu_seqlens is None:
+        return
+    check_cu_seqlens(_NAME, cu_seqlens, q)
+    if q.shape[1] != latent.shape[1]:
+        raise ShapeError(
+            f"{_NAME}: cu_seqlens packs as many tokens as queries, got {latent.shape[1]} and {q.shape[1]}."
+        )
 
 
 def _check_rank(**tensors: Tensor) -> None:
