@@ -1,6 +1,6 @@
 """A small detector on any backbone of attensor: a feature pyramid and a RetinaNet-like head, on drawn scenes.
 
-    python docs/examples/detector.py --backbone davit_tiny --steps 300
+    python docs/examples/detector.py --backbone davit_tiny --steps 600
 
 A cell of a map that lies in the middle of a box answers for it: which class, and how far away its four sides are
 (FCOS, arXiv:1904.01355); classes are learned with the focal loss (RetinaNet, arXiv:1708.02002). Prints the share of
@@ -170,7 +170,7 @@ def main() -> None:
     """Train and say what is found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="davit_tiny")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
