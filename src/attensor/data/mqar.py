@@ -20,14 +20,7 @@ IGNORED = -100
 
 
 def mqar_batch(
-    step: int,
-    *,
-    seed: int,
-    batch_size: int,
-    length: int,
-    num_pairs: int,
-    vocab_size: int,
-    power: float = 0.01,
+    step: int, *, seed: int, batch_size: int, length: int, num_pairs: int, vocab_size: int, power: float = 0.01
 ) -> tuple[Tensor, Tensor]:
     """Rows of the task: a pure function of its arguments, so that resuming needs no state.
 
@@ -47,14 +40,8 @@ def mqar_batch(
     Raises:
         ValueError: too short a row or too few tokens.
     """
-    if length < 4 * num_pairs:
-        raise ValueError(f"mqar_batch: length must be at least 4 x num_pairs = {4 * num_pairs}, got {length}.")
-    half = vocab_size // 2
-    if half <= num_pairs:
-        raise ValueError(
-            f"mqar_batch: vocab_size must be at least {2 * num_pairs + 2} for {num_pairs} pairs, got {vocab_size}."
-        )
-    random = generator(seed, step)
+    _check(length, num_pairs, vocab_size)
+    random, half = generator(seed, step), vocab_size // 2
     rows = torch.arange(batch_size)[:, None]
     draws = torch.rand(batch_size, half - 1, generator=random)
     keys = 1 + draws.topk(num_pairs, largest=False).indices  # [B, P], distinct in a row
@@ -68,3 +55,12 @@ def mqar_batch(
     targets = torch.full_like(tokens, IGNORED)
     tokens[rows, places], targets[rows, places] = keys, values
     return tokens, targets
+
+
+def _check(length: int, num_pairs: int, vocab_size: int) -> None:
+    if length < 4 * num_pairs:
+        raise ValueError(f"mqar_batch: length must be at least 4 x num_pairs = {4 * num_pairs}, got {length}.")
+    if vocab_size // 2 <= num_pairs:
+        raise ValueError(
+            f"mqar_batch: vocab_size must be at least {2 * num_pairs + 2} for {num_pairs} pairs, got {vocab_size}."
+        )

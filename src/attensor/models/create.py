@@ -52,7 +52,7 @@ def create(
         ValueError: an unknown name, an option that this model does not have, or weights that do not fit, by name.
         FileNotFoundError: there are no weights at `pretrained`.
     """
-    _check_sizes(num_classes, img_size)
+    _check_options(num_classes, img_size, features_only or out_indices is None)
     model_class, config = _find(name)
     changes = {"num_classes": num_classes, "image_size": _pair(img_size), "drop_path_rate": drop_path_rate}
     config = _changed(name, config, **changes)
@@ -63,20 +63,22 @@ def create(
         model: nn.Module = model_class(config).to(dtype)
     if weights is not None:
         _load(model, weights, source=f"models.create: {pretrained}", fresh_classifier=num_classes is not None)
-    if not features_only:
-        if out_indices is not None:
-            raise ValueError("models.create: out_indices are of the maps that features_only=True returns; set it.")
-        return model
+    return _maps_of(model, name, out_indices) if features_only else model
+
+
+def _maps_of(model: nn.Module, name: str, indices: int | Sequence[int] | None) -> FeatureExtractor:
     if not isinstance(model, ImageModel):
         raise ValueError(f"models.create: features_only is for image models, {name} is a {type(model).__name__}.")
-    return FeatureExtractor(model, out_indices)
+    return FeatureExtractor(model, indices)
 
 
 def _pair(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     return size if size is None or isinstance(size, tuple) else (int(size), int(size))
 
 
-def _check_sizes(num_classes: int | None, img_size: int | tuple[int, int] | None) -> None:
+def _check_options(num_classes: int | None, img_size: int | tuple[int, int] | None, has_maps: bool) -> None:
+    if not has_maps:
+        raise ValueError("models.create: out_indices are of the maps that features_only=True returns; set it.")
     for option, value, least in (("num_classes", num_classes, 0), ("img_size", img_size, 1)):
         if value is not None and min(value if isinstance(value, tuple) else (value,)) < least:
             raise ValueError(f"models.create: {option} must be at least {least}, got {value}.")

@@ -204,10 +204,9 @@ def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
     class Gradients(torch.autograd.Function):
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
-            needs = arguments[-1]
             is_batched = torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED)
             found = _one_by_one(run, arguments) if is_batched else run(*arguments)
-            return tuple(g for g, needed in zip(found, needs) if needed and g is not None)
+            return tuple(g for g, needed in zip(found, arguments[-1]) if needed and g is not None)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

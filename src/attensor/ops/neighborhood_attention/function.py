@@ -121,9 +121,8 @@ def _tiles_backward(
     of_lse = None if results[3] is None else split_heads(results[3][..., None], kv_heads)
     grad_q = split_heads(results[2].new_empty(*results[2].shape[:-1], x.q.shape[-1], dtype=x.q.dtype), kv_heads)
     grad_k, grad_v = (_with_margin(t, tiling(x, axes), x.dtype) for t in (x.k, x.v))
-    grad_bias, grad_extra_k, grad_extra_v = (
-        None if t is None else t.new_zeros(t.shape, dtype=x.dtype) for t in (x.bias, x.extra_k, x.extra_v)
-    )
+    added = (x.bias, x.extra_k, x.extra_v)
+    grad_bias, grad_extra_k, grad_extra_v = (None if t is None else torch.zeros_like(t, dtype=x.dtype) for t in added)
     if is_fused:
         attend_backward(x, axes, scale, (out, lse, of_out), (grad_q, grad_k, grad_v, grad_extra_k, grad_extra_v))
     for piece in () if is_fused else cut(x, axes):
@@ -142,9 +141,9 @@ def _tiles_backward(
         if grad_bias is not None:
             _add_bias(grad_bias, grad_scores, piece)
     inside = [slice(n) for n in x.q.shape[3:-1]]
-    grads = [grad_q.flatten(1, 2).movedim(1, -2), *(t[:, :, *inside].movedim(1, -2) for t in (grad_k, grad_v))]
     return [
-        *grads,
+        grad_q.flatten(1, 2).movedim(1, -2),
+        *(t[:, :, *inside].movedim(1, -2) for t in (grad_k, grad_v)),
         None if grad_bias is None else grad_bias.flatten(0, 1)[None],
         *(None if t is None else t.transpose(1, 2) for t in (grad_extra_k, grad_extra_v)),
     ]
