@@ -101,15 +101,14 @@ class LatentAttention(SequenceMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.hidden_size, self.num_heads, self.slicing = hidden_size, num_heads, slicing
         nope_dim = width_of(self, hidden_size, num_heads) if nope_dim is None else nope_dim
         check_range(self, 1, hidden_size=hidden_size, num_heads=num_heads, nope_dim=nope_dim)
         self.nope_dim = self.head_dim = nope_dim
         self.rotary_dim = max(nope_dim // 4 * 2, 2) if rotary_dim is None else rotary_dim
         self.value_dim = nope_dim if value_dim is None else value_dim
         self.kv_rank = max(hidden_size // 4, 1) if kv_rank is None else kv_rank
-        self.q_rank, self.slicing = q_rank, slicing
-        self.rotary = Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
+        self.q_rank, self.rotary = q_rank, Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
         self._check_sizes()
         sharper = self.rotary.score_gain if isinstance(self.rotary, Yarn) else 1.0
         self.scale = (nope_dim + self.rotary_dim) ** -0.5 * sharper

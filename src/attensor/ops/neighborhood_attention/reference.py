@@ -90,7 +90,7 @@ def _allowed_along(axis: Axis, device: torch.device) -> Tensor:
     x = torch.arange(axis.length, device=device)
     group, place = x % axis.dilation, x // axis.dilation
     allowed = group[:, None] == group
-    for remainder in range(axis.dilation):
+    for remainder in range(min(axis.dilation, axis.length)):
         members = len(range(remainder, axis.length, axis.dilation))
         first, end = key_range(place, axis.group(members))
         inside = (place >= first[:, None]) & (place < end[:, None])
