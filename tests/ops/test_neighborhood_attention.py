@@ -176,6 +176,24 @@ def test_cut_windows_of_strided_queries_are_halo_attention(block, halo):
     torch.testing.assert_close(*(torch.autograd.grad(weigh(x), inputs) for x in (ours, theirs)), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("value_dim", [3, 5], ids=["fused", "products"])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_rows_that_a_bias_closes_are_zero(is_whole, value_dim):
+    inputs = make((19, 11), value_dim=value_dim)
+    bias = torch.randn(4, 5, 5, dtype=torch.float64)
+    bias[1] = -torch.inf
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scores, "costs_less_whole", lambda *sizes, is_fused: is_whole)
+        out, lse = neighborhood_attention(*inputs, window_size=3, relative_bias=bias, return_lse=True)
+    assert not out[..., 1, :].any()
+    assert (lse[..., 1] == -torch.inf).all()
+    assert lse[..., [0, 2, 3]].isfinite().all()
+    expected = neighborhood_attention_reference(*inputs, window_size=3, relative_bias=bias)
+    torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-12)
+    for gradient in torch.autograd.grad(weigh(out), inputs):
+        assert gradient.isfinite().all()
+
+
 @pytest.mark.parametrize("integer", [torch.int32, torch.int64])
 @pytest.mark.parametrize("backend", ["torch", "reference"])
 def test_packed_sequences_are_separate(backend, integer):

@@ -77,7 +77,7 @@ def _attend_whole(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Te
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
         queries, keys, values, 0.0, False, attn_mask=added, scale=scale
     )
-    if x.bias is not None:  # which may close all keys of a row
+    if _may_close(x.bias):
         lse = lse.masked_fill((added == -math.inf).all(-1), -math.inf)
     space = x.q.shape[3:-1]
     # a copy only where the kernel lays heads out first
@@ -112,6 +112,11 @@ def whole_backward(
     return near[0], near[1], near[2], far[0], far[1]
 
 
+def _may_close(bias: Tensor | None) -> bool:
+    """Whether a bias of -inf may leave a row without keys, whose log-sum-exp the kernel does not know."""
+    return bias is not None and bool((bias == -math.inf).any())
+
+
 def _joined(x: Tensor, extra: Tensor | None, groups: int) -> Tensor:
     """[B, Hkv, *space, D] and [B, Hkv, E, D] -> [B, H, n + E, D]."""
     rows = x.flatten(2, -2)
@@ -135,13 +140,14 @@ def _attend_tiles(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Te
     out = x.v.new_empty(batch, *space, kv_heads * groups, width)
     lse = x.q.new_empty(batch, *space, kv_heads * groups)
     out_rows, lse_rows = (torch.unflatten(t.movedim(-2, 1), 1, (kv_heads, -1)) for t in (out, lse[..., None]))
+    may_close = _may_close(x.bias)
     for piece in cut(x, axes, base=1.0):
         queries, keys, values = _rows(x.q, piece), _boxes(x.k, x.extra_k, piece), _boxes(x.v, x.extra_v, piece)
         mask = _mask(piece, queries)
         found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, keys, values, 0.0, False, attn_mask=mask, scale=scale
         )
-        if x.bias is not None:
+        if may_close:
             sums = sums.masked_fill((mask == -math.inf).all(-1), -math.inf)
         _put(out_rows, piece, found)
         _put(lse_rows, piece, sums[..., None])
