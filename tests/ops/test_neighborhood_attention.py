@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 
 import pytest
 import torch
@@ -293,3 +294,23 @@ def test_packings_cannot_be_mapped_over():
         vmap(lambda bounds: neighborhood_attention(*line, window_size=3, is_causal=True, cu_seqlens=bounds))(
             torch.tensor([[0, 7], [0, 7]])
         )
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize("name", ["q", "k", "v"])
+@pytest.mark.parametrize(("tokens", "window"), [(1, 1), (2, 2), (4, 2), (6, 2)])
+def test_rows_of_scores_that_are_not_finite_are_those_of_the_definition(
+    tokens: int, window: int, name: str, bad: float
+) -> None:
+    tensors = {n: torch.randn(1, tokens, 1, 3, dtype=torch.float64) for n in "qkv"}
+    tensors[name][0, -1, 0, 2] = bad
+    for options in ({"is_causal": True}, {}):
+        expected = neighborhood_attention_reference(**tensors, window_size=window, **options)
+        found = neighborhood_attention(**tensors, window_size=window, **options)
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+def test_a_dilation_beyond_the_grid_leaves_each_token_alone() -> None:
+    q, k, v = torch.randn(3, 1, 5, 6, 2, 3).unbind()
+    found = neighborhood_attention(q, k, v, window_size=2, dilation=10**12, is_causal=True)
+    torch.testing.assert_close(found, v)

@@ -158,6 +158,8 @@ def cumulative_matches(ranks: Tensor, most: int) -> Tensor:
     """
     _check_ranks("cumulative_matches", ranks)
     _check_count("cumulative_matches", "most", most)
+    if most >= 2**31:
+        raise ValueError(f"cumulative_matches: most must be below 2**31, the curve has so many numbers, got {most}.")
     places = torch.arange(1, most + 1, device=ranks.device)
     return (ranks[ranks.isfinite(), None] <= places).double().mean(0)
 
@@ -167,7 +169,7 @@ def hits_at(ranks: Tensor, k: int) -> float:
     """Share of the ranks [B] that are at most `k` (hits@k); infinite ones count as misses."""
     _check_ranks("hits_at", ranks)
     _check_count("hits_at", "k", k)
-    return (ranks <= k).double().mean().item()
+    return (ranks <= min(k, 2**62)).double().mean().item()
 
 
 @checked
@@ -221,5 +223,5 @@ def _check_ranks(name: str, ranks: Tensor) -> None:
 
 
 def _check_count(name: str, argument: str, value: int) -> None:
-    if not 1 <= value < 2**62:
-        raise ValueError(f"{name}: {argument} must be at least 1 and below 2**62, got {value}.")
+    if value < 1:
+        raise ValueError(f"{name}: {argument} must be at least 1, got {value}.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attensor.ops._kernel import is_direct
 
-__all__ = ["is_finite", "visible_product"]
+__all__ = ["is_finite", "may_hide", "visible_product"]
 
 _AT_ONCE = 2**24  # numbers held for the pairs of some tokens
 
@@ -34,6 +34,11 @@ def _is_finite(x: Tensor) -> bool:
     # a sum in another dtype takes twice as long where a call takes microseconds; one that overflows is looked into
     total = x.sum() if x.itemsize > 2 else x.sum(dtype=torch.float32)
     return math.isfinite(total.item()) or bool(x.isfinite().all())
+
+
+def may_hide(lse: Tensor) -> bool:
+    """Whether a row may have had no finite score: of few keys the fused kernel makes 0 of them, and 0 of the lse."""
+    return is_direct((lse,)) and bool((lse == 0).any())
 
 
 def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:

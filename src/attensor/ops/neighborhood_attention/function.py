@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attensor.ops._confine import is_finite, visible_product
+from attensor.ops._confine import is_finite, may_hide, visible_product
 from attensor.ops._kernel import Tensors, differentiable, register
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.neighborhood_attention.fused import attend, attend_backward, can_fuse, loses_digits, whole_backward
@@ -67,7 +67,7 @@ def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     axes = _axes(q.shape, windows)
     if can_fuse(x, scale):
         out, lse = attend(x, axes, scale)
-        if is_finite(q, out):
+        if is_finite(out) and not (may_hide(lse) and not is_finite(q, k)):
             return out, lse
     out = v.new_empty(*q.shape[:-1], v.shape[-1])
     lse = q.new_empty(q.shape[:-1], dtype=x.dtype)
@@ -76,7 +76,8 @@ def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         scores, _, values = scores_of(x, piece, scale)
         weights, total, top = _weights(scores)
         found = torch.bmm(weights, values)
-        if not is_finite(found):
+        # a row of nothing but -inf is closed, unless its numbers are not finite
+        if not is_finite(found) or (bool((total == 0).any()) and not is_finite(q, k)):
             scores, _, values = scores_of(x, piece, scale, is_confined=True)
             is_visible = scores != -math.inf
             weights, total, top = _weights(scores)

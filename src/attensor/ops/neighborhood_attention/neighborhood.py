@@ -97,9 +97,10 @@ def _check_axis(name: str, space: tuple[int, ...], axis: Axis) -> None:
             raise ValueError(f"{_NAME}: {label} must be at least 1, got {value} along the {name}.")
     if not (is_causal or is_cut) and window * dilation > length:  # causal windows are cut at the start of their axis
         dilated = f" with dilation {dilation} reaches over {window * dilation} tokens, which" if dilation > 1 else ""
+        smaller = f"window_size <= {length // dilation}" if dilation <= length else f"dilation <= {length // window}"
         raise ShapeError(
             f"{_NAME}: window_size {window}{dilated} is larger than the {name} {length} of q's grid "
-            f'{list(space)}; use window_size <= {length // dilation} or border="truncate".'
+            f'{list(space)}; use {smaller} or border="truncate".'
         )
     if stride > window:
         raise ValueError(

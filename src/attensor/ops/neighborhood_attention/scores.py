@@ -174,15 +174,17 @@ def put_rows(x: Tensor, piece: Piece, rows: Tensor) -> None:
 def scores_of(x: Operands, piece: Piece, scale: float, is_confined: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """Scores in base 2 [M, R * queries, keys + E], and the keys and values [M, keys + E, K or V].
 
-    Confined: a key that is NaN gives the score -inf where it is not seen.
+    Confined: a key that is NaN gives the score -inf where it is not seen, and a row whose visible keys all score -inf
+    is NaN: it is not the row that sees nothing.
     """
     keys, values = _keys(x.k, x.extra_k, piece, x.dtype), _keys(x.v, x.extra_v, piece, x.dtype)
     # the base is changed last: scores that are equal stay so, however large
     scores = torch.bmm(rows_of(x.q, piece, x.dtype) * scale, keys.flatten(0, 2).mT).mul_(LOG2_E)
     view = scores.view(*keys.shape[:3], x.q.shape[2], -1, keys.shape[3])  # [B, Hkv, tiles, R, queries, keys + E]
     view += piece.added
+    closed = piece.added == -math.inf
     if is_confined:
-        view.masked_fill_(piece.added == -math.inf, -math.inf)
+        view.masked_fill_(closed, -math.inf)
     if x.first_key is not None:
         run = piece.runs[0]
         step = run.tile * torch.arange(run.count, device=scores.device)[:, None]
@@ -190,6 +192,10 @@ def scores_of(x: Operands, piece: Piece, scale: float, is_confined: bool = False
         first = x.first_key.narrow(0, run.query, run.count * run.tile).view(run.count, run.tile)
         before = place[:, None, :] < first[..., None]  # [tiles, queries, keys]
         view[..., : run.box].masked_fill_(before[:, None], float("-inf"))
+        closed = closed | F.pad(before, (0, view.shape[-1] - run.box))[:, None]
+    if is_confined:
+        lost = (view == -math.inf).all(-1, keepdim=True) & ~closed
+        view.masked_fill_(lost, math.nan)
     return scores, keys.flatten(0, 2), values.flatten(0, 2)
 
 

@@ -35,7 +35,8 @@ def _grouped(axes: tuple[Axis, ...], scale: float, tensors: Tensors) -> tuple[Te
         out, lse = neighborhood(tensors, Options.of(axes, scale))
         return out, lse
     q, k, v, bias, *additional, first_key = tensors
-    n, d = axes[dilated].length, axes[dilated].dilation
+    n = axes[dilated].length
+    d = min(axes[dilated].dilation, max(n, 1))  # beyond it every token is a group of its own
     longest, long_groups = -(-n // d), n % d or d
     padded = [F.pad(x, [0, 0] * (x.ndim - 2 - dilated) + [0, longest * d - n]) for x in (q, k, v)]
     folded = [torch.unflatten(x, 1 + dilated, (longest, d)) for x in padded]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attensor.ops._confine import is_finite
+from attensor.ops._confine import is_finite, may_hide
 from attensor.ops._kernel import is_direct
 from attensor.ops._precision import common_dtype, full_precision
 from attensor.ops.softmax_attention.function import Options, fused
@@ -37,15 +37,10 @@ def softmax_attention_torch(x: Problem) -> Attended:
     out, lse = fused((q, k, v, mask), Options(abs(x.scale) or 1.0, is_causal))
     # the kernel multiplies weights of 0 with values that a query does not see
     sees_all = mask is None and not is_causal
-    if not (sees_all or is_finite(out)) or (_may_hide(lse) and not is_finite(q, k)):
+    if not (sees_all or is_finite(out)) or (may_hide(lse) and not is_finite(q, k)):
         return define_by_rows(x)
     out = out.to(x.v.dtype) if is_mixed else out
     return (out, lse) if x.return_lse else out
-
-
-def _may_hide(lse: Tensor) -> bool:
-    """Whether a row's scores may all have been NaN: of few keys the kernel makes 0 of them, and 0 of their lse."""
-    return is_direct((lse,)) and bool((lse == 0).any())
 
 
 def _on_device(x: Problem) -> Attended:
