@@ -122,8 +122,7 @@ def _tiles_backward(
     of_lse = None if results[3] is None else split_heads(results[3][..., None], kv_heads)
     grad_q = split_heads(results[2].new_empty(*results[2].shape[:-1], x.q.shape[-1], dtype=x.q.dtype), kv_heads)
     grad_k, grad_v = (_with_margin(t, tiling(x, axes), x.dtype) for t in (x.k, x.v))
-    added = (x.bias, x.extra_k, x.extra_v)
-    grad_bias, grad_extra_k, grad_extra_v = (None if t is None else torch.zeros_like(t, dtype=x.dtype) for t in added)
+    grad_bias, grad_extra_k, grad_extra_v = (_zeros(t, x.dtype) for t in (x.bias, x.extra_k, x.extra_v))
     if is_fused:
         attend_backward(x, axes, scale, (out, lse, of_out), (grad_q, grad_k, grad_v, grad_extra_k, grad_extra_v))
     for piece in () if is_fused else cut(x, axes):
@@ -212,6 +211,11 @@ def _definition(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor]:
 neighborhood = differentiable(
     _forward, _backward, _definition, batch_dims=(0, 0, 0, 0, 0, 0, None), out_dims=(0, 0), keep_outputs=True
 )
+
+
+def _zeros(x: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """Contiguous whatever x is, so that its flattened views are written to."""
+    return None if x is None else x.new_zeros(x.shape, dtype=dtype)
 
 
 def _with_margin(x: Tensor, along: Sequence[Sequence[Run]], dtype: torch.dtype) -> Tensor:
