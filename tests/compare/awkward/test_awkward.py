@@ -78,6 +78,9 @@ def counts_text_alone(folder: Path) -> None:
 
 
 FAST = {
+    "Ctrl-C while torch is imported": start("numpy", "torch"),
+}
+COMMON = {
     # what is printed, changed and lies about does not matter, and a terminal need know no other letters
     "company": Case(
         OWN,
@@ -93,7 +96,6 @@ FAST = {
         r"No mechanism could be trained; their logs are in runs/",
         {"Mean": "failed"},
     ),
-    "Ctrl-C while torch is imported": start("numpy", "torch"),
 }
 TERMINALS = {
     "ascii": Case(environment={"PYTHONIOENCODING": "ascii"}, rows={"linear": "ok"}),
@@ -183,7 +185,14 @@ SIGNALS = {
         signals=(signal.SIGTERM,),
     ),
 }
-SLOW = {"terminals": TERMINALS, "imports": IMPORTS, "folders": FOLDERS, "calls": CALLS, "signals": SIGNALS}
+SLOW = {
+    "common": COMMON,
+    "terminals": TERMINALS,
+    "imports": IMPORTS,
+    "folders": FOLDERS,
+    "calls": CALLS,
+    "signals": SIGNALS,
+}
 
 
 @pytest.mark.parametrize("case", FAST.values(), ids=FAST)
