@@ -317,5 +317,5 @@ def test_a_card_that_says_so_breaks_the_law(card: Mechanism, called: str, tmp_pa
 @pytest.mark.parametrize("called", ["batch", "weights", "precision", "bad input"])
 def test_a_law_is_obeyed_where_there_is_no_excuse(called: str, tmp_path: Path) -> None:
     """`obey` itself: a test without parameters, one with a folder, one with two parameters, one that expects errors."""
-    (case,) = (c for c in all_cases() if c.card.name == "rala")
+    (case,) = (c for c in all_cases() if c.card.name == "rala" and c.variant is None)
     obey(case, called, tmp_path)

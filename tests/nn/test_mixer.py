@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attensor.nn import Heads, Mixer, SequenceMixer
+from attensor.nn.mixer import DecodingMixer
 from tests.conformance.cases import HEADS, Case, all_cases, name
 
 EVERY = pytest.mark.parametrize("case", all_cases(), ids=name)
@@ -17,7 +18,7 @@ def test_attention_gives_outputs_by_head(case: Case) -> None:
     """Taken apart at `attend`: each head's output reaches the layer's, and without all of them nothing is mixed in."""
     layer, x = case.layer(), case.hidden_states()
     assert isinstance(layer, Mixer)
-    assert isinstance(layer, SequenceMixer) == hasattr(layer, "new_cache")
+    assert isinstance(layer, DecodingMixer) == hasattr(layer, "new_cache")
     attend, kept = layer.attend, torch.ones(HEADS, 1, dtype=x.dtype)
     seen: list[tuple[Heads, Tensor]] = []
 
