@@ -278,6 +278,7 @@ def test_a_third_part_is_scored_once_at_the_end(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_keeps_a_run_and_the_same_command_goes_on(tmp_path, capsys, monkeypatch):
     """Also with a budget, whose steps are decided once."""
     typed = command(tmp_path / "run", "--budget", "1.5s", data=str(photographs(tmp_path / "photos")))
