@@ -157,6 +157,7 @@ class Mechanism(Card):
         shown_options: keyword arguments in `example`, made from them for a layer of `attensor.nn` if not given.
         example_options: keyword arguments that make a small legal layer for the conformance tests.
         variants: name -> further options of the layer, each of which must obey the same laws.
+        is_compared: part of a comparison that names no mechanisms; the more there are, the less time each has.
     """
 
     operator: str
@@ -173,6 +174,7 @@ class Mechanism(Card):
     example_options: dict[str, Any] = field(default_factory=dict)
     shown_options: dict[str, Any] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    is_compared: bool = True
     example: str = ""
 
     def __post_init__(self) -> None:

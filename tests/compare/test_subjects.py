@@ -33,8 +33,8 @@ def user_file(tmp_path):
     return path
 
 
-def test_left_out_means_every_card_that_fits():
-    found = {subject.name for subject in resolve(None, Domain.SEQUENCE)}
+def test_all_means_every_card_that_fits():
+    found = {subject.name for subject in resolve("all", Domain.SEQUENCE)}
     assert found == {c.name for c in mechanisms().values() if Domain.SEQUENCE in c.domain and c.is_causal}
     assert {"softmax", "gla"} <= found
     assert "neighborhood" not in found
@@ -162,3 +162,9 @@ def test_a_file_is_tried_where_it_can_do_no_harm(code, message, user_file, monke
     user_file.write_text(f"{code}\n{USER_FILE}")
     with nullcontext() if message is None else pytest.raises(ValueError, match=message):
         try_class(user_file, "MyMixer")
+
+
+def test_a_usual_comparison_leaves_out_what_all_takes_in():
+    usual, every = ({s.name for s in resolve(wanted, Domain.SEQUENCE)} for wanted in (None, " all "))
+    assert every - usual == {name for name, card in mechanisms().items() if not card.is_compared}
+    assert {"mla", "grouped-latent"} <= every - usual

@@ -22,6 +22,7 @@ CARD = Mechanism(
     layer="attensor.nn.latent:GroupedLatentAttention",
     domain=Domain.SEQUENCE,
     is_causal=True,
+    is_compared=False,  # softmax attention in quality, by its cache another
     flops="2*B*T*R*H*(K + V) + 2*B*T**2*H*(K + D + V)",
     state_bytes="4*B*T*(G*R + D)",
     symbols={

@@ -28,8 +28,8 @@ class CompareConfig:
     """Names from `attensor list`, or what others call them (mamba2, swa), and your own modules:
     softmax,gla,my_file.py:MyMixer. Cards whose layers take turns are one: gla+softmax, 3*gla+softmax; all models are
     then as deep as the longest of them. sweep:gla+softmax stands for both alone, the ratios 1:1, 3:1 and 7:1, and one
-    softmax layer first and in the middle of eight; sweep:3*gla+softmax goes up to 3:1 in four layers. Left out: every
-    mechanism of the catalogue that fits the data."""
+    softmax layer first and in the middle of eight; sweep:3*gla+softmax goes up to 3:1 in four layers. Left out: the
+    usual mechanisms that fit the data; all: every one in the catalogue that does."""
     budget: str | None = None
     """Time for all training: 90s, 3m, 1h. From it follows one number of steps for all mechanisms. Left out: 2m30s for
     text, 1m for images."""

@@ -98,13 +98,14 @@ class Subject:
 
 
 def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
-    """The subjects that `--mechanisms` names, or all cards that fit `domain`.
+    """The subjects that `--mechanisms` names, or the cards that fit `domain`: those of a usual comparison, or `"all"`.
 
     Raises:
         ValueError: unknown or unfit name, one that comes twice, or a user's file that is not there.
     """
-    if wanted is None:
-        return tuple(Subject.of(card.name) for card in catalogue.mechanisms().values() if _misfit(card, domain) is None)
+    if wanted is None or wanted.strip() == "all":
+        fitting = [card for card in catalogue.mechanisms().values() if _misfit(card, domain) is None]
+        return tuple(Subject.of(card.name) for card in fitting if card.is_compared or wanted is not None)
     subjects: list[Subject] = []
     for text, is_swept in _texts(wanted):
         subject = _from_file(text) if ".py" in text else _from_catalogue(text, domain)
@@ -117,7 +118,7 @@ def resolve(wanted: str | None, domain: Domain) -> tuple[Subject, ...]:
             subject = replace(subject, name=f"{subject.name}-{len(subjects)}")
         subjects.append(subject)
     if not subjects:
-        raise ValueError("--mechanisms is empty; leave it out to compare all, or name some of `attensor list`.")
+        raise ValueError("--mechanisms is empty; leave it out for the usual ones, or name some of `attensor list`.")
     return tuple(subjects)
 
 
