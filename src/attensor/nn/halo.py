@@ -91,7 +91,7 @@ class HaloAttention(Mixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        check_range(self, 1, block_size=block_size, query_stride=query_stride)
+        check_range(self, 1, hidden_size=hidden_size, block_size=block_size, query_stride=query_stride)
         check_range(self, 0, halo_size=halo_size)
         if block_size % query_stride:
             raise ValueError(
