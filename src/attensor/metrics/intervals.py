@@ -93,7 +93,7 @@ def bootstrap_interval(
         ValueError: no values, or a confidence outside of (0, 1).
     """
     _check("bootstrap_interval", values, confidence, seed, resamples=resamples)
-    data, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(seed)
+    data, generator = torch.tensor(values, dtype=torch.float64), torch.Generator().manual_seed(int(seed))
     parts = []
     for start in range(0, resamples, _ROWS):
         drawn = torch.randint(len(data), (min(_ROWS, resamples - start), len(data)), generator=generator)
@@ -145,7 +145,7 @@ def sign_flip_test(
     if is_exact:
         signs = iter([torch.arange(2**count)[:, None] >> torch.arange(count) & 1])
     else:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(int(seed))
         sizes = [min(_ROWS, samples - start) for start in range(0, samples, _ROWS)]
         signs = (torch.randint(2, (size, count), generator=generator) for size in sizes)
     sums, observed = torch.cat([(1.0 - 2 * some).to(data) @ data for some in signs]), data.sum()

@@ -61,6 +61,8 @@ def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
     """
     check_integers("pad", "index", index, packed, "packed")
     check_range("pad", 0, batch_size=batch_size, length=length)
+    if packed.is_floating_point() and packed.itemsize < 2:
+        raise TypeError(f"pad: packed must be of at least 16 bits, got {packed.dtype}; use .bfloat16().")
     if packed.ndim < 2 or packed.shape[0] != 1 or index.shape != packed.shape[1:2]:
         raise ShapeError(
             f"pad: packed and index must be [1, real tokens, ...] and [real tokens], got {list(packed.shape)} and "

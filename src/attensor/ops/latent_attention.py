@@ -121,7 +121,7 @@ def _check_visible(q: Tensor, latent: Tensor, attn_mask: Tensor | None, cu_seqle
     check_cu_seqlens(_NAME, cu_seqlens, q)
     if q.shape[1] != latent.shape[1]:
         raise ShapeError(
-            f"{_NAME}: cu_seqlens packs as many tokens as queries, got {latent.shape[1]} and {q.shape[1]}."
+            f"{_NAME}: with cu_seqlens latent must have the {q.shape[1]} tokens of q, got {latent.shape[1]}."
         )
 
 
