@@ -61,8 +61,6 @@ def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
     """
     check_integers("pad", "index", index, packed, "packed")
     check_range("pad", 0, batch_size=batch_size, length=length)
-    if packed.is_floating_point() and packed.itemsize < 2:
-        raise TypeError(f"pad: packed must be of at least 16 bits, got {packed.dtype}; use .bfloat16().")
     if packed.ndim < 2 or packed.shape[0] != 1 or index.shape != packed.shape[1:2]:
         raise ShapeError(
             f"pad: packed and index must be [1, real tokens, ...] and [real tokens], got {list(packed.shape)} and "
@@ -70,6 +68,8 @@ def pad(packed: Tensor, index: Tensor, batch_size: int, length: int) -> Tensor:
         )
     if index.numel() and is_readable(index):
         check_range("pad", 0, batch_size * length, index=(int(index.min()), int(index.max())))
+    if packed.is_floating_point() and packed.itemsize == 1:  # torch copies their bits, and not them
+        return pad(packed.view(torch.uint8), index, batch_size, length).view(packed.dtype)
     flat = packed.new_zeros(batch_size * length, *packed.shape[2:])
     return torch.unflatten(flat.index_copy(0, index.long(), packed[0]), 0, (batch_size, length))
 
