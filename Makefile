@@ -67,7 +67,7 @@ compare: $(VENV)/.run kernels
 test: $(VENV)/.oracles kernels browser transformers-tests
 	$(PYTEST)
 
-# The same tests, counting which lines they run: a quarter longer.
+# The same tests, counting which lines they run, which takes longer.
 coverage: $(VENV)/.oracles kernels browser transformers-tests
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
