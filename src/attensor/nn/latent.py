@@ -299,15 +299,14 @@ class GroupedLatentAttention(LatentAttention):
             device=device,
             dtype=dtype,
         )
-        self.kv_a_layernorm = _Norms(num_latents, rank, eps=_EPSILON, device=device, dtype=dtype)
+        self.kv_a_layernorm = _Norms(num_latents, rank, device=device, dtype=dtype)
 
 
-class _Norms(RMSNorm):
+class _Norms(nn.Module):
     """A norm of each of some vectors laid one after the other, with weights of their own."""
 
-    def __init__(self, count: int, width: int, *, eps: float, device: Any, dtype: torch.dtype | None) -> None:
-        nn.Module.__init__(self)
-        self.normalized_shape, self.eps, self.elementwise_affine = (width,), eps, True
+    def __init__(self, count: int, width: int, *, device: Any, dtype: torch.dtype | None) -> None:
+        super().__init__()
         self.weight = nn.Parameter(torch.ones(count, width, device=device, dtype=dtype))
 
     def reset_own_parameters(self) -> None:
@@ -320,7 +319,7 @@ class _Norms(RMSNorm):
         count, width = self.weight.shape
         dtype = torch.promote_types(x.dtype, torch.float32)
         vectors = torch.unflatten(x.to(dtype), -1, (count, width))
-        normed = nn.functional.rms_norm(vectors, (width,), None, self.eps) * self.weight.to(dtype)
+        normed: Tensor = nn.functional.rms_norm(vectors, (width,), None, _EPSILON) * self.weight.to(dtype)
         return normed.flatten(-2)
 
 

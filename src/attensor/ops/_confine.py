@@ -37,8 +37,11 @@ def _is_finite(x: Tensor) -> bool:
 
 
 def may_hide(lse: Tensor) -> bool:
-    """Whether a row may have had no finite score: of few keys the fused kernel makes 0 of them, and 0 of the lse."""
-    return is_direct((lse,)) and bool((lse == 0).any())
+    """Whether a row may have had no finite score: of few keys the fused kernel makes 0 of them, and 0 of the lse.
+
+    Looked at on a CPU alone, as `is_finite`.
+    """
+    return lse.is_cpu and is_direct((lse,)) and bool((lse == 0).any())
 
 
 def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         weights, total, top = _weights(scores)
         found = torch.bmm(weights, values)
         # a row of nothing but -inf is closed, unless its numbers are not finite
-        if not is_finite(found) or (bool((total == 0).any()) and not is_finite(q, k)):
+        if not is_finite(found) or (may_hide(total) and not is_finite(q, k)):
             scores, _, values = scores_of(x, piece, scale, is_confined=True)
             is_visible = scores != -math.inf
             weights, total, top = _weights(scores)
