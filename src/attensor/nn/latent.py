@@ -122,7 +122,7 @@ class LatentAttention(SequenceMixer):
             self.q_b_proj = nn.Linear(q_rank, width, bias=False, **made)
         self._kept = [self.num_latents * self.kv_rank, self.rotary_dim]
         self.kv_a_proj_with_mqa = nn.Linear(hidden_size, sum(self._kept), bias=False, **made)
-        self.kv_a_layernorm = RMSNorm(self.kv_rank, eps=_EPSILON, **made)
+        self.kv_a_layernorm: RMSNorm | _Norms = RMSNorm(self.kv_rank, eps=_EPSILON, **made)
         self.kv_b_proj = nn.Linear(self.kv_rank, num_heads * (nope_dim + self.value_dim), bias=False, **made)
         self.o_proj = nn.Linear(num_heads * self.value_dim, hidden_size, bias=False, **made)
 

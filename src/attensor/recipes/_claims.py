@@ -24,7 +24,7 @@ of a large one: these recipes test whether the *order* or the *scaling* that the
 Where a mark can be read in two ways, both readings are marks. The second readings of LA-1's growth (with the backward
 pass) and of L2ViT's Jacobian (16 x 16 cells) were added after the first had failed; they turn no verdict.
 
-`attensor reproduce NAME` runs one in at most five minutes on two cores and writes a report with charts; `--quick` takes
+`attensor reproduce NAME` runs one in minutes on two cores and writes a report with charts; `--quick` takes
 fewer steps and seeds. `attensor reproduce NAME --save` also renews this page, which is made from
 `benchmarks/results/claims/`. Intervals are 95 % by Student's t over the seeds.
 """
