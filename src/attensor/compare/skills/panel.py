@@ -114,10 +114,12 @@ def skills_sentences(skills: Mapping[str, Any] | None) -> list[str]:
         sentences.append(f"Skills, at least {_percent(_MASTERED)} % of the answers right: {'; '.join(done)}.")
     if not_done:
         sentences.append(f"No mechanism {', none '.join(not_done)}.")
-    if tasks and (fewest := min(task["steps"] for task in tasks)) < _USEFUL_STEPS:
+    steps = sorted(task["steps"] for task in tasks)
+    if steps and steps[0] < _USEFUL_STEPS:
+        taken = f"{steps[0]} to {steps[-1]}" if steps[0] < steps[-1] else f"{steps[0]}"
         sentences.append(
-            f"The skills panel took {fewest} steps a task at most, and few tasks can be learned in fewer than "
-            f"{_USEFUL_STEPS}: give --skills about {math.ceil(_USEFUL_STEPS / fewest)} times as long."
+            f"The skills panel took {taken} steps a task, and few tasks can be learned in fewer than "
+            f"{_USEFUL_STEPS}: give --skills about {math.ceil(_USEFUL_STEPS / steps[0])} times as long."
         )
     return sentences
 
