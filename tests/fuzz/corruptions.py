@@ -63,7 +63,8 @@ def corrupt(rng: random.Random, call: Call, tries: int = 60) -> Call:
     wanted = 2 if rng.random() < 0.25 else 1
     for _ in range(tries):
         if rng.random() < 0.01:
-            return replace(call, arguments={**call.arguments, "colour": "3"}, corrupted={"colour": "unknown"})
+            corrupted = {**call.corrupted, "colour": "unknown"}
+            return replace(call, arguments={**call.arguments, "colour": "3"}, corrupted=corrupted)
         # what was not given has a default, which can be replaced by nonsense as well
         name = rng.choice([*call.arguments, *call.arguments, *call.kinds])
         if name in call.corrupted or name not in call.kinds:

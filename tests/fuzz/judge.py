@@ -34,6 +34,9 @@ ADVICE = re.compile(
 )
 
 
+_MISSING = r"missing \d+ required"
+
+
 class Outcome(NamedTuple):
     """Of one call.
 
@@ -97,6 +100,8 @@ def outcome(call: Call) -> tuple[str, str]:
 
 def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | None) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, TypeError) and "left out" in call.corrupted.values() and re.search(_MISSING, text):
+        return "clear error", text
     if not _is_clear(call, error, illegal or unsaid):
         if call.is_constructor and isinstance(error, TypeError) and illegal:
             return "Python's TypeError", text
@@ -112,7 +117,7 @@ def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | No
 def _is_clear(call: Call, error: Exception, reason: str | None) -> bool:
     """The operator or class, a corrupted argument, and what was expected or what to do."""
     text = str(error)
-    if isinstance(error, TypeError) and re.search(r"unexpected keyword argument|missing \d+ required", text):
+    if isinstance(error, TypeError) and re.search(rf"unexpected keyword argument|{_MISSING}", text):
         return True  # Python's own
     # what a change makes wrong may be another argument: one of other sizes, or that with which the reason begins
     changed = call.arguments if RESHAPED.intersection(call.corrupted.values()) else call.corrupted

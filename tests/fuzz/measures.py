@@ -144,6 +144,7 @@ def _of_create(a: Arguments) -> str | None:
         several = indices if isinstance(indices, (list, tuple)) else [indices]
         need(all(isinstance(n, int) and -12 <= n < 12 for n in several), "out_indices: outside")
         need(not isinstance(indices, int) or indices > 0, "out_indices: how many of the last")
+        need(bool(several), "out_indices: no maps")
     rest = [a.get("num_classes") or 0, *sides]
     return "img_size, num_classes, name: another model" if max(rest) > 64 or any(s % 16 for s in sides) else None
 

@@ -211,6 +211,13 @@ def test_options_that_exclude_each_other(options: dict[str, Any], message: str) 
         kernel_attention(*tensors(), **options)
 
 
+def test_a_map_that_changes_the_width_is_named_when_decays_are_of_the_old_one() -> None:
+    q, k, v = tensors()
+    message = rf"log_decay has {q.shape[-1]} channels, but feature_map and position_map make 2 of the {q.shape[-1]}"
+    with pytest.raises(ShapeError, match=message):
+        kernel_attention(q, k, v, log_decay=-q.abs(), position_map=lambda x: x[..., :2])
+
+
 def test_a_denominator_needs_a_column_of_the_state() -> None:
     state = torch.zeros(BATCH, HEADS, KEY, VALUE, dtype=torch.float64)
     with pytest.raises(ShapeError, match="kernel_attention: initial_state"):

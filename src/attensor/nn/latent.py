@@ -131,13 +131,13 @@ class LatentAttention(SequenceMixer):
         check_range(self, 2, rotary_dim=self.rotary_dim)
         if self.rotary_dim % 2:
             raise ValueError(
-                f"LatentAttention: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
+                f"{type(self).__name__}: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
             )
         if not isinstance(self.rotary, Yarn):
             check_range(self, above=0, rotary=self.rotary)
         if self.slicing is not None and self.kv_rank % self.slicing.groups:
             raise ValueError(
-                f"LatentAttention: kv_rank must be a multiple of slicing.groups, got {self.kv_rank} and "
+                f"{type(self).__name__}: kv_rank must be a multiple of slicing.groups, got {self.kv_rank} and "
                 f"{self.slicing.groups}; choose another number of groups."
             )
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_qkv, checked
 from attensor.ops._operator import reference_of
 from attensor.ops._precision import working_dtype
@@ -125,6 +126,12 @@ def kernel_attention(
     reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
     for x, like in ((reading, queries), (writing, keys)):
         check_mapped(name, "position_map", x, like)
+    width = reading.shape[-1]
+    if isinstance(log_decay, Tensor) and log_decay.ndim == 4 and q.shape[-1] != width != log_decay.shape[-1]:
+        raise ShapeError(
+            f"{name}: log_decay has {log_decay.shape[-1]} channels, but feature_map and position_map make {width} of "
+            f"the {q.shape[-1]} of q; give one decay for each of those, or one a head [B, T, H]."
+        )
     # the sum of the weights is what a value of 1 comes out as
     columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
     options = (log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
