@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import re
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy
@@ -14,7 +16,7 @@ import torch
 
 from attensor.errors import BackendError, DataError, MissingExtraError, ShapeError
 from tests.fuzz import kinds
-from tests.fuzz.calls import Call, Illegal, evaluate, tensors_in, values_of
+from tests.fuzz.calls import Call, Illegal, evaluate, need, tensors_in, values_of
 from tests.fuzz.corruptions import RESHAPED, corrupt
 from tests.fuzz.operator_rules import NOTHING
 from tests.fuzz.subjects import draw
@@ -32,9 +34,6 @@ ADVICE = re.compile(
     r"|set|make|one of|is not a|not on|does not|do not|cannot|exclude|fits?|unexpected keyword|missing \d)\b",
     re.IGNORECASE,
 )
-
-
-_MISSING = r"missing \d+ required"
 
 
 class Outcome(NamedTuple):
@@ -78,6 +77,7 @@ def outcome(call: Call) -> tuple[str, str]:
         function, arguments = evaluate(call.target), values_of(call.arguments)
     illegal = unsaid = None
     try:
+        _need_all(function, arguments)
         unsaid = kinds.check(call.kinds, arguments)
         # a rule may trip over what the kind leaves open, but not over an integer
         if unsaid is None or unsaid.endswith(kinds.NUMPY_INTEGER):
@@ -98,10 +98,15 @@ def outcome(call: Call) -> tuple[str, str]:
         return _compared(call, result) if is_comparable else ("accepted", unsaid or "")
 
 
+def _need_all(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """What has no default is given."""
+    for name, parameter in inspect.signature(function).parameters.items():
+        is_one = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        need(not is_one or parameter.default is not parameter.empty or name in arguments, f"{name}: missing")
+
+
 def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | None) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}"
-    if isinstance(error, TypeError) and "left out" in call.corrupted.values() and re.search(_MISSING, text):
-        return "clear error", text
     if not _is_clear(call, error, illegal or unsaid):
         if call.is_constructor and isinstance(error, TypeError) and illegal:
             return "Python's TypeError", text
@@ -117,7 +122,7 @@ def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | No
 def _is_clear(call: Call, error: Exception, reason: str | None) -> bool:
     """The operator or class, a corrupted argument, and what was expected or what to do."""
     text = str(error)
-    if isinstance(error, TypeError) and re.search(rf"unexpected keyword argument|{_MISSING}", text):
+    if isinstance(error, TypeError) and re.search(r"unexpected keyword argument|missing \d+ required", text):
         return True  # Python's own
     # what a change makes wrong may be another argument: one of other sizes, or that with which the reason begins
     changed = call.arguments if RESHAPED.intersection(call.corrupted.values()) else call.corrupted
