@@ -114,6 +114,9 @@ def halo_attention(
     return cropped(_OPERATOR(problem, backend), 1, q.shape[1:3])
 
 
+# a window has the square of it in cells, which are counted in 64 bits
+_WIDEST = 2**31
+
 halo_attention_reference = reference_of(halo_attention, "Dense attention under a bias made of coordinates: O(n^2).")
 
 
@@ -122,6 +125,10 @@ def _check(q: Tensor, k: Tensor, block_size: int, halo_size: int, query_stride: 
         raise ValueError(
             f"{_NAME}: block_size must be at least 1 and a multiple of query_stride, halo_size at least 0, got "
             f"block_size {block_size}, halo_size {halo_size}, query_stride {query_stride}."
+        )
+    if (window := block_size + 2 * halo_size) >= _WIDEST:
+        raise ValueError(
+            f"{_NAME}: block_size + 2 halo_size must be below {_WIDEST}, got {block_size} + 2 x {halo_size} = {window}."
         )
     expected = [(side - 1) // query_stride + 1 for side in k.shape[1:3]]  # as a convolution has it, for free sizes
     if list(q.shape[1:3]) != expected:

@@ -260,5 +260,5 @@ def _check(problem: Problem) -> None:
     if any(a != b and 1 not in (a, b) for a, b in zip(*(sizes[::-1] for sizes in leading))):
         raise ShapeError(
             f"toeplitz: coefficients must broadcast to x in the leading dimensions, got {list(coefficients.shape)} and "
-            f"{list(x.shape)} with {space_dims} axes; insert dimensions of 1."
+            f"{list(x.shape)} with space_dims {space_dims}; insert dimensions of 1."
         )
