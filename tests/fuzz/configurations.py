@@ -130,6 +130,32 @@ def _linear(rng: random.Random, dtype: str) -> Configuration:
     return Configuration("linear_attention", dtype, arguments, ("cpp", *PLAIN) if causal else PLAIN)
 
 
+def _delta(rng: random.Random, dtype: str) -> Configuration:
+    tokens = rng.choice([1, 2, 5, 17, 33, 64, 70])
+    n, given = _sizes(rng), {}
+    rows = n.batch
+    if rng.random() < 0.3:
+        n, given = n._replace(batch=1), _packed(rng, tokens)
+        rows = given["cu_seqlens"].count(",") - 1
+    state = "float64" if dtype == "float64" else "float32"
+    tensors, own = _qkv(rng, dtype, n, [tokens], [tokens]), rng.choice([n.heads, n.kv_heads])
+    decay = f"-({numbers(rng, dtype, n.batch, tokens, own, times=rng.choice([1e-3, 0.1, 1.0, 30.0]))}).abs()"
+    if rng.random() < 0.3:
+        decay = f"({decay}).masked_fill(torch.rand({n.batch}, {tokens}, {own}) < 0.2, -inf)"
+    arguments = {
+        **tensors,
+        "k": f"torch.nn.functional.normalize({tensors['k']}, dim=-1)",
+        "beta": f"{rng.choice(['', '2 * '])}({numbers(rng, dtype, n.batch, tokens, own)}).sigmoid()",
+        **given,
+        **optional(rng, 0.7, log_decay=decay),
+        **optional(rng, 0.4, initial_state=numbers(rng, state, rows, n.heads, n.width, n.values)),
+        **optional(rng, 0.4, scale=pick(rng, [0.3, 1.0, 0, -0.5, 1e-3])),
+        **optional(rng, 0.5, output_final_state="True"),
+        **optional(rng, 0.4, chunk_size=pick(rng, [1, 3, 8, 16, 64, 128])),
+    }
+    return Configuration("gated_delta_rule", dtype, arguments, PLAIN)
+
+
 def _kernel(rng: random.Random, dtype: str) -> Configuration:
     _, _, arguments, forms = _linear(rng, dtype)
     for absent in ("scale", "chunk_size"):
@@ -361,6 +387,7 @@ CONFIGURATIONS: dict[str, Callable[[random.Random, str], Configuration]] = {
     "merge_attention": _merge,
     "toeplitz": _toeplitz,
     "rotary_embedding": _rotary,
+    "gated_delta_rule": _delta,
 }
 
 

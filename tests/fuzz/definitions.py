@@ -198,6 +198,23 @@ def linear_attention(a: dict[str, Any]) -> list[Array]:
     return [out, states] if a.get("output_final_state") else [out]
 
 
+def gated_delta_rule(a: dict[str, Any]) -> list[Array]:
+    q, k, v, beta = a["q"], a["k"], a["v"], a["beta"]
+    scale = q.shape[-1] ** -0.5 if a.get("scale") is None else a["scale"]
+    batch, tokens, heads, width = q.shape
+    sequence, bounds, initial = _sequence_of(a, tokens), a.get("cu_seqlens"), a.get("initial_state")
+    rows = batch if bounds is None else len(bounds) - 1
+    states = np.zeros((rows, heads, width, v.shape[-1])) if initial is None else initial.copy()
+    out = np.zeros((batch, tokens, heads, v.shape[-1]))
+    for b, t, h in itertools.product(range(batch), range(tokens), range(heads)):
+        g, row = h // (heads // k.shape[2]), b if bounds is None else sequence[t] - 1
+        kept = _decay(a, t, b, h, heads, width)[:, None] * states[row, h]
+        wrong = v[b, t, g] - k[b, t, g] @ kept
+        states[row, h] = kept + beta[b, t, h // (heads // beta.shape[2])] * np.outer(k[b, t, g], wrong)
+        out[b, t, h] = scale * (q[b, t, h] @ states[row, h])
+    return [out, states] if a.get("output_final_state") else [out]
+
+
 def kernel_attention(a: dict[str, Any]) -> list[Array]:
     q, k = (_features(a.get("feature_map"), a[name]) for name in ("q", "k"))
     v, divide = a["v"], a.get("denominator")
@@ -311,6 +328,6 @@ DEFINITIONS: dict[str, Callable[[dict[str, Any]], list[Array]]] = {
     for function in (
         *(softmax_attention, block_attention, neighborhood_attention, linear_attention, kernel_attention),
         *(linear_attention_step, kernel_attention_step, relative_kernel_attention, merge_attention, toeplitz),
-        rotary_embedding,
+        *(rotary_embedding, gated_delta_rule),
     )
 }

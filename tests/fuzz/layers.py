@@ -48,6 +48,16 @@ def _half(a: Arguments) -> None:
     need(a["hidden_size"] % 2 == 0 and a["hidden_size"] // 2 % a["num_heads"] == 0, "hidden_size: C / 2 over the heads")
 
 
+def _delta(a: Arguments) -> None:
+    heads, width = a["num_heads"], a.get("head_dim")
+    need(heads % (a.get("num_qk_heads") or heads) == 0, "num_qk_heads: no divisor")
+    if width is None:
+        _half(a)
+        width = a["hidden_size"] // 2 // heads
+    values = width * a.get("expand_v", 2.0)
+    need(round(values) >= 1 and abs(round(values) - values) <= 1e-5 * values, "expand_v: no whole width")
+
+
 def _gated(a: Arguments) -> None:
     _half(a)
     need(a.get("clamp_min") is None or a["clamp_min"] <= 0, "clamp_min: above 0")
@@ -140,6 +150,12 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "SlidingWindowAttention": (
         {"num_kv_heads": KV, "window_size": ("int:1", ["1", "3", "64"]), "rotary_base": ROTARY},
         _rotary,
+    ),
+    "GatedDeltaNet": (
+        {"num_qk_heads": ("int?:1", ["None", "1"]), "head_dim": ("int?:1", ["None", "5"])}
+        | {"expand_v": ("float", ["2.0", "1"]), "conv_size": ("int?:1", ["None", "1", "4"])}
+        | dict.fromkeys(("use_gate", "conv_bias", "allow_neg_eigval"), ("bool", BOTH)),
+        _delta,
     ),
     "LatentAttention": (
         {"kv_rank": ("int?:1", ["None", "5"]), "q_rank": ("int?:1", ["None", "7"]), "nope_dim": ("int?:1", ["4"])}

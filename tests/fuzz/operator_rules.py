@@ -214,6 +214,19 @@ def halo(a: Arguments) -> str | None:
     return "block_size, halo_size: very many cells" if block + 2 * width > 100 else is_empty(q, k, a["v"])
 
 
+def delta(a: Arguments) -> str | None:
+    qkv(a, 4)
+    q, k, v = a["q"], a["k"], a["v"]
+    sizes = [[*q.shape[:2], heads] for heads in (q.shape[2], k.shape[2])]
+    shape(a, "beta", *sizes)
+    shape(a, "log_decay", *sizes)
+    rows = cu_seqlens(a, q.shape[1], q.shape[0])
+    shape(a, "initial_state", [rows, *q.shape[2:], v.shape[-1]])
+    same_device(a, q, "beta", "log_decay", "initial_state")
+    most = max(float(x.detach().abs().amax()) if x.numel() else 0.0 for x in (k, a["beta"]))
+    return is_empty(q, k, v) or ("k, beta: the recurrence grows" if not most <= 2 else None)
+
+
 def latent(a: Arguments) -> str | None:
     q, kept, turned, keys = a["q"], a["latent"], a.get("q_rotary"), a.get("k_rotary")
     need((turned is None) == (keys is None), "q_rotary, k_rotary: one without the other")

@@ -192,6 +192,25 @@ def _latent(rng: random.Random, dtype: str) -> dict[str, str]:
     }
 
 
+def _delta(rng: random.Random, dtype: str) -> dict[str, str]:
+    tokens = rng.choice([1, 2, 7, 11, 35])
+    batch, rows, given = _packed(rng, tokens)
+    [_, heads, kv_heads, width, values], tensors = _qkv(rng, dtype, [tokens], batch)
+    own, state = rng.choice([heads, kv_heads]), "float64" if dtype == "float64" else "float32"
+    return {
+        **tensors,
+        "k": f"torch.nn.functional.normalize({tensors['k']}, dim=-1)",
+        "beta": f"{randn(dtype, batch, tokens, own)}.sigmoid()",
+        **given,
+        **optional(rng, 0.5, log_decay=f"-{randn(dtype, batch, tokens, own)}.abs()"),
+        **optional(rng, 0.4, initial_state=randn(state, rows, heads, width, values)),
+        **optional(rng, 0.3, scale=pick(rng, [0.7, 1.0, 2])),
+        **optional(rng, 0.5, output_final_state=pick(rng, [True, False])),
+        **optional(rng, 0.4, chunk_size=pick(rng, [None, 1, 5, 64])),
+        **optional(rng, 0.4, backend=pick(rng, [None, "torch", "reference"])),
+    }
+
+
 def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
     space, block, stride, halo = [rng.choice([4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
     batch = rng.choice([1, 2])
@@ -328,6 +347,12 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
         rules.block,
     ),
     "channel_attention": ({**FLOATS, **SHARED}, _channel, rules.channel),
+    "gated_delta_rule": (
+        {**FLOATS, **SHARED, "beta": "*tensor:float", "log_decay": "tensor?:float", "initial_state": "tensor?:float"}
+        | {"output_final_state": "bool", **_PACKING, "chunk_size": "int?:1"},
+        _delta,
+        rules.delta,
+    ),
     "halo_attention": (
         {**FLOATS, **SHARED, "block_size": "*int:1", "halo_size": "*int:0", "query_stride": "int:1"}
         | {"relative_embedding": "tensor?:float", "border": "choice:mask|zero", "legacy_offsets": "bool"},

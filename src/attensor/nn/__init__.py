@@ -30,6 +30,7 @@ from attensor.nn.window_grid import RelativePositionBias as RelativePositionBias
 
 if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
     from attensor.nn.axial import AxialAttention as AxialAttention
+    from attensor.nn.gated_delta import GatedDeltaNet as GatedDeltaNet
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
     from attensor.nn.gated_linear import ScalarGatedLinearAttention as ScalarGatedLinearAttention
     from attensor.nn.l2vit import GlobalLinearAttention as GlobalLinearAttention

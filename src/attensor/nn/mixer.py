@@ -35,6 +35,7 @@ class Heads(NamedTuple):
         q, k, v: [B, T, heads, width], or [B, *space, heads, width] on grids.
         log_decay: of a recurrent state at each token, see `LinearAttention.log_decay`; None without one.
         gate: what multiplies the merged output, before its activation; None without one.
+        beta: how far a state is corrected at each token, [B, T, heads]; None where it is added to.
     """
 
     q: Tensor
@@ -42,6 +43,7 @@ class Heads(NamedTuple):
     v: Tensor
     log_decay: Tensor | None = None
     gate: Tensor | None = None
+    beta: Tensor | None = None
 
 
 class Mixer(nn.Module, ABC):

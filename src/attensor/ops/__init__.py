@@ -15,6 +15,8 @@ from attensor.ops.channel_attention import channel_attention_reference as channe
 from attensor.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
 from attensor.ops.feature_maps import PositiveRandomFeatures as PositiveRandomFeatures
 from attensor.ops.feature_maps import TrigonometricRandomFeatures as TrigonometricRandomFeatures
+from attensor.ops.gated_delta_rule import gated_delta_rule as gated_delta_rule
+from attensor.ops.gated_delta_rule import gated_delta_rule_reference as gated_delta_rule_reference
 from attensor.ops.halo_attention import halo_attention as halo_attention
 from attensor.ops.halo_attention import halo_attention_reference as halo_attention_reference
 from attensor.ops.kernel_attention import Denominator as Denominator

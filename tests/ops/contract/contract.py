@@ -53,6 +53,7 @@ class Contract:
         whole: cases whose sequences can neither be packed nor cut.
         causal: case -> how much of a later token may be seen before it: rounding of transforms, or 0 for no bit.
         dtype_of: the tensor whose dtype the first result has; further ones are in float32 at least.
+        bounded: tensors with which a recurrence grows, so that large ones are no legal input.
         flops: inputs and form -> useful floating-point operations forward and backward; None: torch counts products.
         float_error, half_error: relative root-mean-square errors allowed in float32 and bfloat16.
     """
@@ -69,6 +70,7 @@ class Contract:
     whole: tuple[str, ...] = ()
     causal: dict[str, float] = field(default_factory=dict)
     dtype_of: str = "v"
+    bounded: tuple[str, ...] = ()
     flops: Callable[[Inputs, str], tuple[int, int | None] | None] = lambda inputs, form: None
     float_error: float = 1e-5
     half_error: float = 3e-2

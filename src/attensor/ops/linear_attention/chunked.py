@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ from attensor.ops.linear_attention.definition import define
 from attensor.ops.linear_attention.halving import Answers, Gradients, halving
 from attensor.ops.linear_attention.problem import Inputs, LinearAttentionProblem, bind, recur, sum_heads
 
-__all__ = ["run"]
+__all__ = ["Chunks", "count_segments", "run", "states_unread"]
 
 # numbers in one [n, N, C, D] tensor of a segment: a core's cache, or enough to fill a GPU
 _CPU_SEGMENT, _GPU_SEGMENT = 2**18, 2**24
@@ -51,6 +51,26 @@ class _Segment(NamedTuple):
     starts: Tensor | None  # [n, 1, 1, 1], whether a chunk is a sequence's first
 
 
+class Sequences(Protocol):
+    """The tensors of a call that are cut into chunks, as `Inputs` names them."""
+
+    @property
+    def q(self) -> Tensor: ...
+    @property
+    def k(self) -> Tensor: ...
+    @property
+    def v(self) -> Tensor: ...
+    @property
+    def log_decay(self) -> Tensor | None: ...
+    @property
+    def initial_state(self) -> Tensor | None: ...
+    @property
+    def cu_seqlens(self) -> Tensor | None: ...
+    @property
+    def rows(self) -> int: ...
+    def new_states(self, rows: int) -> Tensor: ...
+
+
 def run(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
     """Output [B, T, H, V] and states; not causal, two products of whole sequences."""
     if not problem.is_causal:
@@ -58,7 +78,8 @@ def run(problem: LinearAttentionProblem) -> tuple[Tensor, Tensor]:
     return recur(recurrence, (64, 64), problem)  # chunks as measured, forward and backward
 
 
-def _count_segments(inputs: Inputs, size: int) -> int:
+def count_segments(inputs: Sequences, size: int) -> int:
+    """Segments that so many chunks of `size` tokens make, each small enough for a cache."""
     batch, tokens, heads, key_dim = inputs.q.shape
     count = -(-tokens // size) if inputs.cu_seqlens is None else tokens // size + inputs.rows
     budget = _CPU_SEGMENT if inputs.q.device.type == "cpu" else _GPU_SEGMENT
@@ -66,7 +87,7 @@ def _count_segments(inputs: Inputs, size: int) -> int:
     return -(-count // max(1, budget // max(1, numbers)))
 
 
-class _Chunks:
+class Chunks:
     """How tokens lie in chunks: [B, T, Hx, D] for users, [chunks, B, Hx, C, D] here; packed sequences start new ones.
 
     Args:
@@ -75,7 +96,7 @@ class _Chunks:
         segments: their number, 0 if it is free.
     """
 
-    def __init__(self, inputs: Inputs, size: int, segments: int) -> None:
+    def __init__(self, inputs: Sequences, size: int, segments: int) -> None:
         self.inputs, self.size = inputs, size
         self.batch, tokens, self.heads, _ = inputs.q.shape
         self.dtype = WORKING[inputs.q.dtype, inputs.v.dtype]
@@ -87,7 +108,7 @@ class _Chunks:
             self.starts = (self.sequence != around[:-2])[:, None, None, None]
             # the row of the final states that a chunk writes, R if none
             self.writes = torch.where(self.sequence != around[2:], self.sequence, inputs.rows)
-        self.step = max(1, -(-self.count // (segments or max(1, _count_segments(inputs, size)))))
+        self.step = max(1, -(-self.count // (segments or max(1, count_segments(inputs, size)))))
 
     def slices(self) -> Iterator[slice]:
         """The chunks of each segment."""
@@ -139,7 +160,7 @@ class _Chunks:
         if self.token is not None:
             starts = self.starts[own]
             begins = initial[self.sequence[own].clamp(max=len(initial) - 1)]
-        q, k, v = (self.cut(x, own) for x in self.inputs[:3])
+        q, k, v = (self.cut(x, own) for x in (self.inputs.q, self.inputs.k, self.inputs.v))
         return _Segment(q, k, v, self.gates(own), state, begins, starts)
 
     def add_gates(self, grad: Tensor, out: Tensor, own: slice) -> None:
@@ -240,7 +261,7 @@ def _from_end(x: Tensor) -> Tensor:
 
 def _forward(inputs: Inputs, scale: float, size: int, _: str, kept_rows: int) -> tuple[Tensor, Tensor, Tensor]:
     with full_precision(inputs.q), torch.no_grad():  # an exporter comes here with gradients on
-        chunks = _Chunks(inputs, size, kept_rows)
+        chunks = Chunks(inputs, size, kept_rows)
         initial = chunks.initial()
         out = inputs.new_output() if chunks.token is None else inputs.new_output().zero_()
         kept = initial.new_empty(kept_rows, *initial.shape[1:])
@@ -261,7 +282,7 @@ def _backward(
     inputs: Inputs, kept: Tensor, grad_out: Tensor, grad_final: Tensor, scale: float, size: int, _: str, decay: bool
 ) -> tuple[Tensor | None, ...]:
     with full_precision(inputs.q), torch.no_grad():  # an exporter comes here with gradients on
-        chunks = _Chunks(inputs, size, len(kept))
+        chunks = Chunks(inputs, size, len(kept))
         initial, grad_final = chunks.initial(), grad_final.to(chunks.dtype).flatten(1, 2)
         make = torch.empty_like if chunks.token is None else torch.zeros_like
         grads = [make(x, memory_format=torch.contiguous_format) for x in inputs[:3]]
@@ -269,7 +290,7 @@ def _backward(
         of_gates = None if gates is None else gates.new_zeros(gates.shape, dtype=chunks.dtype)
         after = grad_final if chunks.token is None else torch.cat([grad_final, torch.zeros_like(initial[:1])])
         state = after[-1]
-        of_initial = _states_unread(inputs, grad_final)
+        of_initial = states_unread(inputs, grad_final)
         for number, own in reversed(list(enumerate(chunks.slices()))):
             ends = state[None]
             if chunks.token is not None:
@@ -291,7 +312,7 @@ def _backward(
     return (*grads, of_gates, of_initial.unflatten(1, (chunks.batch, chunks.heads)))
 
 
-def _states_unread(inputs: Inputs, grad_final: Tensor) -> Tensor:
+def states_unread(inputs: Sequences, grad_final: Tensor) -> Tensor:
     """Gradients [R, N, K, V] of the states of packed sequences without tokens, which pass through; others 0."""
     if inputs.cu_seqlens is None:
         return grad_final
@@ -325,6 +346,4 @@ def _differentiate(part: _Segment, grad_out: Tensor, ends: Tensor, scale: float,
     return [*grads, state, torch.stack(of_begins[::-1]) if of_begins else None]
 
 
-recurrence = bind(
-    "torch_linear_attention", _forward, _backward, _count_segments, define, ("CompositeExplicitAutograd",)
-)
+recurrence = bind("torch_linear_attention", _forward, _backward, count_segments, define, ("CompositeExplicitAutograd",))
