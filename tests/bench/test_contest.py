@@ -68,6 +68,7 @@ def test_each_is_compared_with_the_first_of_its_function_and_that_one_with_its_r
     assert [bool(check.reason) for check in held.checks] == [False, False, True]
 
 
+@pytest.mark.slow
 def test_who_fails_later_is_left_out_with_its_reason() -> None:
     rows = rows_of((peer(OURS), peer("failing", toy.failing)), 7, 12)
     assert figures(rows)["failing", 12] == "RuntimeError: no more than 10 and more"
@@ -151,6 +152,7 @@ def test_a_first_call_that_takes_too_long_is_ended(apart: Apart) -> None:
     assert apart.first_call(toy.sleeping, Toy(10), "forward", limit=5.0).reason == ""
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_is_a_reason_and_the_next_one_starts(apart: Apart) -> None:
     assert apart.first_call(toy.ending, Toy(4), "forward").reason == "its process ended with 3 (-9: out of memory)"
     assert apart.first_call(toy.absent, Toy(4), "forward").reason == "toys is not installed"

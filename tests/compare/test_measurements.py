@@ -56,6 +56,7 @@ def a_row(length, forward_ms, both_ms, peak_bytes):
     return {"length": length, "forward_ms": forward_ms, "forward_backward_ms": both_ms, "peak_bytes": peak_bytes}
 
 
+@pytest.mark.slow
 def test_every_length_is_measured():
     found = measured(Mean(5, 1), flops=lambda space: 7 * space[0])
     assert found.stopped is None
@@ -263,6 +264,7 @@ def test_a_model_that_does_not_fit_is_not_built(monkeypatch):
     assert contender.stopped == "the model would need 3.81 MiB of the 4.77 MiB that are free"
 
 
+@pytest.mark.slow
 def test_a_stack_costs_as_its_layers_together():
     from attensor.nn import GatedLinearAttention, SoftmaxAttention
 
@@ -296,6 +298,7 @@ def test_lengths_double_up_to_the_longest():
     assert doubled(256, 100) == [100]
 
 
+@pytest.mark.slow
 def test_measuring_leaves_no_gradients():
     mixer = Mean(5, 1)
     measured(mixer)

@@ -160,6 +160,7 @@ def test_a_stopped_measurement_goes_on_where_it_was(run, plan):
     assert all(is_measured(run, subject, plan) for subject in subjects)
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_begin_fails_all(run, plan, monkeypatch):
     from attensor.lab import Outcome, Pool
 

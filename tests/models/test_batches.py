@@ -28,6 +28,10 @@ NAMES: dict[str, dict[str, Any]] = {
         "cu_seq_lens_k": BOUNDS.clone(),
     },
 }
+# a graph or a program of each model takes a second or two
+TRACED = pytest.mark.parametrize(
+    "variant", [name if name in ("gla", "hybrid") else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 
 
 @EVERY
@@ -150,7 +154,7 @@ def _serves_every_mask(traced: Any, model: Any, rows: Tensor) -> None:
         close(got, model(rows, attention_mask=mask, use_cache=False).logits)
 
 
-@EVERY
+@TRACED
 def test_one_graph_serves_every_mask(variant: str) -> None:
     model, rows = build(variant), tokens(3, 7)
     torch._dynamo.reset()
@@ -197,6 +201,7 @@ def test_a_graph_refuses_padding_inside_what_a_cache_holds() -> None:
             compiled(rows[:, :2], torch.tensor([[1, 1], [0, 1]]), cache)
 
 
+@pytest.mark.slow
 @FAMILIES
 def test_one_exported_program_serves_every_mask(variant: str) -> None:
     model, rows = build(variant), tokens(3, 7)
@@ -205,7 +210,7 @@ def test_one_exported_program_serves_every_mask(variant: str) -> None:
         _serves_every_mask(exported, model, rows)
 
 
-@EVERY
+@TRACED
 def test_a_mask_leaves_the_sizes_of_an_exported_model_free(variant: str) -> None:
     model, sizes = build(variant), {0: torch.export.Dim("batch", min=2, max=8), 1: torch.export.Dim("length", min=2)}
     with torch.no_grad():

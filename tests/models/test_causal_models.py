@@ -427,6 +427,7 @@ def _run(program: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_only_the_model_files_import_transformers() -> None:
     _run("import sys, attensor.models.language.convert\nassert 'transformers' not in sys.modules\n")
 

@@ -34,7 +34,7 @@ def random_problem(rank, seed):
 
 
 @pytest.mark.parametrize("backend", ["torch", "reference"])
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 12))])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_random_problems(rank, seed, backend):
     space, window, options = random_problem(rank, seed)

@@ -17,14 +17,15 @@ from pathlib import Path
 import attensor
 
 SOURCES = str(Path(attensor.__file__).parents[1])
-QUICK = ("--steps", "1", "--learning-rates", "0.01", "--length", "16", "--batch-size", "2", "--max-length", "256")
+SMALL = ("--learning-rates", "0.01", "--length", "16", "--batch-size", "2", "--max-length", "256", "--no-counts")
+QUICK = ("--steps", "1", *SMALL)
 TEXT = "".join(f"{i} times {i % 7} is {i * (i % 7)}, and so on.\n" for i in range(600))
 
 MIXER = """
 import torch
 from torch import nn
 {top}
-class Mean(nn.Module):
+class {name}(nn.Module):
     def __init__(self, hidden_size, num_heads):
         super().__init__()
         {constructor}
@@ -36,9 +37,9 @@ class Mean(nn.Module):
 """
 
 
-def mixer(*, top: str = "", constructor: str = "pass", forward: str = "pass") -> str:
-    """A user's file with a lawful `Mean` and something awkward in it."""
-    return MIXER.format(top=top, constructor=constructor, forward=forward)
+def mixer(name: str = "Mean", *, top: str = "", constructor: str = "pass", forward: str = "pass") -> str:
+    """A user's file with a lawful mixer and something awkward in it."""
+    return MIXER.format(name=name, top=top, constructor=constructor, forward=forward)
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Case:
         wait_for: text on the standard output, or a file, after which `signals` are sent.
         limit: seconds.
         check: a further look at the folder.
+        shown_again: environments in which the finished run is asked for once more and ends as before.
     """
 
     mechanisms: str = "linear"
@@ -73,13 +75,24 @@ class Case:
     signals: tuple[signal.Signals, ...] = ()
     limit: float = 120.0
     check: Callable[[Path], None] | None = None
+    shown_again: tuple[Mapping[str, str], ...] = ()
 
     def run(self, folder: Path) -> None:
         """Run it in the folder and look at all laws."""
         for name, content in ({} if self.data == "." else {self.data: TEXT}).items() | self.files.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(content, encoding="utf-8")
-        status, out, err = self._ended(folder)
+        command = ("--data", self.data, "--mechanisms", self.mechanisms, *self.options)
+        self._look_at(*self._ended(folder, command, self.environment))
+        self._look_at_files(folder)
+        for environment in self.shown_again:
+            (run,) = (folder / "runs").iterdir()
+            self._look_at(*self._ended(folder, ("--resume", str(run)), environment))
+        if self.check is not None:
+            self.check(folder)
+
+    def _look_at(self, status: int, out: str, err: str) -> None:
+        """The laws of what is printed."""
         said = " ".join((out + err).split())
         assert status == self.status, said[-2000:]
         assert re.search(self.says, said), said[-2000:]
@@ -88,9 +101,6 @@ class Case:
         assert not re.search("[\x00-\x08\x0b-\x1f\x7f]", out + err), "something moves the cursor"
         if status == 2:
             assert re.fullmatch(r"attensor[^\n]*\n", err), err
-        self._look_at_files(folder)
-        if self.check is not None:
-            self.check(folder)
 
     def _look_at_files(self, folder: Path) -> None:
         assert not list(folder.rglob("EXECUTED"))
@@ -103,16 +113,15 @@ class Case:
         found = {row["name"]: row["status"] for row in json.loads(results[0].read_text())["mechanisms"]}
         assert found == self.rows
 
-    def _ended(self, folder: Path) -> tuple[int, str, str]:
+    def _ended(self, folder: Path, options: tuple[str, ...], environment: Mapping[str, str]) -> tuple[int, str, str]:
         """The exit code and what was printed; nothing of the session lives on."""
-        command = [sys.executable, "-m", "attensor", "compare", "--data", self.data, "--mechanisms", self.mechanisms]
-        path = {"PYTHONPATH": os.pathsep.join(filter(None, [SOURCES, self.environment.get("PYTHONPATH")]))}
+        path = {"PYTHONPATH": os.pathsep.join(filter(None, [SOURCES, environment.get("PYTHONPATH")]))}
         out, err = folder / ".out", folder / ".err"
         with open(self.stdout or out, "wb") as to, err.open("wb") as errors:
             process = subprocess.Popen(
-                [*command, *self.options],
+                [sys.executable, "-m", "attensor", "compare", *options],
                 cwd=folder,
-                env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **self.environment, **path},
+                env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200", **environment, **path},
                 stdin=subprocess.DEVNULL,
                 stdout=to,
                 stderr=errors,

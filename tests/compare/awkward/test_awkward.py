@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.compare.awkward.case import QUICK, TEXT, Case, mixer
+from tests.compare.awkward.case import QUICK, SMALL, TEXT, Case, mixer
 
 OWN = "my.py:Mean"
+COUNTED = QUICK[:-1]  # with an n-gram under the models, which a further process counts
 EXECUTED = "open('EXECUTED', 'w')"
 SHADOWS = dict.fromkeys(
     [f"{name}.py" for name in ["random", "queue", "html", "secrets", "jinja2", "ctypes", "numpy", "email"]], EXECUTED
@@ -28,11 +31,6 @@ class Finder:
 if "attensor" in sys.orig_argv:
     sys.meta_path.insert(0, Finder())
 """
-
-
-def own(status: int = 0, row: str = "ok", **parts: str) -> Case:
-    """A run of the user's file."""
-    return Case(OWN, {"my.py": mixer(**parts)}, status=status, rows={"Mean": row})
 
 
 def edits(how: str) -> Case:
@@ -80,14 +78,45 @@ def counts_text_alone(folder: Path) -> None:
 FAST = {
     "Ctrl-C while torch is imported": start("numpy", "torch"),
 }
-COMMON = {
-    # what is printed, changed and lies about does not matter, and a terminal need know no other letters
-    "company": Case(
-        OWN,
-        {**SHADOWS, "my.py": mixer(top="print('null', flush=True); torch.set_default_dtype(torch.float64)")},
-        rows={"Mean": "ok"},
+# whatever a file does when it is imported, and prints, shadows and lies about, each other file is none the worse for it
+AT_IMPORT = {
+    "Changes": "import os; os.chdir('/')",
+    "Threads": "import threading, time; threading.Thread(target=time.sleep, args=[900]).start()",
+    "Closes": "import sys; sys.stdout.close()",
+    "Leaves": "import atexit; atexit.register(lambda: 1 / 0)",
+    "Places": "torch.set_default_device('meta'); torch.set_grad_enabled(False)",
+    "Prints": "print('null', flush=True); torch.set_default_dtype(torch.float64)",
+}
+AT_CALLS = {
+    "Exits": "raise SystemExit(0)",
+    "Ends": "import os; os._exit(0)",
+    "Crashes": "import ctypes; ctypes.string_at(0)",
+    "Closes": "import os; os.closerange(3, 4096)",
+    "Widens": "torch.set_default_dtype(torch.float64)",
+    "Fails": "1 / 0",
+}
+
+
+def together(files: Mapping[str, str], rows: Mapping[str, str], **options: Any) -> Case:
+    """One run of several files, each named as the class in it."""
+    names = ",".join(f"{name}.py:{name}" for name in files)
+    content = {f"{name}.py": text for name, text in files.items()}
+    return Case(names, content | SHADOWS, rows=rows, limit=300.0, **options)
+
+
+COMPANY = {
+    "at import": together(
+        {name: mixer(name, top=top) for name, top in AT_IMPORT.items()},
+        dict.fromkeys(AT_IMPORT, "ok"),
+        options=COUNTED,
         data="caf\u4e2d.txt",
         environment={"PYTHONIOENCODING": "ascii"},
+    ),
+    "at calls": together(
+        {name: mixer(name, forward=forward) for name, forward in AT_CALLS.items()}
+        | {"Builds": mixer("Builds", constructor="raise SystemExit(3)")}
+        | {"Moves": mixer("Moves", forward="import os; os.chdir('/')")},
+        dict.fromkeys([*AT_CALLS, "Builds"], "failed") | {"Moves": "ok"},
     ),
     "escapes": Case(
         OWN,
@@ -98,10 +127,13 @@ COMMON = {
     ),
 }
 TERMINALS = {
-    "ascii": Case(environment={"PYTHONIOENCODING": "ascii"}, rows={"linear": "ok"}),
-    "latin-1": Case(environment={"PYTHONIOENCODING": "latin-1"}, rows={"linear": "ok"}, data="caf\u4e2d.txt"),
-    "C": Case(environment={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, rows={"linear": "ok"}),
-    "narrow": Case(environment={"COLUMNS": "10"}, rows={"linear": "ok"}),
+    # a terminal need know no other letters, and be no wider than a finger
+    "letters": Case(
+        environment={"COLUMNS": "10", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        rows={"linear": "ok"},
+        data="caf\u4e2d.txt",
+        shown_again=({"PYTHONIOENCODING": "latin-1"}, {"PYTHONIOENCODING": "ascii", "COLUMNS": "10"}),
+    ),
     "full": Case(stdout="/dev/full", status=2, says="the standard output cannot be written: No space left on device"),
 }
 IMPORTS = {
@@ -109,15 +141,11 @@ IMPORTS = {
     "_exit": Case(OWN, {"my.py": "import os; os._exit(5)"}, 2, r"my\.py: cannot be imported: .* status 5"),
     "escapes": Case(OWN, {"my.py": ESCAPES}, 2, r"my\.py: cannot be imported: RuntimeError: \\x1b\]0;owned"),
     "interrupt": Case(OWN, {"my.py": "raise KeyboardInterrupt"}, 2, r"my\.py: cannot be imported: KeyboardInterrupt"),
-    "chdir": own(top="import os; os.chdir('/')"),
-    "thread": own(top="import threading, time; threading.Thread(target=time.sleep, args=[900]).start()"),
-    "closes": own(top="import sys; sys.stdout.close()"),
-    "exit handler": own(top="import atexit; atexit.register(lambda: 1 / 0)"),
-    "device": own(top="torch.set_default_device('meta')"),
-    "gradients": own(top="torch.set_grad_enabled(False)"),
 }
 FOLDERS = {
-    "run inside": Case(data=".", files={"a/1.txt": TEXT, "b/2.txt": TEXT[::-1]}, rows={"linear": "ok"}),
+    "run inside": Case(
+        data=".", files={"a/1.txt": TEXT, "b/2.txt": TEXT[::-1]}, options=COUNTED, rows={"linear": "ok"}
+    ),
     "out is data": Case(
         data=".",
         files={"a/1.txt": TEXT},
@@ -126,31 +154,26 @@ FOLDERS = {
         check=counts_text_alone,
     ),
 }
-CALLS = {
-    "exit": own(1, "failed", forward="raise SystemExit(0)"),
-    "_exit": own(1, "failed", forward="import os; os._exit(0)"),
-    "crash": own(1, "failed", forward="import ctypes; ctypes.string_at(0)"),
-    "chdir": own(forward="import os; os.chdir('/')"),
-    "closes": own(1, "failed", forward="import os; os.closerange(3, 4096)"),
-    "dtype": own(1, "failed", forward="torch.set_default_dtype(torch.float64)"),
-    "constructor": own(1, "failed", constructor="raise SystemExit(3)"),
-    "one of two": Case(f"linear,{OWN}", {"my.py": mixer(forward="1 / 0")}, rows={"linear": "ok", "Mean": "failed"}),
-    "first rate diverges": Case(options=(*QUICK[:3], "1e300", *QUICK[3:]), rows={"linear": "ok"}),
+BUDGETS = {
+    "first rate diverges": Case(
+        options=("--steps", "1", "--learning-rates", "1e300,0.01", *SMALL[2:]), rows={"linear": "ok"}
+    ),
     "waits": Case(
         f"{OWN},linear",
         {"my.py": mixer(forward="import time; time.sleep(0.005 if x.shape[1] == 16 else 0)")},
-        options=("--budget", "20s", "--jobs", "1", *QUICK[2:]),
+        options=("--budget", "20s", "--jobs", "1", *SMALL),
         rows={"Mean": "ok", "linear": "ok"},
         check=waits,
     ),
     "too small a budget": Case(
-        options=("--budget", "0.01s", *QUICK[2:]),
+        options=("--budget", "0.01s", *SMALL),
         status=2,
         says=r"--budget 0.01s: is enough for 0 steps a run, .* attensor compare --resume runs/\S+ --budget \d+s",
         check=says_what_is_enough,
     ),
+}
+CHANGES = {
     "cut short": edits("os.truncate(p, 100)"),
-    "emptied": edits("os.truncate(p, 0)"),
     "written to": edits("open(p, 'r+').write(20000 * 'Z')"),
 }
 SIGNALS = {
@@ -186,11 +209,12 @@ SIGNALS = {
     ),
 }
 SLOW = {
-    "common": COMMON,
+    "company": COMPANY,
     "terminals": TERMINALS,
     "imports": IMPORTS,
     "folders": FOLDERS,
-    "calls": CALLS,
+    "budgets": BUDGETS,
+    "changes": CHANGES,
     "signals": SIGNALS,
 }
 

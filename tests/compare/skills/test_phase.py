@@ -61,6 +61,7 @@ def do(run, plan):
     return len(written)
 
 
+@pytest.mark.slow
 def test_every_mechanism_does_every_task_with_equal_steps_and_once(run, plan, done) -> None:
     assert do(run, plan) == 6
     learning = [("learn", name, task) for task in ("easy", "hard") for name in ("linear", "gla")]
@@ -78,6 +79,7 @@ def test_every_mechanism_does_every_task_with_equal_steps_and_once(run, plan, do
     assert done == []
 
 
+@pytest.mark.slow
 def test_a_failure_costs_its_own_place_and_is_tried_again(run, plan, done, monkeypatch) -> None:
     lesson = phase.Lesson
 
