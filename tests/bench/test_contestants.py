@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 
 from attensor.bench.apart import Apart, FirstCall
-from attensor.bench.contest import OURS, Contest, Contestant, Peer
+from attensor.bench.contest import OURS, Contest, Contestant, Peer, Row
 from attensor.bench.contestants import decode, linear, linear_problem, neighborhood, relative, softmax
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import LinearProblem
@@ -48,7 +48,7 @@ def by_name(peers: Any, name: str, kind: str = "") -> Peer:
     return next(peer for peer in peers if peer.name == name and (not kind or kind in peer.kinds))
 
 
-NEIGHBORHOOD = BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1)
+NEIGHBORHOOD = BenchNeighborhood(lines=((12, 3),), grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1)
 SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2)), head_dim=8, rounds=1)
 
 
@@ -57,7 +57,7 @@ SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2))
     [
         (LINEAR, 17, {"ours", "ours-torch", "ours-la1", "sdpa"}),
         (RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
-        (NEIGHBORHOOD, 6, {"ours", "gather", "dense SDPA (masked)"}),
+        (NEIGHBORHOOD, 11, {"ours", "gather", "dense SDPA (masked)"}),
         (SOFTMAX, 6, {"ours", "sdpa", "explicit product"}),
     ],
     ids=["linear", "relative", "neighborhood", "softmax"],
@@ -105,7 +105,12 @@ def test_a_quick_look_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     BenchSoftmax(quick=True).run()
     assert (seen[0].lengths, seen[0].tokens) == ((512, 2048), (4096,))
     assert (seen[1].lengths, seen[1].modes) == ((2048, 4096), ("forward",))
-    assert (seen[2].grids, seen[2].windows, seen[3].lengths) == (((32, 7),), (3, 7), (1024,))
+    assert (seen[2].lines, seen[2].grids, seen[2].windows, seen[3].lengths) == (
+        ((128, 7),),
+        ((32, 7),),
+        (3, 7),
+        (1024,),
+    )
 
 
 @pytest.mark.slow
@@ -146,6 +151,26 @@ def test_useful_work_is_the_causal_half() -> None:
     assert neighborhood.PEERS[0].flops(neighborhood.NeighborhoodProblem(9, 5, 2, 16)) == 2 * 2 * 81 * 25 * 2 * 16
     seen = 3 + 4 + 5  # keys of the last three of five
     assert softmax.PEERS[0].flops(softmax.SoftmaxProblem(3, 5, 6, 2, 7)) == 2 * 2 * seen * 6 * 7
+
+
+def test_growth_is_that_of_ours() -> None:
+    small = neighborhood.NeighborhoodProblem(6, 3)
+    far, wide = replace(small, window_size=5), replace(small, side=12, is_alone=True)
+    rows = [
+        Row("forward", small, OURS, seconds=2.0, peak_bytes=100),
+        Row("forward", wide, OURS, seconds=12.0, peak_bytes=700),
+        Row("forward", far, OURS, seconds=9.0, peak_bytes=80),
+        Row("forward", small, "gather", seconds=50.0, peak_bytes=9000),
+        Row("training", small, OURS, seconds=5.0),
+        Row("training", wide, OURS, seconds=20.0),
+    ]
+    (table,) = neighborhood.growth_table(rows)
+    assert table.rows == [
+        ("time of a token, forward", "6 x 6", "12 x 12", "1.50x"),
+        ("peak memory, forward, 6 x 6", "window 5", "window 3", "1.25x"),
+        ("time of a token, forward + backward", "6 x 6", "12 x 12", "1.00x"),
+    ]
+    assert list(neighborhood.growth_table(rows[3:4])) == []
 
 
 def test_a_state_stays_and_a_cache_of_keys_grows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -39,6 +39,7 @@ class Bench:
         cells: what is measured, the cheap ones first.
         note: how to read the figures.
         suffix: tells files of unusual sizes apart.
+        findings: rows -> tables of what only this bench asks.
     """
 
     peers: Sequence[Peer]
@@ -46,6 +47,7 @@ class Bench:
     cells: Sequence[Cell]
     note: str = ""
     suffix: str = ""
+    findings: Callable[[Sequence[Row]], Iterable[Table]] = lambda rows: ()
 
 
 def hold(
@@ -74,6 +76,7 @@ def hold(
         rows, interruption = _run(contest, bench)
     machine["complete"] = "no, interrupted" if interruption else "yes"
     tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)]
+    tables += bench.findings(rows)
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
     for table in tables:
         console.print(table.rich(console.width))
