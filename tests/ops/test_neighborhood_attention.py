@@ -21,8 +21,10 @@ from attensor.ops import (
     neighborhood_attention_reference,
     softmax_attention,
 )
+from attensor.ops.neighborhood_attention.neighborhood import axes_of
 
 function = importlib.import_module("attensor.ops.neighborhood_attention.function")
+line = importlib.import_module("attensor.ops.neighborhood_attention.line")
 scores = importlib.import_module("attensor.ops.neighborhood_attention.scores")
 tiles = importlib.import_module("attensor.ops.neighborhood_attention.tiles")
 
@@ -120,6 +122,7 @@ def problems(draw):
     tile = draw(st.sampled_from([{1: 64, 2: 8, 3: 4}, {1: 5, 2: 3, 3: 2}]))
     options = {name: tuple(value) for name, value in options.items()} | {"border": border}
     is_whole = [draw(st.sampled_from([False, False, True])) for _ in ("products", "fused")]
+    tile = tile, draw(st.sampled_from([1, 3, 32, 300]))
     return space, shape, options, limit, tile, is_whole, [draw(st.booleans()) for _ in ("bias", "keys", "lse")]
 
 
@@ -127,7 +130,7 @@ def problems(draw):
 @given(problems())
 def test_tiles_equal_the_definition(problem):
     """Any grid, window, dilation, stride and causality; tiles large and small, in pieces of any size; all gradients."""
-    space, shape, options, limit, tile, is_whole, (has_bias, has_keys, weighs_lse) = problem
+    space, shape, options, limit, (tile, least), is_whole, (has_bias, has_keys, weighs_lse) = problem
     torch.manual_seed(0)
     table = [shape["heads"], *(2 * w - 1 for w in options["window_size"])]
     extra = [[shape["batch"], 2, shape["kv_heads"], size] for size in (3, shape["value_dim"])]
@@ -137,10 +140,36 @@ def test_tiles_equal_the_definition(problem):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scores, "_SCORES", limit)
         patch.setattr(tiles, "_TILE", tile)
-        patch.setattr(scores, "costs_less_whole", lambda *sizes, is_fused: is_whole[is_fused])
+        patch.setattr(line, "_LEAST", least)
+        patch.setattr(line, "_cheapest", line._cheapest.__wrapped__)  # what was kept is of another tile
+        patch.setattr(line, "costs_less_at_once", lambda *sizes, is_fused: least < 300)
+        patch.setattr(scores, "costs_less_at_once", lambda *sizes, is_fused: is_whole[is_fused])
         fast = with_gradients(inputs, **options)
     slow = with_gradients(inputs, neighborhood_attention_reference, **options)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-10)
+
+
+LINES = [
+    (24, 4, {"window_size": 3}),
+    (60, 5, {"window_size": 7, "stride": 2}),
+    (96, 3, {"window_size": 31}),
+    (60, 3, {"window_size": 8, "is_causal": True}),
+    (60, 4, {"window_size": 9, "border": "truncate"}),
+    (59, 1, {"window_size": 5}),
+]
+
+
+@pytest.mark.parametrize(("tokens", "tiles", "options"), LINES)
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_line_in_one_call_equals_the_definition(batch, tokens, tiles, options, monkeypatch):
+    """Boxes of keys overlap, by more than one where windows are long; out, lse and all gradients."""
+    monkeypatch.setattr(line, "_LEAST", 4)
+    monkeypatch.setattr(line, "_cheapest", line._cheapest.__wrapped__)
+    inputs = make((tokens,), batch=batch, kv_heads=4, value_dim=3)
+    (axis,) = axes_of((tokens,), **{"dilation": 1, "stride": 1, "is_causal": False, **options})
+    assert line.spacing_of(inputs, (axis,)).tiles == tiles
+    slow = with_gradients(inputs, neighborhood_attention_reference, weighs_lse=False, **options)
+    torch.testing.assert_close(with_gradients(inputs, weighs_lse=False, **options), slow, rtol=1e-9, atol=1e-10)
 
 
 def test_a_window_over_everything_is_softmax_attention():
@@ -184,7 +213,7 @@ def test_rows_that_a_bias_closes_are_zero(is_whole, value_dim):
     bias = torch.randn(4, 5, 5, dtype=torch.float64)
     bias[1] = -torch.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "costs_less_whole", lambda *sizes, is_fused: is_whole)
+        patch.setattr(scores, "costs_less_at_once", lambda *sizes, is_fused: is_whole)
         out, lse = neighborhood_attention(*inputs, window_size=3, relative_bias=bias, return_lse=True)
     assert not out[..., 1, :].any()
     assert (lse[..., 1] == -torch.inf).all()

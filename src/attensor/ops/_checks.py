@@ -103,6 +103,8 @@ def check_qkv(
         TypeError: a tensor is not of a floating dtype, or dtypes differ outside autocast.
         ValueError: devices differ.
     """
+    if not torch.compiler.is_compiling() and _are_alike(q, k, v, space_dims):
+        return
     ranks = [dims + 3 for dims in space_dims]
     for label, tensor in (("q", q), ("k", k), ("v", v)):
         if tensor.ndim not in ranks or tensor.ndim != q.ndim:
@@ -118,6 +120,13 @@ def check_qkv(
                 f"q {q.dtype}; use .to(q.dtype)."
             )
     _check_sizes(name, q, k, v, same_space)
+
+
+def _are_alike(q: Tensor, k: Tensor, v: Tensor, space_dims: tuple[int, ...]) -> bool:
+    """Whether there is nothing to look at one by one."""
+    shape, dtype, device = q.shape, q.dtype, q.device
+    is_one_kind = dtype == k.dtype == v.dtype and dtype in FLOATS and device == k.device == v.device
+    return is_one_kind and shape == k.shape == v.shape and len(shape) - 3 in space_dims and shape[-2] > 0
 
 
 def _check_sizes(name: str, q: Tensor, k: Tensor, v: Tensor, same_space: bool) -> None:

@@ -41,7 +41,7 @@ def may_hide(lse: Tensor) -> bool:
 
     Looked at on a CPU alone, as `is_finite`.
     """
-    return lse.is_cpu and is_direct((lse,)) and bool((lse == 0).any())
+    return lse.is_cpu and is_direct((lse,)) and not bool(lse.all())
 
 
 def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:

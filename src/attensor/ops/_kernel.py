@@ -183,6 +183,13 @@ def _tangent(function: Callable[..., Any], primals: Sequence[Tensor], tangents: 
 _BATCHED = torch._C._dispatch_key_parse("VmapMode")
 
 
+def _is_transformed() -> bool:
+    """Whether a transform, forward mode or a batch of gradients asks for more than the result."""
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
+        return True
+    return bool(torch._C._dispatch_tls_is_dispatch_key_included(_BATCHED))
+
+
 def _one_by_one(run: Callable[..., Any], arguments: Sequence[Any]) -> list[Any]:
     """The results of `run` for each entry of such a batch."""
     level = torch._C._vmapmode_increment_nesting() - 1
@@ -243,6 +250,13 @@ def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
     count, outputs = len(parts.batch_dims), len(parts.out_dims)
 
     class Function(torch.autograd.Function):
+        @classmethod
+        def apply(cls, *arguments: Any) -> Any:
+            if _is_transformed():
+                return super().apply(*arguments)
+            # past what binds arguments to a signature, which takes as long as a small kernel
+            return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
+
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             *tensors, options, keep = arguments
@@ -261,7 +275,10 @@ def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
             needs = tuple(ctx.needs_input_grad[:count])
             if all(g is None for g in grads[:outputs]):
                 return (None,) * (count + 2)
-            found = iter(gradients.apply(*ctx.saved_tensors, *grads[:outputs], ctx.options, needs))
+            saved = (*ctx.saved_tensors, *grads[:outputs])
+            if not (torch.is_grad_enabled() or _is_transformed()):  # nobody differentiates the gradients
+                return (*parts.backward(*parts.cut(saved), ctx.options, needs), None, None)
+            found = iter(gradients.apply(*saved, ctx.options, needs))
             return (*(next(found) if needed else None for needed in needs), None, None)
 
         @staticmethod

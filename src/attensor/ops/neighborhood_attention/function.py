@@ -17,15 +17,18 @@ import torch
 from torch import Tensor
 
 from attensor.ops._confine import is_finite, may_hide, visible_product
+from attensor.ops._kept import kept
 from attensor.ops._kernel import Tensors, differentiable, register
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.neighborhood_attention.fused import attend, attend_backward, can_fuse, loses_digits, whole_backward
+from attensor.ops.neighborhood_attention.line import attend_line, line_backward, spacing_of
 from attensor.ops.neighborhood_attention.neighborhood import Axis, keys_seen
 from attensor.ops.neighborhood_attention.reference import dense_neighborhood
 from attensor.ops.neighborhood_attention.scores import (
     LOG2_E,
     Operands,
     Piece,
+    add_to_boxes,
     cut,
     is_whole,
     put_rows,
@@ -34,7 +37,7 @@ from attensor.ops.neighborhood_attention.scores import (
     split_heads,
     tiling,
 )
-from attensor.ops.neighborhood_attention.tiles import Run, add_boxes
+from attensor.ops.neighborhood_attention.tiles import Run
 
 __all__ = ["Options", "neighborhood"]
 
@@ -52,9 +55,15 @@ class Options:
     @classmethod
     def of(cls, axes: Sequence[Axis], scale: float) -> Options:
         """Of undilated axes, without their lengths."""
-        return cls(tuple(n for axis in axes for n in (axis.window, axis.stride, _BORDERS.index(axis[-2:]))), scale)
+        return cls(_windows(axes), scale)
 
 
+@kept
+def _windows(axes: Sequence[Axis]) -> tuple[int, ...]:
+    return tuple(n for axis in axes for n in (axis.window, axis.stride, _BORDERS.index(axis[-2:])))
+
+
+@kept
 def _axes(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
     """The axes of queries of shape [B, *space, H, K]."""
     triples = zip(q[1:-2], windows[::3], windows[1::3], windows[2::3])
@@ -63,28 +72,36 @@ def _axes(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
 
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *more, windows, scale = rest
-    x = Operands.of(q, k, v, *more)
     axes = _axes(q.shape, windows)
-    if can_fuse(x, scale):
-        out, lse = attend(x, axes, scale)
-        if is_finite(out) and not (may_hide(lse) and not is_finite(q, k)):
-            return out, lse
+    fused = _run_fused((q, k, v, *more), axes, scale)
+    if fused is not None and is_finite(fused[0]) and not (may_hide(fused[1]) and not is_finite(q, k)):
+        return fused
+    x = Operands.of(q, k, v, *more)
     out = v.new_empty(*q.shape[:-1], v.shape[-1])
     lse = q.new_empty(q.shape[:-1], dtype=x.dtype)
     out_rows, lse_rows = (split_heads(t, k.shape[-2]) for t in (out, lse[..., None]))
     for piece in cut(x, axes):
-        scores, _, values = scores_of(x, piece, scale)
+        scores, (*_, values) = scores_of(x, piece, scale)
         weights, total, top = _weights(scores)
-        found = torch.bmm(weights, values)
+        found = torch.matmul(weights, values)
         # a row of nothing but -inf is closed, unless its numbers are not finite
         if not is_finite(found) or (may_hide(total) and not is_finite(q, k)):
-            scores, _, values = scores_of(x, piece, scale, is_confined=True)
+            scores, (*_, values) = scores_of(x, piece, scale, is_confined=True)
             is_visible = scores != -math.inf
             weights, total, top = _weights(scores)
             found = visible_product(weights, values, is_visible)
         put_rows(out_rows, piece, found.div_(total.clamp_min(_TINY)))
         put_rows(lse_rows, piece, total.log2_().add_(top).div_(LOG2_E))
     return out, lse
+
+
+def _run_fused(tensors: Tensors, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor] | None:
+    """As `_run`, where everything is finite; None where the kernels do not compute this."""
+    if scale > 0 and (spacing := spacing_of(tensors, axes)) is not None:
+        q, k, v, *_ = tensors
+        return attend_line(q, k, v, spacing, scale)
+    x = Operands.of(*tensors)
+    return attend(x, axes, scale) if can_fuse(x, scale) else None
 
 
 def _weights(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,15 +114,26 @@ def _weights(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, bias, additional keys and values; empty where there are none."""
     *more, out, lse, grad_out, grad_lse, windows, scale = rest
-    x, axes = Operands.of(q, k, v, *more), _axes(q.shape, windows)
-    is_fused = can_fuse(x, scale) and x.bias is None and grad_lse is None and not loses_digits(lse)
-    if is_fused and is_whole(x, axes, is_fused=True):
-        of_q, of_k, of_v, *of_extra = whole_backward(x, axes, scale, out, lse, grad_out)
-        grads = [of_q, of_k, of_v, None, *of_extra]
+    axes = _axes(q.shape, windows)
+    is_plain = scale > 0 and grad_lse is None
+    spacing = spacing_of((q, k, v, *more), axes) if is_plain else None
+    if spacing is not None and not loses_digits(lse):
+        grads = [*line_backward((q, k, v), spacing, scale, out, lse, grad_out), None, None, None]
     else:
-        grads = _tiles_backward(x, axes, scale, (out, lse, grad_out, grad_lse), is_fused=is_fused)
+        grads = _grid_backward(Operands.of(q, k, v, *more), axes, scale, (out, lse, grad_out, grad_lse))
     like = (q, k, v, more[0], more[1], more[2])
     return tuple(q.new_empty(0) if g is None else g.to(t.dtype).contiguous() for g, t in zip(grads, like))
+
+
+def _grid_backward(
+    x: Operands, axes: tuple[Axis, ...], scale: float, results: tuple[Tensor, Tensor, Tensor, Tensor | None]
+) -> list[Tensor | None]:
+    """As `_run_backward`, of `results`: out, lse and their gradients."""
+    is_fused = can_fuse(x, scale) and x.bias is None and results[3] is None and not loses_digits(results[1])
+    if is_fused and is_whole(x, axes, is_fused=True):
+        of_q, of_k, of_v, *of_extra = whole_backward(x, axes, scale, *results[:3])
+        return [of_q, of_k, of_v, None, *of_extra]
+    return _tiles_backward(x, axes, scale, results, is_fused=is_fused)
 
 
 def _tiles_backward(
@@ -116,7 +144,7 @@ def _tiles_backward(
     *,
     is_fused: bool,
 ) -> list[Tensor | None]:
-    """As `_run_backward`, of `results`: out, lse and their gradients; in the operands' working dtype."""
+    """As `_grid_backward`, in the working dtype."""
     kv_heads = x.k.shape[1]
     out, lse, of_out = (split_heads(t, kv_heads) for t in (results[0], results[1][..., None], results[2]))
     of_lse = None if results[3] is None else split_heads(results[3][..., None], kv_heads)
@@ -126,18 +154,18 @@ def _tiles_backward(
     if is_fused:
         attend_backward(x, axes, scale, (out, lse, of_out), (grad_q, grad_k, grad_v, grad_extra_k, grad_extra_v))
     for piece in () if is_fused else cut(x, axes):
-        scores, keys, values = scores_of(x, piece, scale)
-        grad = rows_of(of_out, piece, x.dtype)
+        scores, (queries, keys, values) = scores_of(x, piece, scale)
+        grad = rows_of(of_out, piece).to(x.dtype)
         # not by the log-sum-exp, of which large scores leave no digits
         weights, total, _ = _weights(scores)
         weights.div_(total.clamp_min_(_TINY))
-        _add_keys(grad_v, grad_extra_v, torch.bmm(weights.mT, grad), piece)
+        add_to_boxes(grad_v, grad_extra_v, torch.matmul(weights.mT, grad), piece)
         # the sum of P dP is taken over the same numbers, so that a weight of 1 alone gives 0 and no rounding
-        grad_scores = torch.ops.aten._softmax_backward_data(torch.bmm(grad, values.mT), weights, -1, x.dtype)
+        grad_scores = torch.ops.aten._softmax_backward_data(torch.matmul(grad, values.mT), weights, -1, x.dtype)
         if of_lse is not None:
-            grad_scores.addcmul_(weights, rows_of(of_lse, piece, x.dtype))
-        put_rows(grad_q, piece, torch.bmm(grad_scores, keys).mul_(scale))
-        _add_keys(grad_k, grad_extra_k, torch.bmm(grad_scores.mT, rows_of(x.q, piece, x.dtype)).mul_(scale), piece)
+            grad_scores.addcmul_(weights, rows_of(of_lse, piece).to(x.dtype))
+        put_rows(grad_q, piece, torch.matmul(grad_scores, keys).mul_(scale))
+        add_to_boxes(grad_k, grad_extra_k, torch.matmul(grad_scores.mT, queries), piece)
         if grad_bias is not None:
             _add_bias(grad_bias, grad_scores, piece)
     inside = [slice(n) for n in x.q.shape[3:-1]]
@@ -225,20 +253,10 @@ def _with_margin(x: Tensor, along: Sequence[Sequence[Run]], dtype: torch.dtype) 
     return x.new_zeros(*x.shape[:2], *space, x.shape[-1], dtype=dtype)
 
 
-def _add_keys(total: Tensor, extra: Tensor | None, part: Tensor, piece: Piece) -> None:
-    """Add gradients [M, keys + E, D] to those of the keys in the boxes, and of the additional keys."""
-    part = torch.unflatten(part, 0, (*total[piece.batch].shape[:2], -1))
-    add_boxes(total[piece.batch], part[:, :, :, : piece.box], piece.runs)
-    if extra is not None:
-        extra[piece.batch] += part[:, :, :, piece.box :].sum(2)
-
-
 def _add_bias(total: Tensor, grad_scores: Tensor, piece: Piece) -> None:
-    """Add gradients of scores [M, R * queries, keys + E] to those of the table [Hkv, R, *(2 w - 1)]."""
+    """Add gradients of scores [Hkv, B * tiles, R * queries, keys + E] to those of the table [Hkv, R, *(2 w - 1)]."""
     if piece.offsets is None:
         return
-    kv_heads, groups = total.shape[:2]
-    of_pairs = torch.unflatten(grad_scores[..., : piece.box], 1, (groups, -1))
-    of_pairs = torch.unflatten(of_pairs, 0, (-1, kv_heads, piece.tiles)).sum((0, 2))  # [Hkv, R, queries, keys]
-    index = piece.offsets.flatten().expand(kv_heads, groups, -1)
+    of_pairs = torch.unflatten(grad_scores[..., : piece.box].sum(1), 1, (total.shape[1], -1))  # [Hkv, R, queries, keys]
+    index = piece.offsets.flatten().expand(*total.shape[:2], -1)
     total.flatten(2).scatter_add_(2, index, of_pairs.flatten(2))

@@ -13,8 +13,19 @@ import torch
 from torch import Tensor
 
 from attensor.ops.neighborhood_attention.neighborhood import Axis
-from attensor.ops.neighborhood_attention.scores import Operands, Piece, cut, is_whole, layout
-from attensor.ops.neighborhood_attention.tiles import add_boxes, boxes, tiles, whole
+from attensor.ops.neighborhood_attention.scores import (
+    Operands,
+    Piece,
+    add_to_boxes,
+    boxes_of,
+    cut,
+    is_whole,
+    layout,
+    of_each_pair,
+    put_rows,
+    rows_of,
+)
+from attensor.ops.neighborhood_attention.tiles import whole
 from attensor.ops.softmax_attention.fold import with_unit_stride
 
 __all__ = ["attend", "attend_backward", "can_fuse", "loses_digits", "whole_backward"]
@@ -32,7 +43,10 @@ def can_fuse(x: Operands, scale: float) -> bool:
 
 def loses_digits(lse: Tensor) -> bool:
     """Whether scores are so large that exp(scores - lse) is too rough for derivatives."""
-    return float(lse.masked_fill(lse == -math.inf, 0.0).abs().amax()) > _LARGE
+    largest = float(lse.abs().amax())
+    if largest == math.inf:  # a row without keys has nothing to lose
+        largest = float(lse.masked_fill(lse == -math.inf, 0.0).abs().amax())
+    return largest > _LARGE
 
 
 def attend(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:
@@ -56,17 +70,14 @@ def attend_backward(
     """
     of_q, of_k, of_v, of_extra_k, of_extra_v = grads
     for piece in cut(x, axes, base=1.0):
-        queries, keys, values = _rows(x.q, piece), _boxes(x.k, x.extra_k, piece), _boxes(x.v, x.extra_v, piece)
-        out, lse, of_out = (_rows(t, piece) for t in results)
+        queries, keys, values = _operands(x, piece)
+        out, lse, of_out = (with_unit_stride(rows_of(t, piece)) for t in results)
         found = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
             of_out, queries, keys, values, out, lse[..., 0], 0.0, False, attn_mask=_mask(piece, queries), scale=scale
         )
-        _put(of_q, piece, found[0])
-        for total, extra, part in ((of_k, of_extra_k, found[1]), (of_v, of_extra_v, found[2])):
-            part = torch.unflatten(part, 1, (-1, piece.tiles)).transpose(0, 1)  # [B, Hkv, tiles, keys + E, D]
-            add_boxes(total[piece.batch], part[:, :, :, : piece.box], piece.runs)
-            if extra is not None:
-                extra[piece.batch] += part[:, :, :, piece.box :].sum(2)
+        put_rows(of_q, piece, found[0])
+        add_to_boxes(of_k, of_extra_k, found[1], piece)
+        add_to_boxes(of_v, of_extra_v, found[2], piece)
 
 
 def _attend_whole(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Tensor, Tensor]:
@@ -129,8 +140,7 @@ def _added(x: Operands, axes: tuple[Axis, ...]) -> Tensor:
     closed, offsets = layout(axes, whole(axes), 0 if x.extra_k is None else x.extra_k.shape[2], x.dtype, x.q.device)
     if x.bias is None:
         return closed[None, None]
-    table = x.bias.flatten(2).flatten(0, 1).to(x.dtype)
-    added = table.index_select(1, offsets.flatten()).view(1, -1, *offsets.shape)
+    added = of_each_pair(x.bias, offsets).to(x.dtype).flatten(0, 1)[None]
     extra = closed.shape[1] - offsets.shape[1]
     return closed + (torch.nn.functional.pad(added, (0, extra)) if extra else added)
 
@@ -142,16 +152,22 @@ def _attend_tiles(x: Operands, axes: tuple[Axis, ...], scale: float) -> tuple[Te
     out_rows, lse_rows = (torch.unflatten(t.movedim(-2, 1), 1, (kv_heads, -1)) for t in (out, lse[..., None]))
     may_close = _may_close(x.bias)
     for piece in cut(x, axes, base=1.0):
-        queries, keys, values = _rows(x.q, piece), _boxes(x.k, x.extra_k, piece), _boxes(x.v, x.extra_v, piece)
+        queries, keys, values = _operands(x, piece)
         mask = _mask(piece, queries)
         found, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             queries, keys, values, 0.0, False, attn_mask=mask, scale=scale
         )
         if may_close:
             sums = sums.masked_fill((mask == -math.inf).all(-1), -math.inf)
-        _put(out_rows, piece, found)
-        _put(lse_rows, piece, sums[..., None])
+        put_rows(out_rows, piece, found)
+        put_rows(lse_rows, piece, sums[..., None])
     return out, lse
+
+
+def _operands(x: Operands, piece: Piece) -> tuple[Tensor, ...]:
+    """Queries, keys and values [Hkv, B * tiles, rows, D]."""
+    found = rows_of(x.q, piece), boxes_of(x.k, x.extra_k, piece), boxes_of(x.v, x.extra_v, piece)
+    return tuple(map(with_unit_stride, found))
 
 
 def _mask(piece: Piece, queries: Tensor) -> Tensor:
@@ -159,24 +175,3 @@ def _mask(piece: Piece, queries: Tensor) -> Tensor:
     added = piece.added[:, 0]  # [Hkv or 1, R or 1, queries, keys + E]
     groups = queries.shape[2] // added.shape[2]
     return added.expand(-1, groups, -1, -1).reshape(added.shape[0], 1, -1, added.shape[3])
-
-
-def _rows(x: Tensor, piece: Piece) -> Tensor:
-    """[B, Hkv, R, *space, D] -> [Hkv, B * tiles, R * queries, D]."""
-    view = tiles(x[piece.batch].transpose(0, 1), piece.runs)
-    rank = len(piece.runs)
-    return with_unit_stride(view.reshape(view.shape[0], math.prod(view.shape[1 : 2 + rank]), -1, view.shape[-1]))
-
-
-def _put(x: Tensor, piece: Piece, rows: Tensor) -> None:
-    view = tiles(x[piece.batch].transpose(0, 1), piece.runs)
-    view.copy_(rows.reshape(view.shape))
-
-
-def _boxes(x: Tensor, extra: Tensor | None, piece: Piece) -> Tensor:
-    """[Hkv, B * tiles, keys + E, D]."""
-    found = boxes(x[piece.batch].transpose(0, 1), piece.runs)
-    if extra is not None:
-        more = extra[piece.batch].transpose(0, 1)[:, :, None].expand(-1, -1, found.shape[2], -1, -1)
-        found = torch.cat([found, more], 3)
-    return with_unit_stride(found.flatten(1, 2))

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._kept import kept
 
 __all__ = ["Axis", "axes_of", "key_range", "keys_seen"]
 
@@ -63,6 +64,7 @@ def keys_seen(axis: Axis) -> int:
     return pairs
 
 
+@kept
 def axes_of(
     space: tuple[int, ...],
     window_size: int | tuple[int, ...],

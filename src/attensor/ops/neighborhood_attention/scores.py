@@ -19,10 +19,12 @@ from torch import Tensor
 from attensor.ops._precision import working_dtype
 from attensor.ops.neighborhood_attention.neighborhood import Axis
 from attensor.ops.neighborhood_attention.tiles import (
+    KEPT,
     Run,
+    add_boxes,
     allowed_in_box,
     boxes,
-    costs_less_whole,
+    costs_less_at_once,
     offsets_in_box,
     pieces,
     runs,
@@ -34,9 +36,12 @@ __all__ = [
     "LOG2_E",
     "Operands",
     "Piece",
+    "add_to_boxes",
+    "boxes_of",
     "cut",
     "is_whole",
     "layout",
+    "of_each_pair",
     "put_rows",
     "rows_of",
     "scores_of",
@@ -46,9 +51,8 @@ __all__ = [
 
 LOG2_E = log2(e)
 
-# Scores held at once: 1 MiB in float32, which stay in a core's cache.
-_SCORES = 2**18
-_KEPT = 2**16  # pairs of a layout that is not made anew
+# Scores held at once: 2 MiB in float32. More leave the cache, and fewer take as long as what is done for each piece.
+_SCORES = 2**19
 
 
 class Operands(NamedTuple):
@@ -116,7 +120,7 @@ def cut(x: Operands, axes: tuple[Axis, ...], base: float = LOG2_E) -> Iterator[P
         added, offsets = closed[None, None, None], None
         if x.bias is not None:
             offsets = entries
-            of_pairs = x.bias.flatten(2)[:, :, entries].to(x.dtype) * base
+            of_pairs = of_each_pair(x.bias, entries).to(x.dtype) * base
             added = closed + F.pad(of_pairs, (0, extra))[:, None]
         tile_scores = max(1, heads * closed.numel())
         rows = max(1, min(batch, _SCORES // tile_scores))
@@ -128,7 +132,8 @@ def cut(x: Operands, axes: tuple[Axis, ...], base: float = LOG2_E) -> Iterator[P
 def is_whole(x: Operands, axes: tuple[Axis, ...], *, is_fused: bool = False) -> bool:
     """Whether the grid is one tile."""
     rows = x.q.shape[0] * x.q.shape[1] * x.q.shape[2]
-    return x.first_key is None and costs_less_whole(axes, rows, is_fused=is_fused)
+    scores = prod([axis.length for axis in axes]) ** 2
+    return x.first_key is None and costs_less_at_once(axes, scores, rows, is_fused=is_fused)
 
 
 def tiling(x: Operands, axes: tuple[Axis, ...]) -> list[list[Run]]:
@@ -138,12 +143,18 @@ def tiling(x: Operands, axes: tuple[Axis, ...]) -> list[list[Run]]:
     return [runs(axis, len(axes)) for axis in axes]
 
 
+def of_each_pair(bias: Tensor, entries: Tensor) -> Tensor:
+    """[Hkv, R, *(2 w - 1)] at entries [queries, keys] of the flattened table: [Hkv, R, queries, keys]."""
+    table = bias.flatten(2).flatten(0, 1)  # of two axes, of which torch knows a faster way than of more
+    return table.index_select(1, entries.flatten()).view(*bias.shape[:2], *entries.shape)
+
+
 def layout(
     axes: tuple[Axis, ...], combination: tuple[Run, ...], extra: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """What is added to scores [queries in a tile, keys in a box + E]: 0 or -inf; and the bias entry of each pair."""
     pairs = prod(run.tile * run.box for run in combination)
-    return (_kept_layout if pairs <= _KEPT else _layout)(axes, combination, extra, dtype, device)
+    return (_kept_layout if pairs <= KEPT else _layout)(axes, combination, extra, dtype, device)
 
 
 def _layout(
@@ -158,51 +169,67 @@ def _layout(
 _kept_layout = functools.lru_cache(maxsize=64)(_layout)
 
 
-def rows_of(x: Tensor, piece: Piece, dtype: torch.dtype) -> Tensor:
-    """[B, Hkv, R, *space, D] -> [M, R * queries, D], M = batch x kv heads x tiles; may share memory with x."""
-    view = tiles(x[piece.batch], piece.runs)
-    rank = len(piece.runs)
-    return view.reshape(prod(view.shape[: 2 + rank]), prod(view.shape[2 + rank : -1]), view.shape[-1]).to(dtype)
+def rows_of(x: Tensor, piece: Piece) -> Tensor:
+    """[B, Hkv, R, *space, D] -> [Hkv, B * tiles, R * queries, D]; may share memory with x."""
+    view = tiles(x[piece.batch].transpose(0, 1), piece.runs)
+    outer = 2 + len(piece.runs)
+    return view.reshape(view.shape[0], prod(view.shape[1:outer]), prod(view.shape[outer:-1]), view.shape[-1])
 
 
 def put_rows(x: Tensor, piece: Piece, rows: Tensor) -> None:
-    """Write [M, R * queries, D] to where the tiles lie in [B, Hkv, R, *space, D]."""
-    view = tiles(x[piece.batch], piece.runs)
-    view.copy_(rows.view(view.shape))
+    """Write [Hkv, B * tiles, R * queries, D] to where the tiles lie in [B, Hkv, R, *space, D]."""
+    view = tiles(x[piece.batch].transpose(0, 1), piece.runs)
+    view.copy_(rows.reshape(view.shape))
 
 
-def scores_of(x: Operands, piece: Piece, scale: float, is_confined: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores in base 2 [M, R * queries, keys + E], and the keys and values [M, keys + E, K or V].
+def boxes_of(x: Tensor, extra: Tensor | None, piece: Piece) -> Tensor:
+    """[B, Hkv, *space, D] and additional [B, Hkv, E, D] -> [Hkv, B * tiles, keys + E, D]."""
+    found = boxes(x[piece.batch].transpose(0, 1), piece.runs)
+    if extra is not None:
+        more = extra[piece.batch].transpose(0, 1)[:, :, None].expand(-1, -1, found.shape[2], -1, -1)
+        found = torch.cat([found, more], 3)
+    return found.flatten(1, 2)
+
+
+def add_to_boxes(x: Tensor, extra: Tensor | None, part: Tensor, piece: Piece) -> None:
+    """Add [Hkv, B * tiles, keys + E, D] to the keys [B, Hkv, *padded space, D] in the boxes, and to the additional."""
+    part = torch.unflatten(part, 1, (-1, piece.tiles)).transpose(0, 1)  # [B, Hkv, tiles, keys + E, D]
+    add_boxes(x[piece.batch], part[:, :, :, : piece.box], piece.runs)
+    if extra is not None:
+        extra[piece.batch] += part[:, :, :, piece.box :].sum(2)
+
+
+def scores_of(
+    x: Operands, piece: Piece, scale: float, is_confined: bool = False
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Scores in base 2 [Hkv, B * tiles, R * queries, keys + E], and the scaled queries, the keys and the values.
 
     Confined: a key that is NaN gives the score -inf where it is not seen, and a row whose visible keys all score -inf
     is NaN: it is not the row that sees nothing.
     """
-    keys, values = _keys(x.k, x.extra_k, piece, x.dtype), _keys(x.v, x.extra_v, piece, x.dtype)
+    keys, values = (boxes_of(t, e, piece).to(x.dtype) for t, e in ((x.k, x.extra_k), (x.v, x.extra_v)))
+    queries = rows_of(x.q, piece).to(x.dtype) * scale
     # the base is changed last: scores that are equal stay so, however large
-    scores = torch.bmm(rows_of(x.q, piece, x.dtype) * scale, keys.flatten(0, 2).mT).mul_(LOG2_E)
-    view = scores.view(*keys.shape[:3], x.q.shape[2], -1, keys.shape[3])  # [B, Hkv, tiles, R, queries, keys + E]
+    scores = torch.matmul(queries, keys.mT).mul_(LOG2_E)
+    view = torch.unflatten(scores, 2, (x.q.shape[2], -1))  # [Hkv, B * tiles, R, queries, keys + E]
     view += piece.added
     closed = piece.added == -math.inf
     if is_confined:
         view.masked_fill_(closed, -math.inf)
     if x.first_key is not None:
-        run = piece.runs[0]
-        step = run.tile * torch.arange(run.count, device=scores.device)[:, None]
-        place = run.key + step + torch.arange(run.box, device=scores.device)
-        first = x.first_key.narrow(0, run.query, run.count * run.tile).view(run.count, run.tile)
-        before = place[:, None, :] < first[..., None]  # [tiles, queries, keys]
-        view[..., : run.box].masked_fill_(before[:, None], float("-inf"))
-        closed = closed | F.pad(before, (0, view.shape[-1] - run.box))[:, None]
+        before = _before(x.first_key, piece).repeat(scores.shape[1] // piece.tiles, 1, 1, 1)
+        view[..., : piece.box].masked_fill_(before, -math.inf)
+        closed = closed | F.pad(before, (0, view.shape[-1] - piece.box))
     if is_confined:
         lost = (view == -math.inf).all(-1, keepdim=True) & ~closed
         view.masked_fill_(lost, math.nan)
-    return scores, keys.flatten(0, 2), values.flatten(0, 2)
+    return scores, (queries, keys, values)
 
 
-def _keys(x: Tensor, extra: Tensor | None, piece: Piece, dtype: torch.dtype) -> Tensor:
-    """[B, Hkv, tiles, keys + E, D]."""
-    found = boxes(x[piece.batch], piece.runs).to(dtype)
-    if extra is None:
-        return found
-    more = extra[piece.batch, :, None].to(dtype).expand(-1, -1, found.shape[2], -1, -1)
-    return torch.cat([found, more], 3)
+def _before(first_key: Tensor, piece: Piece) -> Tensor:
+    """Which keys of a box come before the first that a query may see: [tiles, 1, queries, keys]."""
+    (run,) = piece.runs
+    places = run.tile * torch.arange(run.count, device=first_key.device)[:, None]
+    keys = run.key + places + torch.arange(run.box, device=first_key.device)
+    first = first_key.narrow(0, run.query, run.count * run.tile).view(run.count, 1, run.tile, 1)
+    return keys[:, None, None, :] < first

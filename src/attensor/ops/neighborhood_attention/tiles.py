@@ -17,11 +17,12 @@ from torch import Tensor
 from attensor.ops.neighborhood_attention.neighborhood import Axis, key_range
 
 __all__ = [
+    "KEPT",
     "Run",
     "add_boxes",
     "allowed_in_box",
     "boxes",
-    "costs_less_whole",
+    "costs_less_at_once",
     "offsets_in_box",
     "pieces",
     "runs",
@@ -33,6 +34,7 @@ __all__ = [
 # product.
 _TILE = {1: 64, 2: 8, 3: 4}
 _CALL = 30_000  # scores that take as long as what is done for each piece beside its scores
+KEPT = 2**16  # pairs of a mask that is not made anew
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ class Run:
 
 def runs(axis: Axis, rank: int) -> list[Run]:
     """The runs along one axis of a grid of `rank` axes, in order."""
-    # a multiple of the stride, so that every inner tile holds whole stride groups and looks like the next one
-    tile = min(axis.length, axis.stride * max(1, round(_TILE[rank] / axis.stride)))
+    tile = _tile(axis, rank)
     found = []
     start = 0
     while start < axis.length:
@@ -69,14 +70,22 @@ def runs(axis: Axis, rank: int) -> list[Run]:
     return found
 
 
+def _tile(axis: Axis, rank: int) -> int:
+    """Queries of a tile along an axis, so that all are as long: a shorter one would be a call of its own."""
+    tiles = -(-axis.length // _TILE[rank])
+    groups = -(-axis.length // (tiles * axis.stride))
+    # a multiple of the stride, so that every inner tile holds whole stride groups and looks like the next one
+    return min(axis.length, axis.stride * groups)
+
+
 def whole(axes: tuple[Axis, ...]) -> tuple[Run, ...]:
     """One tile that is the grid."""
     return tuple(Run(0, axis.length, 1, 0, axis.length) for axis in axes)
 
 
 @functools.cache
-def costs_less_whole(axes: tuple[Axis, ...], rows: int, *, is_fused: bool) -> bool:
-    """Whether all scores of a grid are cheaper than those of its tiles, for so many heads of the whole batch.
+def costs_less_at_once(axes: tuple[Axis, ...], scores: int, rows: int, *, is_fused: bool) -> bool:
+    """Whether so many scores in one call are cheaper than those of the tiles, for so many heads of the whole batch.
 
     Costs are in scores of a whole grid, measured: with 32 channels a score takes a fused kernel two nanoseconds.
     """
@@ -84,7 +93,7 @@ def costs_less_whole(axes: tuple[Axis, ...], rows: int, *, is_fused: bool) -> bo
     along = [runs(axis, len(axes)) for axis in axes]
     of_tiles = prod(sum(run.count * run.tile * run.box for run in some) for some in along)
     calls = prod(map(len, along))
-    return rows * prod(axis.length for axis in axes) ** 2 <= dearer * rows * of_tiles + _CALL * calls
+    return rows * scores <= dearer * rows * of_tiles + _CALL * calls
 
 
 def pieces(combination: tuple[Run, ...], limit: int) -> list[tuple[Run, ...]]:
