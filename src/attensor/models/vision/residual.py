@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attensor.models.blocks import ACTIVATIONS, DropPath
 from attensor.models.vision.image_model import run
@@ -20,6 +21,11 @@ from attensor.models.vision.mbconv import SqueezeExcite
 from attensor.nn.halo import HaloAttention
 
 __all__ = ["GATES", "Blocks", "Bottleneck", "ChannelGate", "ConvNorm", "Pool", "Stem"]
+
+
+def _activated(x: Tensor, activation: str) -> Tensor:
+    """An activation of what nobody else reads, written over it where the derivative needs the result alone."""
+    return F.relu_(x) if activation == "relu" else ACTIVATIONS[activation](x)
 
 
 class ConvNorm(nn.Module):
@@ -55,7 +61,7 @@ class ConvNorm(nn.Module):
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[B, rows, columns, C] to [B, ceil(rows / stride), ceil(columns / stride), C']."""
         out: Tensor = self.bn(self.conv(hidden_states.movedim(-1, 1)))
-        return (out if self.activation is None else ACTIVATIONS[self.activation](out)).movedim(1, -1)
+        return (out if self.activation is None else _activated(out, self.activation)).movedim(1, -1)
 
 
 class Stem(nn.Sequential):
@@ -165,11 +171,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[B, rows, columns, C] to [B, ceil(rows / stride), ceil(columns / stride), C']."""
-        activation, inside = ACTIVATIONS[self.activation], self.conv1_1x1(hidden_states)
+        inside = self.conv1_1x1(hidden_states)
         if self.self_attn is None:
             inside = self.attn(self.conv2_kxk(inside).movedim(-1, 1)).movedim(1, -1)
         else:
             # in memory as the map came: convolutions and norms are slow where two layouts meet
             is_channels_last, mixed = inside.is_contiguous(), self.self_attn(inside).movedim(-1, 1)
-            inside = activation(self.post_attn(mixed if is_channels_last else mixed.contiguous())).movedim(1, -1)
-        return activation(self.shortcut(hidden_states) + self.drop_path(self.conv3_1x1(inside)))
+            normed = self.post_attn(mixed if is_channels_last else mixed.contiguous())
+            inside = _activated(normed, self.activation).movedim(1, -1)
+        return _activated(self.shortcut(hidden_states) + self.drop_path(self.conv3_1x1(inside)), self.activation)
