@@ -99,7 +99,8 @@ def differentiable(
         forward: (tensors, options, keep) -> outputs, then what is kept for `backward`: empty tensors unless `keep`.
         backward: (tensors, kept, gradients of the outputs, options, needs) -> a gradient for each tensor, None where
             `needs` is False. Gradients that nobody has come as None.
-        definition: (tensors, options) -> outputs, in operations of torch that have all derivatives.
+        definition: (tensors, options) -> outputs, in operations of torch that have all derivatives; it also is what
+            a program in ONNX consists of.
         batch_dims: where the batch stands in each tensor; None: it has none, and cannot be vmapped.
         out_dims: where it stands in each output.
         kept_dims: where it stands in each kept tensor.
@@ -113,6 +114,8 @@ def differentiable(
     def call(tensors: Tensors, options: Any) -> tuple[Tensor, ...]:
         needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         if torch.compiler.is_compiling():
+            if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
+                return tuple(definition(tensors, options))  # ONNX knows operations of torch, and no kernels of ours
             if needs_gradient:  # else Dynamo fails on the function
                 return traced.apply(*tensors, options, needs_gradient)[:outputs]  # type: ignore[no-any-return]
         elif needs_gradient or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
