@@ -95,6 +95,17 @@ def test_norms_are_over_the_batch_in_training_alone() -> None:
     assert not torch.equal(model[1].running_mean, before)
 
 
+def test_a_model_of_images_is_given_levels() -> None:
+    ours, timm, _ = vision.PEERS
+    problem = vision.VisionProblem("axial_digits", 2, 8, 1)
+    contestant = ours.build(problem)
+    assert contestant.forward().shape == (2, 1, 8, 8, 17)
+    gradients = contestant.call("training")()
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    with pytest.raises(LeftOut, match=r"has no axial_digits|timm is not installed"):
+        timm.build(problem)
+
+
 @NEEDS_TIMM
 @pytest.mark.slow
 def test_swin_stands_beside_models_of_its_size() -> None:
