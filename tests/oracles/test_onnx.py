@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 
 from attensor.catalogue import cards, load
 from attensor.models.vision.image_model import ImageModel
-from attensor.models.vision.nat import NAT
 
 for package in ("onnx", "onnxscript"):  # what torch.onnx is made of
     pytest.importorskip(package, reason=f"{package} is not installed: pip install {package}")
@@ -23,12 +21,9 @@ FREE = torch.export.Dim.DYNAMIC
 
 
 def models() -> dict[str, tuple[type[ImageModel], Any]]:
-    """Every class of image models that a card names, as small as it gets, and what a card calls by another name."""
+    """Every class of image models that a card names, as small as it gets; that of NAT is dilated as well."""
     kinds = [load(path) for card in cards().values() for path in card.models if ".vision." in path]
-    found = {kind.__name__: (kind, kind.tiny) for kind in kinds if issubclass(kind, ImageModel)}
-    depths = NAT.tiny.depths
-    dilations = tuple(tuple(2 if i % 2 else 1 for i in range(depth)) for depth in depths)
-    return found | {"DiNAT": (NAT, replace(NAT.tiny, dilations=dilations))}
+    return {kind.__name__: (kind, kind.tiny) for kind in kinds if issubclass(kind, ImageModel)}
 
 
 def built(name: str) -> nn.Module:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["differentiable", "fold_batch", "register"]
+__all__ = ["differentiable", "fold_batch", "is_for_onnx", "register"]
 
 _LIBRARY = torch.library.Library("attensor", "FRAGMENT")
 
@@ -83,6 +83,11 @@ def is_direct(arguments: Sequence[Any]) -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def is_for_onnx() -> bool:
+    """Whether a program is being made for ONNX, which has operations of torch and no kernels of ours."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
 def differentiable(
     forward: Forward,
     backward: Backward,
@@ -114,8 +119,8 @@ def differentiable(
     def call(tensors: Tensors, options: Any) -> tuple[Tensor, ...]:
         needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         if torch.compiler.is_compiling():
-            if torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export():
-                return tuple(definition(tensors, options))  # ONNX knows operations of torch, and no kernels of ours
+            if is_for_onnx():
+                return tuple(definition(tensors, options))
             if needs_gradient:  # else Dynamo fails on the function
                 return traced.apply(*tensors, options, needs_gradient)[:outputs]  # type: ignore[no-any-return]
         elif needs_gradient or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
