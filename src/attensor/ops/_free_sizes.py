@@ -70,7 +70,9 @@ def cropped(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
 
 def gathered(x: Tensor, axis: int, index: Tensor, is_there: Tensor) -> Tensor:
     """The places of an axis that an index names, zeros where nothing is."""
-    return torch.where(is_there[(..., *(None,) * (x.ndim - axis - 1))], x.index_select(axis, index), x.new_zeros(()))
+    found, is_there = x.index_select(axis, index), is_there[(..., *(None,) * (x.ndim - axis - 1))]
+    # onnxruntime does not choose between booleans
+    return found & is_there if x.dtype == torch.bool else torch.where(is_there, found, x.new_zeros(()))
 
 
 def coordinates(sizes: Sequence[int], device: torch.device) -> list[Tensor]:
