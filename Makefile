@@ -49,6 +49,7 @@ $(VENV)/.oracles: $(VENV)/.dev
 	$(INSTALL) setuptools wheel
 	$(INSTALL) --no-build-isolation fla-core natten lightning_attn
 	$(INSTALL) --no-deps timm
+	$(INSTALL) onnx onnxruntime onnxscript
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

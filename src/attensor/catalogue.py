@@ -54,6 +54,14 @@ SYMBOLS = {
 # verb -> the first words of the commands that give it; `bench` measures and is no use of its own
 _VERBS = {"look": ("lens",), "edit": ("edit",), "solve": ("solve", "train", "plan")}
 
+# commands that take every model of a package: a card with such a model has them without saying it
+_OF_MODELS = {
+    "attensor.models.vision": {
+        "train image": "attensor.commands.train_image:TrainImage",
+        "bench vision": "attensor.commands.bench_vision:BenchVision",
+    }
+}
+
 # a line of code fits a terminal
 _WIDEST = 80
 _EXAMPLE = """
@@ -100,7 +108,8 @@ class Card:
             small enough for tests.
         presets: published model -> its number of parameters, known here without importing the model.
         commands: what is typed after `attensor` -> `"module:Class"` of a dataclass with `run()`, for instance
-            `{"bench linear": "attensor.commands.bench_linear:BenchLinear"}`.
+            `{"bench linear": "attensor.commands.bench_linear:BenchLinear"}`. Those that take every model of a package,
+            as `train image` does, are added for a card with such a model.
         swaps_into: kinds of foreign models that take it in the place of their own part.
         recipe: module whose `RECIPE` measures the paper's claim again.
         breaks: law of `tests/conformance/test_laws.py` -> why it cannot hold by definition.
@@ -122,6 +131,16 @@ class Card:
     swaps_into: tuple[str, ...] = ()
     recipe: str | None = None
     breaks: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Add the commands that its models bring."""
+        brought = {
+            words: path
+            for package, commands in _OF_MODELS.items()
+            if any(model.startswith(f"{package}.") for model in self.models)
+            for words, path in commands.items()
+        }
+        object.__setattr__(self, "commands", brought | self.commands)
 
     @property
     def verbs(self) -> tuple[str, ...]:
@@ -179,6 +198,7 @@ class Mechanism(Card):
 
     def __post_init__(self) -> None:
         """Put its operator and layer first among those of the card, and show how the layer is used."""
+        super().__post_init__()
         object.__setattr__(self, "operators", tuple(dict.fromkeys((self.operator, *self.operators))))
         object.__setattr__(self, "layers", tuple(dict.fromkeys((self.layer, *self.layers))))
         if not self.example:

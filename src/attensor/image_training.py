@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -28,9 +28,10 @@ from attensor.lab.worker import taking_kernels
 from attensor.models.convert import read_weights
 from attensor.models.vision.image_model import ImageModel
 from attensor.ops import kernels_form
-from attensor.train.image import ImageSetup, ImageTraining, Scores
+from attensor.train.image import ImageSetup, ImageTraining
 from attensor.train.image_folder import ImageFolder
 from attensor.train.image_recipe import ImageRecipe, find_recipe
+from attensor.train.image_tasks import Classes, ImageTask, task_of
 from attensor.train.loop import Progress
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["steps_within", "train_image"]
 
 INTERRUPTED = 130
-_DIGITS_SIZE = 32
 _MOST_IMAGES = {"cpu": 64, "cuda": 256}  # of a batch, if nobody says it
 _MOST_EVALUATIONS = 10
 _MOST_WORKERS = 8
@@ -62,6 +62,8 @@ def train_image(command: TrainImage, *, console: Console | None = None) -> int:
     console = console or Console()
     folder = ImageFolder(user_path(command.out, "--out"))
     kept = folder.kept()
+    task = _task(command.model)
+    command = replace(command, recipe=command.recipe or task.recipe)
     recipe = _recipe(command)
     if recipe.views.needs_kornia:
         need("kornia", purpose=f"the recipe {command.recipe}")
@@ -75,7 +77,7 @@ def train_image(command: TrainImage, *, console: Console | None = None) -> int:
     decided = kept["decided"] if kept else _decisions(command, device)
     torch.set_num_threads(decided["threads"])
     with taking_kernels(decided["kernels"]):
-        training = _training(command, recipe, source, device, console)
+        training = _training(command, task, recipe, source, device, console)
         if kept is None:
             training = _with_steps(command, training)
             folder.begin(asked, decided | {"steps": training.setup.steps})
@@ -104,7 +106,7 @@ def _carry_out(command: TrainImage, training: ImageTraining, folder: ImageFolder
 
         def on_step(progress: Progress) -> bool:
             scores = training.scores.get(progress.step)
-            display.step(progress.step, "" if scores is None else _in_words(scores))
+            display.step(progress.step, "" if scores is None else str(scores))
             if scores is not None:
                 folder.keep_curve(training)
             return not interruption.requested
@@ -127,21 +129,23 @@ def _conclude(command: TrainImage, training: ImageTraining, folder: ImageFolder,
         test = training.score(training.trained.eval(), source.test)
     folder.keep_curve(training)
     folder.keep_model(training, command.model, test)
-    _say(console, f"Held out: {_in_words(training.scores[max(training.scores)])}")
+    _say(console, f"Held out: {training.scores[max(training.scores)]}")
     if test is not None:
-        _say(console, f"Test, scored once: {_in_words(test)}")
+        _say(console, f"Test, scored once: {test}")
     for sentence in training.sentences():
         _say(console, sentence)
     size = training.setup.image_size
-    shown = size[0] if size[0] == size[1] else size
-    build = f"num_classes={len(source.classes)}, img_size={shown}, pretrained={str(folder.path)!r}"
+    options = training.task.options(source.classes) | {"img_size": size[0] if size[0] == size[1] else size}
+    build = ", ".join(f"{name}={value!r}" for name, value in {**options, "pretrained": str(folder.path)}.items())
     _say(console, f"Model: attensor.models.create({command.model!r}, {build})")
+    for words in _uses(command.model):
+        _say(console, f"Also: attensor {words} --model {folder.path} (see attensor {words} --help)")
 
 
 def _recipe(command: TrainImage) -> ImageRecipe:
     """The recipe with the options that were given; 0 takes away what a recipe may have or not."""
     options = {name: getattr(command, name) for name in _OF_THE_RECIPE}
-    recipe = find_recipe(command.recipe)
+    recipe = find_recipe(command.recipe or Classes.recipe)
     if command.ema == 0:
         recipe, options["ema"] = replace(recipe, ema=None), None
     if command.rand_augment == (0, 0):
@@ -166,24 +170,24 @@ def _asked(command: TrainImage, source: ImageSource, device: torch.device) -> di
 
 
 def _training(
-    command: TrainImage, recipe: ImageRecipe, source: ImageSource, device: torch.device, console: Console
+    command: TrainImage,
+    task: ImageTask,
+    recipe: ImageRecipe,
+    source: ImageSource,
+    device: torch.device,
+    console: Console,
 ) -> ImageTraining:
     """The model, and how it is trained; the number of steps is decided later."""
-    _need_classifier(command.model)
-    size = command.image_size or (_DIGITS_SIZE if command.data == "digits" else None)
     torch.manual_seed(command.seed)
-    model = cast(
-        "ImageModel",
-        models.create(
-            command.model,
-            pretrained=command.init,
-            num_classes=len(source.classes),
-            img_size=size,
-            drop_path_rate=command.drop_path,
-            device=device,
-        ),
+    model = models.create(
+        command.model,
+        pretrained=command.init,
+        img_size=command.image_size or (task.digits_size if command.data == "digits" else None),
+        drop_path_rate=command.drop_path,
+        device=device,
+        **task.options(source.classes),
     )
-    if command.init is not None:
+    if command.init is not None and isinstance(model, ImageModel):
         _announce_classifier(command.init, model, source.classes, console)
     most = min(_MOST_IMAGES[device.type], len(source.train))
     dtype = (
@@ -203,18 +207,33 @@ def _training(
     return training
 
 
-def _need_classifier(name: str) -> None:
-    """Refuse a model of the catalogue that classifies no images; of other names `create` speaks."""
+def _task(name: str) -> ImageTask:
+    """How the model of that name is trained; a model of the catalogue that is not trained on images is refused."""
     paths = [path for card in cards().values() if name in card.presets for path in card.models]
-    if paths and not any(issubclass(load(path), ImageModel) for path in paths):
-        kinds = ", ".join(path.partition(":")[2] for path in paths)
-        raise ValueError(f"--model {name}: is a {kinds} and classifies no images; attensor list shows those that do.")
+    kinds = [kind for kind in map(load, paths) if name in kind.presets]
+    if not kinds:
+        return Classes()  # `create` says what is wrong with the name
+    task = task_of(kinds[0])
+    if task is None:
+        kind = kinds[0].__name__
+        raise ValueError(f"--model {name}: is a {kind} and no model of images; attensor list shows those that are.")
+    return task
 
 
-def _size_of(model: ImageModel) -> tuple[int, int]:
+def _uses(name: str) -> list[str]:
+    """Commands that take a trained model of that name."""
+    return [
+        words
+        for card in cards().values()
+        if name in card.presets
+        for words in card.commands
+        if words.startswith("solve ")
+    ]
+
+
+def _size_of(model: Any) -> tuple[int, int]:
     """Height and width that the model is built for."""
-    config: Any = model.config
-    height, width = config.image_size
+    height, width = model.config.image_size
     return height, width
 
 
@@ -298,10 +317,6 @@ def _headline(command: TrainImage, training: ImageTraining, folder: ImageFolder)
         f"{len(source.held_out)} held out; {setup.recipe.epochs:.3g} epochs, {setup.steps} steps of "
         f"{setup.images_per_step}, learning rate {setup.learning_rate:.2g}, {training.workers} workers: {folder.path}"
     )
-
-
-def _in_words(scores: Scores) -> str:
-    return f"top-1 {scores.top1:.2%}, top-5 {scores.top5:.2%}, loss {scores.loss:.4f}, of {scores.images} images"
 
 
 def _say(console: Console, text: str) -> None:

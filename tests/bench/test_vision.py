@@ -65,8 +65,8 @@ def test_without_timm_ours_is_timed_alone(tmp_path: Path, monkeypatch: pytest.Mo
 def test_the_usual_ones_are_those_that_there_are() -> None:
     bench = vision.bench(BenchVision())
     names = [problem.model for problem in bench.small]
-    assert names == [name for name in vision.USUAL if name in names]
-    assert {"davit_tiny", "halonet26t", "maxvit_tiny_tf_224"} <= set(names)
+    assert names == sorted(names)
+    assert {"davit_tiny", "halonet26t", "l2vit_tiny", "maxvit_tiny_tf_224", "nat_tiny", "ravlt_s"} < set(names)
     assert [(cell.mode, cell.problems[0].image_size) for cell in bench.cells[:4]] == [
         ("forward", 224), ("training", 224), ("forward", 256), ("training", 256),
     ]  # fmt: skip
@@ -93,6 +93,17 @@ def test_norms_are_over_the_batch_in_training_alone() -> None:
     gradients = contestant.call("training")()
     assert [gradient.shape for gradient in gradients] == [parameter.shape for parameter in model.parameters()]
     assert not torch.equal(model[1].running_mean, before)
+
+
+def test_a_model_of_images_is_given_levels() -> None:
+    ours, timm, _ = vision.PEERS
+    problem = vision.VisionProblem("axial_digits", 2, 8, 1)
+    contestant = ours.build(problem)
+    assert contestant.forward().shape == (2, 1, 8, 8, 17)
+    gradients = contestant.call("training")()
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    with pytest.raises(LeftOut, match=r"has no axial_digits|timm is not installed"):
+        timm.build(problem)
 
 
 @NEEDS_TIMM

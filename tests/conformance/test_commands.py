@@ -15,7 +15,7 @@ import pytest
 
 import attensor.cards
 from attensor import catalogue, cli
-from attensor.catalogue import cards, load
+from attensor.catalogue import Card, Paper, cards, load
 from attensor.commands import GENERAL, GROUPS
 from tests.test_import import loaded_after
 
@@ -90,6 +90,25 @@ def test_cards_agree_on_what_words_mean() -> None:
     meanings = {(words, path) for card in cards().values() for words, path in card.commands.items()}
     assert len(meanings) == len({words for words, _ in meanings})
     assert not {words for words, _ in meanings} & set(GENERAL)
+
+
+def test_what_takes_all_image_models_comes_with_a_model() -> None:
+    """So that no card repeats it, and a new one has it."""
+    own = {"solve puzzle": "attensor.commands.puzzle:SolvePuzzle"}
+    options = {
+        "name": "x",
+        "title": "X",
+        "paper": Paper("0000.00000", 2000, "X"),
+        "use": "x",
+        "avoid": "y",
+        "example": "",
+    }
+    card = Card(**options, models=("attensor.models.vision.x:X",), commands=own)  # type: ignore[arg-type]
+    assert card.commands.items() > own.items()
+    assert {"train image", "bench vision"} == card.commands.keys() - own.keys()
+    assert Card(**options, models=("elsewhere.models:X",)).commands == {}  # type: ignore[arg-type]
+    folder = Path(attensor.cards.__path__[0])
+    assert [file.name for file in folder.glob("*.py") if re.search("train image|bench vision", file.read_text())] == []
 
 
 @dataclasses.dataclass(frozen=True)

@@ -308,7 +308,7 @@ def test_ctrl_c_keeps_a_run_and_the_same_command_goes_on(tmp_path, capsys, monke
     ("options", "text"),
     [
         (["--model", "vit_tinny_patch16_224"], "Did you mean 'vit_tiny_patch16_224'"),
-        (["--model", "gla_340M"], "--model gla_340M: is a GLAForCausalLM and classifies no images"),
+        (["--model", "gla_340M"], "--model gla_340M: is a GLAForCausalLM and no model of images"),
         (["--recipe", "davt"], "Did you mean davit?"),
         (["--data", "no_such_folder"], "'no_such_folder' does not exist"),
         (["--epochs", "1", "--budget", "1m"], "--epochs and --budget exclude each other"),

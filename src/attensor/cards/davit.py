@@ -27,7 +27,6 @@ CARD = Mechanism(
         "davit_base_fl": 90_370_048,
         "davit_huge_fl": 360_636_416,
     },
-    commands={"train image": "attensor.commands.train_image:TrainImage"},
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*T*M*H*(K + V)",

@@ -23,7 +23,6 @@ CARD = Mechanism(
         "l2vit_base": 88_577_188,
         "l2vit_base_384": 88_577_188,
     },
-    commands={"train image": "attensor.commands.train_image:TrainImage"},
     recipe="attensor.recipes.l2vit",
     domain=Domain.GRID,
     is_causal=False,

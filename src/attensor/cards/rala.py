@@ -35,7 +35,6 @@ CARD = Mechanism(
         "ravlt_b_linear": 48_241_288,
         "ravlt_l_linear": 95_242_440,
     },
-    commands={"train image": "attensor.commands.train_image:TrainImage"},
     recipe="attensor.recipes.rala",
     domain=Domain.GRID,
     is_causal=False,

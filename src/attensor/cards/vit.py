@@ -15,10 +15,6 @@ CARD = Card(
         "vit_small_patch16_224": 22_050_664,
         "vit_base_patch16_224": 86_567_656,
     },
-    commands={
-        "train image": "attensor.commands.train_image:TrainImage",
-        "bench vision": "attensor.commands.bench_vision:BenchVision",
-    },
     example="""
 import torch; from attensor import models
 model = models.create("vit_tiny_patch16_224", num_classes=10, img_size=64)

@@ -12,18 +12,19 @@ __all__ = ["TrainImage"]
 class TrainImage:
     """Train or fine-tune an image model on a folder with a sub-folder for each class.
 
+    Classifiers learn the classes; models of the images themselves, such as axial_digits, look at no labels.
     The same command goes on with a run that was interrupted, to the same numbers.
     """
 
     model: str
-    """Name of a model, as `attensor show CARD` gives them: maxvit_tiny_tf_224, davit_tiny, vit_tiny_patch16_224."""
+    """Name of a model, as `attensor show CARD` gives them: maxvit_tiny_tf_224, davit_tiny, axial_digits."""
     data: str
     """A folder of images with a sub-folder for each class, or with train and val and the classes in each; or digits."""
     out: str = "image-model"
     """Folder of the run: checkpoint, curve, and at the end model.safetensors with config.json."""
-    recipe: str = "light"
+    recipe: str | None = None
     """Schedule and augmentation: light and fine-tune for small data; davit, maxvit, halonet, nat, l2vit and rala for
-    ImageNet, as their papers have them."""
+    ImageNet, as their papers have them; axial for models of images. Left out: light, or axial for the latter."""
     init: str | None = None
     """Weights to begin with: a safetensors file, or a folder with model.safetensors. A classifier of another number of
     classes starts anew. Left out: random weights."""

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._free_sizes import completed, coordinates, cropped, gathered, in_rows, is_free, is_sure, whole
+from attensor.ops._free_sizes import (
+    completed,
+    coordinates,
+    cropped,
+    divided,
+    gathered,
+    in_rows,
+    is_free,
+    is_sure,
+    whole,
+)
 
 __all__ = ["Axis", "axes_of", "from_blocks", "to_blocks"]
 
@@ -117,11 +127,8 @@ def _gathered_cells(x: Tensor, axes: tuple[Axis, ...]) -> Tensor:
     """[B, blocks * S, H, D] -> [B, *space, H, D]."""
     block = place = x.new_zeros((), dtype=torch.long)
     for cut, token in zip(axes, coordinates([cut.length for cut in axes], x.device)):
-        at = (
-            (token % cut.blocks, token // cut.blocks)
-            if cut.places_outside
-            else (token // cut.places, token % cut.places)
-        )
+        parts = divided(token, cut.blocks if cut.places_outside else cut.places)
+        at = parts[::-1] if cut.places_outside else parts
         block, place = block * cut.blocks + at[0], place * cut.places + at[1]
     x = x.index_select(1, block * prod([cut.places for cut in axes]) + place)
     return torch.unflatten(x, 1, [cut.length for cut in axes])

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["completed", "coordinates", "cropped", "gathered", "in_rows", "is_free", "is_sure", "whole"]
+__all__ = ["completed", "coordinates", "cropped", "divided", "gathered", "in_rows", "is_free", "is_sure", "whole"]
 
 
 def is_free(*sizes: object) -> bool:
@@ -33,8 +33,8 @@ def is_sure(condition: object) -> bool:
 
 
 def whole(length: int, side: int) -> int:
-    """The first multiple of `side` from `length` on."""
-    return -(-length // side) * side
+    """The first multiple of `side` from `length` on; no number below 0 is divided, as ONNX rounds towards it."""
+    return (length + side - 1) // side * side
 
 
 def completed(x: Tensor, axis: int, sizes: Sequence[int], before: Sequence[int] = ()) -> Tensor:
@@ -70,16 +70,24 @@ def cropped(x: Tensor, axis: int, sizes: Sequence[int]) -> Tensor:
 
 def gathered(x: Tensor, axis: int, index: Tensor, is_there: Tensor) -> Tensor:
     """The places of an axis that an index names, zeros where nothing is."""
-    return torch.where(is_there[(..., *(None,) * (x.ndim - axis - 1))], x.index_select(axis, index), x.new_zeros(()))
+    found, is_there = x.index_select(axis, index), is_there[(..., *(None,) * (x.ndim - axis - 1))]
+    # onnxruntime does not choose between booleans
+    return found & is_there if x.dtype == torch.bool else torch.where(is_there, found, x.new_zeros(()))
 
 
 def coordinates(sizes: Sequence[int], device: torch.device) -> list[Tensor]:
     """Where the cells of a grid of these sizes lie along each axis, row by row: [cells] for each."""
     place, found = torch.arange(prod(sizes), device=device), []
     for size in reversed(sizes):
-        found.append(place % size)
-        place = place // size
+        place, rest = divided(place, size)
+        found.append(rest)
     return found[::-1]
+
+
+def divided(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Quotient and remainder of whole numbers from 0 on; no `%`, which ONNX does not have for a free size."""
+    quotient = x // size
+    return quotient, x - quotient * size
 
 
 def in_rows(x: Tensor, shape: tuple[int, ...]) -> Tensor:

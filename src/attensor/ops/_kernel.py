@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-__all__ = ["differentiable", "fold_batch", "register"]
+__all__ = ["differentiable", "fold_batch", "is_for_onnx", "register"]
 
 _LIBRARY = torch.library.Library("attensor", "FRAGMENT")
 
@@ -83,6 +83,11 @@ def is_direct(arguments: Sequence[Any]) -> bool:
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def is_for_onnx() -> bool:
+    """Whether a program is being made for ONNX, which has operations of torch and no kernels of ours."""
+    return torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
+
+
 def differentiable(
     forward: Forward,
     backward: Backward,
@@ -99,7 +104,8 @@ def differentiable(
         forward: (tensors, options, keep) -> outputs, then what is kept for `backward`: empty tensors unless `keep`.
         backward: (tensors, kept, gradients of the outputs, options, needs) -> a gradient for each tensor, None where
             `needs` is False. Gradients that nobody has come as None.
-        definition: (tensors, options) -> outputs, in operations of torch that have all derivatives.
+        definition: (tensors, options) -> outputs, in operations of torch that have all derivatives; it also is what
+            a program in ONNX consists of.
         batch_dims: where the batch stands in each tensor; None: it has none, and cannot be vmapped.
         out_dims: where it stands in each output.
         kept_dims: where it stands in each kept tensor.
@@ -113,6 +119,8 @@ def differentiable(
     def call(tensors: Tensors, options: Any) -> tuple[Tensor, ...]:
         needs_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
         if torch.compiler.is_compiling():
+            if is_for_onnx():
+                return tuple(definition(tensors, options))
             if needs_gradient:  # else Dynamo fails on the function
                 return traced.apply(*tensors, options, needs_gradient)[:outputs]  # type: ignore[no-any-return]
         elif needs_gradient or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:

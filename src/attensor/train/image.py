@@ -1,4 +1,4 @@
-"""Training of image classifiers on the one loop: batches by number, soft targets, top-1 and top-5 of the rest."""
+"""Training of image models on the one loop: batches by number, and scores of what is held out."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from attensor.data.image_batches import Batch, HeldOutBatches, TrainingBatches, batches_from
 from attensor.data.image_source import ImageSource
 from attensor.data.left_out import LeftOut
 from attensor.errors import DataError, ShapeError
-from attensor.metrics.classification import top_hits
 from attensor.models.vision.image_model import ImageModel
 from attensor.train.ema import exponential_average
 from attensor.train.image_recipe import ImageRecipe
+from attensor.train.image_tasks import Classes, Scores, task_of
 from attensor.train.layer_decay import rate_shares
 from attensor.train.loop import Progress, TrainConfig, train
 from attensor.train.optimizer import parameter_groups
 
-__all__ = ["ImageSetup", "ImageTraining", "Scores"]
+__all__ = ["ImageSetup", "ImageTraining"]
 
 _BETAS = (0.9, 0.999)
 _HELD_OUT_BATCH = 4  # of batches that are trained on
@@ -72,22 +71,12 @@ class ImageSetup:
         return self.recipe.learning_rate * self.images_per_step / self.recipe.batch_size
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Shares of held-out images whose class is the first answer, or among the first five; mean loss; how many."""
-
-    top1: float
-    top5: float
-    loss: float
-    images: int
-
-
 @dataclass
 class ImageTraining:
     """A model in training.
 
     Attributes:
-        model: on its device; trained in place.
+        model: on its device; trained in place. `task_of` says how; what it does not know is a classifier.
         source: the images.
         setup: how.
         workers: processes that decode and change images; 0 does both in this one. It changes no number.
@@ -108,17 +97,20 @@ class ImageTraining:
         """Prepare batches and, if the recipe has one, the average."""
         recipe, setup = self.setup.recipe, self.setup
         self.average = None if recipe.ema is None else exponential_average(self.model, recipe.ema)
+        self.task = task_of(type(self.model)) or Classes()
+        self.views = self.task.views(recipe.views)
         self._training = TrainingBatches(
             self.source,
             setup.image_size,
-            views=recipe.views,
+            views=self.views,
             mixing=recipe.mixing,
             smoothing=recipe.smoothing,
             batch_size=setup.batch_size,
             seed=setup.seed,
         )
         self._ahead: Iterator[Batch] = iter(())
-        self._next, self._last = -1, Scores(0.0, 0.0, 0.0, 0)
+        self._next = -1
+        self._last: Scores | None = None
 
     @property
     def trained(self) -> nn.Module:
@@ -147,12 +139,14 @@ class ImageTraining:
             ValueError: it does not take images of this size, has another number of classes than the source, or does not
                 go with the recipe.
         """
+        self.task.refuse(self.model, self.setup.recipe)
         self.optimizer(self.model, self.setup.learning_rate)
         was_training = self.model.training
         size = self.setup.image_size
         try:
             with torch.no_grad():
-                logits = self.model.eval()(torch.zeros(1, 3, *size, device=self.device))
+                image = torch.zeros(1, 3, *size, device=self.device)
+                why_not = self.task.trial(self.model.eval(), image, self.source.classes)
         except (ShapeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"ImageTraining: image_size {size[0]} x {size[1]} is not one of this {type(self.model).__name__}: "
@@ -160,11 +154,8 @@ class ImageTraining:
             ) from error
         finally:
             self.model.train(was_training)
-        if logits.shape != (1, len(self.source.classes)):
-            raise ValueError(
-                f"ImageTraining: {self.source.name} has {len(self.source.classes)} classes, and the model gives "
-                f"{list(logits.shape)}; build it with that num_classes."
-            )
+        if why_not is not None:
+            raise ValueError(f"ImageTraining: {self.source.name} {why_not}.")
 
     def run(
         self, checkpoint: Path | None = None, *, on_step: Callable[[Progress], bool] = lambda progress: True
@@ -180,7 +171,7 @@ class ImageTraining:
         """
 
         def after(progress: Progress) -> bool:
-            if progress.curve and progress.curve[-1].step == progress.step:
+            if self._last is not None and progress.curve and progress.curve[-1].step == progress.step:
                 self.scores[progress.step] = self._last
             return on_step(progress)
 
@@ -188,7 +179,7 @@ class ImageTraining:
         return train(
             self.model,
             self.batch,
-            self.loss,
+            self.task.loss,
             self.config,
             evaluate=self._evaluate,
             checkpoint=checkpoint,
@@ -197,7 +188,7 @@ class ImageTraining:
             on_step=after,
         )
 
-    def batch(self, number: int) -> tuple[Tensor, Tensor]:
+    def batch(self, number: int) -> tuple[Tensor, ...]:
         """The batch of this number on the device; the next ones are made meanwhile."""
         if number != self._next:
             numbers = range(number, self.setup.steps * self.setup.accumulate)
@@ -205,12 +196,7 @@ class ImageTraining:
         self._next = number + 1
         made = next(self._ahead)
         self.broken.update(made.broken)
-        return made.images.to(self.device), made.targets.to(self.device)
-
-    @staticmethod
-    def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        """Mean cross-entropy with the soft targets."""
-        return functional.cross_entropy(model(batch[0]), batch[1])
+        return self.task.batch(self.model, made.images.to(self.device), made.targets.to(self.device))
 
     def optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
         """That of the recipe, with its decays."""
@@ -232,21 +218,19 @@ class ImageTraining:
         Raises:
             DataError: none of them can be read.
         """
-        setup = self.setup
+        setup, task = self.setup, self.task
         size = _HELD_OUT_BATCH * setup.batch_size
-        batches = HeldOutBatches(self.source, indices, setup.image_size, views=setup.recipe.views, batch_size=size)
-        hits, loss, count = torch.zeros(2, dtype=torch.int64), 0.0, 0
+        batches = HeldOutBatches(self.source, indices, setup.image_size, views=self.views, batch_size=size)
+        sums, count = torch.zeros((), dtype=torch.float64), 0
         for made in batches_from(batches, range(len(batches)), workers=self.workers):
             self.broken.update(made.broken)
             if len(made.targets):
-                logits = model(made.images.to(self.device)).float().cpu()
-                hits += top_hits(logits, made.targets)
-                loss += float(functional.cross_entropy(logits, made.targets, reduction="sum"))
+                sums = sums + task.sums(model, made.images.to(self.device), made.targets)
                 count += len(made.targets)
         if not count:
             raise DataError(f"{self.source.name}: none of the {len(indices)} images that are held out can be read.")
-        top1, top5 = (hits.double() / count).tolist()
-        return Scores(top1, top5, loss / count, count)
+        scores: Scores = task.scores(*(sums / count).tolist(), images=count)
+        return scores
 
     def sentences(self) -> tuple[str, ...]:
         """What was left out as broken, for the user."""
@@ -257,4 +241,4 @@ class ImageTraining:
 
     def _evaluate(self, model: nn.Module) -> float:
         self._last = self.score(model, self.source.held_out)
-        return self._last.top1
+        return self._last.value

@@ -3,21 +3,20 @@
 run.json            what the run was asked for; another request is refused, the same goes on
 state.safetensors   the checkpoint
 curve.json          scores of what is held out, by step; files that were broken
-model.safetensors   weights for `models.create(name, pretrained=FOLDER, ...)`; config.json says with which arguments
+model.safetensors   weights for `models.create(name, pretrained=FOLDER, ...)`; config.json says with which arguments,
+                    or is that of a model that saves itself
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-
-from attensor.files import RUN_MARK, atomic_path, read_json, write_json
-from attensor.train.image import ImageTraining, Scores
+from attensor.files import RUN_MARK, read_json, write_json
+from attensor.train.image import ImageTraining
+from attensor.train.image_tasks import Scores
 
 __all__ = ["ImageFolder"]
 
@@ -79,7 +78,7 @@ class ImageFolder:
 
     def keep_curve(self, training: ImageTraining) -> None:
         """Write the scores so far."""
-        points = [{"step": step, **dataclasses.asdict(scores)} for step, scores in sorted(training.scores.items())]
+        points = [{"step": step, **vars(scores)} for step, scores in sorted(training.scores.items())]
         write_json(self.path / "curve.json", {"points": points, "broken": sorted(training.broken)})
 
     def load_curve(self, training: ImageTraining) -> None:
@@ -87,25 +86,21 @@ class ImageFolder:
         found = read_json(self.path / "curve.json") or {"points": [], "broken": []}
         for point in found["points"]:
             step = point.pop("step")
-            training.scores[step] = Scores(**point)
+            training.scores[step] = training.task.scores(**point)
         training.broken.update(found["broken"])
 
     def keep_model(self, training: ImageTraining, name: str, test: Scores | None) -> None:
         """Write the model that was scored, and how it is built, normalised and what its answers mean."""
-        weights = {key: value.detach().cpu().contiguous() for key, value in training.trained.state_dict().items()}
-        with atomic_path(self.path / "model.safetensors") as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-        views, setup = training.setup.recipe.views, training.setup
-        config: dict[str, Any] = {
+        views, setup = training.views, training.setup
+        facts: dict[str, Any] = {
             "model": name,
-            "num_classes": len(training.source.classes),
             "img_size": list(setup.image_size),
             "classes": list(training.source.classes),
             "mean": list(views.pixels.mean),
             "std": list(views.pixels.std),
             "kept": views.kept,
-            "held_out": dataclasses.asdict(training.scores[max(training.scores)]),
+            "held_out": vars(training.scores[max(training.scores)]),
         }
         if test is not None:
-            config["test"] = dataclasses.asdict(test)
-        write_json(self.path / "config.json", config)
+            facts["test"] = vars(test)
+        training.task.keep(self.path, training.trained, facts)

@@ -1,4 +1,4 @@
-"""How image models are trained: the schedules of their papers, and two for small data, as rows of one table."""
+"""How image models are trained: the schedules of their papers, and those for small data, as rows of one table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BOTH = Mixing(mixup=0.8, cutmix=1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecipe:
-    """A schedule for image classification.
+    """A schedule for image models.
 
     Attributes:
         epochs: times that every image is seen.
@@ -112,6 +112,19 @@ RECIPES = {
     "l2vit": ImageRecipe(batch_size=4096, learning_rate=4e-3, final_factor=2.5e-4, warmup_epochs=20, ema=0.9999),
     # arXiv:2411.07635 and the authors' code, without repeated augmentation
     "rala": ImageRecipe(learning_rate=1e-3, final_factor=1e-2, ema=0.99996),
+    # arXiv:1912.12180 and its code: Adam, the norm and the average; rate and epochs are for small models and data
+    "axial": ImageRecipe(
+        epochs=14,
+        batch_size=64,
+        learning_rate=4e-3,
+        final_factor=0.05,
+        warmup_epochs=0,
+        weight_decay=0.0,
+        smoothing=0.0,
+        ema=0.99995,
+        views=Views(crop_scale=1.0, flip=0.0, kept=1.0),
+        mixing=Mixing(),
+    ),
 }
 
 

@@ -17,14 +17,13 @@ from attensor.bench.contestants.timm_peer import load_timm, randomise
 from attensor.bench.hold import Bench
 from attensor.catalogue import cards, load, named
 from attensor.models.convert import load_weights
-from attensor.models.vision.image_model import ImageModel
+from attensor.train.image_tasks import Classes, task_of
 
 if TYPE_CHECKING:
     from attensor.commands.bench_vision import BenchVision
 
-__all__ = ["PEERS", "VisionProblem", "bench"]
+__all__ = ["PEERS", "VisionProblem", "bench", "usual"]
 
-USUAL = ("davit_tiny", "halonet26t", "l2vit_tiny", "maxvit_tiny_tf_224", "nat_tiny", "ravlt_s", "vit_small_patch16_224")
 SWIN = "swin_tiny_patch4_window7_224"
 # of the same size as Swin-T, and compared with it in their papers
 BESIDE_SWIN = ("nat_tiny", "dinat_tiny", "l2vit_tiny")
@@ -63,8 +62,12 @@ class ModelContestant(Contestant):
 def _contestant(problem: VisionProblem, model: nn.Module) -> Contestant:
     """Of the model's parameters, which it has already."""
     model = model.to(problem.device, problem.dtype).eval()
-    images = problem.draw(problem.batch_size, 3, problem.image_size, problem.image_size, seed=SEED)
-    upstream = problem.draw(problem.batch_size, int(model.num_classes or model.num_features), seed=SEED + 1)  # type: ignore[arg-type]
+    drawn = problem.draw(problem.batch_size, 3, problem.image_size, problem.image_size, seed=SEED)
+    images, *_ = (task_of(type(model)) or Classes()).batch(model, drawn, drawn)
+    own: Any = model
+    # of logits: of classes, or of the levels of every dimension
+    shape = (own.num_classes or own.num_features,) if images is drawn else (*images.shape[1:], own.config.num_levels)
+    upstream = problem.draw(problem.batch_size, *shape, seed=SEED + 1)
     return ModelContestant(lambda *parameters: model(images), tuple(model.parameters()), upstream, model=model)
 
 
@@ -74,7 +77,8 @@ def _pair(name: str, image_size: int) -> tuple[nn.Module, nn.Module | str]:
     shell: Any = models.create(name, img_size=image_size, device="meta")
     torch.manual_seed(SEED)
     # stochastic depth would leave out work, and other work each time
-    ours = type(shell)(replace(shell.config, drop_path_rate=0.0))
+    rates = {rate: 0.0 for rate in ("drop_path_rate", "dropout") if hasattr(shell.config, rate)}
+    ours = type(shell)(replace(shell.config, **rates))
     try:
         theirs = _of_timm(name, image_size)
         load_weights(ours, ours.convert_state_dict(theirs.state_dict()), source=f"timm's {name}")
@@ -139,16 +143,23 @@ def bench(options: BenchVision) -> Bench:
 
 def _sizes() -> dict[str, tuple[int, int]]:
     """Image models by name: parameters, and side of the images that they are made for."""
-    found: dict[str, tuple[int, int]] = {}
-    for card in cards().values():
-        for kind in (load(path) for path in card.models if ".vision." in path):
-            if issubclass(kind, ImageModel):
-                found |= {name: (card.presets[name], config.image_size[0]) for name, config in kind.presets.items()}
-    return found
+    counts = {name: count for card in cards().values() for name, count in card.presets.items()}
+    return {name: (counts[name], config.image_size[0]) for kind in _kinds() for name, config in kind.presets.items()}
+
+
+def _kinds() -> list[Any]:
+    """Classes of image models, of all cards that bring this command."""
+    found = [load(path) for card in cards().values() if "bench vision" in card.commands for path in card.models]
+    return [kind for kind in found if task_of(kind) is not None]
+
+
+def usual() -> list[str]:
+    """One of each family, as it names it."""
+    return sorted(kind.usual for kind in _kinds() if getattr(kind, "usual", None))
 
 
 def _names(asked: tuple[str, ...], sizes: dict[str, tuple[int, int]]) -> list[str]:
-    names = [name for given in asked for name in ((n for n in USUAL if n in sizes) if given == "usual" else (given,))]
+    names = [name for given in asked for name in (usual() if given == "usual" else (given,))]
     for name in names:
         try:
             named("image model", name, sizes)

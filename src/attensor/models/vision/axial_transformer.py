@@ -17,7 +17,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from safetensors.torch import save_file
@@ -38,7 +38,7 @@ __all__ = ["AxialTransformer", "AxialTransformerConfig"]
 
 # standard deviation of a normal distribution that is cut off at two of its own
 _CUT_NORMAL = 0.87962566103423978
-_WEIGHTS, _CONFIG = "model.safetensors", "config.json"
+_WEIGHTS, _CONFIG, _NOTES = "model.safetensors", "config.json", "notes"
 
 
 class AxialTransformer(nn.Module):
@@ -190,13 +190,19 @@ class AxialTransformer(nn.Module):
             return from_tensorflow(state_dict)
         return dict(state_dict)
 
-    def save(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json`; a file of either name is replaced, whole or not at all."""
+    def save(self, folder: str | Path, notes: Mapping[str, Any] | None = None) -> None:
+        """Write `model.safetensors` and `config.json`; a file of either name is replaced, whole or not at all.
+
+        Args:
+            folder: made when it is not there.
+            notes: how it was trained, for instance: put into `config.json`, not read by `load`.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / _WEIGHTS) as temporary:
             save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, temporary)
-        write_json(folder / _CONFIG, {"model": type(self).__name__, **asdict(self.config)})
+        noted = {} if notes is None else {_NOTES: dict(notes)}
+        write_json(folder / _CONFIG, {"model": type(self).__name__, **asdict(self.config), **noted})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -210,6 +216,7 @@ class AxialTransformer(nn.Module):
             raise FileNotFoundError(f"{folder} holds no model: there is no {_CONFIG} in it.")
         if not isinstance(found, dict) or found.pop("model", None) != cls.__name__:
             raise ValueError(f"{folder} holds another model than an {cls.__name__}; see its {_CONFIG}.")
+        found.pop(_NOTES, None)
         try:
             config = AxialTransformerConfig(**found | {"image_size": tuple(found["image_size"])})
         except (KeyError, TypeError) as error:

@@ -112,6 +112,7 @@ class DaViT(Backbone):
     tiny: ClassVar[DaViTConfig] = DaViTConfig(
         image_size=(32, 32), hidden_sizes=(8, 12), depths=(1, 2), num_heads=(2, 3), window_size=3, num_classes=5
     )
+    usual: ClassVar[str] = "davit_tiny"
     presets: ClassVar[dict[str, DaViTConfig]] = {
         "davit_tiny": DaViTConfig(),
         "davit_small": _sizes(96, (1, 1, 9, 1), drop_path_rate=0.2),

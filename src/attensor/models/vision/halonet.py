@@ -34,6 +34,7 @@ class HaloNet(Backbone):
     """
 
     tiny: ClassVar[HaloNetConfig] = TINY
+    usual: ClassVar[str] = "halonet26t"
     presets: ClassVar[dict[str, HaloNetConfig]] = PRESETS
 
     def __init__(self, config: HaloNetConfig) -> None:

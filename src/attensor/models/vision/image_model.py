@@ -6,7 +6,7 @@ A model states what is its own (`embed`, `parts`, `normed`, `as_map`, `forward_h
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +22,10 @@ class ImageModel(nn.Module):
 
     A subclass sets `num_classes`, `num_features` (channels that the classifier is given), `in_channels`, and
     `feature_info`: `{"num_chs", "reduction", "module"}` for each map of `forward_intermediates`, which are one a part,
-    or one more at the front for what `embed` returns.
+    or one more at the front for what `embed` returns. `usual` is the preset that stands for the family in comparisons.
     """
 
+    usual: ClassVar[str | None] = None
     classifier = "head.fc"  # name of the last layer
     num_classes: int
     num_features: int

@@ -103,6 +103,7 @@ class L2ViT(Backbone):
         denominator_minimum=1.0,
         num_classes=5,
     )
+    usual: ClassVar[str] = "l2vit_tiny"
     presets: ClassVar[dict[str, L2ViTConfig]] = {
         "l2vit_tiny": L2ViTConfig(),
         "l2vit_small": L2ViTConfig(depths=(2, 2, 18, 2)),

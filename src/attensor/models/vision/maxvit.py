@@ -141,6 +141,7 @@ class MaxViT(Backbone):
     tiny: ClassVar[MaxViTConfig] = MaxViTConfig(
         image_size=(64, 64), stem_size=8, hidden_sizes=(8, 12), depths=(1, 2), num_classes=5, head_dim=4, block_size=2
     )
+    usual: ClassVar[str] = "maxvit_tiny_tf_224"
     presets: ClassVar[dict[str, MaxViTConfig]] = {
         f"maxvit_{name}_tf_{side}": replace(config, image_size=(side, side))
         for name, config in _SIZES.items()

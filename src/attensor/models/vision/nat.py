@@ -130,6 +130,7 @@ class NAT(Backbone):
         image_size=(32, 32), hidden_sizes=(8, 12), depths=(2, 1), num_heads=(2, 3), window_size=3,
         dilations=((1, 2), (1,)), mlp_ratio=2.0, layer_scale=0.1, num_classes=5,
     )  # fmt: skip
+    usual: ClassVar[str] = "nat_tiny"
     presets: ClassVar[dict[str, NATConfig]] = {
         "nat_mini": _MINI,
         "nat_tiny": _TINY,

@@ -178,6 +178,7 @@ class RAVLT(Backbone):
         projected_size=17,
         num_classes=5,
     )
+    usual: ClassVar[str] = "ravlt_s"
     presets: ClassVar[dict[str, RAVLTConfig]] = {
         f"ravlt_{name}{suffix}": replace(config, attention=kinds)
         for name, config in _SIZES.items()

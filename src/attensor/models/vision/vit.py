@@ -96,6 +96,7 @@ class VisionTransformer(ImageModel):
     tiny: ClassVar[ViTConfig] = ViTConfig(
         image_size=(16, 24), patch_size=8, num_classes=5, hidden_size=12, num_layers=2, num_heads=3
     )
+    usual: ClassVar[str] = "vit_small_patch16_224"
     presets: ClassVar[dict[str, ViTConfig]] = {
         "vit_tiny_patch16_224": ViTConfig(hidden_size=192, num_heads=3),
         "vit_small_patch16_224": ViTConfig(hidden_size=384, num_heads=6),

@@ -91,7 +91,7 @@ def _allowed_along(axis: Axis, device: torch.device) -> Tensor:
     group, place = x % axis.dilation, x // axis.dilation
     allowed = group[:, None] == group
     for remainder in range(min(axis.dilation, axis.length)):
-        members = len(range(remainder, axis.length, axis.dilation))
+        members = (axis.length - remainder + axis.dilation - 1) // axis.dilation  # for free lengths too
         first, end = key_range(place, axis.group(members))
         inside = (place >= first[:, None]) & (place < end[:, None])
         allowed = allowed & (inside | (group != remainder)[:, None])

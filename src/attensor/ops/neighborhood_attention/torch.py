@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.ops._checks import scale_of
-from attensor.ops._kernel import Tensors
+from attensor.ops._kernel import Tensors, is_for_onnx
 from attensor.ops._precision import full_precision
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
 from attensor.ops.neighborhood_attention.neighborhood import Axis
-from attensor.ops.neighborhood_attention.reference import Problem
+from attensor.ops.neighborhood_attention.reference import Problem, define
 from attensor.ops.softmax_attention.reference import Attended
 
 __all__ = ["neighborhood_attention_torch"]
@@ -23,6 +23,8 @@ __all__ = ["neighborhood_attention_torch"]
 
 def neighborhood_attention_torch(problem: Problem) -> Attended:
     """See `neighborhood_attention`."""
+    if is_for_onnx() and any(axis.dilation > 1 for axis in problem.axes):
+        return define(problem)  # groups of one length would be another program than those of two
     with full_precision(problem.q):
         out, lse = _grouped(problem.axes, scale_of(problem.q, problem.scale), problem.tensors)
     return (out, lse) if problem.return_lse else out
