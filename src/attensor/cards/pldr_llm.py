@@ -24,6 +24,13 @@ CARD = Mechanism(
     },
     operator="attensor.ops:power_law_operator",
     layer="attensor.nn.power_law_graph:PowerLawGraphAttention",
+    models=("attensor.models.language.pldr:PLDRForCausalLM",),
+    presets={
+        "pldr_v51-110M": 109_689_362,
+        "pldr_v51G-106M": 105_606_482,
+        "pldr_v52": 109_689_362,
+        "pldr_DAG": 109_689_362,
+    },
     domain=Domain.SEQUENCE,
     is_causal=True,
     is_compared=False,  # softmax attention in quality, at another price
@@ -40,8 +47,8 @@ CARD = Mechanism(
     example_options={"units": 2, "net_size": 6, "block_size": 4},
     shown_options={"block_size": 64},
     breaks={
-        "precision": "a power of an entry near zero magnifies the rounding of the queries that it is made of; a negative "
-        "exponent does so without bound",
+        "precision": "a power of an entry near zero magnifies the rounding of the queries that it is made of; a "
+        "negative exponent does so without bound",
     },
     variants={
         "halves": {"block_size": 3, "interleaved": False},

@@ -1,6 +1,6 @@
 """The net that makes a power-law operator's tensor: residual units of gated layers on the rows of a D x D matrix.
 
-Parameters are plain, not linear layers: what is made of a sequence once is small, and its rounding is raised to a power.
+Parameters are plain, not linear layers: what is made of a sequence once is small, and its rounding grows by a power.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def blocks_of_padded(q: Tensor, size: int, offset: int, first: Tensor, real: Ten
         first: [B], place of each row's first real token.
         real: [B, T], whether a token is real.
     """
-    batch, tokens = q.shape[:2]
+    tokens = q.shape[1]
     count = (2 * size - 2 + tokens) // size
     place = torch.arange(offset, offset + tokens, device=q.device) - first[:, None]
     begun = (offset - first).clamp(min=0) // size * size

@@ -55,9 +55,9 @@ class PowerLawGraphAttention(SequenceMixer):
     The paper makes G of all tokens of a training block, so that a token sees those after it: `operator="sequence"`.
     Here, by default, G of a block of `block_size` tokens is made of the tokens in the blocks before it.
 
-    A cache keeps keys, values and G: decoding costs 2 D multiplications a channel more than softmax attention, and a net
-    once a block. `keeps = "tensor"` keeps A instead, from which G is made at every step (the paper's cache of keys and
-    values alone). Beam search reorders G with its rows.
+    A cache keeps keys, values and G: decoding costs D multiplications a channel more than softmax attention, and a
+    net once a block. `keeps = "tensor"` keeps A instead, from which G is made at every step (the paper's cache of keys
+    and values alone). Beam search reorders G with its rows.
 
     Args:
         hidden_size: channels C of input and output.
@@ -86,6 +86,7 @@ class PowerLawGraphAttention(SequenceMixer):
 
     uses_positions = True
     shown = ("hidden_size", "num_heads", "operator", "units", "depth", "net_size", "block_size")
+    fixed_operator: Tensor
     keeps: Literal["operator", "tensor"] = "operator"
     given: Tensor | None = None
     records: bool = False
@@ -120,8 +121,9 @@ class PowerLawGraphAttention(SequenceMixer):
         self.operator = operator if custom is None else "fixed"
         self.interleaved = interleaved
         made: dict[str, Any] = {"device": device, "dtype": dtype}
-        for name in "qkvo":
-            self.add_module(f"{name}_proj", nn.Linear(hidden_size, hidden_size, **made))
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (
+            nn.Linear(hidden_size, hidden_size, **made) for _ in range(4)
+        )
         self._custom: str | Tensor | None = custom
         if self.operator == "fixed":
             self.register_buffer("fixed_operator", self._matrix(custom, **made))
@@ -144,7 +146,7 @@ class PowerLawGraphAttention(SequenceMixer):
             q = self._operated(heads.q, cache, cu_seqlens)
         k, v, real = heads.k, heads.v, None
         if cache is not None:
-            tokens = cache.parts["tokens"] if isinstance(cache, JointCache) else cache
+            tokens: Any = cache.parts["tokens"] if isinstance(cache, JointCache) else cache
             k, v = tokens.append(keys=k, values=v).values()
             real = tokens.real(tokens.length - k.shape[1], tokens.length)
         mask = None if real is None else real[:, None, None]

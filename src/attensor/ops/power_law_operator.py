@@ -2,8 +2,9 @@ r"""The power-law operator: from a tensor of statistics A, the matrix G that sta
 
     X = W A + b,   A_LM = X^2 sigmoid(X) + 1e-9,   A_P = A_LM ^ p  (entry by entry),   G = a A_P + c
 
-W and a multiply from the left: they mix rows. Entries of A_LM are positive, so that any exponent is defined; a small one
-under a negative exponent makes a large entry of A_P, and its rounding counts as much. Sizes: H heads, D head width.
+W and a multiply from the left: they mix rows. Entries of A_LM are positive, so that any exponent is defined; a small
+entry under a negative exponent makes a large one of A_P, and its rounding counts as much.
+Sizes: H heads, D head width.
 Source: arXiv:2502.13502, section 2, its "deductive outputs"; arXiv:2410.16703.
 """
 
@@ -83,8 +84,8 @@ def _check(a: Tensor, **parameters: Tensor) -> None:
         check_float(_NAME, label, parameter, a, "a")
         if parameter.dtype != a.dtype and not is_autocast(a.device.type):
             raise TypeError(
-                f"{_NAME}: all tensors must share one floating dtype, got {label} {parameter.dtype} beside a {a.dtype}; "
-                "use .to(a.dtype)."
+                f"{_NAME}: all tensors must share one floating dtype, got {label} {parameter.dtype} beside a "
+                f"{a.dtype}; use .to(a.dtype)."
             )
         if parameter.shape != a.shape[-3:]:
             raise ShapeError(
