@@ -31,6 +31,8 @@ CARD = Mechanism(
         "pldr_v52": 109_689_362,
         "pldr_DAG": 109_689_362,
     },
+    commands={"lens operator": "attensor.commands.lens_operator:LensOperator"},
+    recipe="attensor.recipes.pldr_llm",
     domain=Domain.SEQUENCE,
     is_causal=True,
     is_compared=False,  # softmax attention in quality, at another price
