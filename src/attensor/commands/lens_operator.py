@@ -87,7 +87,7 @@ class LensOperator:
         if self.text is None:
             return [torch.tensor(encode(text)) for text in _PROMPTS]
         tokens = torch.tensor(encode(self.text.read_text("utf-8", "replace")))
-        found = [piece for piece in tokens.split(self.length) if len(piece) == self.length][: self.prompts]
+        found = [piece for piece in torch.split(tokens, self.length) if len(piece) == self.length][: self.prompts]
         if not found:
             raise ValueError(f"--text {self.text}: has {len(tokens)} tokens, fewer than --length {self.length}.")
         return found

@@ -54,7 +54,7 @@ def train_variant(variant: str, seed: int, steps: int) -> dict[str, Any]:
     """A trained model: its loss, its curve, and of a learned operator what becomes of it; then one that takes its G."""
     torch.manual_seed(seed)
     if variant == LEARNED:
-        model, readings = Logits(operator="sequence"), []
+        model, readings = Logits(operator="sequence"), list[dict[str, float]]()
         result = _fit(model, seed, steps, partial(_read, readings))
         result["readings"] = readings
         torch.manual_seed(seed)
@@ -149,7 +149,8 @@ def _normal(like: Tensor) -> Tensor:
 
 def _like(matrix: Tensor, other: Tensor) -> Tensor:
     """With the norms of the heads of the other."""
-    return matrix * (other.norm(dim=(-2, -1), keepdim=True) / matrix.norm(dim=(-2, -1), keepdim=True))
+    norms: list[Tensor] = [x.norm(dim=(-2, -1), keepdim=True) for x in (matrix, other)]
+    return matrix * (norms[1] / norms[0])
 
 
 @torch.no_grad()
@@ -170,15 +171,16 @@ def time_decode(steps: int) -> dict[str, float]:
     from attensor.nn import SoftmaxAttention
 
     torch.manual_seed(0)
-    model = PLDRForCausalLM(PLDRConfig.from_preset("v51-110M")).eval()
+    model: Any = PLDRForCausalLM(PLDRConfig.from_preset("v51-110M"))
+    model.eval()
     ours: list[Any] = [layer.attn for layer in model.model.layers]
     twins: list[Any] = [SoftmaxAttention(mixer.hidden_size, mixer.num_heads) for mixer in ours]
     settings = {
         KEPT: ("sequence", "operator", 64), TENSOR: ("sequence", "tensor", 64),
         RECOMPUTED: ("previous-blocks", "operator", 1),
     }  # fmt: skip
-    prompt, seconds = torch.arange(1, 33)[None], {name: [] for name in (*settings, TWIN)}
-    caches: dict[str, Any] = {}
+    prompt, caches = torch.arange(1, 33)[None], dict[str, Any]()
+    seconds: dict[str, list[float]] = {name: [] for name in (*settings, TWIN)}
 
     def run(name: str, tokens: Tensor) -> None:
         for layer, mixer, twin in zip(model.model.layers, ours, twins, strict=True):

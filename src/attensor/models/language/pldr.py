@@ -10,6 +10,7 @@ Source: arXiv:2502.13502, sections 2 and 3, and its code; arXiv:2410.16703 for t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, cast
@@ -26,7 +27,7 @@ from attensor.models.language._hf import (
     SequenceClassifier,
     register,
 )
-from attensor.models.language._transformers import CausalLMOutputWithPast, GenerationMixin
+from attensor.models.language._transformers import CausalLMOutputWithPast, GenerationMixin, can_return_tuple
 from attensor.models.language.decoder import GatedMLP, post_norm
 from attensor.nn.power_law_graph import DeductiveOutputs, PowerLawGraphAttention
 
@@ -148,11 +149,13 @@ class PLDRForCausalLM(_Drawn, CausalLM, GenerationMixin):
     config_class = PLDRConfig
     body = PLDRModel
 
-    def forward(self, *args: Any, **kwargs: Any) -> CausalLMOutputWithPast:
+    @functools.wraps(CausalLM.forward)  # whose arguments transformers looks at
+    @can_return_tuple
+    def forward(self, *args: Any, **kwargs: Any) -> CausalLMOutputWithPast:  # type: ignore[override]
         """As `CausalLM.forward`."""
-        out = super().forward(*args, **kwargs)
+        out = super().forward(*args, return_dict=True, **kwargs)
         coefficients = cast("PLDRConfig", self.config).dag_coefficients
-        if coefficients is not None and self.training and getattr(out, "loss", None) is not None:
+        if coefficients is not None and self.training and out.loss is not None:
             out.loss = out.loss + dag_loss(self, coefficients)
         return cast("CausalLMOutputWithPast", out)
 
