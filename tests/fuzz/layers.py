@@ -163,6 +163,20 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         | {"slicing": ("instance?:Slicing", ["None"])},
         _latent,
     ),
+    "PowerLawGraphAttention": (
+        {
+            "operator": (
+                "choice:previous-blocks|sequence|fixed",
+                ["'previous-blocks'", "'sequence'", "'fixed'"],
+            ),
+            "units": ("int:1", ["1", "2"]),
+            "depth": ("int:1", ["1", "2"]),
+            "net_size": ("int:1", ["3"]),
+            "block_size": ("int:1", ["1", "4"]),
+            "interleaved": ("bool", BOTH),
+        },
+        _even,
+    ),
     "GroupedLatentAttention": (
         {"num_latents": ("int?:1", ["None", "1", "3"]), "kv_rank": ("int?:1", ["None", "5"])}
         | {"q_rank": ("int?:1", ["None", "7"]), "rotary_dim": ("int?:2", ["None", "6"])},

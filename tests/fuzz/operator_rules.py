@@ -227,6 +227,17 @@ def delta(a: Arguments) -> str | None:
     return is_empty(q, k, v) or ("k, beta: the recurrence grows" if not most <= 2 else None)
 
 
+def power_law(a: Arguments) -> str | None:
+    x = a["a"]
+    need(x.ndim > 2 and x.shape[-1] == x.shape[-2], "a: no squares for heads")
+    names = ("weight", "bias", "exponent", "mix", "mix_bias")
+    same_device(a, x, *names)
+    for name in names:
+        shape(a, name, list(x.shape[-3:]))
+        need(a[name].dtype == x.dtype, f"{name}: another dtype")
+    return is_empty(x)
+
+
 def latent(a: Arguments) -> str | None:
     q, kept, turned, keys = a["q"], a["latent"], a.get("q_rotary"), a.get("k_rotary")
     need((turned is None) == (keys is None), "q_rotary, k_rotary: one without the other")

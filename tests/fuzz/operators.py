@@ -211,6 +211,21 @@ def _delta(rng: random.Random, dtype: str) -> dict[str, str]:
     }
 
 
+def _power_law(rng: random.Random, dtype: str) -> dict[str, str]:
+    """Entries of W A + b are away from zero, where a power magnifies the last digit of any form."""
+    leading = rng.choice([[], [1], [2], [2, 3]])
+    square = [rng.choice([1, 3]), *[rng.choice([2, 4])] * 2]
+    return {
+        "a": randn(dtype, *leading, *square),
+        "weight": f"{randn(dtype, *square)} / 16",
+        "bias": f"{randn(dtype, *square)}.abs() + 2",
+        "exponent": f"{randn(dtype, *square)} / 4",
+        "mix": randn(dtype, *square),
+        "mix_bias": randn(dtype, *square),
+        **optional(rng, 0.4, backend=pick(rng, [None, "torch", "reference"])),
+    }
+
+
 def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
     space, block, stride, halo = [rng.choice([4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
     batch = rng.choice([1, 2])
@@ -372,6 +387,12 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
         | {"additional_keys": "tensor?:float", "additional_values": "tensor?:float"},
         _neighborhood,
         rules.neighborhood,
+    ),
+    "power_law_operator": (
+        dict.fromkeys(("a", "weight", "bias", "exponent", "mix", "mix_bias"), "*tensor:float")
+        | {"backend": "choice?:reference|torch"},
+        _power_law,
+        rules.power_law,
     ),
     "relative_kernel_attention": (
         {**FLOATS, **_PACKING, "relative_bias": "*tensor:float", "feature_map": FEATURES, "is_causal": "bool"}

@@ -15,7 +15,7 @@ from attensor.models.language import Decoder, DecoderConfig
 from attensor.recipes._runs import trained
 from attensor.train import TrainConfig
 
-__all__ = ["decoder", "fit"]
+__all__ = ["decoder", "fit", "text"]
 
 _HELD_OUT_BYTES = 32_768
 _LONGEST_WINDOW = 8_193
@@ -65,7 +65,7 @@ def fit(
     Raises:
         Diverged: the loss is no longer finite.
     """
-    data = _text()
+    data = text()
     longest = max(factors) * length
     held_out = data.selection(longest, limit=max(1, _HELD_OUT_BYTES // longest))
 
@@ -85,5 +85,6 @@ def fit(
 
 
 @cache
-def _text() -> TextData:
+def text() -> TextData:
+    """The standard library's source, of which a tenth is held out."""
     return open_text("stdlib", selection=0.1, test=0.0, minimum_bytes=_LONGEST_WINDOW)

@@ -16,7 +16,7 @@ ALLOWED = {
         "cu_seqlens",
         "first outs of one",
     },
-    "of another rank": {"x", "coefficients", "attn_mask"},
+    "of another rank": {"x", "coefficients", "attn_mask", "a of power_law_operator"},
 }
 
 

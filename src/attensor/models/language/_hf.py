@@ -239,7 +239,7 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
     def __init__(self, config: CausalConfig) -> None:
         super().__init__(config)
         self.model = self.body(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=self.body.family.head_bias)
         self.post_init()
 
     @can_return_tuple

@@ -5,8 +5,9 @@
 | OpenNLPLab's TransNormerLLM | `transnormer_from_official` | `transnormer_config_from_official` |
 | flash-linear-attention's GLA | `gla_from_fla` | `gla_config_from_fla` |
 | the first GLA code (berlino, bailin28) | `gla_from_first_code` | `gla_config_from_first_code` |
+| PLDR-LLM, the paper's code and its port to transformers | `pldr_from_official` | `pldr_config_from_official` |
 
-The first returns what `load_state_dict` takes, the second the arguments of `TransNormerConfig` or `GLAConfig`. No model
+The first returns what `load_state_dict` takes, the second the arguments of a configuration here. No model
 code of the other project runs, and transformers is not needed. Nothing is copied that need not be: new tensors share
 memory with the old ones where only names change. A checkpoint without `lm_head.weight` is a tied one, and its embedding
 table stands there too; so give all files of a checkpoint at once.
@@ -14,7 +15,7 @@ table stands there too; so give all files of a checkpoint at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -28,6 +29,8 @@ __all__ = [
     "gla_config_from_fla",
     "gla_from_first_code",
     "gla_from_fla",
+    "pldr_config_from_official",
+    "pldr_from_official",
     "transnormer_config_from_official",
     "transnormer_from_official",
 ]
@@ -86,6 +89,30 @@ def gla_from_first_code(
     cut = partial(_scaled_keys, num_heads=None if revision == "December 2023" else num_heads)
     keys = Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), cut)
     return _with_head(convert("gla_from_first_code", state_dict, (keys, *_FIRST_CODE)))
+
+
+def pldr_from_official(
+    state_dict: Mapping[str, Tensor], *, operators: Sequence[Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Weights of PLDR-LLM checkpoints: `PLDR-LLM-with-KVG-cache`, and the port's `fromthesky/PLDR-LLM-v51-110M-3`.
+
+    Both have the same names; the port adds the buffers of a predefined operator, [layers, 3, 1, H, D, D], of which the
+    last of three is taken. The paper's code keeps that one in a file of its own.
+
+    Args:
+        state_dict: `decoder.dec_layers.{i}.mha1.wq.weight` and so on; `module.` before all names is left out.
+        operators: [H, D, D] of each layer, where they are predefined and not in the checkpoint.
+    Raises:
+        ValueError: a name of another layout.
+    """
+    known = {name.removeprefix("module."): tensor for name, tensor in state_dict.items()}
+    held = known.pop("decoder.past_G_values", None)
+    known.pop("decoder.past_G_values_status", None)
+    found = convert("pldr_from_official", known, _PLDR)
+    if operators is None and held is not None:
+        operators = [layer[2, 0] for layer in held]
+    named = {f"model.layers.{i}.attn.fixed_operator": one for i, one in enumerate(operators or ())}
+    return {**found, **named}
 
 
 def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,6 +175,31 @@ def gla_config_from_first_code(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def pldr_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `PLDRConfig` for the port's configuration, or the paper's hyperparameters by the port's names.
+
+    The operator is the trained one, made of the whole input: `operator="sequence"`.
+
+    Raises:
+        ValueError: a part that the published models do not use, such as scaled rotary positions.
+    """
+    published = {
+        "hidden_act": "silu", "layer_norm_eps": 1e-6, "rope_theta": 10_000.0, "rope_scaling": None,
+        "attention_bias": True, "glu_bias": True, "final_bias": True, "attention_dropout": 0.0,
+    }  # fmt: skip
+    require_options("pldr_config_from_official", config, published)
+    custom = config.get("custom_G_type")
+    names = (*_TOKENS, "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    renamed = {"num_reslayerA": "units", "num_denseA": "depth", "A_dff": "net_size"}
+    return {
+        **kept_options(config, names),
+        **{new: config[old] for old, new in renamed.items() if old in config},
+        "interleaved": config.get("reference_rope", True),
+        "operator": "sequence" if custom is None else "fixed",
+        "custom": custom,
+    }
+
+
 _TOKENS = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "tie_word_embeddings")
 
 _FLA_OPTIONS = {
@@ -191,6 +243,39 @@ _FLA = (
     Rule(_LAYER + r"(attn\.(?:[qkvgo]_proj|gk_proj\.[01])\.weight|attn\.gk_proj\.1\.bias)", (_NEW + r"\2",)),
     Rule(_LAYER + r"(mlp\.(?:gate|up|down)_proj\.weight)", (_NEW + r"\2",)),
 )
+
+_PLDR_LAYER = r"decoder\.dec_layers\.(\d+)\."
+_GLU = {"1": "gate", "2": "up", "3": "down"}
+
+_PLDR = (
+    Rule(r"decoder\.embedding\.weight", ("model.embed_tokens.weight",)),
+    Rule(r"decoder\.layernorm1\.(weight|bias)", (r"model.embed_norm.\1",)),
+    Rule(r"final_layer\.(weight|bias)", (r"lm_head.\1",)),
+    Rule(_PLDR_LAYER + r"layernorm1\.(weight|bias)", (_NEW + r"input_layernorm.\2",)),
+    Rule(_PLDR_LAYER + r"layernorm2\.(weight|bias)", (_NEW + r"post_attention_layernorm.\2",)),
+    Rule(_PLDR_LAYER + r"mha1\.w([qkv])\.(weight|bias)", (_NEW + r"attn.\2_proj.\3",)),
+    Rule(_PLDR_LAYER + r"mha1\.dense\.(weight|bias)", (_NEW + r"attn.o_proj.\2",)),
+    Rule(_PLDR_LAYER + r"mha1\.layernorm1\.(weight|bias)", (_NEW + r"attn.norm.\2",)),
+    Rule(_PLDR_LAYER + r"mha1\.reslayerAs\.(\d+)\.layernormA\.(weight|bias)", (_NEW + r"attn.net.\2.norm.\3",)),
+    *(
+        Rule(_PLDR_LAYER + rf"mha1\.plgatt_layer\.{old}", (f"{_NEW}attn.{new}",))
+        for old, new in (
+            ("Wlst", "operator_weight"), ("blst", "operator_bias"), ("pwlst", "exponent"), ("alst", "mix"),
+            ("balst", "mix_bias"),
+        )
+    ),
+    *(
+        Rule(
+            _PLDR_LAYER + rf"mha1\.reslayerAs\.(\d+)\.denseAs\.(\d+)\.gluw{old}\.(weight|bias)",
+            (rf"{_NEW}attn.net.\2.layers.\3.{new}_\4",),
+        )
+        for old, new in _GLU.items()
+    ),
+    *(
+        Rule(_PLDR_LAYER + rf"ffn\.gluw{old}\.(weight|bias)", (rf"{_NEW}mlp.{new}_proj.\2",))
+        for old, new in _GLU.items()
+    ),
+)  # fmt: skip
 
 _OLD_LAYER = r"transformer\.h\.(\d+)\."
 

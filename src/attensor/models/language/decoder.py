@@ -48,13 +48,18 @@ class GatedMLP(nn.Module):
     """`down(activation(gate(x)) * up(x))`: SwiGLU (arXiv:2002.05202), or without activation SGLU (arXiv:2307.14995)."""
 
     def __init__(
-        self, hidden_size: int, mlp_hidden_size: int, activation: Callable[[Tensor], Tensor] | None = F.silu
+        self,
+        hidden_size: int,
+        mlp_hidden_size: int,
+        activation: Callable[[Tensor], Tensor] | None = F.silu,
+        *,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.activation = activation
-        self.gate_proj = nn.Linear(hidden_size, mlp_hidden_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, mlp_hidden_size, bias=False)
-        self.down_proj = nn.Linear(mlp_hidden_size, hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, mlp_hidden_size, bias=bias)
+        self.up_proj = nn.Linear(hidden_size, mlp_hidden_size, bias=bias)
+        self.down_proj = nn.Linear(mlp_hidden_size, hidden_size, bias=bias)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """[..., C] to [..., C]."""
@@ -96,12 +101,14 @@ class Family(NamedTuple):
         mlp: configuration -> module on [..., C].
         norm: configuration -> norm over C.
         block: the order of a layer's parts, `pre_norm`, `post_norm` or a function of the same arguments.
+        head_bias: the output projection has a bias.
     """
 
     mixer: Callable[[Any, int], nn.Module]
     mlp: Callable[[Any], nn.Module] = gated_mlp
     norm: Callable[[Any], nn.Module] = rms_norm
     block: Callable[..., Tensor] = pre_norm
+    head_bias: bool = False
 
 
 class DecoderLayer(nn.Module):

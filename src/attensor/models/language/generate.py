@@ -15,7 +15,7 @@ from attensor.models.language.counted import CountedDecoder
 from attensor.models.language.decoder import Decoder
 from attensor.ops._checks import checked
 
-__all__ = ["continue_text", "generate", "import_families"]
+__all__ = ["continue_text", "generate", "import_families", "load_text_model"]
 
 
 @checked
@@ -80,7 +80,7 @@ def continue_text(
         MissingExtraError: transformers is not installed.
     """
     _check_choices(max_new_tokens, temperature, top_k)
-    model, encode, decode, ends = _load(Path(folder))
+    model, encode, decode, ends = load_text_model(Path(folder))
     past: Any = None
 
     def step(unread: Tensor) -> Tensor:
@@ -103,8 +103,17 @@ def continue_text(
     yield decode(written)[len(text) :]
 
 
-def _load(folder: Path) -> tuple[Any, Callable[[str], list[int]], Callable[[list[int]], str], list[int]]:
-    """Model, text to tokens, tokens to text, and the tokens that end a text."""
+def load_text_model(
+    folder: Path,
+) -> tuple[Any, Callable[[str], list[int]], Callable[[list[int]], str], list[int]]:
+    """Model, text to tokens, tokens to text, and the tokens that end a text.
+
+    Args:
+        folder: what `save_pretrained` wrote. Without a tokenizer in it, tokens are bytes: 256 of them.
+    Raises:
+        ValueError: no model in that folder, or neither a tokenizer nor bytes.
+        MissingExtraError: transformers is not installed.
+    """
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} holds no model in transformers' format: there is no config.json in it.")
     from attensor.models.language._transformers import AutoModelForCausalLM, AutoTokenizer
