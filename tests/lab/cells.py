@@ -85,28 +85,29 @@ def kernels() -> str | None:
 
 
 def strange(what: str) -> str:
-    """Print or write what a pool could take for an answer, or let nothing end."""
-    if what == "descriptors":
+    """Print or write what a pool could take for an answer, or let nothing end: one thing, or several with commas."""
+    things = what.split(", ")
+    if "descriptors" in things:
         for descriptor in range(3, 20):
             with contextlib.suppress(OSError):
                 os.write(descriptor, b'5\nnull\n{"event": 3')
-    if what == "closed":
+    if "closed" in things:
         os.closerange(3, 4096)  # a test process with many open files hands the pipe down under a high number
-    if what == "thread":
-        threading.Thread(target=time.sleep, args=[600]).start()
-    if what == "exit handler":
-        atexit.register(time.sleep, 600)
-    if what == "child" and os.fork() == 0:  # it holds the pipe open
+    if "child" in things and os.fork() == 0:  # it holds the pipe open
         os.execvp("sleep", ["sleep", "60"])
-    if what == "fork" and os.fork() == 0:
+    if "fork" in things and os.fork() == 0:
         time.sleep(20)
         os._exit(0)
-    if what == "fork and die":
+    if "thread" in things:
+        threading.Thread(target=time.sleep, args=[600]).start()
+    if "exit handler" in things:
+        atexit.register(time.sleep, 600)
+    if "fork and die" in things:
         if os.fork() == 0:
             time.sleep(20)
             os._exit(0)
         os._exit(3)
-    if what == "deaf":
+    if "deaf" in things:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("deaf", flush=True)
         time.sleep(600)

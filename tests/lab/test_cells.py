@@ -21,6 +21,7 @@ from .cells import misbehave, overlap, square
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_cells_are_computed_by_processes_with_one_thread_and_kept(tmp_path: Path) -> None:
     cells = [{"value": value} for value in (7, 2, 5, 3)]
     results = run_cells(tmp_path, square, cells)

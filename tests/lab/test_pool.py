@@ -38,28 +38,29 @@ def outcomes(
     return ended
 
 
+DEATHS = {
+    "kill": "killed by the system, most likely because memory",
+    "abort": "ended with signal SIGABRT",
+    "exit": r"ended the process by sys.exit\(deep inside\) \(cells.py, line",
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("how", "why"),
-    [
-        ("kill", "killed by the system, most likely because memory"),
-        ("abort", "ended with signal SIGABRT"),
-        ("exit", r"ended the process by sys.exit\(deep inside\) \(cells.py, line"),
-    ],
-)
-def test_a_death_is_explained_and_costs_its_cell_alone(how: str, why: str, tmp_path: Path) -> None:
-    named = [{"name": "a", "how": None}, {"name": "b", "how": how}, {"name": "c", "how": None}]
+def test_a_death_is_explained_and_costs_its_cell_alone(tmp_path: Path) -> None:
+    ways = {"first": None, **{how: how for how in DEATHS}, "last": None}
+    named = [{"name": name, "how": how} for name, how in ways.items()]
     ended = {cell.arguments["name"]: outcome for cell, outcome in outcomes(cells.end, named, logs=tmp_path)}
-    assert (ended["a"].result, ended["c"].result) == ("a", "c")
-    assert re.search(why, ended["b"].reason or "")
-    assert (tmp_path / "2.log").read_text() == "c says so\n"
-
-
-STRANGE = ["descriptors", "thread", "exit handler", "child", "fork", "nothing"]
+    assert ended.keys() == ways.keys()
+    for name, why in DEATHS.items():
+        assert ended[name].result is None
+        assert re.search(why, ended[name].reason or "")
+    for place, name in ((0, "first"), (len(ways) - 1, "last")):
+        assert (ended[name].result, ended[name].reason) == (name, None)
+        assert (tmp_path / f"{place}.log").read_text() == f"{name} says so\n"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", STRANGE)
+@pytest.mark.parametrize("what", ["descriptors", "thread, exit handler, child, fork"])
 def test_nothing_that_a_cell_leaves_or_writes_holds_up_its_answer(what: str, tmp_path: Path) -> None:
     """Lines that look like answers, threads and children that go on: the answer counts, and the process is gone."""
     interruption = Interruption()
@@ -106,30 +107,28 @@ def test_a_process_that_does_not_listen_is_ended_by_force(tmp_path: Path, monkey
     assert outcome.reason is None
 
 
-BEFORE = {
-    "text": "print('hello')",
-    "no newline": "sys.stdout.write('hello')",
-    "bytes": "sys.stdout.buffer.write(bytes([255, 254, 10]))",
-    "number": "print('5')",
-    "end": "print('null')",
-    "event": "print('{\"event\": {}}')",
-    "result": "print('{\"result\": 1}')",
-}
+# what could be taken for an answer, and, right before the answers, what leaves a line open
+BEFORE = [
+    "print('hello')",
+    "sys.stdout.buffer.write(bytes([255, 254, 10]))",
+    "print('5')",
+    "print('null')",
+    "print('{\"event\": {}}')",
+    "print('{\"result\": 1}')",
+    "sys.stdout.write('hello')",
+]
 
 
-@pytest.mark.parametrize(
-    "code", [pytest.param(c, marks=pytest.mark.slow) if n != "end" else c for n, c in BEFORE.items()]
-)
 def test_what_is_printed_before_the_process_is_ours_is_for_the_log(
-    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        f"import sys\nif '-P' in sys.orig_argv:\n    {code}\n    sys.stdout.flush()"
-    )
+    lines = [line for code in BEFORE for line in (code, "sys.stdout.flush()")]
+    (tmp_path / "sitecustomize.py").write_text("\n    ".join(["import sys\nif '-P' in sys.orig_argv:", *lines]))
     monkeypatch.syspath_prepend(tmp_path)
     ((_, outcome),) = outcomes(cells.square, [{"value": 7}], logs=tmp_path)
     assert outcome.result["square"] == 49
-    assert (tmp_path / "0.log").read_bytes()
+    expected = b'hello\n\xff\xfe\n5\nnull\n{"event": {}}\n{"result": 1}\nhello'
+    assert (tmp_path / "0.log").read_bytes() == expected
 
 
 @pytest.mark.slow

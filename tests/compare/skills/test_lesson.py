@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from attensor.compare.skills import lesson
-from attensor.compare.skills.lesson import Lesson, training_batch
+from attensor.compare.skills.lesson import Learned, Lesson, training_batch
 from attensor.compare.subjects import Subject
 from attensor.errors import Diverged, Stopped
 from attensor.lab import Reporter
@@ -41,16 +41,18 @@ class StopsAt(Reporter):
         self.stop = self.count <= 0
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Learned:
+    """40 steps without a stop: the pilots take 10 each, the better one goes on."""
+    return lesson_of(tmp_path_factory.mktemp("whole"), HARD, 40).run()
+
+
 @pytest.mark.parametrize("stops", [(7,), (10, 1), (25, 6), (10, 10, 10, 10)], ids=str)
-def test_an_interrupted_lesson_goes_on_without_changing_a_bit(tmp_path, stops) -> None:
-    # 40 steps: the pilots take 10 each, the better one goes on
-    whole = lesson_of(tmp_path, HARD, 40).run()
-    parts = tmp_path / "parts"
-    parts.mkdir()
+def test_an_interrupted_lesson_goes_on_without_changing_a_bit(tmp_path, whole, stops) -> None:
     for count in stops:
         with pytest.raises(Stopped):
-            lesson_of(parts, HARD, 40, StopsAt(count)).run()
-    resumed = lesson_of(parts, HARD, 40).run()
+            lesson_of(tmp_path, HARD, 40, StopsAt(count)).run()
+    resumed = lesson_of(tmp_path, HARD, 40).run()
     same = [[step, score] for step, _, score in whole.curve]
     assert [[step, score] for step, _, score in resumed.curve] == same
     assert replace(resumed, seconds=0, curve=[]) == replace(whole, seconds=0, curve=[])
