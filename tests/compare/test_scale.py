@@ -7,16 +7,20 @@ import json
 import math
 import statistics
 import sysconfig
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 from attensor.compare import Result
+from attensor.compare.balance import parameter_count
 from attensor.compare.comparison import compare
 from attensor.compare.conclusions import conclusions
 from attensor.compare.config import CompareConfig
 from attensor.compare.ended import Ended
+from attensor.compare.plan import SIZES, make_plan
 from attensor.compare.scale import kendall, power_law, scale, scale_sentences
 from attensor.compare.schema import schema
 from attensor.compare.sizes import combined, compare_sizes
@@ -177,12 +181,27 @@ def test_sizes_that_do_not_go_are_refused(options, message):
         CompareConfig(**options)
 
 
+def test_each_size_has_several_times_the_parameters_of_the_one_before():
+    counts = []
+    for size in SIZES:
+        config = CompareConfig(data=DATA, mechanisms="linear", size=size, device="cpu")
+        plan = make_plan(config, created="then", command="attensor compare")
+        with torch.device("meta"):
+            model = plan.task.build(plan, plan.mixers(plan.subjects[0]), plan.reference_mlp_size)
+        counts.append(parameter_count(model))
+    assert len(counts) == 3
+    assert all(larger > 5 * smaller for smaller, larger in pairwise(counts))
+
+
 @pytest.mark.slow
-def test_two_sizes_from_beginning_to_end(tmp_path):
-    shown = io.StringIO()
+def test_two_sizes_from_beginning_to_end(tmp_path, monkeypatch):
+    monkeypatch.setitem(SIZES, "small", (160, 3, 4))
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # two threads wait for each other while other tests take the cores
+    text, shown = tmp_path / "text.txt", io.StringIO()
+    text.write_text("".join(f"{i} times {i % 7} is {i * (i % 7)}, and so on.\n" for i in range(300)))
     config = CompareConfig(
-        data=DATA, mechanisms="linear", size="tiny,small", fit=True, steps=4, seeds=2, length=16, batch_size=2,
-        max_length=512, out=str(tmp_path), device="cpu",
+        data=str(text), mechanisms="linear", size="tiny,small", fit=True, steps=4, seeds=2, length=16, batch_size=2,
+        max_length=128, learning_rates=(6e-3,), counts=False, out=str(tmp_path / "runs"), device="cpu",
     )  # fmt: skip
     result = Result.load(compare(config, console=Console(file=shown, width=160)))
     rows = result.results["scale"]["rows"]
