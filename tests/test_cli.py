@@ -172,6 +172,7 @@ def test_a_run_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str],
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_doctor_is_reached_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "attensor", "doctor"], capture_output=True, text=True, check=True)
     assert "takes on" in done.stdout

@@ -203,7 +203,9 @@ def test_traces_as_one_graph(case: Case) -> None:
 FREE = [c for c in all_cases() if c.variant is None]
 
 
-@pytest.mark.parametrize("with_gradients", [False, True], ids=["inference", "gradients"])
+@pytest.mark.parametrize(
+    "with_gradients", [pytest.param(False, marks=pytest.mark.slow, id="inference"), pytest.param(True, id="gradients")]
+)
 @pytest.mark.parametrize("case", FREE, ids=name)
 def test_exports_with_free_sizes(case: Case, with_gradients: bool) -> None:
     """One graph for all batches and lengths from 5 to 2048, as torch.export makes it without Dynamo."""

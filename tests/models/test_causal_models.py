@@ -432,6 +432,7 @@ def test_only_the_model_files_import_transformers() -> None:
     _run("import sys, attensor.models.language.convert\nassert 'transformers' not in sys.modules\n")
 
 
+@pytest.mark.slow
 def test_without_transformers_the_extra_is_named() -> None:
     modules = sorted({family.__module__.rpartition(".")[2] for _, family, _ in families.FAMILIES.values()})
     out = _run(

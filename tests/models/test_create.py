@@ -128,6 +128,7 @@ def test_timm_is_asked_for_only_to_register(monkeypatch: pytest.MonkeyPatch) -> 
         models.register_with_timm()
 
 
+@pytest.mark.slow
 def test_names_cost_no_import_of_timm() -> None:
     code = "import sys; from attensor import models; models.model_names(); sys.exit('timm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -455,6 +455,7 @@ def test_torch_compile_takes_what_an_eager_call_takes(is_built, workshop, operat
     assert workshop.compilations() == is_built
 
 
+@pytest.mark.slow
 def test_an_import_looks_for_no_kernels_and_an_eager_call_needs_no_torch_compile(workshop):
     program = (
         "import sys, torch, attensor.ops, attensor.ops._native.build as build\n"

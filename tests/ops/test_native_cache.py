@@ -223,6 +223,7 @@ def test_a_failure_in_no_known_letters_and_a_user_who_is_not_there_are_reasons(w
         cache.kernels_folder()
 
 
+@pytest.mark.slow
 def test_operators_go_on_in_torch_and_the_doctor_names_the_reason(workshop):
     """The product's own kernels, in a folder that others can write."""
     workshop.cache.mkdir()

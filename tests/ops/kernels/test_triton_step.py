@@ -72,6 +72,7 @@ def test_a_pool_with_strides_is_changed_in_place() -> None:
     torch.testing.assert_close(pool, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_prefill_then_steps_is_the_whole() -> None:
     tensors = [None if x is None else x.detach().float().to(DEVICE) for x in make("channel", tokens=19).values()]
     q, k, v, log_decay, state = tensors
