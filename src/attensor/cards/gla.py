@@ -30,4 +30,5 @@ CARD = Mechanism(
         "layer norm, gate bias": {"norm": "layer", "gate_bias": True},
         "one key/value head": {"num_kv_heads": 1},
     },
+    swaps_into=("transformers",),
 )

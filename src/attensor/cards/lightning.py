@@ -25,4 +25,5 @@ CARD = Mechanism(
     state_bytes="4*B*H*K*V",
     variants={"minimax slopes": {"slopes": "minimax"}, "linear slopes": {"slopes": "linear"}},
     shown_options={"layer_index": 0, "num_layers": 12},
+    swaps_into=("transformers",),
 )

@@ -24,4 +24,5 @@ CARD = Mechanism(
         "relu": {"feature_map": "relu"},
     },
     commands={"bench linear": "attensor.commands.bench_linear:BenchLinear"},
+    swaps_into=("transformers",),
 )

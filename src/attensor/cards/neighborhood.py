@@ -46,4 +46,5 @@ CARD = Mechanism(
         "relative biases": {"relative_bias": True, "dilation": 2, "padding": "visible"},
         "cut": {"relative_bias": True, "border": "truncate", "window_size": 4},
     },
+    swaps_into=("timm", "transformers"),
 )

@@ -24,4 +24,5 @@ CARD = Mechanism(
     is_causal=True,
     flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
+    swaps_into=("transformers",),
 )

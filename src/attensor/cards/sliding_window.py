@@ -27,4 +27,5 @@ CARD = Mechanism(
     options={"window_size": 64},
     example_options={"window_size": 6},
     shown_options={"window_size": 32},
+    swaps_into=("transformers", "torch"),
 )

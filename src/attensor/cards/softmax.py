@@ -23,4 +23,5 @@ CARD = Mechanism(
     grid_options={"is_causal": False, "rotary_base": None},
     commands={"bench softmax": "attensor.commands.bench_softmax:BenchSoftmax"},
     shown_options={"num_kv_heads": 2},
+    swaps_into=("transformers", "timm", "torch"),
 )

@@ -33,4 +33,5 @@ CARD = Mechanism(
     state_bytes="4*B*H*K*V",
     variants={"lrpe everywhere": {"use_lrpe": True}},
     shown_options={"layer_index": 0, "num_layers": 12},
+    swaps_into=("transformers",),
 )
