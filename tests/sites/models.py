@@ -62,7 +62,11 @@ def mistral() -> Case:
 
 def gpt2() -> Case:
     transformers = pytest.importorskip("transformers")
-    model = drawn(transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=31, n_embd=24, n_layer=2, n_head=3)))
+    model = drawn(
+        transformers.GPT2LMHeadModel(
+            transformers.GPT2Config(vocab_size=31, n_embd=24, n_layer=2, n_head=3, bos_token_id=1, eos_token_id=1)
+        )
+    )
     return Case(model, lambda: model(TOKENS).logits, "transformers", 2, {})
 
 

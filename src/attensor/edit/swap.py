@@ -18,7 +18,7 @@ from attensor import catalogue
 from attensor.nn._carried import accepted
 from attensor.sites import AttentionSite, AttentionWeights, find_sites
 
-__all__ = ["chosen", "restore", "swap"]
+__all__ = ["chosen", "layer_for", "restore", "swap"]
 
 Model = TypeVar("Model", bound=nn.Module)
 Made = Callable[[AttentionWeights], nn.Module]
@@ -56,7 +56,8 @@ def swap(
     found = find_sites(model)
     picked = chosen(found, layers)
     swapped: list[AttentionSite] = []
-    made = [(found[index], _layer(to, found[index], index, len(found), weights, options)) for index in picked]
+    fresh = weights == "fresh"
+    made = [(found[i], layer_for(to, found[i], i, len(found), options, is_fresh=fresh)) for i in picked]
     before = [site.layer for site, _ in made]
     try:
         for site, layer in made:
@@ -110,9 +111,17 @@ def chosen(found: Sequence[AttentionSite], layers: Sequence[int] | None) -> list
     return sorted({index % count for index in asked})
 
 
-def _layer(
-    to: str | Made, site: AttentionSite, index: int, count: int, weights: str, options: dict[str, Any]
+def layer_for(
+    to: str | Made, site: AttentionSite, index: int, count: int, options: dict[str, Any], *, is_fresh: bool = False
 ) -> nn.Module:
+    """The layer that is to stand in for one attention.
+
+    Args:
+        to, options: as of `swap`.
+        site: the attention.
+        index, count: its place in the model, and attentions that the model has.
+        is_fresh: draw it anew.
+    """
     layer: Any
     if not isinstance(to, str):
         layer = to(site.weights())
@@ -120,16 +129,15 @@ def _layer(
         mechanism = catalogue.mechanism(to)
         kind = catalogue.load(mechanism.layer)
         if not hasattr(kind, "from_attention") or (site.kind != "attensor" and site.kind not in mechanism.swaps_into):
+            others = catalogue.mechanisms().items()
             able = [
-                name
-                for name, one in catalogue.mechanisms().items()
-                if site.kind in (*one.swaps_into, "attensor") and one.swaps_into
+                n for n, one in others if site.kind in one.swaps_into or (one.swaps_into and site.kind == "attensor")
             ]
             raise ValueError(
                 f"swap: to={to!r} cannot stand in for attention of {site.kind}; these can: {', '.join(able)}."
             )
         place = accepted(kind, layer_index=index, num_layers=count)
         layer = kind.from_attention(site.weights(), **{**place, **options})
-    if weights == "fresh":
+    if is_fresh:
         layer.reset_parameters()
     return cast("nn.Module", layer)

@@ -74,9 +74,9 @@ class SoftmaxAttention(SequenceMixer):
         check_range(self, above=0, rotary_base=rotary_base)
         self.is_causal, self.rotary_base, self.dropout_p = is_causal, rotary_base, dropout_p
         self.uses_positions = rotary_base is not None
-        self._make_projections(qkv_bias, out_bias, {"device": device, "dtype": dtype})
+        self._make_parts_carried(qkv_bias, out_bias, {"device": device, "dtype": dtype})
 
-    def _make_projections(self, qkv_bias: bool, out_bias: bool, made: dict[str, Any]) -> None:
+    def _make_parts_carried(self, qkv_bias: bool, out_bias: bool, made: dict[str, Any]) -> None:
         size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         self.q_proj = nn.Linear(self.hidden_size, size, bias=qkv_bias, **made)
         self.k_proj = nn.Linear(self.hidden_size, kv_size, bias=qkv_bias, **made)
@@ -94,7 +94,7 @@ class SoftmaxAttention(SequenceMixer):
             ShapeError, ValueError: options that ask for other sizes, or that the layer cannot have.
         """
         layer = cls(weights.q.shape[1], weights.num_heads, **{**cls._options_of(weights), **options})
-        for name, projection in layer._projections().items():
+        for name, projection in layer._parts_carried().items():
             carry(layer, name, projection, getattr(weights, name), getattr(weights, f"{name}_bias"))
         return layer
 
@@ -114,7 +114,7 @@ class SoftmaxAttention(SequenceMixer):
 
     def to_attention(self) -> AttentionWeights:
         """The projections, for another attention; they share this layer's memory."""
-        tensors: dict[str, Any] = given(**self._projections())
+        tensors: dict[str, Any] = given(**self._parts_carried())
         return AttentionWeights(
             **tensors,
             num_heads=self.num_heads,
@@ -124,7 +124,7 @@ class SoftmaxAttention(SequenceMixer):
             is_causal=self.is_causal,
         )
 
-    def _projections(self) -> dict[str, nn.Linear]:
+    def _parts_carried(self) -> dict[str, nn.Linear]:
         return {"q": self.q_proj, "k": self.k_proj, "v": self.v_proj, "out": self.o_proj}
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:

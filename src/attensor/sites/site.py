@@ -106,6 +106,10 @@ class AttentionSite(ABC):
             self._put(path, part)
         vars(parts[self.slot])[_KEPT] = kept
 
+    def stand_in(self, layer: nn.Module) -> nn.Module:
+        """A module that is called as the original at `path`, and lets the layer do it; the model stays as it is."""
+        return self._parts(layer)[self.slot]
+
     def restore(self, weights: AttentionWeights | None = None) -> None:
         """Put the original back, bit for bit, on the device and in the dtype that it had.
 
