@@ -122,6 +122,25 @@ def test_a_state_decodes_left_padded_rows_as_whole_ones(to: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("to", "options"), [("softmax", {}), ("sliding-window", {"window_size": 9})])
+def test_masks_of_torch_are_understood(to: str, options: dict[str, Any]) -> None:
+    """A causal mask, with and without padding; any other mask is refused."""
+    model = encoder().model
+    x = torch.randn(2, 7, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    mask = nn.Transformer.generate_square_subsequent_mask(7, dtype=torch.float64)
+    padding = torch.zeros(2, 7, dtype=torch.bool)
+    padding[1, 5:] = True
+    whole = model(x, mask=mask, is_causal=True)
+    padded = model(x, mask=mask.isinf(), src_key_padding_mask=padding)
+    edit.swap(model, to=to, is_causal=True, **options)
+    torch.testing.assert_close(model(x, mask=mask, is_causal=True), whole, rtol=1e-10, atol=1e-10)
+    found = model(x, mask=mask.isinf(), src_key_padding_mask=padding)
+    torch.testing.assert_close(found[~padding], padded[~padding], rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="attn_mask must be the causal one"):
+        model(x, mask=mask.mT)
+
+
+@torch.no_grad()
 def test_some_layers_then_others_and_back() -> None:
     case = llama()
     before = case.call()

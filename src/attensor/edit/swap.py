@@ -9,6 +9,7 @@ attention did is a matter of the layer, and of training on (`edit.align`).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, cast
 
@@ -43,7 +44,8 @@ def swap(
             layer.
         layers: which attentions, by their place in the model from 0, negative ones from the end; all if None.
         weights: `"carry"` the projections over, or draw the layers `"fresh"`.
-        options: of the layer, for instance `window_size=64`.
+        options: of the layer, for instance `window_size=64`; for `nn.MultiheadAttention`, which does not know it,
+            `is_causal=True` where it is called with a causal mask.
     Returns:
         The model.
     Raises:
@@ -123,8 +125,11 @@ def layer_for(
         is_fresh: draw it anew.
     """
     layer: Any
+    weights, options = site.weights(), dict(options)
+    if site.kind == "torch":
+        weights = dataclasses.replace(weights, is_causal=bool(options.pop("is_causal", False)))
     if not isinstance(to, str):
-        layer = to(site.weights())
+        layer = to(weights)
     else:
         mechanism = catalogue.mechanism(to)
         kind = catalogue.load(mechanism.layer)
@@ -137,7 +142,7 @@ def layer_for(
                 f"swap: to={to!r} cannot stand in for attention of {site.kind}; these can: {', '.join(able)}."
             )
         place = accepted(kind, layer_index=index, num_layers=count)
-        layer = kind.from_attention(site.weights(), **{**place, **options})
+        layer = kind.from_attention(weights, **{**place, **options})
     if is_fresh:
         layer.reset_parameters()
     return cast("nn.Module", layer)

@@ -14,10 +14,14 @@ __all__ = ["accepted", "carry", "given", "refuse_bidirectional"]
 
 
 def accepted(layer: type[nn.Module], **offered: Any) -> dict[str, Any]:
-    """Those of the options that the constructor of a layer takes."""
-    names = inspect.signature(layer.__init__).parameters
-    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in names.values())
-    return {name: value for name, value in offered.items() if takes_all or name in names}
+    """Those of the options that the constructor of a layer takes, or the one that it hands all others to."""
+    names: set[str] = set()
+    for kind in layer.__mro__:
+        own = inspect.signature(kind.__init__).parameters.values()
+        names.update(parameter.name for parameter in own)
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):
+            break
+    return {name: value for name, value in offered.items() if name in names}
 
 
 def carry(layer: nn.Module, name: str, projection: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:

@@ -74,9 +74,9 @@ class SoftmaxAttention(SequenceMixer):
         check_range(self, above=0, rotary_base=rotary_base)
         self.is_causal, self.rotary_base, self.dropout_p = is_causal, rotary_base, dropout_p
         self.uses_positions = rotary_base is not None
-        self._make_parts_carried(qkv_bias, out_bias, {"device": device, "dtype": dtype})
+        self._make_projections(qkv_bias, out_bias, {"device": device, "dtype": dtype})
 
-    def _make_parts_carried(self, qkv_bias: bool, out_bias: bool, made: dict[str, Any]) -> None:
+    def _make_projections(self, qkv_bias: bool, out_bias: bool, made: dict[str, Any]) -> None:
         size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
         self.q_proj = nn.Linear(self.hidden_size, size, bias=qkv_bias, **made)
         self.k_proj = nn.Linear(self.hidden_size, kv_size, bias=qkv_bias, **made)
