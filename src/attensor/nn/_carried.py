@@ -17,7 +17,9 @@ def accepted(layer: type[nn.Module], **offered: Any) -> dict[str, Any]:
     """Those of the options that the constructor of a layer takes, or the one that it hands all others to."""
     names: set[str] = set()
     for kind in layer.__mro__:
-        own = inspect.signature(kind.__init__).parameters.values()
+        if (constructor := vars(kind).get("__init__")) is None:
+            continue
+        own = inspect.signature(constructor).parameters.values()
         names.update(parameter.name for parameter in own)
         if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own):
             break
