@@ -27,4 +27,5 @@ CARD = Mechanism(
     state_bytes="0",
     symbols={"X": "length of the attended axis"},
     shown_options={"layer_index": 0},
+    swaps_into=("timm",),
 )

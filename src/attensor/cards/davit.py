@@ -38,4 +38,5 @@ CARD = Mechanism(
     variants={
         "channels of Florence-2": {"version": 2},
     },
+    swaps_into=("timm",),
 )

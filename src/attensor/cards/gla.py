@@ -30,4 +30,6 @@ CARD = Mechanism(
         "layer norm, gate bias": {"norm": "layer", "gate_bias": True},
         "one key/value head": {"num_kv_heads": 1},
     },
+    commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
+    swaps_into=("transformers",),
 )

@@ -25,4 +25,6 @@ CARD = Mechanism(
     state_bytes="4*B*H*K*V",
     variants={"minimax slopes": {"slopes": "minimax"}, "linear slopes": {"slopes": "linear"}},
     shown_options={"layer_index": 0, "num_layers": 12},
+    commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
+    swaps_into=("transformers",),
 )

@@ -23,5 +23,9 @@ CARD = Mechanism(
         "learned features": {"feature_map": "learned", "normalize": True},
         "relu": {"feature_map": "relu"},
     },
-    commands={"bench linear": "attensor.commands.bench_linear:BenchLinear"},
+    commands={
+        "edit swap": "attensor.commands.edit_swap:EditSwap",
+        "bench linear": "attensor.commands.bench_linear:BenchLinear",
+    },
+    swaps_into=("transformers",),
 )

@@ -32,4 +32,5 @@ import torch; from attensor import models
 model = models.create("maxvit_tiny_tf_224", num_classes=10, img_size=64)
 out = model(torch.randn(2, 3, 64, 64))
 """,
+    swaps_into=("timm",),
 )

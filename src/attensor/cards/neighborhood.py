@@ -40,10 +40,15 @@ CARD = Mechanism(
     },
     grid_options={"window_size": 5},
     example_options={"window_size": 3},
-    commands={"bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood"},
+    commands={
+        "edit swap": "attensor.commands.edit_swap:EditSwap",
+        "train image": "attensor.commands.train_image:TrainImage",
+        "bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood",
+    },
     shown_options={"window_size": 7},
     variants={
         "relative biases": {"relative_bias": True, "dilation": 2, "padding": "visible"},
         "cut": {"relative_bias": True, "border": "truncate", "window_size": 4},
     },
+    swaps_into=("timm", "transformers"),
 )

@@ -24,4 +24,6 @@ CARD = Mechanism(
     is_causal=True,
     flops="4*B*T*H*K*V",
     state_bytes="4*B*H*K*V",
+    commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
+    swaps_into=("transformers",),
 )

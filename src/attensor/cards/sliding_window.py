@@ -27,4 +27,6 @@ CARD = Mechanism(
     options={"window_size": 64},
     example_options={"window_size": 6},
     shown_options={"window_size": 32},
+    commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
+    swaps_into=("transformers", "torch"),
 )

@@ -21,6 +21,10 @@ CARD = Mechanism(
     flops="2*B*T**2*H*(K + V)",
     state_bytes="4*B*T*H*(K + V)",
     grid_options={"is_causal": False, "rotary_base": None},
-    commands={"bench softmax": "attensor.commands.bench_softmax:BenchSoftmax"},
+    commands={
+        "edit swap": "attensor.commands.edit_swap:EditSwap",
+        "bench softmax": "attensor.commands.bench_softmax:BenchSoftmax",
+    },
     shown_options={"num_kv_heads": 2},
+    swaps_into=("transformers", "timm", "torch"),
 )

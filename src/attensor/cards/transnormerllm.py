@@ -33,4 +33,6 @@ CARD = Mechanism(
     state_bytes="4*B*H*K*V",
     variants={"lrpe everywhere": {"use_lrpe": True}},
     shown_options={"layer_index": 0, "num_layers": 12},
+    commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
+    swaps_into=("transformers",),
 )

@@ -30,4 +30,5 @@ CARD = Mechanism(
     grid_options={"block_size": 4},
     example_options={"block_size": 4},
     shown_options={"block_size": 8, "layer_index": 1},
+    swaps_into=("timm",),
 )

@@ -1,5 +1,12 @@
 """Edits of trained models and their checkpoints."""
 
+from attensor.edit.align import align as align
+from attensor.edit.align import distill as distill
+from attensor.edit.checkpoint import load_swapped as load_swapped
+from attensor.edit.checkpoint import save_swapped as save_swapped
+from attensor.edit.controls import ControlAttention as ControlAttention
 from attensor.edit.rotate import latent_moments as latent_moments
 from attensor.edit.rotate import rotate_latent as rotate_latent
 from attensor.edit.rotate import rotation as rotation
+from attensor.edit.swap import restore as restore
+from attensor.edit.swap import swap as swap

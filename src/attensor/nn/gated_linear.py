@@ -24,9 +24,10 @@ class ScalarGatedLinearAttention(LinearAttention):
     two differ in the gate alone. Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head.
 
     Args:
-        hidden_size: channels C; keys have C / 2 of them over all heads, values C.
+        hidden_size: channels C, as many as all values together.
         num_heads: query heads H.
         num_kv_heads: key/value heads; H if None.
+        key_size: channels of all query heads together; C / 2 if None.
         device, dtype: of the parameters.
     Source: arXiv:2405.21060, section 7 (Mamba-2's scalar gate), in the layer of arXiv:2312.06635 (its ablation).
     """
@@ -37,6 +38,7 @@ class ScalarGatedLinearAttention(LinearAttention):
         num_heads: int,
         *,
         num_kv_heads: int | None = None,
+        key_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -44,7 +46,7 @@ class ScalarGatedLinearAttention(LinearAttention):
             hidden_size,
             num_heads,
             num_kv_heads=num_kv_heads,
-            key_size=half(self, hidden_size, num_heads),
+            key_size=half(self, hidden_size, num_heads) if key_size is None else key_size,
             output_gate="swish",
             device=device,
             dtype=dtype,
@@ -63,9 +65,10 @@ class GatedLinearAttention(LinearAttention):
     Cost O(T (chunk + K) V) per head; decoding keeps one [K, V] matrix per head. About 4 C^2 parameters.
 
     Args:
-        hidden_size: channels C; keys have C / 2 of them over all heads, values C.
+        hidden_size: channels C, as many as all values together.
         num_heads: query heads H.
         num_kv_heads: heads of keys, gates and values; H if None.
+        key_size: channels of all query heads together; C / 2 if None.
         norm: `"rms"` per head with a weight (fla), or `"layer"` without (the paper's first code).
         gate_bias: the output gate's projection has a bias.
         clamp_min: log decays below this, at most 0, are raised to it; none if None.
@@ -81,6 +84,7 @@ class GatedLinearAttention(LinearAttention):
         num_heads: int,
         *,
         num_kv_heads: int | None = None,
+        key_size: int | None = None,
         norm: Literal["rms", "layer"] = "rms",
         gate_bias: bool = False,
         clamp_min: float | None = None,
@@ -91,7 +95,7 @@ class GatedLinearAttention(LinearAttention):
             hidden_size,
             num_heads,
             num_kv_heads=num_kv_heads,
-            key_size=half(self, hidden_size, num_heads),
+            key_size=half(self, hidden_size, num_heads) if key_size is None else key_size,
             norm=norm,
             output_gate="swish",
             device=device,

@@ -46,6 +46,7 @@ class GlobalLinearAttention(GridMixer):
     Source: arXiv:2501.16182, section 3.
     """
 
+    uses_space = False
     shown = (*GridMixer.shown, "denominator_minimum")
 
     def __init__(

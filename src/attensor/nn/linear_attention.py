@@ -8,13 +8,15 @@ Members of the family differ in the log decay g and in what they put around it; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.nn._carried import accepted, carry, given, refuse_bidirectional
 from attensor.nn._shapes import head_dim, kv_heads
+from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import StateCache
 from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.mixer import Heads, SequenceMixer
@@ -71,6 +73,8 @@ class LinearAttention(SequenceMixer):
         "output_gate",
     )
     scale: float | None = None  # of the scores; K ** -0.5 if None
+    rotary_base: float = 10_000.0  # where `uses_positions` is set
+    _carried_kv_heads: int | None = None  # of the attention that it was made from
 
     def __init__(
         self,
@@ -107,13 +111,77 @@ class LinearAttention(SequenceMixer):
             self.g_proj = nn.Linear(hidden_size, value_size, bias=False, **factory)
         self.o_proj = nn.Linear(value_size, hidden_size, bias=False, **factory)
 
+    @classmethod
+    def from_attention(cls, weights: AttentionWeights, **options: Any) -> Self:
+        """A layer with the projections of a trained causal attention; what else it has is drawn anew.
+
+        Values that are wider here are filled with copies, whose outputs are averaged; key/value heads are repeated
+        where the layer has more. Queries and keys turn with their positions as those of the attention did, unless the
+        layer has positions of its own kind. No softmax stands between scores and values any more: only a layer that is
+        trained on gives what the attention gave.
+
+        Args:
+            weights: of the attention.
+            options: of the constructor; what they leave out is the attention's.
+        Raises:
+            ShapeError, ValueError: sizes that the layer cannot have, or attention that sees the future.
+        """
+        refuse_bidirectional(cls, weights.is_causal)
+        size = weights.num_heads * weights.head_dim
+        offered = {"num_kv_heads": weights.num_kv_heads, "key_size": size, "value_size": size}
+        made = {"device": weights.q.device, "dtype": weights.q.dtype}
+        layer = cls(weights.q.shape[1], weights.num_heads, **{**accepted(cls, **offered), **made, **options})
+        if weights.rotary_base is not None and cls.embed_positions is LinearAttention.embed_positions:
+            layer.uses_positions, layer.rotary_base = True, weights.rotary_base
+        times = max(layer.value_dim // weights.head_dim, 1)
+        groups, layer._carried_kv_heads = layer.num_kv_heads // weights.num_kv_heads, weights.num_kv_heads
+        shared = [
+            _copied(x, 0, weights.num_kv_heads, groups) for x in (weights.k, weights.k_bias, weights.v, weights.v_bias)
+        ]
+        v, v_bias = (_copied(x, 0, layer.num_kv_heads, times) for x in shared[2:])
+        carry(layer, "q", layer.q_proj, weights.q, weights.q_bias)
+        carry(layer, "k", layer.k_proj, cast("Tensor", shared[0]), shared[1])
+        carry(layer, "v", layer.v_proj, cast("Tensor", v), v_bias)
+        out = cast("Tensor", _copied(weights.out, 1, weights.num_heads, times)) / times
+        carry(layer, "out", layer.o_proj, out, weights.out_bias)
+        return layer
+
+    def to_attention(self) -> AttentionWeights:
+        """The projections, for a softmax attention.
+
+        Bit for bit those of `from_attention` as long as they are not trained; of copies the first counts.
+
+        Raises:
+            ValueError: keys that are no part of the values' width: no attention has such heads.
+        """
+        times, rest = divmod(self.value_dim, self.key_dim)
+        if rest:
+            raise ValueError(
+                f"{type(self).__name__}.to_attention: value_dim must be a multiple of key_dim {self.key_dim} for "
+                f"softmax attention, got {self.value_dim}; keep the layer, or swap with fresh weights."
+            )
+        tensors: dict[str, Any] = given(q=self.q_proj, k=self.k_proj, v=self.v_proj, out=self.o_proj)
+        shared = self._carried_kv_heads or self.num_kv_heads
+        for name in ("k", "k_bias", "v", "v_bias"):
+            own = _first(tensors[name], 0, self.num_kv_heads, times if name[0] == "v" else 1)
+            tensors[name] = _first(own, 0, shared, self.num_kv_heads // shared)
+        tensors["out"] = cast("Tensor", _first(tensors["out"], 1, self.num_heads, times)) * times
+        return AttentionWeights(
+            **tensors,
+            num_heads=self.num_heads,
+            num_kv_heads=shared,
+            head_dim=self.key_dim,
+            rotary_base=self.rotary_base if self.uses_positions else None,
+            is_causal=True,
+        )
+
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What is done to projected queries, keys and values, [B, T, channels], before all else: nothing."""
         return q, k, v
 
     def embed_positions(self, x: Tensor, positions: Tensor) -> Tensor:
         """Queries or keys [B, T, H, K] turned by positions [T] or [B, T], where `uses_positions` is set."""
-        return rotary_embedding(x, positions)
+        return rotary_embedding(x, positions, base=self.rotary_base)
 
     def log_decay(self, hidden_states: Tensor) -> Tensor | None:
         """Natural logarithm of the factor that one step multiplies the state by, <= 0; None for no decay.
@@ -247,6 +315,21 @@ class LinearAttention(SequenceMixer):
         if scale is None:
             scale = self.key_dim**-0.5 if self.denominator is None else 1.0
         return out if scale == 1.0 else out * scale
+
+
+def _copied(x: Tensor | None, axis: int, heads: int, times: int) -> Tensor | None:
+    """Channels of every head along one axis, so many times one after the other."""
+    if x is None or times == 1:
+        return x
+    return torch.cat([torch.unflatten(x, axis, (heads, -1))] * times, axis + 1).flatten(axis, axis + 1)
+
+
+def _first(x: Tensor | None, axis: int, heads: int, times: int) -> Tensor | None:
+    """Undo `_copied`."""
+    if x is None or times == 1:
+        return x
+    by_head = torch.unflatten(x, axis, (heads, -1))
+    return by_head.narrow(axis + 1, 0, by_head.shape[axis + 1] // times).flatten(axis, axis + 1)
 
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {

@@ -104,8 +104,8 @@ class NeighborhoodAttention(GridMixer):
             out = out.narrow(axis, 0, n)
         return out
 
-    def attend(self, heads: Heads) -> Tensor:
-        """Neighbourhood attention with what fits the grid."""
+    def attend(self, heads: Heads, *, prefix: Heads | None = None) -> Tensor:
+        """Neighbourhood attention with what fits the grid; every cell also sees the tokens `prefix`, [B, E, H, D]."""
         q, k, v, *_ = heads
         windows, dilations, strides = self._fit(q.shape[1:-2])
         out: Tensor = neighborhood_attention(
@@ -118,6 +118,8 @@ class NeighborhoodAttention(GridMixer):
             is_causal=self.is_causal,
             border=self.border,
             relative_bias=self._bias(windows),
+            additional_keys=None if prefix is None else prefix.k,
+            additional_values=None if prefix is None else prefix.v,
         )
         return out
 

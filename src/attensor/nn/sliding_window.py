@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from attensor.nn._carried import refuse_bidirectional
 from attensor.nn._shapes import check_range
+from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads
 from attensor.nn.padding import bounds_of_padding
@@ -26,7 +30,9 @@ class SlidingWindowAttention(SoftmaxAttention):
         num_heads: query heads H.
         window_size: keys that a token sees, itself included.
         num_kv_heads: key/value heads; H if None.
+        head_dim: channels of a head; C / H if None.
         rotary_base: base of the rotary positions; None for no positions.
+        qkv_bias, out_bias: see `SoftmaxAttention`.
         device, dtype: of the parameters.
     Source: arXiv:2004.05150, section 3.1 (sliding window), here causal.
     """
@@ -41,15 +47,31 @@ class SlidingWindowAttention(SoftmaxAttention):
         *,
         window_size: int = 64,
         num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         rotary_base: float | None = 10_000.0,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(
-            hidden_size, num_heads, num_kv_heads=num_kv_heads, rotary_base=rotary_base, device=device, dtype=dtype
+            hidden_size,
+            num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            rotary_base=rotary_base,
+            qkv_bias=qkv_bias,
+            out_bias=out_bias,
+            device=device,
+            dtype=dtype,
         )
         check_range(self, 1, window_size=window_size)
         self.window_size = window_size
+
+    @classmethod
+    def _options_of(cls, weights: AttentionWeights) -> dict[str, Any]:
+        refuse_bidirectional(cls, weights.is_causal)
+        return super()._options_of(weights)
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""

@@ -75,6 +75,7 @@ class TokenAttention(GridMixer):
     """Softmax attention among all tokens, with joint projections: keys `qkv`, `proj`. Cost O(T^2 C)."""
 
     ranks = (3,)
+    uses_space = False
 
     def attend(self, heads: Heads) -> Tensor:
         """[B, T, H, D] three times to the same."""

@@ -1,0 +1,268 @@
+"""Training of layers that stand in for attention: each to give what the original gave of what the original was given.
+
+Attention transfer: every layer sees the stream of the original model, so that all layers learn at once and none pays
+for another's errors. Distillation afterwards: the whole model to give what the original gives.
+Source: arXiv:2410.10254, section 3.1 (attention transfer), 3.2 there and arXiv:2408.10189 (distillation).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from attensor.sites import AttentionSite, find_sites
+
+__all__ = ["Alignment", "align", "distill", "originals", "transfer"]
+
+Batch = Mapping[str, Tensor]
+Model = TypeVar("Model", bound=nn.Module)
+Layers = Mapping[str, nn.Module]  # by the name of the site
+
+
+@dataclass
+class Alignment:
+    """How far a training came.
+
+    Attributes:
+        steps: of the optimizer.
+        seconds: that it took.
+        errors: arm -> site -> at each step, the squared error over the square of the original's output.
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    errors: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+
+
+@contextmanager
+def originals(model: nn.Module) -> Iterator[list[tuple[AttentionSite, nn.Module]]]:
+    """The model as it was before `swap`, for a while; yields what stands in its places otherwise."""
+    held = [(site, site.layer) for site in find_sites(model)]
+    stand_ins = [(site, layer) for site, layer in held if layer is not None]
+    try:
+        for site, _ in stand_ins:
+            site.restore()
+        yield stand_ins
+    finally:
+        for site, layer in stand_ins:
+            site.replace(layer)
+
+
+def align(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    learning_rate: float = 5e-4,
+) -> Alignment:
+    """Train every layer that `swap` has put in, by itself, to do what the original does. In place.
+
+    Args:
+        model: a swapped one.
+        batches: keyword arguments of the model; `attention_mask` [B, T] says which tokens count.
+        minutes, steps: when to end; with the batches if neither is given.
+        learning_rate: peak, of AdamW; it falls linearly to zero.
+    Returns:
+        Errors of each layer at each step, under the arm `""`.
+    Raises:
+        ValueError: nothing was swapped, or there was no batch.
+    Cost: a forward pass of the original without attention weights kept, and forward and backward passes of the layers.
+    """
+    with originals(model) as stand_ins:
+        if not stand_ins:
+            raise ValueError("align: model must have layers that edit.swap has put in, got none; swap first.")
+        students = {"": {site.name: layer for site, layer in stand_ins}}
+        sites = [site for site, _ in stand_ins]
+        return transfer(model, sites, students, batches, minutes=minutes, steps=steps, learning_rate=learning_rate)
+
+
+def transfer(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    students: Mapping[str, Layers],
+    batches: Iterable[Batch],
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    learning_rate: float = 5e-4,
+) -> Alignment:
+    """Train layers beside the original that they shall replace; several arms see the same steps.
+
+    Args:
+        model: with its own attention.
+        sites: those that are to be replaced.
+        students: arm -> name of a site -> layer.
+        batches, minutes, steps, learning_rate: see `align`.
+    """
+    found = Alignment(errors={arm: {name: [] for name in layers} for arm, layers in students.items()})
+    parameters = [p for layers in students.values() for layer in layers.values() for p in layer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in _paced(batches, found, optimizer, minutes, steps):
+            with torch.no_grad(), _taught(sites, students, batch.get("attention_mask"), found):
+                model(**batch, **({"use_cache": False} if _has_cache(model) else {}))
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        model.train(was_training)
+    return found
+
+
+def distill(
+    model: Model,
+    batches: Iterable[Batch],
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    learning_rate: float = 2e-4,
+) -> Model:
+    """Train the layers that `swap` has put in so that the whole model gives what the original gives. In place.
+
+    Logits are compared by the Kullback-Leibler divergence from the original's, models without logits by the relative
+    squared error of their last hidden states. All other parameters stay as they are.
+
+    Args:
+        model, batches, minutes, steps, learning_rate: see `align`.
+    Raises:
+        ValueError: nothing was swapped, or there was no batch.
+    """
+    layers = [site.layer for site in find_sites(model) if site.is_replaced]
+    if not layers:
+        raise ValueError("distill: model must have layers that edit.swap has put in, got none; swap first.")
+    parameters = [p for layer in layers if layer is not None for p in layer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
+    frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
+    was_training = model.training
+    model.eval()
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        for batch in _paced(batches, Alignment(), optimizer, minutes, steps):
+            with originals(model), torch.no_grad():
+                target = _output(model(**batch, **options))
+            torch.autograd.backward(_divergence(model(**batch, **options), target, batch.get("attention_mask")))
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+    finally:
+        for p in frozen:
+            p.requires_grad_(True)
+        model.train(was_training)
+    return model
+
+
+def _paced(
+    batches: Iterable[Batch],
+    found: Alignment,
+    optimizer: torch.optim.Optimizer,
+    minutes: float | None,
+    steps: int | None,
+) -> Iterator[Batch]:
+    """Batches until the time or the steps are over, with a learning rate that falls to zero at that end."""
+    start, peak = time.monotonic(), optimizer.param_groups[0]["lr"]
+    for batch in batches:
+        spent = (time.monotonic() - start) / (60 * minutes) if minutes else 0.0
+        gone = max(spent, found.steps / steps if steps else 0.0)
+        if gone >= 1:
+            break
+        warm = min(1.0, (found.steps + 1) / 10)
+        optimizer.param_groups[0]["lr"] = peak * warm * (1 - gone)
+        yield batch
+        found.steps += 1
+        found.seconds = time.monotonic() - start
+    if not found.steps:
+        raise ValueError("align: batches must hold one, and minutes or steps allow one; got none.")
+
+
+Compare = Callable[[tuple[Any, ...], dict[str, Any], Tensor], None]
+
+
+@contextmanager
+def _taught(
+    sites: Sequence[AttentionSite], students: Mapping[str, Layers], mask: Tensor | None, found: Alignment
+) -> Iterator[None]:
+    """While the original runs, layers run beside it on what it receives, and gradients of their errors add up."""
+    hooks: list[Any] = []
+    try:
+        for site in sites:
+            hooks += _taught_at(site, students, mask, found)
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _taught_at(site: AttentionSite, students: Mapping[str, Layers], mask: Tensor | None, found: Alignment) -> list[Any]:
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    stand_ins = {arm: site.stand_in(layers[site.name]) for arm, layers in students.items() if site.name in layers}
+    for layers in students.values():
+        if site.name in layers:
+            layers[
+                site.name
+            ].train()  # and not what is around it: dropout belongs to the original, which is not trained
+
+    def compare(args: tuple[Any, ...], kwargs: dict[str, Any], target: Tensor) -> None:
+        kwargs = {name: value for name, value in kwargs.items() if name != "past_key_values"}
+        for arm, stand_in in stand_ins.items():
+            with torch.enable_grad():
+                output = stand_in(*args, **kwargs)
+                error = _relative_error(output[0] if isinstance(output, tuple) else output, target, mask)
+                if error.requires_grad:
+                    torch.autograd.backward(error)
+            found.errors[arm][site.name].append(error.item())
+
+    def at_attention(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        if site.slot:
+            calls.append((args, kwargs))
+        else:
+            compare(args, kwargs, output[0] if isinstance(output, tuple) else output)
+
+    def at_projection(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        compare(*calls.pop(), output)
+
+    hooks = [site.model.get_submodule(site.path).register_forward_hook(at_attention, with_kwargs=True)]
+    if site.slot and site.projection is not None:
+        hooks.append(site.projection.register_forward_hook(at_projection))
+    return hooks
+
+
+def _relative_error(output: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Squared error over the target's square, over the tokens that count."""
+    wide = torch.promote_types(target.dtype, torch.float32)
+    output, target = output.to(wide), target.to(wide)
+    if mask is not None and mask.shape == target.shape[:2]:
+        output, target = output[mask.bool()], target[mask.bool()]
+    return (output - target).square().sum() / target.square().sum().clamp(min=1e-12)
+
+
+def _divergence(output: Any, target: Tensor, mask: Tensor | None) -> Tensor:
+    found = _output(output)
+    if getattr(output, "logits", None) is None:
+        return _relative_error(found, target, mask)
+    if mask is not None and mask.shape == target.shape[:2]:
+        found, target = found[mask.bool()], target[mask.bool()]
+    mine, theirs = (F.log_softmax(x.float().flatten(0, -2), -1) for x in (found, target))
+    return F.kl_div(mine, theirs, reduction="batchmean", log_target=True)
+
+
+def _output(output: Any) -> Tensor:
+    """Logits, or the last hidden state."""
+    if isinstance(output, Tensor):
+        return output
+    logits: Tensor | None = getattr(output, "logits", None)
+    return logits if logits is not None else output.last_hidden_state
+
+
+def _has_cache(model: nn.Module) -> bool:
+    return hasattr(getattr(model, "config", None), "use_cache")

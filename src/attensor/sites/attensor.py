@@ -1,0 +1,78 @@
+"""Sites in models of attensor: the mixers themselves."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from attensor.nn import Heads, Mixer, SequenceMixer, token_positions
+from attensor.nn.mixer import DecodingMixer
+from attensor.sites.grid import TokenGrid, grid_of
+from attensor.sites.site import AttentionSite, Call
+from attensor.sites.weights import AttentionWeights
+
+__all__ = ["HouseSite"]
+
+
+class HouseSite(AttentionSite):
+    """A mixer of attensor in any model; replaced ones too."""
+
+    kind = "attensor"
+
+    @classmethod
+    def fits(cls, model: nn.Module, module: nn.Module) -> bool:
+        """Whether a module is one of these, in its own shape or replaced."""
+        return isinstance(module, Mixer | TokenGrid)
+
+    def _read(self) -> AttentionWeights:
+        mixer: Any = self.original
+        if not hasattr(mixer, "to_attention"):
+            raise ValueError(
+                f"{self.name}: {type(mixer).__name__} has no weights of a softmax attention (to_attention); swap other "
+                'layers, or with weights="fresh" options that say all sizes.'
+            )
+        return cast("AttentionWeights", mixer.to_attention())
+
+    def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
+        if isinstance(self.original, SequenceMixer) and not isinstance(layer, SequenceMixer):
+            raise ValueError(
+                f"{self.name}: {type(layer).__name__} is no mixer of sequences, which the model calls with a cache or "
+                f"packed rows as {type(self.original).__name__}; take one of `attensor list` that mixes sequences."
+            )
+        grid = grid_of(self.model)
+        return {"": layer if grid is None or isinstance(layer, SequenceMixer) else TokenGrid(layer, *grid)}
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Sort the arguments of the module."""
+        hidden_states = args[0] if args else kwargs["hidden_states"]
+        return Call(hidden_states, {name: value for name, value in kwargs.items() if name != "hidden_states"})
+
+    def heads(self, call: Call) -> Heads:
+        """Queries, keys and values of a call."""
+        mixer = self.layer or self.original
+        if isinstance(mixer, SequenceMixer) and mixer.uses_positions:
+            tokens = call.hidden_states.shape[1:-1].numel()
+            packing = call.options.get("cu_seqlens")
+            return mixer.project(
+                call.hidden_states, token_positions(tokens, cu_seqlens=packing, device=call.hidden_states.device)
+            )
+        return cast("Mixer", mixer).project(call.hidden_states)
+
+    def scores(self, call: Call) -> tuple[float, Tensor | None, bool]:
+        """Scale, mask and causality of a call."""
+        mixer = self.layer or self.original
+        if not {"SoftmaxAttention", "TokenAttention"} & {base.__name__ for base in type(mixer).__mro__}:
+            raise ValueError(f"{self.name}: {type(mixer).__name__} has no softmax over all tokens: no weights.")
+        cache, tokens = call.options.get("cache"), call.hidden_states.shape[1:-1].numel()
+        begins = cache is None or (cache.length == tokens and cache.real(0, tokens) is None)
+        if not begins or call.options.get("cu_seqlens") is not None:
+            raise ValueError(f"{self.name}: weights are of whole rows; call the model without cache and padding.")
+        is_causal = isinstance(mixer, DecodingMixer) and mixer.is_causal
+        return cast("Mixer", mixer).head_dim ** -0.5, None, is_causal
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """The module of the output projection."""
+        mixer = self.layer or self.original
+        return getattr(mixer, "o_proj", None) or getattr(mixer, "proj", None)

@@ -1,0 +1,396 @@
+"""Sites in models of transformers: attention with Llama's projections, GPT-2's and BERT's.
+
+A layer of attensor that takes their place is called as they are: the mask becomes a number of padding tokens in front
+or packed rows, and the layer of transformers' cache becomes one that holds the layer's own (`MixerCacheLayer`).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from attensor.nn import Heads, SequenceMixer, token_positions
+from attensor.nn.linear_attention import LinearAttention
+from attensor.nn.softmax_attention import SoftmaxAttention
+from attensor.sites.site import AttentionSite, Call
+from attensor.sites.weights import AttentionWeights, read, thirds
+
+__all__ = ["BertSite", "GPT2Site", "HouseAttention", "LlamaSite"]
+
+# rotary positions of the whole head, halves against each other, and nothing between projections and scores
+_PLAIN = frozenset(
+    {
+        "llama",
+        "mistral",
+        "mixtral",
+        "qwen2",
+        "qwen2_moe",
+        "gpt2",
+        "bert",
+        "roberta",
+        "xlm-roberta",
+        "electra",
+        "camembert",
+    }
+)
+
+
+class HouseAttention(nn.Module):
+    """A layer of attensor under the call of transformers' attention modules.
+
+    Args:
+        layer: [B, T, C] to the same.
+        layer_index: which layer of the model's cache is this one's.
+        after: what transformers does to the output of the projection, a dropout.
+    """
+
+    def __init__(self, layer: nn.Module, layer_index: int | None, after: nn.Module | None = None) -> None:
+        super().__init__()
+        self.layer, self.layer_idx = layer, layer_index
+        self.after = nn.Identity() if after is None else after
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        position_embeddings: Any = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: Any = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        """The output, and None for the weights.
+
+        Args:
+            hidden_states: [B, T, C].
+            position_embeddings: cosines and sines [B or 1, T, width] that a layer with rotary positions turns by; one
+                with positions of another kind counts them itself, from each row's first real token.
+            attention_mask: [B, 1, T, keys], bool or added to scores, or [B, tokens] true for real ones.
+            past_key_values: the model's cache; its layer becomes a `MixerCacheLayer`.
+            kwargs: further arguments; of these `encoder_hidden_states` must be None.
+        Raises:
+            ValueError: cross-attention, a cache of a layer without states, or a mask that is none of padding.
+        """
+        from attensor.models.language._padding import arrange
+
+        if kwargs.get("encoder_hidden_states") is not None:
+            raise ValueError(f"{type(self.layer).__name__}: encoder_hidden_states: cross-attention cannot be swapped.")
+        rows, tokens = hidden_states.shape[:2]
+        real = _real_tokens(attention_mask, tokens)
+        if not isinstance(self.layer, SequenceMixer):
+            return self.after(_row_by_row(self.layer, hidden_states, real)), None
+        cache = None if past_key_values is None else self._cache(past_key_values, hidden_states)
+        layout = arrange((rows, tokens), real, None, None if cache is None else [cache])
+        packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}
+        inputs = layout.enter(hidden_states)
+        if position_embeddings is not None and _turns_whole_heads(self.layer):
+            tables = [layout.enter(table.expand(rows, -1, -1)) for table in position_embeddings]
+            heads = _turned(self.layer.project(inputs), *tables)
+            out = self.layer.merge(self.layer.attend(heads, cache=cache, **packing), heads)
+        else:
+            out = self.layer(inputs, cache=cache, **packing)
+        return self.after(layout.restore(out)), None
+
+    def _cache(self, past_key_values: Any, hidden_states: Tensor) -> Any:
+        from attensor.models.language._hf_cache import MixerCacheLayer, ModelCache, opened
+
+        past = getattr(past_key_values, "self_attention_cache", past_key_values)
+        if self.layer_idx is None:
+            raise ValueError(f"{type(self.layer).__name__}: the module has no layer_idx, so that its cache is unknown.")
+        while len(past.layers) <= self.layer_idx:
+            past.layers.append(past.layer_class_to_replicate())
+        held = past.layers[self.layer_idx]
+        if not isinstance(held, MixerCacheLayer):
+            if held.get_seq_length() > 0:
+                raise ValueError(
+                    f"{type(self.layer).__name__}: past_key_values already holds {held.get_seq_length()} tokens of "
+                    "another attention; begin with an empty cache after a swap."
+                )
+            past.layers[self.layer_idx] = held = MixerCacheLayer()  # type: ignore[no-untyped-call]
+        view = ModelCache(0)
+        view.layers = [held]
+        return opened(view, [self.layer], hidden_states)[0]
+
+
+def _turns_whole_heads(layer: SequenceMixer) -> bool:
+    """Whether a layer's positions are rotary ones of queries and keys, so that the model's own tables do as well.
+
+    They may be stretched for long contexts, which the layer does not know.
+    """
+    own = not isinstance(layer, LinearAttention) or type(layer).embed_positions is LinearAttention.embed_positions
+    return isinstance(layer, SoftmaxAttention | LinearAttention) and layer.uses_positions and own
+
+
+def _turned(heads: Heads, cos: Tensor, sin: Tensor) -> Heads:
+    """Queries and keys [B, T, H, K] turned by tables [B, T, width], width <= K; the rest of a head stays."""
+    cos, sin = cos[:, :, None], sin[:, :, None]
+
+    def turn(x: Tensor) -> Tensor:
+        turning, still = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+        first, second = turning.chunk(2, -1)
+        turned = turning * cos + torch.cat([-second, first], -1) * sin
+        return torch.cat([turned, still], -1) if still.shape[-1] else turned
+
+    return heads._replace(q=turn(heads.q), k=turn(heads.k))
+
+
+def _real_tokens(mask: Tensor | None, tokens: int) -> Tensor | None:
+    """Which of the new tokens are real, [B, T], from the masks that transformers hands to attention.
+
+    A token that is not padding sees itself: its own entry of the mask says so.
+    """
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dim() not in (2, 4):
+        raise ValueError(
+            f"attention_mask: a layer of attensor needs [B, tokens] or [B, 1, T, keys], got {type(mask).__name__}; use "
+            'attn_implementation="sdpa" or "eager".'
+        )
+    if mask.dim() == 2:
+        return mask[:, -tokens:].bool()
+    own = mask[:, 0, :, -tokens:].diagonal(dim1=-2, dim2=-1)
+    return own if own.dtype == torch.bool else own >= 0
+
+
+def _row_by_row(layer: nn.Module, hidden_states: Tensor, real: Tensor | None) -> Tensor:
+    """A layer that knows no padding: rows with padding one by one, without it."""
+    if real is None or bool(real.all()):
+        whole: Tensor = layer(hidden_states)
+        return whole
+    out = torch.zeros_like(hidden_states)
+    for row, kept in enumerate(real):
+        out[row, kept] = layer(hidden_states[row : row + 1, kept])[0].to(out.dtype)
+    return out
+
+
+class _HuggingFaceSite(AttentionSite):
+    kind = "transformers"
+
+    @property
+    def _module(self) -> Any:
+        return self.original
+
+    @property
+    def config(self) -> Any:
+        """The configuration that the module was made from."""
+        return self._module.config
+
+    def _refuse_extras(self) -> None:
+        kind, m = getattr(self.config, "model_type", None), self._module
+        extras = [
+            name
+            for name in ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
+            if getattr(m, name, None) is not None
+        ]
+        if kind not in _PLAIN:
+            extras.append(f"the conventions of model_type {kind!r}, which are not known here")
+        if not abs(self._scale() * self._head_dim() ** 0.5 - 1) < 1e-6:
+            extras.append("scores of another scale")
+        if extras:
+            raise ValueError(
+                f"{self.name}: {type(m).__name__} has {', '.join(extras)}: its projections alone do not say what it "
+                "computes; its weights cannot be carried."
+            )
+
+    def _scale(self) -> float:
+        return float(self._module.scaling)
+
+    @abstractmethod
+    def _head_dim(self) -> int: ...
+
+    def call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        """Sort the arguments of the module."""
+        named = dict(zip(("hidden_states", "attention_mask"), args)) | kwargs  # Llama and GPT-2 name all but the first
+        return Call(named.pop("hidden_states"), named)
+
+    def heads(self, call: Call) -> Heads:
+        """Queries, keys and values of a call."""
+        return self._split(call) if self.layer is None else self._of_layer(call)
+
+    def _of_layer(self, call: Call) -> Heads:
+        layer, x = cast("Any", self.layer), call.hidden_states
+        embeddings = call.options.get("position_embeddings")
+        if not isinstance(layer, SequenceMixer):
+            return layer.project(x)  # type: ignore[no-any-return]
+        if embeddings is not None and _turns_whole_heads(layer):
+            return _turned(layer.project(x), *embeddings)
+        real = _real_tokens(call.options.get("attention_mask"), x.shape[1])
+        first = None if real is None else real.int().argmax(1)
+        return layer.project(x, token_positions(x.shape[1], first=first, device=x.device))
+
+    @abstractmethod
+    def _split(self, call: Call) -> Heads: ...
+
+    def scores(self, call: Call) -> tuple[float, Tensor | None, bool]:
+        """Scale, mask and causality of a call."""
+        mask = call.options.get("attention_mask")
+        tokens = call.hidden_states.shape[1]
+        past = call.options.get("past_key_values")
+        if (mask is not None and mask.shape[-1] != tokens) or (mask is None and past is not None and tokens == 1):
+            raise ValueError(f"{self.name}: weights are of whole rows; call the model with use_cache=False.")
+        is_causal = bool(getattr(self._module, "is_causal", False))
+        return self._scale(), cast("Tensor | None", mask), is_causal and mask is None
+
+
+def _of_transformers(module: nn.Module, *children: str) -> bool:
+    return type(module).__module__.startswith("transformers.") and all(hasattr(module, name) for name in children)
+
+
+class LlamaSite(_HuggingFaceSite):
+    """Attention with `{q,k,v,o}_proj`: Llama, Mistral, Mixtral, Qwen2; others to look at only.
+
+    Mistral's window is not part of the weights: a layer that takes its place sees what the layer sees.
+    """
+
+    @classmethod
+    def fits(cls, model: nn.Module, module: nn.Module) -> bool:
+        """Whether a module is one of these, in its own shape or replaced."""
+        if isinstance(module, HouseAttention):
+            return _kind_of(module) == "llama"
+        return _of_transformers(module, "q_proj", "k_proj", "v_proj", "o_proj", "config", "head_dim")
+
+    def _head_dim(self) -> int:
+        return int(self._module.head_dim)
+
+    def _read(self) -> AttentionWeights:
+        self._refuse_extras()
+        m, width = self._module, self._head_dim()
+        projections = (m.q_proj, m.k_proj, m.v_proj, m.o_proj)
+        rotary = getattr(self.config, "rope_parameters", None) or {}
+        base = rotary.get("rope_theta", getattr(self.config, "rope_theta", None))
+        return read(
+            [(p.weight, p.bias) for p in projections],
+            num_heads=m.q_proj.out_features // width,
+            num_kv_heads=m.k_proj.out_features // width,
+            head_dim=width,
+            rotary_base=None if base is None else float(base),
+            is_causal=bool(m.is_causal),
+        )
+
+    def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
+        return {"": _house(layer, self._module.layer_idx, "llama")}
+
+    def _split(self, call: Call) -> Heads:
+        m, x = self._module, call.hidden_states
+        q, k, v = (p(x).unflatten(-1, (-1, m.head_dim)) for p in (m.q_proj, m.k_proj, m.v_proj))
+        q = m.q_norm(q) if getattr(m, "q_norm", None) is not None else q
+        k = m.k_norm(k) if getattr(m, "k_norm", None) is not None else k
+        embeddings = call.options.get("position_embeddings")
+        return Heads(q, k, v) if embeddings is None else _turned(Heads(q, k, v), *embeddings)
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """The module of the output projection."""
+        return self._module.o_proj if self.layer is None else _projection_of(self.layer)
+
+
+class GPT2Site(_HuggingFaceSite):
+    """GPT-2's attention: joint projections `c_attn` and `c_proj`, whose weights are [in, out]."""
+
+    @classmethod
+    def fits(cls, model: nn.Module, module: nn.Module) -> bool:
+        """Whether a module is one of these, in its own shape or replaced."""
+        if isinstance(module, HouseAttention):
+            return _kind_of(module) == "gpt2"
+        return _of_transformers(module, "c_attn", "c_proj", "config") and not getattr(
+            module, "is_cross_attention", False
+        )
+
+    def _head_dim(self) -> int:
+        return int(self._module.head_dim)
+
+    def _read(self) -> AttentionWeights:
+        self._refuse_extras()
+        m = self._module
+        parts = [(weight.mT, bias) for weight, bias in thirds(m.c_attn.weight, m.c_attn.bias, 1)]
+        return read(
+            [*parts, (m.c_proj.weight.mT, m.c_proj.bias)],
+            num_heads=m.num_heads,
+            num_kv_heads=m.num_heads,
+            head_dim=m.head_dim,
+            rotary_base=None,
+            is_causal=True,
+        )
+
+    def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
+        return {"": _house(layer, self._module.layer_idx, "gpt2", after=self._module.resid_dropout)}
+
+    def _split(self, call: Call) -> Heads:
+        m = self._module
+        return Heads(*m.c_attn(call.hidden_states).unflatten(-1, (3, m.num_heads, m.head_dim)).unbind(-3))
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """The module of the output projection."""
+        return self._module.c_proj if self.layer is None else _projection_of(self.layer)
+
+
+class BertSite(_HuggingFaceSite):
+    """BERT's attention: `self` with `query`, `key`, `value`, and `output` with the projection `dense` before its norm.
+
+    A layer takes the place of `self` and of `output.dense`; dropout, residual sum and norm stay.
+    """
+
+    slot = "self"
+
+    @classmethod
+    def fits(cls, model: nn.Module, module: nn.Module) -> bool:
+        """Whether a module is one of these, in its own shape or replaced."""
+        inner = getattr(module, "self", None)
+        if isinstance(inner, HouseAttention):
+            return True
+        if not _of_transformers(module, "self", "output") or not isinstance(inner, nn.Module):
+            return False
+        return not getattr(module, "is_cross_attention", False) and all(
+            hasattr(inner, name) for name in ("query", "key", "value", "attention_head_size")
+        )
+
+    @property
+    def _dense(self) -> nn.Linear:
+        return cast("nn.Linear", self._original("output.dense"))
+
+    def _head_dim(self) -> int:
+        return int(self._module.attention_head_size)
+
+    def _scale(self) -> float:
+        return float(getattr(self._module, "scaling", self._head_dim() ** -0.5))
+
+    def _read(self) -> AttentionWeights:
+        self._refuse_extras()
+        m = self._module
+        projections = (m.query, m.key, m.value, self._dense)
+        return read(
+            [(p.weight, p.bias) for p in projections],
+            num_heads=m.num_attention_heads,
+            num_kv_heads=m.num_attention_heads,
+            head_dim=self._head_dim(),
+            rotary_base=None,
+            is_causal=bool(getattr(m, "is_causal", False)),
+        )
+
+    def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
+        return {"self": _house(layer, self._module.layer_idx, "bert"), "output.dense": nn.Identity()}
+
+    def _split(self, call: Call) -> Heads:
+        m, x = self._module, call.hidden_states
+        return Heads(*(p(x).unflatten(-1, (-1, self._head_dim())) for p in (m.query, m.key, m.value)))
+
+    @property
+    def projection(self) -> nn.Module | None:
+        """The module of the output projection."""
+        return self._dense if self.layer is None else _projection_of(self.layer)
+
+
+def _house(layer: nn.Module, index: int | None, kind: str, after: nn.Module | None = None) -> HouseAttention:
+    wrapper = HouseAttention(layer, index, after)
+    vars(wrapper)["_kind"] = kind
+    return wrapper
+
+
+def _kind_of(wrapper: HouseAttention) -> str:
+    return cast("str", vars(wrapper)["_kind"])
+
+
+def _projection_of(layer: nn.Module) -> nn.Module | None:
+    return getattr(layer, "o_proj", None) or getattr(layer, "proj", None)

@@ -1,0 +1,142 @@
+"""`attensor edit swap`: from a folder with a model to a folder with a swapped one and its report."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import attensor
+from attensor import catalogue
+from attensor.data.text import open_text
+from attensor.edit.checkpoint import load_original, save_swapped
+from attensor.edit.task import NextToken, Passages, Task, byte_tokens, tokens_of
+from attensor.edit.trial import Trial, TrialOptions, try_swap
+from attensor.errors import need, require
+from attensor.files import write_text
+from attensor.report.document import announce_report
+from attensor.report.swapped import sentences, write_swap_report
+
+if TYPE_CHECKING:
+    from attensor.commands.edit_swap import EditSwap
+
+__all__ = ["swap_command"]
+
+_REPORT, _NUMBERS = "report.html", "trial.json"
+
+
+def swap_command(asked: EditSwap) -> int:
+    """Run the command; see `EditSwap`."""
+    need("transformers", purpose="edit swap")
+    console = Console()
+    to = catalogue.mechanism(asked.to).name
+    options = TrialOptions(
+        to=to,
+        options=_options(to, asked.options),
+        layers=asked.layers,
+        minutes=asked.minutes,
+        distill_minutes=asked.distill,
+        window_size=asked.window_size,
+        sinks=asked.sinks,
+        context=asked.context,
+    )
+    out = Path(asked.out)
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(asked.seed)
+    model = load_original(asked.model)
+    task = _task(asked, model)
+    trial = try_swap(model, task, options, say=lambda text: console.print(f"{text} ..", highlight=False, markup=False))
+    arguments = {"to": to, "layers": None if asked.layers is None else list(asked.layers), **options.options}
+    save_swapped(model, out, [arguments], source=asked.model)
+    name = Path(asked.model).resolve().name
+    found = {"to": to, "model": name, "context": asked.context, "trial": trial.as_dict(), "facts": _facts(asked, task)}
+    write_text(out / _NUMBERS, json.dumps(found, indent=2) + "\n")
+    _show(console, trial, to)
+    announce_report(console, write_swap_report, found, out / _REPORT)
+    console.print(f"Model: {out}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def _options(to: str, given: tuple[str, ...]) -> dict[str, Any]:
+    """Values as Python reads them; text where it cannot."""
+    known = inspect.signature(catalogue.load(catalogue.mechanism(to).layer)).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    values: dict[str, Any] = {}
+    for name, _, text in (one.partition("=") for one in given):
+        key = name.replace("-", "_")
+        if key not in known and not takes_all:
+            raise ValueError(f"--options {name}: {to} has {', '.join(list(known)[2:])}; see `attensor show {to}`.")
+        try:
+            values[key] = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            values[key] = text
+    return values
+
+
+def _task(asked: EditSwap, model: Any) -> Task:
+    """The score that fits the model, on text in tokens of its own."""
+    data = open_text(asked.align, minimum_bytes=asked.length + 1)
+    is_causal = hasattr(model, "generate") and model.can_generate()
+    wanted = asked.task if asked.task != "auto" else "next-token" if is_causal else "passages"
+    kind = NextToken if wanted == "next-token" else Passages
+    most = getattr(model.config, "max_position_embeddings", None) or asked.length
+    has_tokenizer = any(
+        os.path.isfile(os.path.join(asked.model, name)) for name in ("tokenizer.json", "vocab.txt", "vocab.json")
+    )
+    if has_tokenizer:
+        transformers = require("transformers", purpose="a tokenizer")
+        tokenizer = transformers.AutoTokenizer.from_pretrained(asked.model, local_files_only=True)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        tokenize = tokens_of(tokenizer, most)
+    elif model.config.vocab_size >= 256:
+        tokenize = byte_tokens
+    else:
+        raise ValueError(
+            f"{asked.model}: no tokenizer.json, and a vocabulary of {model.config.vocab_size}, too small for bytes; "
+            "put the tokenizer's files beside the model."
+        )
+    sizes = {"length": asked.length, "batch_size": asked.batch_size, "held_out": asked.held_out, "seed": asked.seed}
+    return kind(data, tokenize, **sizes)
+
+
+def _facts(asked: EditSwap, task: Task) -> dict[str, str]:
+    layers = "all" if asked.layers is None else ", ".join(map(str, asked.layers))
+    return {
+        "Command": f"attensor edit swap {asked.model} --to {asked.to} --align {asked.align} --minutes {asked.minutes:g}"
+        + (f" --distill {asked.distill:g}" if asked.distill else ""),
+        "Layers": layers,
+        "Text": f"{task.data.name}: {task.data.train_bytes:,} bytes to learn from; passages of {asked.length} bytes, "
+        f"{len(task.passages)} of them held out",
+        "Controls": f"windows of {asked.window_size} tokens, {asked.sinks} sinks; trained as long on the same batches",
+        "Machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
+        f"attensor {attensor.__version__}",
+    }
+
+
+def _show(console: Console, trial: Trial, to: str) -> None:
+    table = Table(title=f"{trial.task}: {trial.unit}")
+    for heading in ("attention", "as carried", "aligned", "distilled", "worse by, aligned"):
+        table.add_column(heading, justify="left" if heading == "attention" else "right")
+    table.add_row("original", f"{trial.original.value:.3f}", "", "", "")
+    for arm in trial.carried:
+        distilled = trial.distilled.get(arm)
+        aligned = trial.aligned[arm]
+        table.add_row(
+            arm,
+            f"{trial.carried[arm].value:.3f}",
+            f"{aligned.value:.3f}",
+            f"{distilled.value:.3f}" if distilled else "",
+            f"{aligned.worse:.3f} ± {aligned.interval:.3f}",
+        )
+    console.print(table)
+    for sentence in sentences(trial.as_dict(), to):
+        console.print(f"- {sentence}", highlight=False, markup=False)

@@ -1,0 +1,1 @@
+"""Attention in models of other libraries."""
