@@ -42,7 +42,6 @@ CARD = Mechanism(
     example_options={"window_size": 3},
     commands={
         "edit swap": "attensor.commands.edit_swap:EditSwap",
-        "train image": "attensor.commands.train_image:TrainImage",
         "bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood",
     },
     shown_options={"window_size": 7},
