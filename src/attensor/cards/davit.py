@@ -28,6 +28,7 @@ CARD = Mechanism(
         "davit_huge_fl": 360_636_416,
     },
     commands={"train image": "attensor.commands.train_image:TrainImage"},
+    recipe="attensor.recipes.davit",
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*T*M*H*(K + V)",

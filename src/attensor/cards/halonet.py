@@ -35,6 +35,7 @@ CARD = Mechanism(
         "eca_halonext26ts": 10_756_885,
     },
     commands={"train image": "attensor.commands.train_image:TrainImage"},
+    recipe="attensor.recipes.halonet",
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*Q*W**2*H*(K + V + 2*W) + 4*B*Q*H*K*W",

@@ -44,6 +44,7 @@ CARD = Mechanism(
         "train image": "attensor.commands.train_image:TrainImage",
         "bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood",
     },
+    recipe="attensor.recipes.neighborhood_attention",
     shown_options={"window_size": 7},
     variants={
         "relative biases": {"relative_bias": True, "dilation": 2, "padding": "visible"},
