@@ -95,7 +95,10 @@ def test_variants_of_davit_begin_with_the_same_weights_and_attend_as_they_say() 
     assert davit.measure_reach() == REACH
 
 
-MAXVIT = {body: {maxvit.FULL: 0.9, maxvit.WINDOWS: 0.8, maxvit.GRIDS: 0.8} for body in (maxvit.PUBLISHED, maxvit.ALONE)}
+MAXVIT = {
+    body: {variant: 0.9 if variant == maxvit.FULL else 0.8 for variant in variants}
+    for body, variants in maxvit.VARIANTS.items()
+}
 
 
 @pytest.mark.parametrize(

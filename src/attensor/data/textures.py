@@ -85,7 +85,7 @@ class SharedTextures(_Generated):
         kinds = torch.rand(count, _DIRECTIONS * len(_WAVELENGTHS), generator=random).argsort(1)[:, :4]  # distinct
         order = torch.rand(count, 4, generator=random).argsort(1)
         of_quadrants = kinds.gather(1, self._ways[labels]).gather(1, order)  # [count, 4]
-        quadrants = gratings(of_quadrants.flatten(), self._side // 2, random).unflatten(0, (count, 2, 2))
+        quadrants = torch.unflatten(gratings(of_quadrants.flatten(), self._side // 2, random), 0, (count, 2, 2))
         return quadrants.movedim(3, 2).flatten(3, 4).flatten(1, 2)[:, None], labels
 
 

@@ -29,6 +29,7 @@ DUAL, SPATIAL, CHANNEL, REVERSED = "spatial, channel", "spatial only", "channel 
 # index of the layers in a dual block: even for windows, odd for channels
 KINDS = {DUAL: (0, 1), SPATIAL: (0, 0), CHANNEL: (1, 1), REVERSED: (1, 0)}
 DIGITS, TEXTURES = "digits", "textures"
+STEPS = {DIGITS: 300, TEXTURES: 400}
 WIDTH, HEADS, WINDOW = 32, 2, 4
 SIDES, REACH_SIDE = (28, 56, 112), 16
 BLOCK = "a dual block"
@@ -114,10 +115,12 @@ def _charts(trained: dict[str, Runs]) -> Iterator[Chart]:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 100)
+    seeds, field_steps = (2, 15) if config.quick else (3, 100)
     trained = {
-        task: measure(config, train_variant, "variant", KINDS, seeds=seeds, steps=steps, task=task)
-        for task in (DIGITS, TEXTURES)
+        task: measure(
+            config, train_variant, "variant", KINDS, seeds=seeds, steps=40 if config.quick else steps, task=task
+        )
+        for task, steps in STEPS.items()
     }
     fields = _grids.measure_fields(config, seeds=1, steps=field_steps)
     (reach,) = run_cells(config, measure_reach, [{}])

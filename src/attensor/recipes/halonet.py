@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from attensor.bench import paired
 from attensor.bench.memory import measure_tensor_bytes
 from attensor.models.vision.halonet import HaloNet, HaloNetConfig
-from attensor.nn import HaloAttention
+from attensor.nn.halo import HaloAttention
 from attensor.nn.mixer import Heads
 from attensor.recipes import _grids
 from attensor.recipes._digits import fit

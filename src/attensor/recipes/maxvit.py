@@ -40,6 +40,7 @@ PATTERNS: dict[str, tuple[Any, Any]] = {
     GRIDS: ("grid", "grid"),
 }
 PUBLISHED, ALONE = "published blocks", "attention alone"
+VARIANTS = {PUBLISHED: (FULL, WINDOWS), ALONE: (FULL, WINDOWS, GRIDS)}
 WIDTH, HEADS, SIDE, DEPTH = 32, 2, 4, 2
 SIDES, REACH_SIDE = (56, 112), 16
 BLOCK = "a block"
@@ -129,10 +130,10 @@ def _charts(trained: dict[str, Runs]) -> Iterator[Chart]:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 100)
+    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 400, 100)
     trained = {
-        body: measure(config, train_variant, "variant", PATTERNS, seeds=seeds, steps=steps, body=body)
-        for body in (PUBLISHED, ALONE)
+        body: measure(config, train_variant, "variant", variants, seeds=seeds, steps=steps, body=body)
+        for body, variants in VARIANTS.items()
     }
     fields = _grids.measure_fields(config, seeds=1, steps=field_steps)
     (reach,) = run_cells(config, measure_reach, [{}])
