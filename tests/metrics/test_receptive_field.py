@@ -87,10 +87,14 @@ def test_a_stack_of_windows_is_blind_beyond_them_and_a_global_layer_is_not() -> 
 
 def test_a_norm_at_the_end_leaves_a_field() -> None:
     """The sum over the channels of a layer norm is constant; its derivative would be rounding alone."""
-    field = receptive_field(
-        stacked(nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)), torch.randn(4, WIDTH, 5, 7, dtype=torch.float64)
-    )
-    assert field.shares[2, 3] == 1.0
+    kernels, images = torch.randn(WIDTH, 1, 3, 3), torch.randn(4, WIDTH, 7, 9)
+
+    def run(x: Tensor) -> Tensor:
+        filtered = F.conv2d(x, kernels.to(x), padding=1, groups=WIDTH)
+        return F.layer_norm(filtered.movedim(1, -1), (WIDTH,)).movedim(-1, 1)
+
+    single, double = (receptive_field(run, images.to(dtype)).shares for dtype in (torch.float32, torch.float64))
+    torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-6)
 
 
 def test_the_field_is_that_of_the_jacobian() -> None:

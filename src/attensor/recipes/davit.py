@@ -29,7 +29,7 @@ DUAL, SPATIAL, CHANNEL, REVERSED = "spatial, channel", "spatial only", "channel 
 # index of the layers in a dual block: even for windows, odd for channels
 KINDS = {DUAL: (0, 1), SPATIAL: (0, 0), CHANNEL: (1, 1), REVERSED: (1, 0)}
 DIGITS, TEXTURES = "digits", "textures"
-STEPS = {DIGITS: 300, TEXTURES: 400}
+STEPS = {DIGITS: 200, TEXTURES: 300}
 WIDTH, HEADS, WINDOW = 32, 2, 4
 SIDES, REACH_SIDE = (28, 56, 112), 16
 BLOCK = "a dual block"
