@@ -1,8 +1,8 @@
 """What the recipes of grid attention share: small backbones of five families, how far they see, and how time grows.
 
 All backbones have a stem that comes to 4 x 4 pixels a cell, two stages of 32 and 64 channels with two attentions each,
-and windows of 16 cells, of NAT and DiNAT of 9. They learn digits of 32 pixels in images of 64 x 64; their receptive
-fields are taken on images of 128 x 128, whose border none of the local ones sees from the middle.
+and windows of 16 cells, of NAT and DiNAT of 9. They learn digits that fill images of 64 x 64 pixels; their receptive
+fields are taken on images of 128 x 128.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 PLAIN_NAT, DINAT, MAXVIT, DAVIT, HALONET = "NAT", "DiNAT", "MaxViT", "DaViT", "HaloNet"
 SETTINGS: dict[str, Any] = {"learning_rate": 5e-3, "batch_size": 32}
-TRAINED_SIDE, FIELD_SIDE, DIGIT_SIDE = 64, 128, 32
+TRAINED_SIDE, FIELD_SIDE, DIGIT_SIDE = 64, 128, 64
 FIELD_IMAGES, RADIUS, DECADES = 32, 32, 4.0
 TIMED_WIDTH, TIMED_HEADS = 96, 3
 _SIZES: dict[str, Any] = {"hidden_sizes": (32, 64), "in_channels": 1, "num_classes": 10}
