@@ -115,7 +115,7 @@ def _charts(trained: dict[str, Runs]) -> Iterator[Chart]:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, field_steps = (2, 15) if config.quick else (3, 250)
+    seeds, field_steps = (2, 15) if config.quick else (3, 150)
     trained = {
         task: measure(
             config, train_variant, "variant", KINDS, seeds=seeds, steps=40 if config.quick else steps, task=task

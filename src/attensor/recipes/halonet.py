@@ -170,7 +170,7 @@ def _count(model: nn.Module) -> int:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 250)
+    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 150)
     trained = measure(config, train_variant, "variant", VARIANTS, seeds=seeds, steps=steps)
     fields = _grids.measure_fields(config, seeds=1, steps=field_steps)
     (shift,) = run_cells(config, measure_shift, [{}])

@@ -130,7 +130,7 @@ def _charts(trained: dict[str, Runs]) -> Iterator[Chart]:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 250)
+    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 150)
     trained = {
         body: measure(config, train_variant, "variant", variants, seeds=seeds, steps=steps, body=body)
         for body, variants in VARIANTS.items()

@@ -200,7 +200,7 @@ def _model(variant: str) -> NAT:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 600, 250)
+    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 600, 150)
     rounds = 3 if config.quick else 5
     grids = GRIDS[-1:] if config.quick else GRIDS
     trained = measure(config, train_variant, "variant", DILATIONS, seeds=seeds, steps=steps)
