@@ -203,10 +203,10 @@ def _run(config: RecipeConfig) -> Verdict:
     seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 600, 150)
     rounds = 3 if config.quick else 5
     grids = GRIDS[-1:] if config.quick else GRIDS
-    trained = measure(config, train_variant, "variant", DILATIONS, seeds=seeds, steps=steps)
     fields = _grids.measure_fields(config, seeds=1, steps=field_steps)
     marked = (_grids.PLAIN_NAT, _grids.DINAT)
     fields |= measure(config, _grids.measure_field, "family", marked, seeds=seeds, steps=field_steps)
+    trained = measure(config, train_variant, "variant", DILATIONS, seeds=seeds, steps=steps)
     differences = run_cells(config, compare_losses, [{"seed": seed} for seed in range(seeds)])
     asked = [{"side": side, "window": window, "rounds": rounds} for side, window in grids]
     peers = run_cells(config, time_peers, asked, at_once=1)
