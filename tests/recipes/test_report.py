@@ -22,12 +22,16 @@ LINES = {
     "y": "µs",
     "series": {HOSTILE: [[1024, 5.0], [4096, 7.0]], "b": [[2048, 0.5]]},
 }
+# one grey pixel
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNoAAAAggCBd81ytgAAAABJRU5ErkJggg=="
+PICTURE = {"title": "Fields", "text": HOSTILE, "tiles": [{"name": HOSTILE, "note": "0.5", "png": PIXEL}] * 5}
 BARS = {"title": "Loss", "x": "seed", "y": "nats", "series": {"a": [[0, -0.1], [1, 0.2]]}, "bars": True}
 
 
 def found(**changes: Any) -> dict[str, Any]:
     charts = [{**LINES, "log_x": True, "log_y": True}, BARS]
-    return {**FOUND, "charts": charts, "claim": HOSTILE, "figures": {HOSTILE: HOSTILE}, **changes}
+    texts = {"claim": HOSTILE, "figures": {HOSTILE: HOSTILE}}
+    return {**FOUND, "charts": charts, "pictures": [PICTURE], **texts, **changes}
 
 
 def drawn(chart: Chart) -> View:
@@ -78,6 +82,7 @@ def test_the_page_loads_nothing_and_shows_texts_literally(tmp_path: Path) -> Non
     data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert data is not None
     assert [chart["title"] for chart in json.loads(data[1])["charts"]] == ["Speed", "Loss"]
+    assert page.count(f"data:image/png;base64,{PIXEL}") == 5
     for part in (
         "gla: partly",
         "1 of 2 marks reached, 1 not decided",
@@ -89,7 +94,7 @@ def test_the_page_loads_nothing_and_shows_texts_literally(tmp_path: Path) -> Non
 
 
 def test_a_page_without_charts_is_small(tmp_path: Path) -> None:
-    write_report(found(charts=[], quick=True), tmp_path / "report.html")
+    write_report(found(charts=[], quick=True, pictures=[]), tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert len(page) < 60_000
     assert "gla: a quick run indicates partly" in page
@@ -113,6 +118,9 @@ def test_a_browser_draws_every_chart_asks_nobody_and_needs_no_sideways_scrolling
             page.wait_for_selector(".plot svg[role=img]")
             assert page.locator(".plot svg[role=img]").count() == 2
             overflow = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            widths = page.evaluate("[...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width])")
+            assert len(widths) == 5
+            assert all(natural == 1 and shown > 100 for natural, shown in widths)
             assert overflow == 0
             assert page.title() == "attensor reproduce gla"
             page.close()

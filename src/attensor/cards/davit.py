@@ -27,6 +27,7 @@ CARD = Mechanism(
         "davit_base_fl": 90_370_048,
         "davit_huge_fl": 360_636_416,
     },
+    recipe="attensor.recipes.davit",
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*T*M*H*(K + V)",

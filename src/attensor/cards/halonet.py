@@ -34,6 +34,7 @@ CARD = Mechanism(
         "sehalonet33ts": 13_691_712,
         "eca_halonext26ts": 10_756_885,
     },
+    recipe="attensor.recipes.halonet",
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*Q*W**2*H*(K + V + 2*W) + 4*B*Q*H*K*W",

@@ -27,6 +27,7 @@ CARD = Card(
         "maxvit_xlarge_tf_384": 475_323_472,
         "maxvit_xlarge_tf_512": 475_769_296,
     },
+    recipe="attensor.recipes.maxvit",
     example="""
 import torch; from attensor import models
 model = models.create("maxvit_tiny_tf_224", num_classes=10, img_size=64)

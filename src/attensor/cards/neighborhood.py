@@ -44,6 +44,7 @@ CARD = Mechanism(
         "edit swap": "attensor.commands.edit_swap:EditSwap",
         "bench neighborhood": "attensor.commands.bench_neighborhood:BenchNeighborhood",
     },
+    recipe="attensor.recipes.neighborhood_attention",
     shown_options={"window_size": 7},
     variants={
         "relative biases": {"relative_bias": True, "dilation": 2, "padding": "visible"},

@@ -20,6 +20,7 @@ CARD = Mechanism(
     },
     operator="attensor.ops:block_attention",
     layer="attensor.nn.window_grid:WindowGridAttention",
+    recipe="attensor.recipes.maxvit",
     domain=Domain.GRID,
     is_causal=False,
     flops="2*B*T*M*H*(K + V)",

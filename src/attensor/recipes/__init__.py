@@ -7,9 +7,32 @@ import pkgutil
 
 from attensor.catalogue import card
 from attensor.lab import CellError
-from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._recipe import (
+    Chart,
+    Check,
+    Interval,
+    Picture,
+    Recipe,
+    RecipeConfig,
+    Tile,
+    Verdict,
+    run_cells,
+)
 
-__all__ = ["CellError", "Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "find", "names", "run_cells"]
+__all__ = [
+    "CellError",
+    "Chart",
+    "Check",
+    "Interval",
+    "Picture",
+    "Recipe",
+    "RecipeConfig",
+    "Tile",
+    "Verdict",
+    "find",
+    "names",
+    "run_cells",
+]
 
 
 def names() -> list[str]:

@@ -1,4 +1,4 @@
-"""Small classifiers of cluttered digits: the setting in which the recipes of image mixers compare.
+"""Small classifiers of generated images: the setting in which the recipes of image mixers compare.
 
 Digits of 16 x 16 pixels at random places of 32 x 32 with noise; patches of 4, two blocks of 32 channels and two heads:
 
@@ -8,7 +8,7 @@ Digits of 16 x 16 pixels at random places of 32 x 32 with noise; patches of 4, t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,12 +19,24 @@ from attensor.nn import LocalConcentration
 from attensor.recipes._runs import trained
 from attensor.train import TrainConfig
 
-__all__ = ["HIDDEN_SIZE", "NUM_HEADS", "Block", "Classifier", "fit", "held_out_images"]
+__all__ = ["HIDDEN_SIZE", "NUM_HEADS", "Block", "Classifier", "Images", "fit", "held_out_images"]
 
 HIDDEN_SIZE, NUM_HEADS, NUM_BLOCKS, PATCH_SIZE, NUM_CLASSES = 32, 2, 2, 4, 10
 BATCH_SIZE = 64
 # the best of 3e-3, 1e-2 and 2e-2 for softmax attention, with which all others are compared (500 steps, one seed)
 LEARNING_RATE = 1e-2
+
+
+class Images(Protocol):
+    """What generated images offer: batches of [B, C, height, width] with labels [B]."""
+
+    def batch(self, step: int, *, seed: int, batch_size: int) -> tuple[Tensor, Tensor]:
+        """To train on: a pure function of the arguments."""
+        ...
+
+    def held_out_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images that are held out, once."""
+        ...
 
 
 class Block(nn.Module):
@@ -86,14 +98,33 @@ class Classifier(nn.Module):
         return logits
 
 
-def fit(model: nn.Module, *, seed: int, steps: int) -> dict[str, Any]:
-    """Train in place: share of held-out digits that are named rightly, at the end and after some steps."""
-    data = ClutteredDigits()
+def fit(
+    model: nn.Module,
+    *,
+    seed: int,
+    steps: int,
+    data: Images | None = None,
+    learning_rate: float = LEARNING_RATE,
+    batch_size: int = BATCH_SIZE,
+) -> dict[str, Any]:
+    """Train in place: share of held-out images that are named rightly, at the end and after some steps.
+
+    Args:
+        model: images to logits.
+        seed: of the order of the data; the caller has drawn the weights.
+        steps: of the optimizer.
+        data: cluttered digits if None.
+        learning_rate: peak.
+        batch_size: images of a step.
+    Returns:
+        `accuracy`; `curve`: [[step, accuracy], ..].
+    """
+    data = ClutteredDigits() if data is None else data
     held_out = list(data.held_out_batches(128))
     count = sum(len(labels) for _, labels in held_out)
 
     def batch(step: int) -> tuple[Tensor, Tensor]:
-        return data.batch(step, seed=seed, batch_size=BATCH_SIZE)
+        return data.batch(step, seed=seed, batch_size=batch_size)
 
     def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(model(batch[0]), batch[1])
@@ -101,7 +132,7 @@ def fit(model: nn.Module, *, seed: int, steps: int) -> dict[str, Any]:
     def accuracy(model: nn.Module) -> float:
         return sum(int((model(images).argmax(1) == labels).sum()) for images, labels in held_out) / count
 
-    result = trained(model, batch, loss, accuracy, TrainConfig(steps, LEARNING_RATE, evaluations=5))
+    result = trained(model, batch, loss, accuracy, TrainConfig(steps, learning_rate, evaluations=5))
     return {"accuracy": result["score"], "curve": result["curve"]}
 
 

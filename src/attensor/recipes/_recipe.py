@@ -17,7 +17,7 @@ from attensor import lab
 from attensor.metrics import intervals
 from attensor.recipes._outcome import Mark, Outcome, count_marks, mark_of, outcome_of
 
-__all__ = ["Chart", "Check", "Interval", "Recipe", "RecipeConfig", "Verdict", "run_cells"]
+__all__ = ["Chart", "Check", "Interval", "Picture", "Recipe", "RecipeConfig", "Tile", "Verdict", "run_cells"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture for the report.
+    """A drawing for the report.
 
     Attributes:
         title: what it shows.
@@ -142,18 +142,50 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Tile:
+    """One of the images of a `Picture`.
+
+    Attributes:
+        name: what it shows.
+        note: below the name, for instance a number.
+        png: a PNG file in base64.
+    """
+
+    name: str
+    note: str
+    png: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Images side by side for the report.
+
+    Attributes:
+        title: what they show.
+        text: how they are to be read.
+        tiles: the images.
+    """
+
+    title: str
+    text: str
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What was measured, and how the paper's claim came out.
 
     Attributes:
         checks: the pass marks.
         figures: label -> measured value with its unit, in the order in which they are to be read.
-        charts: pictures for the report.
+        charts: drawings for the report.
+        pictures: images for the report.
     """
 
     checks: tuple[Check, ...]
     figures: Mapping[str, str] = field(default_factory=dict)
     charts: tuple[Chart, ...] = ()
+    pictures: tuple[Picture, ...] = ()
 
     @property
     def outcome(self) -> Outcome:

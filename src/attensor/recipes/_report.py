@@ -1,4 +1,4 @@
-"""The page of a recipe: pass marks, figures and charts."""
+"""The page of a recipe: pass marks, figures, pictures and charts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ def write_report(found: Mapping[str, Any], path: Path) -> None:
     Raises:
         MissingExtraError: jinja2 is not installed.
         OSError: the file cannot be written.
-    Cost: 50 KB and the data of the charts.
+    Cost: 50 KB, the data of the charts, and the pictures.
     """
     charts = [Chart(**chart) for chart in found["charts"]]
     looks = looks_of(charts)
     drawn = [one for i, chart in enumerate(charts) if (one := drawing(f"chart-{i}", chart, looks)).views]
     minutes = rounded(found["seconds"] / 60, 2)
     said = {"counted": count_marks([check["mark"] for check in found["checks"]]), "rule": RULE.replace("**", "")}
-    write_document(path, "attensor.recipes:recipe.html", found=found, minutes=minutes, charts=drawn, **said)
+    pictures = found.get("pictures", ())
+    write_document(
+        path, "attensor.recipes:recipe.html", found=found, minutes=minutes, charts=drawn, pictures=pictures, **said
+    )
 
 
 def looks_of(charts: Sequence[Chart]) -> dict[str, Identity]:

@@ -129,6 +129,7 @@ def _facts(recipe: Recipe, verdict: Verdict, config: RecipeConfig, now: datetime
         ],
         "figures": dict(verdict.figures),
         "charts": [dataclasses.asdict(chart) for chart in verdict.charts],
+        "pictures": [dataclasses.asdict(picture) for picture in verdict.pictures],
         "command": f"attensor reproduce {recipe.name}{' --quick' if config.quick else ''}",
         "created": now.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
