@@ -96,6 +96,18 @@ def _softmax(a: Arguments) -> str | None:
     return _rotary(a)
 
 
+def _moh(a: Arguments) -> str | None:
+    heads, shared, active = a["num_heads"], a.get("num_shared"), a.get("num_active", 0.75)
+    need(active > 0, "num_active: not positive")
+    active = max(1, round(active * heads) if active < 1 else int(active))
+    need(active <= heads, "num_active: more than heads")
+    if shared is not None:
+        need(shared >= 0, "num_shared: negative")
+        shared = round(shared * heads) if 0 < shared < 1 else int(shared)
+        need(shared < active or shared == active == heads, "num_shared: not below num_active")
+    return _softmax(a)
+
+
 def _l2vit(a: Arguments) -> None:
     _heads(a)
     need(a.get("denominator_minimum", 100.0) > 0, "denominator_minimum: not positive")
@@ -156,6 +168,13 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         | {"expand_v": ("float", ["2.0", "1"]), "conv_size": ("int?:1", ["None", "1", "4"])}
         | dict.fromkeys(("use_gate", "conv_bias", "allow_neg_eigval"), ("bool", BOTH)),
         _delta,
+    ),
+    "MixtureOfHeads": (
+        {"num_shared": ("float?", ["None", "0", "1", "0.4"]), "num_active": ("float", ["2", "3", "0.75"])}
+        | {"router": ("choice:linear|query-norm", ["'linear'", "'query-norm'"])}
+        | {"gate_scale": ("choice:code|paper|hard", ["'code'", "'paper'", "'hard'"])}
+        | {"straight_through": ("choice:all|chosen", ["'all'", "'chosen'"])},
+        _moh,
     ),
     "LatentAttention": (
         {"kv_rank": ("int?:1", ["None", "5"]), "q_rank": ("int?:1", ["None", "7"]), "nope_dim": ("int?:1", ["4"])}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from attensor.nn._shapes import check_range, head_dim, kv_heads
+from attensor.nn._shapes import check_range, kv_heads
+from attensor.nn._shapes import head_dim as width_of
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.rotary import rotary_embedding
@@ -17,14 +20,17 @@ __all__ = ["SoftmaxAttention"]
 class SoftmaxAttention(SequenceMixer):
     """Every token attends to every token (before it, when causal).
 
-    Cost O(T^2 C); decoding keeps all keys and values. Keys of the state_dict: `{q,k,v,o}_proj.weight`.
+    Cost O(T^2 C); decoding keeps all keys and values. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and `.bias`.
 
     Args:
         hidden_size: channels C of input and output.
-        num_heads: query heads H, each of C / H channels.
+        num_heads: query heads H.
         num_kv_heads: key/value heads, a divisor of H (grouped queries); H if None.
+        head_dim: channels of a head; C / H if None.
         is_causal: a token sees itself and what comes before it; space is read row by row.
         rotary_base: base of the rotary positions (`rotary_embedding`); None for no positions.
+        qkv_bias: add a learned number to each channel of queries, keys and values.
+        out_bias: the same for the output projection.
         dropout_p: probability of dropping an attention weight in training.
         device, dtype: of the parameters.
     Raises:
@@ -42,30 +48,38 @@ class SoftmaxAttention(SequenceMixer):
         num_heads: int,
         *,
         num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         is_causal: bool = True,
         rotary_base: float | None = 10_000.0,
+        qkv_bias: bool = False,
+        out_bias: bool = False,
         dropout_p: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.hidden_size, self.num_heads = hidden_size, num_heads
-        self.head_dim = head_dim(self, hidden_size, num_heads)
+        check_range(self, 1, hidden_size=hidden_size, num_heads=num_heads, head_dim=head_dim)
+        self.head_dim = width_of(self, hidden_size, num_heads) if head_dim is None else int(head_dim)
         self.num_kv_heads = kv_heads(self, num_heads, num_kv_heads)
         if rotary_base is not None and self.head_dim % 2:
+            found = f"head_dim {head_dim}" if head_dim else f"hidden_size {hidden_size} / num_heads {num_heads}"
             raise ValueError(
-                f"{type(self).__name__}: rotary positions need an even head width, got hidden_size {hidden_size} / "
-                f"num_heads {num_heads} = {self.head_dim}; change them or set rotary_base=None."
+                f"{type(self).__name__}: rotary positions need an even head width, got {found} = {self.head_dim}; "
+                "change them or set rotary_base=None."
             )
         check_range(self, 0, 1, dropout_p=dropout_p)
         check_range(self, above=0, rotary_base=rotary_base)
         self.is_causal, self.rotary_base, self.dropout_p = is_causal, rotary_base, dropout_p
         self.uses_positions = rotary_base is not None
-        kv_size = self.num_kv_heads * self.head_dim
-        self.q_proj = nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype)
-        self.k_proj = nn.Linear(hidden_size, kv_size, bias=False, device=device, dtype=dtype)
-        self.v_proj = nn.Linear(hidden_size, kv_size, bias=False, device=device, dtype=dtype)
-        self.o_proj = nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype)
+        self._make_projections(qkv_bias, out_bias, {"device": device, "dtype": dtype})
+
+    def _make_projections(self, qkv_bias: bool, out_bias: bool, made: dict[str, Any]) -> None:
+        size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+        self.q_proj = nn.Linear(self.hidden_size, size, bias=qkv_bias, **made)
+        self.k_proj = nn.Linear(self.hidden_size, kv_size, bias=qkv_bias, **made)
+        self.v_proj = nn.Linear(self.hidden_size, kv_size, bias=qkv_bias, **made)
+        self.o_proj = nn.Linear(size, self.hidden_size, bias=out_bias, **made)
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """[B, *space, C] to queries [B, T, H, K], keys and values of the key/value heads."""
@@ -80,20 +94,25 @@ class SoftmaxAttention(SequenceMixer):
 
     def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Softmax attention over the tokens and what the cache holds, padding left out: [B, T, H, K]."""
-        k, v, real = heads.k, heads.v, None
-        if cache is not None:
-            k, v = cache.append(keys=k, values=v).values()
-            real = cache.real(cache.length - k.shape[1], cache.length)
+        k, v, mask = self._visible(heads, cache)
         out: Tensor = softmax_attention(
             heads.q,
             k,
             v,
             is_causal=self.is_causal,
-            attn_mask=None if real is None else real[:, None, None],
+            attn_mask=mask,
             dropout_p=self.dropout_p if self.training else 0.0,
             cu_seqlens=cu_seqlens,
         )
         return out
+
+    def _visible(self, heads: Heads, cache: TokenCache | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values with those that the cache holds, and which of them are no padding: [B, 1, 1, tokens]."""
+        if cache is None:
+            return heads.k, heads.v, None
+        k, v = cache.append(keys=heads.k, values=heads.v).values()
+        real = cache.real(cache.length - k.shape[1], cache.length)
+        return k, v, None if real is None else real[:, None, None]
 
     def merge(self, out: Tensor, heads: Heads) -> Tensor:
         """Output projection: [B, T, H, K] to [B, T, C]."""

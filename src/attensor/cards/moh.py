@@ -1,0 +1,32 @@
+"""The card of mixture-of-head attention."""
+
+from attensor.catalogue import Domain, Mechanism, Paper
+
+CARD = Mechanism(
+    name="moh",
+    aliases=("mixture-of-heads", "mixture-of-head-attention", "moe-attention"),
+    title="Mixture-of-head attention (MoH)",
+    paper=Paper("2410.11842", 2024, "MoH: Multi-Head Attention as Mixture-of-Head Attention"),
+    use="softmax attention with a quarter to half of its heads saved, from scratch or from a trained model",
+    avoid="few heads and short inputs, where skipped rows save less than gathering them costs",
+    equation=(
+        r"o_i = \sum_{h} g_{hi} \sum_{j \le i} \mathrm{softmax}_j \left( q_{hi}^\top k_{hj} / \sqrt{K} \right) v_{hj} "
+        r", \quad g_{hi} = 0 \text{ unless } h \text{ is shared or among the best of } i"
+    ),
+    terms={"g_{hi}": "weight of head h for token i, by a router"},
+    operator="attensor.ops:routed_attention",
+    layer="attensor.nn.mixture_of_heads:MixtureOfHeads",
+    domain=Domain.SEQUENCE | Domain.GRID,
+    is_causal=True,
+    is_compared=False,  # softmax attention in quality; its cost in training is read from the table of costs
+    flops="2*B*T*M*A*(K + V)",
+    state_bytes="4*B*T*G*(K + V)",
+    symbols={"A": "heads that are on for a token", "M": "keys that a row reads", "G": "key/value heads"},
+    grid_options={"is_causal": False, "rotary_base": None},
+    shown_options={"num_active": 0.75},
+    swaps_into=("transformers", "timm"),
+    variants={
+        "weights of the paper": {"gate_scale": "paper", "num_shared": 0},
+        "all shared": {"num_shared": 0.9, "num_active": 0.9},
+    },
+)
