@@ -1,0 +1,65 @@
+"""Mixture of heads against numbers of the authors' modules (tests/golden): outputs, gradients and loads."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attensor.nn import HeadRouter, MixtureOfHeads, load_balance_loss
+from tests.golden.drawn import golden, summaries, uniform, weighed, weights
+
+CLOSE = {"rtol": 1e-10, "atol": 1e-10}
+SETTINGS = {"shared and routed": (2, 3), "none shared": (0, 3), "all shared": (4, 4)}
+
+
+def filled(layer: nn.Module, prefix: str, names: dict[str, list[str]]) -> dict[str, list[nn.Parameter]]:
+    """Weights by the authors' names; theirs -> those of ours that are its parts, one below the other."""
+    own = dict(layer.named_parameters())
+    groups = {theirs: [own[name] for name in parts] for theirs, parts in names.items() if parts[0] in own}
+    sizes = {f"{prefix}.{key}": (sum(len(x) for x in parts), *parts[0].shape[1:]) for key, parts in groups.items()}
+    with torch.no_grad():
+        for key, whole in weights(sizes).items():
+            parts = groups[key.removeprefix(f"{prefix}.")]
+            for x, rows in zip(parts, whole.split([len(x) for x in parts])):
+                x.copy_(rows)
+    assert sum(len(parts) for parts in groups.values()) == len(own)
+    return groups
+
+
+def compare(layer: nn.Module, groups: dict[str, list[nn.Parameter]], x: Tensor, name: str) -> None:
+    expected, x = golden("moh"), x.requires_grad_()
+    out = layer(x)
+    weighed(out).backward()
+    torch.testing.assert_close(out, expected[f"{name}.out"], **CLOSE)
+    torch.testing.assert_close(x.grad, expected[f"{name}.dx"], **CLOSE)
+    found = summaries({key: torch.cat([x.grad for x in parts]) for key, parts in groups.items()})
+    torch.testing.assert_close(found, expected[f"{name}.dp"], **CLOSE)
+
+
+NAMES = {f"qkv.{kind}": [f"{part}_proj.{kind}" for part in "qkv"] for kind in ("weight", "bias")}
+NAMES |= {f"proj.{kind}": [f"o_proj.{kind}"] for kind in ("weight", "bias")}
+NAMES |= {f"{gate}.weight": [f"router.{gate}.weight"] for gate in ("wg", "wg_0", "wg_1")}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_attention_of_the_diffusion_transformer(setting: str) -> None:
+    shared, active = SETTINGS[setting]
+    layer = MixtureOfHeads(
+        12, 4, num_shared=shared, num_active=active, head_dim=5, is_causal=False, rotary_base=None,
+        qkv_bias=True, out_bias=True, dtype=torch.float64,
+    )  # fmt: skip
+    compare(layer, filled(layer, "dit", NAMES), uniform("tokens", 2, 9, 12), f"dit.{setting}")
+    if active > shared:
+        torch.testing.assert_close(load_balance_loss(layer), golden("moh")[f"dit.{setting}.load"], **CLOSE)
+
+
+def test_router_of_the_language_model() -> None:
+    """Probabilities by the lengths of queries, and the heads that are on."""
+    router = HeadRouter(1, 8, num_shared=4, num_active=6, router="query-norm", gate_scale="hard").eval()
+    queries, expected = uniform("queries", 2, 9, 24).unflatten(-1, (8, 3)), golden("moh")
+    assert torch.equal(router(queries[..., 0, :1], queries), expected["llama.mask"])
+    soft = HeadRouter(1, 8, num_shared=4, num_active=8, router="query-norm", gate_scale="paper", dtype=torch.float64)
+    nn.init.zeros_(soft.wg_0.weight)  # halves
+    found = 2 * soft(queries[..., 0, :1], queries)[..., 4:]
+    torch.testing.assert_close(found.flatten(0, 1), expected["llama.gates"], **CLOSE)
