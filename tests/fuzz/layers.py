@@ -257,6 +257,8 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         | {"output_projection": ("bool", BOTH), "as_timm": ("bool", BOTH)},
         _halo,
     ),
+    "CosineAttention": ({}, _heads),
+    "AggregatedAttention": ({"reduction": ("int:1", ["1", "2", "8"])}, _heads),
     "WindowGridAttention": (
         {"block_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"]), "relative_bias": ("bool", BOTH)}
         | {"pattern": ("choice:alternate|window|grid", ["'alternate'", "'window'", "'grid'"])}
@@ -265,7 +267,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     ),
 }
 GRIDS = ("AxialAttention", "GlobalLinearAttention", "NeighborhoodAttention", "RankAugmentedLinearAttention")
-GRIDS = (*GRIDS, "WindowGridAttention", "DualAttention", "HaloAttention")
+GRIDS = (*GRIDS, "WindowGridAttention", "DualAttention", "HaloAttention", "CosineAttention", "AggregatedAttention")
 
 
 def names_of_layers() -> set[str]:
@@ -330,9 +332,7 @@ def _is_hidden(a: Arguments, dtype: str, *ranks: int) -> str | None:
 def _grid_forward(rng: random.Random, name: str) -> Call:
     dtype = rng.choice(["float32", "float64"])
     ranks = {"AxialAttention": (4, 5)}
-    ranks |= dict.fromkeys(
-        ("RankAugmentedLinearAttention", "WindowGridAttention", "DualAttention", "HaloAttention"), (4,)
-    )
+    ranks |= dict.fromkeys(GRIDS[3:], (4,))
     space = [rng.choice([4, 5]), 6]
     options = {"denominator_minimum": "1.0"} if name == "GlobalLinearAttention" else {}
     allowed = ranks.get(name, (3, 4, 5))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ TRANSNEXT = {
     "img_size": 64, "window_size": [3, 3, 3, None], "patch_size": 4, "embed_dims": [4, 6, 8, 12],
     "num_heads": [2, 3, 4, 4], "mlp_ratios": [3, 3, 2, 2], "qkv_bias": True, "num_classes": 5, "depths": [1, 2, 1, 1],
     "sr_ratios": [8, 4, 2, 1], "shared_head": [2, 1, 2, 2], "routed_head": [0, 1, 1, 1],
+    "norm_layer": partial(nn.LayerNorm, eps=1e-6),
 }  # fmt: skip
 
 
@@ -63,7 +65,7 @@ def _vit(folder: Path) -> Any:
     made = {"DropPath": nn.Identity, "trunc_normal_": nn.init.trunc_normal_, "to_2tuple": lambda n: (n, n)}
     vars(layers).update(made)
     sys.modules["timm.models.layers"] = layers
-    attention = sys.modules["attention"] = _module(folder / "attention.py", {})
+    attention = sys.modules["attention"] = _module(folder / "attention.py", _EXACT)
     native = sys.modules["attention_native"] = _module(
         folder / "attention_native.py", {"local_seq_length.numpy()": "local_seq_length.double().numpy()"}
     )

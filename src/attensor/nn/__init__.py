@@ -32,6 +32,8 @@ from attensor.nn.rotary import token_positions as token_positions
 from attensor.nn.window_grid import RelativePositionBias as RelativePositionBias
 
 if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
+    from attensor.nn.aggregated import AggregatedAttention as AggregatedAttention
+    from attensor.nn.aggregated import CosineAttention as CosineAttention
     from attensor.nn.axial import AxialAttention as AxialAttention
     from attensor.nn.gated_delta import GatedDeltaNet as GatedDeltaNet
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
