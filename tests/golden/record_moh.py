@@ -114,7 +114,7 @@ def _dit_attention(dit: Any) -> dict[str, Tensor]:
 def _dit_small(dit: Any) -> nn.Module:
     model: nn.Module = dit.DiT(
         input_size=6, patch_size=2, in_channels=4, hidden_size=12, depth=2, num_heads=[4, 2], mlp_ratio=2.0,
-        num_classes=5, moh=True, shared_head=[2, 2], routed_head=[1, 0], head_dim=[5, 6],
+        num_classes=5, moh=True, shared_head=[2, 2], routed_head=[1, 0], head_dim=5,
     )  # fmt: skip
     return model
 

@@ -101,7 +101,7 @@ class CosineAttention(Mixer):
             out: Tensor = softmax_attention(q, k, v, scale=1.0, attn_mask=bias)
         else:
             out = routed_attention(q, k, v, heads.gate.flatten(1, 2), scale=1.0, attn_mask=bias)
-        return out.unflatten(1, space)
+        return torch.unflatten(out, 1, space)
 
     def merge(self, out: Tensor, heads: Heads) -> Tensor:
         """Output projection: [B, rows, columns, H, D] to [B, rows, columns, C]."""
@@ -191,8 +191,8 @@ class AggregatedAttention(CosineAttention):
         """[B, rows, columns, H, D], times the gates."""
         space = (heads.q.shape[1], heads.q.shape[2])
         parts = [math.prod(space), math.prod(self._pooled_space(space))]
-        (k, pooled_k), (v, pooled_v) = (x.split(parts, 1) for x in (heads.k, heads.v))
-        k, v = k.unflatten(1, space), v.unflatten(1, space)
+        (k, pooled_k), (v, pooled_v) = (torch.split(x, parts, 1) for x in (heads.k, heads.v))
+        k, v = (torch.unflatten(x, 1, space) for x in (k, v))
         q = self._scaled(heads.q, self._log_counts(space, heads.q))
         near, near_lse = neighborhood_attention(
             q,
@@ -209,7 +209,7 @@ class AggregatedAttention(CosineAttention):
             q.flatten(1, 2), pooled_k, pooled_v, scale=1.0, attn_mask=bias, return_lse=True
         )
         out, _ = merge_attention([near.flatten(1, 2), far], [near_lse.flatten(1, 2), far_lse])
-        out = out.unflatten(1, space) + self._neighbours(heads.q, v)
+        out = torch.unflatten(out, 1, space) + self._neighbours(heads.q, v)
         return out if heads.gate is None else out * heads.gate[..., None].to(out.dtype)
 
     def _pooled(self, hidden_states: Tensor) -> Tensor:
