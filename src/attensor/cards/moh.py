@@ -41,6 +41,7 @@ CARD = Mechanism(
         "moh_dit_xl_2_75": 675_394_592,
     },
     commands={"train image": "attensor.commands.train_image:TrainImage"},
+    recipe="attensor.recipes.moh",
     domain=Domain.SEQUENCE | Domain.GRID,
     is_causal=True,
     is_compared=False,  # softmax attention in quality; its cost in training is read from the table of costs

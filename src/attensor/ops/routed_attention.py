@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from attensor.ops._checks import (
 )
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
+from attensor.ops.merge import merge_attention
 from attensor.ops.softmax_attention import softmax_attention
 from attensor.ops.softmax_attention.reference import additive_mask, dense
 
@@ -140,11 +141,14 @@ def _asked(x: Problem) -> Tensor:
 
 def _weighed(out: Tensor, gates: Tensor) -> Tensor:
     """Outputs of heads [.., V] times their gates, 0 where that is 0."""
-    is_on = (gates != 0)[..., None]
-    if gates.dtype != torch.bool:
-        dtype = working_dtype(out)
-        out = (out.to(dtype) * gates.to(dtype)[..., None]).to(out.dtype)
-    return torch.where(is_on, out, 0.0)
+    return torch.where((gates != 0)[..., None], _times(out, gates), 0.0)
+
+
+def _times(out: Tensor, gates: Tensor) -> Tensor:
+    if gates.dtype == torch.bool:
+        return out
+    dtype = working_dtype(out)
+    return (out.to(dtype) * gates.to(dtype)[..., None]).to(out.dtype)
 
 
 def _torch(x: Problem) -> Tensor:
@@ -196,7 +200,7 @@ def _gathered(x: Problem) -> Tensor:
     common = sum(1 for _ in itertools.takewhile(bool, (x.gates != 0).flatten(0, 1).all(0).tolist()))
     common -= common % group
     first, rest = _heads(x, 0, common), _heads(x, common, x.q.shape[2])
-    parts = [_weighed(_softmax(first, first.q), first.gates)] if common else []
+    parts = [_times(_softmax(first, first.q), first.gates)] if common else []
     if common < x.q.shape[2]:
         parts.append(_by_rows(rest))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
@@ -240,57 +244,70 @@ def _by_rows(x: Problem) -> Tensor:
     counts = asked.flatten(2).sum(2).flatten().tolist()
     of_keys, of_values = ([one for all_heads in t.unbind(0) for one in all_heads.unbind(1)] for t in (x.k, x.v))
     rows, outs = x.q[row, place, head], []
-    blocks = _blocks(counts, place, x)
-    for pair, start, stop, seen in blocks:
-        mask = _mask(x, pair // keys, head[start:stop], place[start:stop], seen)
-        outs.append(_attend(x, rows[start:stop], of_keys[pair][:seen], of_values[pair][:seen], mask))
+    for block in _blocks(counts, place, x):
+        there = slice(block.start, block.stop)
+        mask = _mask(x, block, head[there], place[there])
+        pair = rows[there], of_keys[block.pair][: block.seen], of_values[block.pair][: block.seen]
+        outs.append(_attend(x.scale, *pair, mask, block.free))
     # of no rows: no numbers, but a place in the graph of q, k and v
     nothing = [] if outs else [x.v[row, place, key] * (rows * x.k[row, place, key]).sum(-1, keepdim=True)]
     out = torch.cat(outs + nothing)
     whole = out.new_zeros(batch, queries, heads, x.v.shape[-1])
-    return whole.index_put((row, place, head), _weighed(out, x.gates[row, place, head]))
+    return whole.index_put((row, place, head), _times(out, x.gates[row, place, head]))
 
 
-def _blocks(counts: list[int], place: Tensor, x: Problem) -> list[tuple[int, int, int, int]]:
-    """Sequence and key head, first row, row behind the last, and how many keys they see; none without rows."""
+class _Block(NamedTuple):
+    """Rows that are attended together: from `start` to `stop`, of one sequence and key head, `pair`.
+
+    They see `free` keys all, and up to `seen` keys some.
+    """
+
+    pair: int
+    start: int
+    stop: int
+    free: int
+    seen: int
+
+
+def _blocks(counts: list[int], place: Tensor, x: Problem) -> list[_Block]:
+    """Those of all sequences and key heads that have rows."""
     queries, keys = x.q.shape[1], x.k.shape[1]
-    starts = [0, *itertools.accumulate(counts)]
-    found = [
-        (pair, start, min(start + (_ROWS if x.is_causal else count), first + count))
-        for pair, (first, count) in enumerate(zip(starts, counts))
-        for start in range(first, first + count, _ROWS if x.is_causal else max(count, 1))
-    ]
-    if not x.is_causal:
-        return [(*block, keys) for block in found]
-    last = place[torch.tensor([stop - 1 for _, _, stop in found], dtype=torch.long, device=place.device)].tolist()
-    return [(*block, max(0, there + 1 + keys - queries)) for block, there in zip(found, last)]
-
-
-def _mask(x: Problem, row: int, head: Tensor, place: Tensor, seen: int) -> Tensor | None:
-    """[rows, seen], for some rows of one sequence."""
-    queries, keys = x.q.shape[1], x.k.shape[1]
-    mask = None
-    if x.attn_mask is not None:
-        whole = x.attn_mask.expand(x.q.shape[0], x.q.shape[2], queries, keys)
-        mask = whole[row, head, place, :seen]
+    found = []
+    for pair, (first, count) in enumerate(zip([0, *itertools.accumulate(counts)], counts)):
+        size = _ROWS if x.is_causal else max(count, 1)
+        found += [(pair, row, min(row + size, first + count)) for row in range(first, first + count, size)]
     if not x.is_causal or queries == 1:
+        return [_Block(*block, keys, keys) for block in found]
+    ends = torch.tensor([(start, stop - 1) for _, start, stop in found], dtype=torch.long, device=place.device)
+    places = (place[ends.flatten()] + 1 + keys - queries).clamp_min(0).view(-1, 2).tolist()
+    return [_Block(*block, *seen) for block, seen in zip(found, places)]
+
+
+def _mask(x: Problem, block: _Block, head: Tensor, place: Tensor) -> Tensor | None:
+    """What is hidden from some rows: [rows, seen], or of keys alone that not all see, [rows, seen - free]."""
+    mask, queries, keys = x.attn_mask, x.q.shape[1], x.k.shape[1]
+    if mask is not None:
+        whole = mask.expand(x.q.shape[0], x.q.shape[2], queries, keys)
+        mask = whole[block.pair // x.k.shape[2], head, place, : block.seen]
+    if block.free == block.seen:
         return mask
-    past = torch.arange(seen, device=place.device) <= place[:, None] + (keys - queries)
+    first = block.free if mask is None else 0
+    past = torch.arange(first, block.seen, device=place.device) <= place[:, None] + (keys - queries)
     if mask is None:
         return past
     return mask & past if mask.dtype == torch.bool else mask.masked_fill(~past, float("-inf"))
 
 
-def _attend(x: Problem, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Rows [N, K], keys [seen, K] and values [seen, V] of one head: [N, V]."""
-    out: Any = softmax_attention(
-        rows[None, :, None],
-        keys[None, :, None],
-        values[None, :, None],
-        scale=x.scale,
-        attn_mask=mask,
-        backend="torch",
-    )
+def _attend(scale: float, rows: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, free: int) -> Tensor:
+    """Rows [N, K], keys [seen, K] and values [seen, V] of one head: [N, V]; a mask may be of the last keys alone."""
+    q, k, v = (x[None, :, None] for x in (rows, keys, values))
+    options: dict[str, Any] = {"scale": scale, "backend": "torch"}
+    if mask is None or mask.shape[1] == k.shape[1]:
+        out = softmax_attention(q, k, v, attn_mask=mask, **options)
+    else:  # a mask slows down all keys that it is about
+        far = softmax_attention(q, k[:, :free], v[:, :free], return_lse=True, **options)
+        near = softmax_attention(q, k[:, free:], v[:, free:], attn_mask=mask, return_lse=True, **options)
+        out, _ = merge_attention(*zip(far, near))
     result: Tensor = out[0, :, 0]
     return result
 
