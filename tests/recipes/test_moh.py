@@ -77,10 +77,12 @@ def test_a_converted_model_with_hard_gates_has_the_weights_it_had() -> None:
 
 
 def test_samples_are_classes_in_a_row(tmp_path: Path) -> None:
-    """Each image of one level, 20 times its class: ten columns, five rows and a second model below a line."""
+    """Each image of one level, 20 times its class and 5 more in the second model: ten columns, ten rows, grey edges."""
     levels = [20 * (image % 10) for image in range(50) for _ in range(64)]
-    _diffused_digits.write_samples({"a": levels, "b": levels}, tmp_path / "samples.png")
+    _diffused_digits.write_samples({"a": levels, "b": [level + 5 for level in levels]}, tmp_path / "samples.png")
     picture = Image.open(tmp_path / "samples.png")
-    assert picture.size == (4 * 80, 4 * (2 * 40 + 2))
-    assert [picture.getpixel((32 * column + 5, 100)) for column in range(10)] == [20 * c for c in range(10)]
-    assert picture.getpixel((5, 4 * 41)) == 128
+    assert picture.size == (4 * 100, 4 * 100)
+    for row, more in ((0, 0), (4, 0), (5, 5), (9, 5)):
+        found = [picture.getpixel((40 * column + 20, 40 * row + 20)) for column in range(10)]
+        assert found == [20 * c + more for c in range(10)]
+    assert picture.getpixel((0, 0)) == picture.getpixel((40, 20)) == 96

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from attensor.models.vision.diffusion import Diffusion
 from attensor.models.vision.dit import DiT, DiTConfig
@@ -18,9 +19,10 @@ from attensor.train import TrainConfig
 __all__ = ["config_of", "train_diffusion", "write_samples"]
 
 SIDE, CLASSES, HEADS, BLOCKS = 8, 10, 8, 3
-BATCH_SIZE, LEARNING_RATE, BALANCE = 64, 2e-3, 0.01
+# with 2e-3 or half of the batch 600 steps do not reach what the best linear denoiser tells wrongly, 0.119
+BATCH_SIZE, LEARNING_RATE, BALANCE = 128, 4e-3, 0.01
 HELD_OUT, DRAWN = 297, 5  # digits, and images of each class
-GUIDANCE, SAMPLING_STEPS = 2.0, 50
+GUIDANCE, SAMPLING_STEPS = 1.5, 50
 _DIFFUSION = Diffusion()
 
 Batch = tuple[Tensor, Tensor, int]
@@ -31,7 +33,7 @@ def config_of(active: int | None, shared: int | None = None) -> DiTConfig:
     return DiTConfig(
         image_size=(SIDE, SIDE),
         in_channels=1,
-        hidden_size=48,
+        hidden_size=64,
         num_heads=(HEADS,) * BLOCKS,
         num_shared=None if shared is None else (shared,) * BLOCKS,
         num_active=None if active is None else (active,) * BLOCKS,
@@ -90,15 +92,12 @@ def _draw(model: DiT, seed: int) -> tuple[list[int], float]:
 
 
 def write_samples(samples: dict[str, list[int]], path: Path) -> None:
-    """A picture of the digits of some models, one below the other, each ten classes in a row."""
+    """A picture of the digits of some models, one below the other: a column a class, five rows a model."""
     from PIL import Image
 
-    rows = []
-    for levels in samples.values():
-        grid = torch.tensor(levels, dtype=torch.uint8).view(DRAWN, CLASSES, SIDE, SIDE)
-        rows += [grid.transpose(1, 2).reshape(DRAWN * SIDE, CLASSES * SIDE), torch.full((2, CLASSES * SIDE), 128)]
-    picture = torch.cat([row.to(torch.uint8) for row in rows[:-1]])
-    picture = picture.repeat_interleave(4, 0).repeat_interleave(4, 1)
+    whole = torch.tensor(list(samples.values()), dtype=torch.uint8).view(-1, CLASSES, SIDE, SIDE)
+    apart = F.pad(whole, (1, 1, 1, 1), value=96)
+    picture = apart.transpose(1, 2).flatten(2, 3).flatten(0, 1).repeat_interleave(4, 0).repeat_interleave(4, 1)
     Image.fromarray(picture.numpy()).save(path)
 
 

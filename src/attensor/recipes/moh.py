@@ -180,7 +180,7 @@ def _charts(scratch: Runs, tuned: Runs, drawn: Runs) -> tuple[Chart, ...]:
 
 
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, tuning, drawing = (1, 60, 15, 150) if config.quick else (3, 350, 60, 1000)
+    seeds, steps, tuning, drawing = (1, 60, 15, 150) if config.quick else (3, 350, 60, 700)
     tuned = run_cells(config, convert_and_tune, [{"seed": s, "steps": steps, "tuning": tuning} for s in range(seeds)])
     scratch = measure(config, train_from_scratch, "variant", SCRATCH, seeds=seeds, steps=steps)
     drawn = measure(config, train_drawer, "variant", (ROUTED_DIT, DENSE_DIT), seeds=seeds, steps=drawing)
