@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from attensor.nn import HeadRouter, MixtureOfHeads, load_balance_loss
+from attensor.nn import MixtureOfHeads, load_balance_loss
+from attensor.nn.head_router import HeadRouter
 
 B, T, C, H = 2, 11, 20, 5
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attensor.nn import AggregatedAttention, CosineAttention, HeadRouter, MixtureOfHeads, load_balance_loss
+from attensor.nn import AggregatedAttention, CosineAttention, MixtureOfHeads, load_balance_loss
+from attensor.nn.head_router import HeadRouter
 from tests.golden.drawn import golden, summaries, uniform, weighed, weights
 
 CLOSE = {"rtol": 1e-10, "atol": 1e-10}

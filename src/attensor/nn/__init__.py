@@ -15,7 +15,6 @@ from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
-from attensor.nn.head_router import HeadRouter as HeadRouter
 from attensor.nn.head_router import load_balance_loss as load_balance_loss
 from attensor.nn.joint_cache import JointCache as JointCache
 from attensor.nn.l2vit import LocalConcentration as LocalConcentration
