@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from attensor.nn._shapes import check_range, head_dim
 from attensor.nn.continuous_bias import ContinuousBias
-from attensor.nn.head_router import HeadRouter
+from attensor.nn.head_router import HeadRouter, check_counts
 from attensor.nn.mixer import Heads, Mixer
 from attensor.ops import merge_attention, neighborhood_attention, routed_attention, softmax_attention
 
@@ -66,8 +66,16 @@ class CosineAttention(Mixer):
         self.temperature = nn.Parameter(torch.empty(num_heads, **made))
         self.bias = ContinuousBias(num_heads, trained_space=trained_space, **made)
         self.router: HeadRouter | None = None
+        check_range(self, 0, num_shared=num_shared)
+        check_range(self, 1, num_active=num_active, trained_space=trained_space)
+        if num_active is None and num_shared is not None:
+            raise ValueError(
+                f"{type(self).__name__}: num_shared must be None where num_active is, got {num_shared}; say how many "
+                "heads are on for a cell."
+            )
         if num_active is not None:
             shared = 0 if num_shared is None else num_shared
+            check_counts(self, num_heads, shared, num_active)
             self.router = HeadRouter(hidden_size, num_heads, num_shared=shared, num_active=num_active, **made)
         self.reset_own_parameters()
 
