@@ -96,6 +96,18 @@ def _softmax(a: Arguments) -> str | None:
     return _rotary(a)
 
 
+def _moh(a: Arguments) -> str | None:
+    heads, shared, active = a["num_heads"], a.get("num_shared"), a.get("num_active", 0.75)
+    need(active > 0, "num_active: not positive")
+    active = max(1, round(active * heads) if active < 1 else int(active))
+    need(active <= heads, "num_active: more than heads")
+    if shared is not None:
+        need(shared >= 0, "num_shared: negative")
+        shared = round(shared * heads) if 0 < shared < 1 else int(shared)
+        need(shared < active or shared == active == heads, "num_shared: not below num_active")
+    return _softmax(a)
+
+
 def _l2vit(a: Arguments) -> None:
     _heads(a)
     need(a.get("denominator_minimum", 100.0) > 0, "denominator_minimum: not positive")
@@ -156,6 +168,13 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         | {"expand_v": ("float", ["2.0", "1"]), "conv_size": ("int?:1", ["None", "1", "4"])}
         | dict.fromkeys(("use_gate", "conv_bias", "allow_neg_eigval"), ("bool", BOTH)),
         _delta,
+    ),
+    "MixtureOfHeads": (
+        {"num_shared": ("float?", ["None", "0", "1", "0.4"]), "num_active": ("float", ["2", "3", "0.75"])}
+        | {"router": ("choice:linear|query-norm", ["'linear'", "'query-norm'"])}
+        | {"gate_scale": ("choice:code|paper|hard", ["'code'", "'paper'", "'hard'"])}
+        | {"straight_through": ("choice:all|chosen", ["'all'", "'chosen'"])},
+        _moh,
     ),
     "LatentAttention": (
         {"kv_rank": ("int?:1", ["None", "5"]), "q_rank": ("int?:1", ["None", "7"]), "nope_dim": ("int?:1", ["4"])}
@@ -238,6 +257,8 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         | {"output_projection": ("bool", BOTH), "as_timm": ("bool", BOTH)},
         _halo,
     ),
+    "CosineAttention": ({}, _heads),
+    "AggregatedAttention": ({"reduction": ("int:1", ["1", "2", "8"])}, _heads),
     "WindowGridAttention": (
         {"block_size": ("int:1", ["2", "3"]), "layer_index": ("int:0", ["0", "1"]), "relative_bias": ("bool", BOTH)}
         | {"pattern": ("choice:alternate|window|grid", ["'alternate'", "'window'", "'grid'"])}
@@ -246,7 +267,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     ),
 }
 GRIDS = ("AxialAttention", "GlobalLinearAttention", "NeighborhoodAttention", "RankAugmentedLinearAttention")
-GRIDS = (*GRIDS, "WindowGridAttention", "DualAttention", "HaloAttention")
+GRIDS = (*GRIDS, "WindowGridAttention", "DualAttention", "HaloAttention", "CosineAttention", "AggregatedAttention")
 
 
 def names_of_layers() -> set[str]:
@@ -311,9 +332,7 @@ def _is_hidden(a: Arguments, dtype: str, *ranks: int) -> str | None:
 def _grid_forward(rng: random.Random, name: str) -> Call:
     dtype = rng.choice(["float32", "float64"])
     ranks = {"AxialAttention": (4, 5)}
-    ranks |= dict.fromkeys(
-        ("RankAugmentedLinearAttention", "WindowGridAttention", "DualAttention", "HaloAttention"), (4,)
-    )
+    ranks |= dict.fromkeys(GRIDS[3:], (4,))
     space = [rng.choice([4, 5]), 6]
     options = {"denominator_minimum": "1.0"} if name == "GlobalLinearAttention" else {}
     allowed = ranks.get(name, (3, 4, 5))

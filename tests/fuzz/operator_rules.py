@@ -198,6 +198,21 @@ def block(a: Arguments) -> str | None:
     return "block_size: far beyond the space" if tokens > 10**4 else is_empty(q, a["v"])
 
 
+def routed(a: Arguments) -> str | None:
+    qkv(a, 4, same_tokens=False)
+    q, k, v, gates = a["q"], a["k"], a["v"], a["gates"]
+    need(list(gates.shape) == list(q.shape[:3]), "gates: shape")
+    same_device(a, q, "gates", "attn_mask")
+    if a.get("cu_seqlens") is not None:
+        need(q.shape[1] == k.shape[1], "cu_seqlens: Tq is not Tk")
+        cu_seqlens(a, q.shape[1], q.shape[0])
+    mask = a.get("attn_mask")
+    need(mask is None or broadcasts(mask, [*q.shape[:1], q.shape[2], q.shape[1], k.shape[1]]), "attn_mask: shape")
+    if mask is not None and a.get("cu_seqlens") is not None:
+        return "attn_mask with cu_seqlens"
+    return is_empty(q, k, v)
+
+
 def channel(a: Arguments) -> str | None:
     qkv(a, 4, 5, 6)
     need(a["q"].shape == a["k"].shape == a["v"].shape, "q, k and v: other sizes")

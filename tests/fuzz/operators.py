@@ -226,6 +226,27 @@ def _power_law(rng: random.Random, dtype: str) -> dict[str, str]:
     }
 
 
+def _routed(rng: random.Random, dtype: str) -> dict[str, str]:
+    queries = rng.choice([1, 3, 7, 11])
+    batch, _, given = _packed(rng, queries)
+    keys = queries if given else queries + rng.choice([0, 0, 1, 4])
+    [_, heads, *_], tensors = _qkv(rng, dtype, [queries], batch)
+    for name in ("k", "v"):
+        tensors[name] = tensors[name].replace(f"({batch}, {queries},", f"({batch}, {keys},")
+    if not given and rng.random() < 0.4:
+        tensors["attn_mask"] = randn(dtype, *rng.choice([[queries, keys], [batch, 1, queries, keys], [1, keys]]))
+    asked = randn(dtype, batch, queries, heads)
+    return {
+        **tensors,
+        **given,
+        "gates": rng.choice([asked, f"{asked}.relu()", f"{asked} > 0.0"]),
+        **optional(rng, 0.4, is_causal=pick(rng, [True, False])),
+        **optional(rng, 0.3, scale=pick(rng, [0.7, 1.0, 2])),
+        **optional(rng, 0.5, form=pick(rng, [None, "gathered", "dense"])),
+        **optional(rng, 0.4, backend=pick(rng, [None, "torch", "reference"])),
+    }
+
+
 def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
     space, block, stride, halo = [rng.choice([4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
     batch = rng.choice([1, 2])
@@ -393,6 +414,12 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
         | {"backend": "choice?:reference|torch"},
         _power_law,
         rules.power_law,
+    ),
+    "routed_attention": (
+        {**FLOATS, **SHARED, **_PACKING, "gates": "*tensor:mask", "is_causal": "bool", "attn_mask": "tensor?:mask"}
+        | {"form": "choice?:gathered|dense"},
+        _routed,
+        rules.routed,
     ),
     "relative_kernel_attention": (
         {**FLOATS, **_PACKING, "relative_bias": "*tensor:float", "feature_map": FEATURES, "is_causal": "bool"}

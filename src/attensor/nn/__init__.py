@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from attensor import catalogue
+from attensor.nn.attention_weights import AttentionWeights as AttentionWeights
 from attensor.nn.cache import Cache as Cache
 from attensor.nn.cache import StateCache as StateCache
 from attensor.nn.cache import TokenCache as TokenCache
 from attensor.nn.features import LearnedFeatures as LearnedFeatures
 from attensor.nn.features import RandomFeatures as RandomFeatures
+from attensor.nn.head_router import load_balance_loss as load_balance_loss
 from attensor.nn.joint_cache import JointCache as JointCache
 from attensor.nn.l2vit import LocalConcentration as LocalConcentration
 from attensor.nn.latent import Slicing as Slicing
@@ -29,6 +31,8 @@ from attensor.nn.rotary import token_positions as token_positions
 from attensor.nn.window_grid import RelativePositionBias as RelativePositionBias
 
 if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is enough
+    from attensor.nn.aggregated import AggregatedAttention as AggregatedAttention
+    from attensor.nn.aggregated import CosineAttention as CosineAttention
     from attensor.nn.axial import AxialAttention as AxialAttention
     from attensor.nn.gated_delta import GatedDeltaNet as GatedDeltaNet
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
@@ -38,6 +42,7 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.latent import LatentAttention as LatentAttention
     from attensor.nn.lightning import LightningAttention as LightningAttention
     from attensor.nn.linear_attention import LinearAttention as LinearAttention
+    from attensor.nn.mixture_of_heads import MixtureOfHeads as MixtureOfHeads
     from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention
     from attensor.nn.power_law_graph import PowerLawGraphAttention as PowerLawGraphAttention
     from attensor.nn.rank_augmented import RankAugmentedLinearAttention as RankAugmentedLinearAttention

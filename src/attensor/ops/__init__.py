@@ -40,6 +40,8 @@ from attensor.ops.relative_kernel_attention import relative_kernel_attention as 
 from attensor.ops.relative_kernel_attention import (
     relative_kernel_attention_reference as relative_kernel_attention_reference,
 )
+from attensor.ops.routed_attention import routed_attention as routed_attention
+from attensor.ops.routed_attention import routed_attention_reference as routed_attention_reference
 from attensor.ops.softmax_attention import softmax_attention as softmax_attention
 from attensor.ops.softmax_attention import softmax_attention_reference as softmax_attention_reference
 from attensor.ops.toeplitz import toeplitz as toeplitz

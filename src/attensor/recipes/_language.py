@@ -15,7 +15,7 @@ from attensor.models.language import Decoder, DecoderConfig
 from attensor.recipes._runs import trained
 from attensor.train import TrainConfig
 
-__all__ = ["decoder", "fit", "text"]
+__all__ = ["decoder", "fit", "held_out_loss", "text"]
 
 _HELD_OUT_BYTES = 32_768
 _LONGEST_WINDOW = 8_193
@@ -51,6 +51,7 @@ def fit(
     length: int,
     batch_size: int,
     factors: Sequence[int] = (1,),
+    loss: Callable[[nn.Module, Tensor], Tensor] = next_byte_loss,
 ) -> dict[str, Any]:
     """Train a causal model in place to predict the next byte; its held-out loss.
 
@@ -60,6 +61,7 @@ def fit(
         steps, learning_rate: of AdamW, with warm-up and cosine to and from the peak.
         length, batch_size: bytes in a training window, and windows.
         factors: the final loss is measured on the same bytes in windows of so many times `length`.
+        loss: (model, tokens) -> what is minimised in training.
     Returns:
         `loss`: {factor: nats a byte}; `curve`: [[step, nats a byte], ..] on a part of the held-out bytes.
     Raises:
@@ -79,9 +81,15 @@ def fit(
         return mean_loss(model, windows(1)[::_CURVE_EVERY])
 
     settings = TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=8)
-    curve = trained(model, batch, next_byte_loss, score, settings)["curve"]
+    curve = trained(model, batch, loss, score, settings)["curve"]
     model.eval()
     return {"loss": {str(factor): mean_loss(model, windows(factor)) for factor in factors}, "curve": curve}
+
+
+def held_out_loss(model: nn.Module, *, length: int) -> float:
+    """Nats a byte of a model on the held-out bytes, in windows of `length`, as `fit` measures them."""
+    held_out = text().selection(length, limit=max(1, _HELD_OUT_BYTES // length))
+    return mean_loss(model.eval(), cut(held_out, length))
 
 
 @cache
