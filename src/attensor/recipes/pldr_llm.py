@@ -212,8 +212,9 @@ def judge(runs: Runs, times: dict[str, float]) -> Verdict:
     """The verdict on results of `train_variant`, one a seed, by variant, and of `time_decode`."""
     runs = Runs({**runs, TRANSFERRED: [result["transferred"] for result in runs[LEARNED]]})
 
-    def fall(result: dict[str, Any], name: str) -> float:
-        return float(result["readings"][0][name] / result["readings"][-1][name])
+    def left(result: dict[str, Any], name: str) -> float:
+        """After training, as a share of before; the inverse has no bound, and its mean over seeds says nothing."""
+        return float(result["readings"][-1][name] / result["readings"][0][name])
 
     def last(result: dict[str, Any], name: str, less: str | None = None) -> float:
         reading = result["readings"][-1]
@@ -227,8 +228,10 @@ def judge(runs: Runs, times: dict[str, float]) -> Verdict:
     rising = runs.interval(LEARNED, lambda r: r["readings"][-1]["agreement"] - r["readings"][0]["agreement"])
     to_twin, to_anew = times[KEPT] / times[TWIN], times[KEPT] / times[RECOMPUTED]
     checks = (
-        Check.between("rows of A: the share in which they differ falls at least 5 times", of(fall, "share"), low=5),
-        Check.between("G: its spread over prompts falls at least 5 times", of(fall, "spread"), low=5),
+        Check.between(
+            "rows of A: of the share in which they differ at most a fifth is left", of(left, "share"), high=0.2
+        ),
+        Check.between("G: of its spread over prompts at most a fifth is left", of(left, "spread"), high=0.2),
         Check.between("G: its spread over prompts is at most 0.03 after training", of(last, "spread"), high=0.03),
         Check.between("loss with one prompt's G for all, changed by at most 0.01 nats a byte", replaced, high=0.01),
         Check.between(
