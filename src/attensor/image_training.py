@@ -216,7 +216,7 @@ def _task(name: str) -> ImageTask:
     task = task_of(kinds[0])
     if task is None:
         kind = kinds[0].__name__
-        raise ValueError(f"--model {name}: is a {kind} and no model of images; attensor list shows those that are.")
+        raise ValueError(f"--model {name}: is a {kind} and no model of images that this command trains.")
     return task
 
 
