@@ -110,13 +110,17 @@ def digits() -> ClutteredDigits:
 
 
 def redrawn(model: Model) -> Model:
-    """The model with the weights of its linear layers and convolutions as torch draws them, in place.
+    """The model with weights and norms for few channels and steps, in place.
 
-    The published standard deviation of 0.02 is for hundreds of channels: of 32, next to nothing would be left.
+    The published standard deviation of 0.02 is for hundreds of channels: of 32, next to nothing would be left, so that
+    linear layers and convolutions are drawn as torch draws them. A momentum of 0.01, as MaxViT's batch norms have it,
+    is for hundreds of thousands of steps: after a few hundred, evaluation would still use the statistics of the start.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             module.reset_parameters()
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1
     return model
 
 
