@@ -75,8 +75,8 @@ def hold(
         contest = Contest(peers, rounds=options.rounds, budget=options.budget, tick=tick)
         rows, interruption = _run(contest, bench)
     machine["complete"] = "no, interrupted" if interruption else "yes"
-    tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summary_table(rows)]
-    tables += bench.findings(rows)
+    summaries = *summary_table(rows), *bench.findings(rows)
+    tables = [check_table(contest.checks, peers, bench.note), *measure_tables(rows), *summaries]
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()), highlight=False)
     for table in tables:
         console.print(table.rich(console.width))
@@ -89,8 +89,12 @@ def hold(
         console.print(f"written to {path}")
     if interruption:
         raise interruption
+    return int(_has_failed(contest, rows))
+
+
+def _has_failed(contest: Contest, rows: list[Row]) -> bool:
     failed = [check.reason for check in contest.checks if check.peer == OURS]
-    return int(any([*failed, *(row.skipped for row in rows if row.peer == OURS)]))
+    return any([*failed, *(row.skipped for row in rows if row.peer == OURS)])
 
 
 def _run(contest: Contest, bench: Bench) -> tuple[list[Row], KeyboardInterrupt | None]:

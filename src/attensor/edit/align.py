@@ -143,11 +143,7 @@ def distill(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
     frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
-    was_training = model.training
-    model.eval()
-    for p in frozen:
-        p.requires_grad_(False)
-    try:
+    with _still(model, frozen):
         for batch in _paced(batches, Alignment(), optimizer, minutes, steps):
             with originals(model), torch.no_grad():
                 target = _output(model(**batch, **options))
@@ -155,11 +151,22 @@ def distill(
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad()
+    return model
+
+
+@contextmanager
+def _still(model: nn.Module, frozen: Sequence[nn.Parameter]) -> Iterator[None]:
+    """In evaluation, and without gradients of these parameters."""
+    was_training = model.training
+    model.eval()
+    for p in frozen:
+        p.requires_grad_(False)
+    try:
+        yield
     finally:
         for p in frozen:
             p.requires_grad_(True)
         model.train(was_training)
-    return model
 
 
 def _paced(

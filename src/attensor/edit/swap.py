@@ -56,10 +56,14 @@ def swap(
     if weights not in ("carry", "fresh"):
         raise ValueError(f'swap: weights must be "carry" or "fresh", got {weights!r}.')
     found = find_sites(model)
-    picked = chosen(found, layers)
-    swapped: list[AttentionSite] = []
     fresh = weights == "fresh"
-    made = [(found[i], layer_for(to, found[i], i, len(found), options, is_fresh=fresh)) for i in picked]
+    _put([(found[i], layer_for(to, found[i], i, len(found), options, is_fresh=fresh)) for i in chosen(found, layers)])
+    return model
+
+
+def _put(made: Sequence[tuple[AttentionSite, nn.Module]]) -> None:
+    """All layers in the place of their attentions, or none."""
+    swapped: list[AttentionSite] = []
     before = [site.layer for site, _ in made]
     try:
         for site, layer in made:
@@ -69,7 +73,6 @@ def swap(
         for site, past in zip(swapped, before):
             site.restore() if past is None else site.replace(past)
         raise
-    return model
 
 
 def restore(

@@ -253,18 +253,20 @@ def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
     return Gradients
 
 
+class _Direct(torch.autograd.Function):
+    @classmethod
+    def apply(cls, *arguments: Any) -> Any:
+        if _is_transformed():
+            return super().apply(*arguments)
+        # past what binds arguments to a signature, which takes as long as a small kernel
+        return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
+
+
 def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
     gradients, keep_outputs = _gradients_function(parts), parts.keep_outputs
     count, outputs = len(parts.batch_dims), len(parts.out_dims)
 
-    class Function(torch.autograd.Function):
-        @classmethod
-        def apply(cls, *arguments: Any) -> Any:
-            if _is_transformed():
-                return super().apply(*arguments)
-            # past what binds arguments to a signature, which takes as long as a small kernel
-            return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
-
+    class Function(_Direct):
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             *tensors, options, keep = arguments

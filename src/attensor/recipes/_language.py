@@ -74,16 +74,13 @@ def fit(
     def batch(step: int) -> Tensor:
         return data.batch(step, seed=seed, batch_size=batch_size, length=length)
 
-    def windows(factor: int) -> Tensor:
-        return cut(held_out, factor * length)
-
     def score(model: nn.Module) -> float:
-        return mean_loss(model, windows(1)[::_CURVE_EVERY])
+        return mean_loss(model, cut(held_out, length)[::_CURVE_EVERY])
 
     settings = TrainConfig(steps=steps, learning_rate=learning_rate, evaluations=8)
     curve = trained(model, batch, loss, score, settings)["curve"]
     model.eval()
-    return {"loss": {str(factor): mean_loss(model, windows(factor)) for factor in factors}, "curve": curve}
+    return {"loss": {str(f): mean_loss(model, cut(held_out, f * length)) for f in factors}, "curve": curve}
 
 
 def held_out_loss(model: nn.Module, *, length: int) -> float:
