@@ -18,6 +18,7 @@ import torch; from attensor.models.language.deconstructed import *
 model = DeconstructedForCausalLM(DeconstructedForCausalLM.tiny)
 loss = model(t := torch.randint(13, (2, 9)), labels=t).loss
 """,
+    commands={"lens indicators": "attensor.commands.lens_indicators:LensIndicators"},
     layers=("attensor.nn.no_mixing:NoMixing",),
     models=("attensor.models.language.deconstructed:DeconstructedForCausalLM",),
     presets={
