@@ -154,10 +154,13 @@ def _of_random_features(a: Arguments) -> str | None:
 
 
 def _denominator(rng: random.Random) -> tuple[str, dict[str, str]]:
+    if rng.random() < 0.3:
+        return "ops.Denominator", {"minimum": pick(rng, [1e-6, 0.0]), "keep_sign": pick(rng, [True, False])}
     return "ops.Denominator", optional(rng, 0.9, minimum=pick(rng, [1e-6, 100, 0.0]), eps=pick(rng, [0.0, 1e-6]))
 
 
 def _of_denominator(a: Arguments) -> str | None:
+    need(not a.get("keep_sign") or (a.get("minimum", 0.0) >= 0 and not a.get("eps")), "keep_sign: with others")
     # sums of signed features want a minimum of -inf
     return "eps: below 0" if a.get("eps", 0.0) < 0 or a.get("minimum", 0.0) < 0 else None
 
@@ -225,7 +228,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
         {"projection": "*tensor:float", "normalize": "bool", "scale": "float?", "eps": "float"},
         _of_random_features,
     ),
-    "Denominator": (_denominator, {"minimum": "bound", "eps": "float"}, _of_denominator),
+    "Denominator": (_denominator, {"minimum": "bound", "eps": "float", "keep_sign": "bool"}, _of_denominator),
     "feature modules": (_module, {"key_dim": "*int:1", "num_features": "int?:1", **PLACE}, _of_sizes),
     "LocalConcentration": (
         _concentration,

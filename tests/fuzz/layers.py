@@ -21,7 +21,7 @@ Choices = dict[str, tuple[str, list[str]]]  # option -> its kind and legal value
 SIZES = {"hidden_size": "*int:1", "num_heads": "*int:1"}
 PLACE = {"device": "device?", "dtype": "dtype?"}
 FEATURES = "feature_map?:elu+1|relu|silu|positive-random|learned"
-NORMS, GATES = "choice:rms|layer|rms-all-heads|simple-rms", "choice?:swish|sigmoid|linear"
+NORMS, GATES = "choice?:rms|layer|rms-all-heads|simple-rms", "choice?:swish|sigmoid|linear"
 SLOPES = ("choice:alibi|minimax|linear", ["'alibi'", "'minimax'", "'linear'"])
 KV = ("int?:1", ["None", "1", "3"])
 BOTH = ["True", "False"]
@@ -204,7 +204,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "LinearAttention": (
         {"num_kv_heads": KV, "key_size": ("int?:1", ["None", "6", "24"]), "value_size": ("int?:1", ["None", "6"])}
         | {"feature_map": (FEATURES, ["None", "'elu+1'", "'learned'", "'positive-random'", "'relu'"])}
-        | {"normalize": ("bool", ["False"]), "norm": (NORMS, ["'rms'", "'layer'", "'simple-rms'"])}
+        | {"normalize": ("bool", ["False"]), "norm": (NORMS, ["None", "'rms'", "'layer'", "'simple-rms'"])}
         | {"output_gate": (GATES, ["None", "'swish'"])},
         _linear,
     ),
@@ -217,6 +217,13 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "LightningAttention": ({"slopes": SLOPES, **STACK}, _stack),
     "TransNormerAttention": ({"use_lrpe": ("bool?", ["None", *BOTH]), "slopes": SLOPES, **STACK}, _stack),
     "Retention": ({}, _even),
+    "TaylorAttention": (
+        {"num_kv_heads": KV, "second_order": ("choice:diagonal|full", ["'diagonal'", "'full'"])}
+        | {"normalize": ("choice:joint|separate", ["'joint'", "'separate'"])}
+        | {"rotary_base": ROTARY, "qkv_bias": ("bool", BOTH)},
+        _rotary,
+    ),
+    "KeyScoredAttention": ({"qkv_bias": ("bool", BOTH)}, _heads),
     "RelativeKernelAttention": (
         {"num_features": ("int:1", ["5"]), "max_distance": ("int:1", ["1", "6"]), "space_dims": ("int", ["1"])}
         | {"is_causal": ("bool", BOTH), "normalize": ("bool", BOTH)},

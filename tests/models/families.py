@@ -10,6 +10,7 @@ from torch import Tensor
 from attensor.catalogue import Domain, mechanisms
 from attensor.models.language import import_families
 from attensor.models.language._hf import CausalLM, SequenceClassifier
+from attensor.models.language.deconstructed import DeconstructedConfig, DeconstructedForCausalLM
 from attensor.models.language.gla import GLAConfig, GLAForCausalLM
 from attensor.models.language.stack import StackConfig, StackForCausalLM
 from attensor.models.language.transnormer import TransNormerConfig, TransNormerForCausalLM
@@ -56,6 +57,14 @@ VARIANTS: dict[str, Any] = {
     **FAMILIES,
     "gla-first-code": (GLAConfig, GLAForCausalLM, _FIRST_CODE),
     "transnormer-lrpe-everywhere": (TransNormerConfig, TransNormerForCausalLM, {"lrpe_layers": [0, 1]}),
+    **{
+        f"deconstructed-{variant}": (
+            DeconstructedConfig,
+            DeconstructedForCausalLM,
+            {**DeconstructedConfig.tiny, "variant": variant},
+        )
+        for variant in ("no-mixing", "random-sequence", "static-embedding")
+    },
     **{f"card-{name}": _stack(name) for name in CAUSAL},
     "hybrid": (StackConfig, StackForCausalLM, _HYBRID),
     "linear-normalised": (

@@ -174,6 +174,14 @@ def test_a_state_starts_at_zero_in_at_least_float32() -> None:
         assert not cache.states["state"].any()
 
 
+def test_a_state_starts_where_it_is_told_and_goes_back_there() -> None:
+    cache = StateCache(B, STATE, start={"state": -1.5})
+    assert (cache.states["state"] == -1.5).all()
+    cache.update(3, state=torch.zeros(B, H, K, V))
+    cache.crop(0)
+    assert (cache.states["state"] == -1.5).all()
+
+
 def test_a_state_reorders_exports_and_forgets_all_or_nothing() -> None:
     cache, other = StateCache(B, STATE), StateCache(1, STATE)
     state = torch.randn(B, H, K, V, generator=torch.Generator().manual_seed(0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from attensor.ops import kernel_attention
 from attensor.ops.feature_maps import (
     FEATURE_MAPS,
     PositiveRandomFeatures,
+    TaylorFeatures,
     TrigonometricRandomFeatures,
     random_projection,
     resolve_feature_map,
@@ -140,3 +143,35 @@ def test_bad_sizes_are_refused() -> None:
         phi(torch.randn(1, 4, 3, 5))
     with pytest.raises(ShapeError, match=r"\[1, 4, 2, 7\]"):
         phi(torch.randn(1, 4, 2, 7))
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
+def test_products_of_taylor_features_are_the_series_of_exp(degree: int, diagonal: bool) -> None:
+    """Each order by itself, with as many features as there are products of channels."""
+    x, y = torch.randn(2, 3, 11, 2, 5, dtype=torch.float64)
+    phi = TaylorFeatures(degree, diagonal, scale=1.0)
+    assert phi(x).shape[-1] == (1 + 5 * degree if diagonal else math.comb(5 + degree, degree))
+    for order, (f, g) in enumerate(zip(phi.orders(x), phi.orders(y), strict=True)):
+        powers = (x * y).pow(order).sum(-1) if diagonal and order else (x * y).sum(-1).pow(order)
+        torch.testing.assert_close((f * g).sum(-1), powers / math.factorial(order), rtol=1e-12, atol=1e-12)
+    scaled = (TaylorFeatures(degree, diagonal)(x) * TaylorFeatures(degree, diagonal)(y)).sum(-1)
+    shrunk = phi(x * 5**-0.25)
+    torch.testing.assert_close(scaled, (shrunk * phi(y * 5**-0.25)).sum(-1), rtol=1e-12, atol=1e-12)
+
+
+def test_taylor_features_compile_and_refuse_what_has_no_series() -> None:
+    x, phi = torch.randn(2, 7, 3, 5), TaylorFeatures(3)
+    compiled = torch.compile(lambda x: phi(x), fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), phi(x))
+    assert phi(x.bfloat16()).dtype == torch.float32
+    for wrong, error, told in (
+        (lambda: TaylorFeatures(-1), ValueError, "degree must be at least 0, got -1"),
+        (lambda: TaylorFeatures(2.5), TypeError, "degree must be "),
+        (lambda: TaylorFeatures(2, "full"), TypeError, "diagonal must be "),
+        (lambda: phi(torch.ones(3, 5, dtype=torch.int64)), TypeError, "x must be "),
+        (lambda: phi("x"), TypeError, "x must be "),
+        (lambda: phi(torch.tensor(1.0)), ShapeError, r"x must be \[.., K\], got \[\]"),
+    ):
+        with pytest.raises(error, match=f"^TaylorFeatures: {told}"):
+            wrong()

@@ -185,11 +185,23 @@ def test_signed_features_need_no_minimum() -> None:
     torch.testing.assert_close(out, expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("minimum", [0.0, 0.3])
+def test_signed_sums_keep_their_sign_beyond_a_minimum(minimum: float) -> None:
+    sums = torch.tensor([-2.0, -0.1, -0.0, 0.0, 0.1, 2.0], requires_grad=True)
+    found = Denominator(minimum, keep_sign=True).of(sums)
+    near = [-0.1, 1.0, 1.0, 0.1] if minimum == 0 else [-0.3, 0.3, 0.3, 0.3]
+    torch.testing.assert_close(found, torch.tensor([-2.0, *near, 2.0]))
+    assert torch.autograd.grad(found.sum(), sums)[0][[0, 5]].tolist() == [1, 1]
+
+
 def test_a_denominator_of_nonsense_is_refused() -> None:
     q, k, v = tensors()
     state = torch.zeros(BATCH, HEADS, KEY, VALUE + 1, dtype=torch.float64)
     for wrong in ((float("nan"),), (float("inf"),), (0, -1), (0, float("nan")), ("1",), (True,), (0, 1j)):
         with pytest.raises(ValueError, match=r"^Denominator: minimum must .*, got "):
+            Denominator(*wrong)
+    for wrong in ((-1.0, 0.0, True), (float("-inf"), 0.0, True), (0.0, 1e-6, True), (0.0, 0.0, 1)):
+        with pytest.raises(ValueError, match=r"^Denominator: keep_sign must .*, got "):
             Denominator(*wrong)
     for denominator in ((0, 0), 1, "x"):
         with pytest.raises(TypeError, match=r"^kernel_attention: denominator must .*, got "):

@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.gated_delta import GatedDeltaNet as GatedDeltaNet
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
     from attensor.nn.gated_linear import ScalarGatedLinearAttention as ScalarGatedLinearAttention
+    from attensor.nn.key_scored import KeyScoredAttention as KeyScoredAttention
     from attensor.nn.l2vit import GlobalLinearAttention as GlobalLinearAttention
     from attensor.nn.latent import GroupedLatentAttention as GroupedLatentAttention
     from attensor.nn.latent import LatentAttention as LatentAttention
@@ -45,10 +46,12 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.mixture_of_heads import MixtureOfHeads as MixtureOfHeads
     from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention
     from attensor.nn.power_law_graph import PowerLawGraphAttention as PowerLawGraphAttention
+    from attensor.nn.no_mixing import NoMixing as NoMixing
     from attensor.nn.rank_augmented import RankAugmentedLinearAttention as RankAugmentedLinearAttention
     from attensor.nn.relative_kernel_attention import RelativeKernelAttention as RelativeKernelAttention
     from attensor.nn.sliding_window import SlidingWindowAttention as SlidingWindowAttention
     from attensor.nn.softmax_attention import SoftmaxAttention as SoftmaxAttention
+    from attensor.nn.taylor_attention import TaylorAttention as TaylorAttention
     from attensor.nn.transnormer import TransNormerAttention as TransNormerAttention
     from attensor.nn.window_grid import WindowGridAttention as WindowGridAttention
 

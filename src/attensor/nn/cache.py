@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -286,11 +287,12 @@ class StateCache(Cache):
     Args:
         batch_size: rows.
         sizes: name -> sizes of one row's state, such as (heads, key width, value width).
+        start: name -> the number that a state begins with; 0 where not named.
         device: where the states live.
         dtype: float32 if lower, as states accumulate; if None that of the states, but at least float32.
 
     Attributes:
-        states: [B, *sizes] by name, zeros at the start.
+        states: [B, *sizes] by name.
     """
 
     can_crop = False
@@ -301,13 +303,15 @@ class StateCache(Cache):
         batch_size: int,
         sizes: Mapping[str, tuple[int, ...]],
         *,
+        start: Mapping[str, float] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         check_range(self, 0, batch_size=batch_size)
         self._is_typed = dtype is not None
-        dtype = torch.promote_types(dtype or torch.float32, torch.float32)
-        self.states = {name: torch.zeros(batch_size, *size, device=device, dtype=dtype) for name, size in sizes.items()}
+        made: dict[str, Any] = {"device": device, "dtype": torch.promote_types(dtype or torch.float32, torch.float32)}
+        self._start = dict.fromkeys(sizes, 0.0) | dict(start or {})
+        self.states = {name: torch.full((batch_size, *size), self._start[name], **made) for name, size in sizes.items()}
 
     def update(self, tokens: int, **states: Tensor) -> None:
         """Take the states, by name, after `tokens` more tokens."""
@@ -329,7 +333,7 @@ class StateCache(Cache):
 
     def _crop(self, length: int) -> None:
         if length == 0:
-            self.states = {name: torch.zeros_like(state) for name, state in self.states.items()}
+            self.states = {name: torch.full_like(state, self._start[name]) for name, state in self.states.items()}
 
     def _tensors(self) -> dict[str, Tensor]:
         return dict(self.states)

@@ -54,7 +54,7 @@ class LinearAttention(SequenceMixer):
             or module [B, T, heads, K] -> [B, T, heads, M]; none if None.
         normalize: divide each output by the sum of its weights; needs features that are not negative.
         norm: of the output: `"rms"` per head with a weight, `"layer"` per head without one, `"rms-all-heads"` over
-            all heads together with a weight, `"simple-rms"` the same without one.
+            all heads together with a weight, `"simple-rms"` the same without one; none if None.
         output_gate: `"swish"`, `"sigmoid"` or `"linear"` (itself) of a projection of the input multiplies the normed
             output; none if None.
         device, dtype: of the parameters.
@@ -86,7 +86,7 @@ class LinearAttention(SequenceMixer):
         value_size: int | None = None,
         feature_map: FeatureMap | None = None,
         normalize: bool = False,
-        norm: Norm = "rms",
+        norm: Norm | None = "rms",
         output_gate: Gate | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -213,7 +213,8 @@ class LinearAttention(SequenceMixer):
         if tokens == 1:
             out, state = self._step(heads, before)
         elif real is None:
-            out, state = self._run(heads, before, None)
+            out, last = self._run(heads, before, None)
+            state = cast("Tensor", last)
         else:
             out, state = self._run_padded(heads, before, real)
         if real is not None:
@@ -257,7 +258,15 @@ class LinearAttention(SequenceMixer):
             nothing = resolve_feature_map(self.feature_map)(nothing)
         return nothing.shape[-1], self.value_dim + (self.denominator is not None)
 
-    def _new_norm(self, norm: Norm, **factory: Any) -> RMSNorm | LayerNorm:
+    def _add_bias(self) -> None:
+        """Biases of queries, keys and values, drawn as those of any linear layer."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            projection.bias = nn.Parameter(projection.weight.new_empty(len(projection.weight)))
+            projection.reset_parameters()
+
+    def _new_norm(self, norm: Norm | None, **factory: Any) -> RMSNorm | LayerNorm | nn.Identity:
+        if norm is None:
+            return nn.Identity()
         if norm == "layer":
             return LayerNorm(self.value_dim)
         if norm in _ALL_HEADS:
@@ -265,7 +274,7 @@ class LinearAttention(SequenceMixer):
             return RMSNorm(all_heads, eps=1e-6, elementwise_affine=norm == "rms-all-heads", **factory)
         return RMSNorm(self.value_dim, eps=1e-5, **factory)
 
-    def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Whole rows, from a state (the last state is then of use) or without a past."""
         past: dict[str, Any] = {
             "log_decay": heads.log_decay,
@@ -279,7 +288,7 @@ class LinearAttention(SequenceMixer):
         else:
             out, last = kernel_attention(q, k, v, feature_map=self.feature_map, denominator=self.denominator, **past)
             out = self._scaled(out)
-        return out, cast("Tensor", last)
+        return out, last
 
     def _run_padded(self, heads: Heads, state: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         """The same of rows that begin with padding, which makes sequences of its own."""
@@ -288,8 +297,8 @@ class LinearAttention(SequenceMixer):
         if decay is not None and decay.dim() > 1:
             decay = decay.flatten(0, 1)[None]
         states = torch.stack([torch.zeros_like(state), state], 1).flatten(0, 1)
-        out, states = self._run(Heads(q, k, v, decay), states, bounds_of_padding(real))
-        return torch.unflatten(out[0], 0, real.shape), states[1::2]
+        out, last = self._run(Heads(q, k, v, decay), states, bounds_of_padding(real))
+        return torch.unflatten(out[0], 0, real.shape), cast("Tensor", last)[1::2]
 
     def _step(self, heads: Heads, state: Tensor) -> tuple[Tensor, Tensor]:
         """One token of each row."""

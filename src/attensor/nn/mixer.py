@@ -228,26 +228,29 @@ class SequenceMixer(DecodingMixer):
             ValueError: cache and cu_seqlens together; a cache for other rows, or on another device.
             TypeError: a cache of another layer.
         """
+        heads = self.project(hidden_states, self._accepted(hidden_states, cache, cu_seqlens))
+        return self.merge(self.attend(heads, cache=cache, cu_seqlens=cu_seqlens), heads).view(hidden_states.shape)
+
+    def _accepted(self, hidden_states: Tensor, cache: Any, cu_seqlens: Tensor | None) -> Tensor | None:
+        """Refuse what `forward` refuses; the positions of the tokens, where `project` wants them."""
         check_hidden_states(self, hidden_states, self.hidden_size, self.ranks)
         refuse_cache_with_packing(self, cache, cu_seqlens)
         if cu_seqlens is not None:
             self._check_packing(hidden_states, cu_seqlens)
         if cache is not None and not torch.compiler.is_compiling():
             self._check_cache(hidden_states, cache, hidden_states.shape[0])
-        positions = None
-        if self.uses_positions:
-            # not Size.numel(), which makes a constant of a free length
-            tokens, offset = math.prod(hidden_states.shape[1:-1]), 0 if cache is None else cache.length
-            padded = cache is not None and cache.real(0, 1) is not None
-            positions = token_positions(
-                tokens,
-                offset=offset,
-                first=cache.first if padded else None,
-                cu_seqlens=cu_seqlens,
-                device=hidden_states.device,
-            )
-        heads = self.project(hidden_states, positions)
-        return self.merge(self.attend(heads, cache=cache, cu_seqlens=cu_seqlens), heads).view(hidden_states.shape)
+        if not self.uses_positions:
+            return None
+        # not Size.numel(), which makes a constant of a free length
+        tokens, offset = math.prod(hidden_states.shape[1:-1]), 0 if cache is None else cache.length
+        padded = cache is not None and cache.real(0, 1) is not None
+        return token_positions(
+            tokens,
+            offset=offset,
+            first=cache.first if padded else None,
+            cu_seqlens=cu_seqlens,
+            device=hidden_states.device,
+        )
 
     def _check_packing(self, hidden_states: Tensor, cu_seqlens: Tensor) -> None:
         name = type(self).__name__

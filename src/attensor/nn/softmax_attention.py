@@ -7,6 +7,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from attensor.errors import ShapeError
 from attensor.nn._carried import accepted, carry, given
 from attensor.nn._shapes import check_range, kv_heads
 from attensor.nn._shapes import head_dim as width_of
@@ -15,6 +16,7 @@ from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.rotary import rotary_embedding
 from attensor.ops import softmax_attention
+from attensor.ops._checks import check_devices, check_tensor
 
 __all__ = ["SoftmaxAttention"]
 
@@ -127,6 +129,47 @@ class SoftmaxAttention(SequenceMixer):
     def _parts_carried(self) -> dict[str, nn.Linear]:
         return {"q": self.q_proj, "k": self.k_proj, "v": self.v_proj, "out": self.o_proj}
 
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        cache: Any = None,
+        cu_seqlens: Tensor | None = None,
+        qk_source: Tensor | None = None,
+    ) -> Tensor:
+        """Mix the tokens.
+
+        Args:
+            hidden_states, cache, cu_seqlens: see `SequenceMixer.forward`.
+            qk_source: as hidden_states, or one row for all, what queries and keys are made of in their place; with one
+                row for all the attention is computed once.
+        Returns:
+            As `hidden_states`.
+        Raises:
+            ShapeError, TypeError, ValueError: see `SequenceMixer.forward`; a source of other sizes or elsewhere.
+        """
+        positions = self._accepted(hidden_states, cache, cu_seqlens)
+        if qk_source is None:
+            heads = self.project(hidden_states, positions)
+        else:
+            heads = self._project_apart(hidden_states, qk_source, positions)
+        return self.merge(self.attend(heads, cache=cache, cu_seqlens=cu_seqlens), heads).view(hidden_states.shape)
+
+    def _project_apart(self, hidden_states: Tensor, qk_source: Tensor, positions: Tensor | None) -> Heads:
+        """Queries and keys of one stream, values of the other; of a shared stream in one row."""
+        name, rows = type(self).__name__, hidden_states.shape[0]
+        check_tensor(name, "qk_source", qk_source)
+        if qk_source.shape[1:] != hidden_states.shape[1:] or qk_source.shape[0] not in (1, rows):
+            raise ShapeError(
+                f"{name}: qk_source must be {list(hidden_states.shape)} as hidden_states, or [1, ..] of one row for "
+                f"all, got {list(qk_source.shape)}; give one vector for each token."
+            )
+        check_devices(name, hidden_states, "hidden_states", qk_source=qk_source)
+        if positions is not None and positions.dim() == 2:  # rows begin at places of their own
+            qk_source = qk_source.expand_as(hidden_states)
+        v = self.v_proj(hidden_states.flatten(1, -2)).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        return self.project(qk_source, positions)._replace(v=v)
+
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """[B, *space, C] to queries [B, T, H, K], keys and values of the key/value heads."""
         tokens = hidden_states.flatten(1, -2)
@@ -140,6 +183,11 @@ class SoftmaxAttention(SequenceMixer):
 
     def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Softmax attention over the tokens and what the cache holds, padding left out: [B, T, H, K]."""
+        rows, is_shared = heads.v.shape[0], heads.q.shape[0] < heads.v.shape[0]
+        if is_shared and cache is None:  # one map for all rows: their values side by side
+            heads = heads._replace(v=heads.v.permute(1, 2, 0, 3).flatten(2)[None])
+        elif is_shared:
+            heads = heads._replace(q=heads.q.expand(rows, -1, -1, -1), k=heads.k.expand(rows, -1, -1, -1))
         k, v, mask = self._visible(heads, cache)
         out: Tensor = softmax_attention(
             heads.q,
@@ -150,7 +198,7 @@ class SoftmaxAttention(SequenceMixer):
             dropout_p=self.dropout_p if self.training else 0.0,
             cu_seqlens=cu_seqlens,
         )
-        return out
+        return torch.unflatten(out[0], -1, (rows, -1)).permute(2, 0, 1, 3) if is_shared and cache is None else out
 
     def _visible(self, heads: Heads, cache: TokenCache | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Keys and values with those that the cache holds, and which of them are no padding: [B, 1, 1, tokens]."""

@@ -14,6 +14,7 @@ from attensor.ops.channel_attention import channel_attention as channel_attentio
 from attensor.ops.channel_attention import channel_attention_reference as channel_attention_reference
 from attensor.ops.feature_maps import FEATURE_MAPS as FEATURE_MAPS
 from attensor.ops.feature_maps import PositiveRandomFeatures as PositiveRandomFeatures
+from attensor.ops.feature_maps import TaylorFeatures as TaylorFeatures
 from attensor.ops.feature_maps import TrigonometricRandomFeatures as TrigonometricRandomFeatures
 from attensor.ops.gated_delta_rule import gated_delta_rule as gated_delta_rule
 from attensor.ops.gated_delta_rule import gated_delta_rule_reference as gated_delta_rule_reference

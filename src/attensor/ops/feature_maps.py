@@ -3,16 +3,20 @@ r"""Feature maps of kernelised attention: phi(q) . phi(k) stands for the weight 
     elementwise           phi(x) = elu(x) + 1, relu(x), silu(x)
     positive random       phi(x) = exp(W x - |x|^2 / 2) / sqrt(M)                    E[phi(x) . phi(y)] = exp(x . y)
     trigonometric random  phi(x) = exp(|x|^2 / 2) (sin W x, cos W x) / sqrt(M)       the same, but may be negative
+    Taylor                phi(x) = (1, x, products of two channels, ..)              phi(x) . phi(y) = 1 + x . y + ..
 
 with rows of W drawn from N(0, I). The error of the random maps grows exponentially with |x|; on unit vectors
 (`normalize=True`) it is bounded. W x - |x|^2 / 2 <= |w|^2 / 2 bounds positive features whatever the input.
 
 Sizes: B batch, T tokens, H heads, K head width, M features.
-Source: arXiv:2106.12566 (normalised positive features), arXiv:2009.14794 (positive and orthogonal features).
+Source: arXiv:2106.12566 (normalised positive features), arXiv:2009.14794 (positive and orthogonal features),
+arXiv:2402.18668 (Taylor features).
 """
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +30,7 @@ from attensor.ops._checks import check_float, check_tensor, checked
 __all__ = [
     "FEATURE_MAPS",
     "PositiveRandomFeatures",
+    "TaylorFeatures",
     "TrigonometricRandomFeatures",
     "check_mapped",
     "random_projection",
@@ -177,12 +182,73 @@ class TrigonometricRandomFeatures(PositiveRandomFeatures):
         return waves
 
 
+class TaylorFeatures:
+    """Monomials whose products are the series of exp up to a degree: phi(x) . phi(y) = sum_n (x . y)^n / n!.
+
+    Calling it maps [B, T, H, K] to [B, T, H, M] in at least float32, order by order; M is (K + degree) choose degree,
+    as each product of channels stands once, whatever their order. Products of features of degree 2 are at least 1/2.
+
+    Args:
+        degree: of the series, at least 0.
+        diagonal: from the second order on powers of single channels alone, phi(x) . phi(y) =
+            1 + x . y + sum_c (x_c y_c)^n / n!; M is 1 + degree K, and products may be negative.
+        scale: multiplies x; `K ** -0.25` if None, so that products are the series of exp(x . y / sqrt(K)).
+    Raises:
+        ValueError: a degree below 0. ShapeError, TypeError: when called with no floating [.., K].
+    Cost: O(T M) a head.
+    Source: arXiv:2402.18668 (Based), equation 3; diagonal: arXiv:2510.11602, equation 6.
+    """
+
+    def __init__(self, degree: int, diagonal: bool = False, *, scale: float | None = None) -> None:
+        _check_taylor(degree, diagonal, scale=scale)
+        self.degree, self.diagonal, self.scale = degree, diagonal, scale
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Features of x [B, T, H, K] as [B, T, H, M] in at least float32."""
+        return torch.cat(self.orders(x), -1)
+
+    def orders(self, x: Tensor) -> list[Tensor]:
+        """The features of each order from 0 to the degree, in at least float32."""
+        name = type(self).__name__
+        check_tensor(name, "x", x)
+        check_float(name, "x", x, x, "x")
+        if x.ndim < 1:
+            raise ShapeError(f"{name}: x must be [.., K], got {list(x.shape)}; give vectors.")
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = x * (x.shape[-1] ** -0.25 if self.scale is None else self.scale)
+        found = [torch.ones_like(x[..., :1]), x][: self.degree + 1]
+        last = torch.arange(x.shape[-1], device=x.device)  # channel that a monomial ends in; channels only rise
+        equal = torch.ones_like(last)  # how often it ends in that
+        for order in range(2, self.degree + 1):
+            if self.diagonal:
+                found.append(found[-1] * x * order**-0.5)
+                continue
+            shorter, last, equal = _longer(last, equal, x.shape[-1], math.comb(x.shape[-1] + order - 1, order))
+            # each permutation of the same channels is one term of (x . y)^n: n! / (their counts' factorials) of them
+            found.append(found[-1][..., shorter] * (x[..., last] * equal.to(x.dtype).rsqrt()))
+        return found
+
+
+def _longer(last: Tensor, equal: Tensor, width: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Monomials of one channel more: which was made longer, the channel they end in, how often they end in it."""
+    more = width - last
+    shorter = torch.repeat_interleave(more, output_size=count)
+    within = torch.arange(count, device=last.device) - (more.cumsum(0) - more)[shorter]
+    return shorter, last[shorter] + within, torch.where(within == 0, equal[shorter] + 1, 1)
+
+
 def _kinds(projection: Tensor, *, normalize: bool, scale: float | None, eps: float) -> None:
     """What the constructors take."""
 
 
 # apart from the constructors, which compiled layers call: only functions that have a name are traced with their checks
 _CHECKS = {name: checked(_kinds, name) for name in ("PositiveRandomFeatures", "TrigonometricRandomFeatures")}
+
+
+@functools.partial(checked, owner="TaylorFeatures")
+def _check_taylor(degree: int, diagonal: bool, *, scale: float | None) -> None:
+    if degree < 0:
+        raise ValueError(f"TaylorFeatures: degree must be at least 0, got {degree}; 2 is usual.")
 
 
 def _check_features(name: str, projection: Tensor, **options: Any) -> None:

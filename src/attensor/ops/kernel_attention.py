@@ -41,6 +41,7 @@ FeatureMap = str | Callable[[Tensor], Tensor]
 class _Bounds(NamedTuple):
     minimum: float
     eps: float
+    keep_sign: bool
 
 
 class Denominator(_Bounds):
@@ -50,13 +51,16 @@ class Denominator(_Bounds):
         minimum: smaller sums are raised to it, and no gradient flows there; L2ViT takes 100. 0 is for features that
             are not negative; signed ones, whose sums may be, need `-inf`: no minimum.
         eps: added to the sum, at least 0; RALA takes 1e-6.
+        keep_sign: signed features, whose sums may be negative: sums nearer to 0 than the minimum are moved to it on
+            their own side.
     """
 
-    def __new__(cls, minimum: float = 0.0, eps: float = 0.0) -> Self:
+    def __new__(cls, minimum: float = 0.0, eps: float = 0.0, keep_sign: bool = False) -> Self:
         """The same, looked at.
 
         Raises:
-            ValueError: a minimum of infinity or NaN, an eps that is negative or not finite, or no numbers.
+            ValueError: a minimum of infinity or NaN, an eps that is negative or not finite, or no numbers; a minimum
+                below 0, or an eps, with keep_sign.
         """
         if not torch.compiler.is_compiling():
             are_numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (minimum, eps))
@@ -65,7 +69,12 @@ class Denominator(_Bounds):
                     "Denominator: minimum must be a finite number or -inf, and eps finite and at least 0, got "
                     f"{minimum!r} and {eps!r}; Denominator() divides by the sum alone."
                 )
-        return super().__new__(cls, minimum, eps)
+            if keep_sign is not False and (keep_sign is not True or minimum < 0 or eps):
+                raise ValueError(
+                    "Denominator: keep_sign must be True or False, and True with a minimum of at least 0 and eps 0, "
+                    f"got {keep_sign!r} with {minimum!r} and {eps!r}; Denominator(1e-6, keep_sign=True) is usual."
+                )
+        return super().__new__(cls, minimum, eps, keep_sign)
 
     @property
     def is_relative(self) -> bool:
@@ -75,6 +84,8 @@ class Denominator(_Bounds):
     def of(self, sums: Tensor) -> Tensor:
         """The divisors for sums of weights of any shape."""
         raised = sums if self.minimum == -math.inf else sums.clamp_min(self.minimum)
+        if self.keep_sign:
+            raised = torch.where(sums < 0, sums.clamp_max(-self.minimum), raised)
         if self.eps:
             raised = raised + self.eps
         return torch.where(raised == 0, 1.0, raised) if self.minimum <= 0 else raised

@@ -50,14 +50,18 @@ class HouseSite(AttentionSite):
 
     def heads(self, call: Call) -> Heads:
         """Queries, keys and values of a call."""
-        mixer = self.layer or self.original
+        mixer: Any = self.layer or self.original
+        given: list[Tensor] = [call.hidden_states]
         if isinstance(mixer, SequenceMixer) and mixer.uses_positions:
             tokens = call.hidden_states.shape[1:-1].numel()
             packing = call.options.get("cu_seqlens")
-            return mixer.project(
-                call.hidden_states, token_positions(tokens, cu_seqlens=packing, device=call.hidden_states.device)
-            )
-        return cast("Mixer", mixer).project(call.hidden_states)
+            given.append(token_positions(tokens, cu_seqlens=packing, device=call.hidden_states.device))
+        heads = cast("Heads", mixer.project(*given))
+        source = call.options.get("qk_source")
+        if source is None:
+            return heads
+        apart = cast("Heads", mixer.project(source.expand_as(call.hidden_states), *given[1:]))
+        return heads._replace(q=apart.q, k=apart.k)
 
     def scores(self, call: Call) -> tuple[float, Tensor | None, bool]:
         """Scale, mask and causality of a call."""

@@ -7,7 +7,7 @@ Sizes: B sequences, T tokens, C channels. Names are those of Llama's checkpoints
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -168,14 +168,26 @@ class Body(nn.Module):
         layout = arrange((hidden_states.shape[0], hidden_states.shape[1]), attention_mask, cu_seqlens, caches)
         hidden_states = layout.enter(hidden_states)
         packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}
+        beside = self.beside(hidden_states, caches, layout.cu_seqlens)
         for index, layer in enumerate(self.layers):
             if seen is not None:
                 seen.append(layout.restore(hidden_states))
                 hidden_states = layout.enter(seen[-1])  # so that gradients pass through what is seen
             # only what is given: a mixer need not know both
             past = {} if caches is None else {"cache": caches[index]}
-            hidden_states = layer(hidden_states, **past, **packing)
+            hidden_states = layer(hidden_states, **past, **packing, **beside.get(index, {}))
         return layout.restore(self.norm(hidden_states))
+
+    def beside(
+        self, hidden_states: Tensor, caches: Sequence[Cache] | None, cu_seqlens: Tensor | None
+    ) -> Mapping[int, dict[str, Tensor]]:
+        """Number of a layer -> further arguments of its mixer: none.
+
+        Args:
+            hidden_states: [B, T, C], embedded tokens as the layers see them.
+            caches, cu_seqlens: see `run`.
+        """
+        return {}
 
 
 class Decoder(Body):

@@ -1,0 +1,109 @@
+"""Indicators of attention: maps whose numbers are known, models whose maps are, the command."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from attensor import cli
+from attensor.errors import ShapeError
+from attensor.lens.indicators import indicators, model_indicators
+from tests.models.families import build, tokens
+
+
+def test_known_maps_have_known_numbers() -> None:
+    """The identity, all to the first token, and equal weights."""
+    length = 6
+    even = torch.ones(length, length).tril() / torch.arange(1, length + 1)[:, None]
+    first = torch.zeros(length, length)
+    first[:, 0] = 1
+    found = indicators(torch.stack([torch.eye(length), first, even]).double())
+    assert found.entropy.tolist() == pytest.approx([0, 0, sum(math.log(n) for n in range(1, 7))])
+    assert found.concentration.tolist() == pytest.approx(
+        [6**0.5, 6**0.5, sum(1 / n for n in range(1, 7)) ** 0.5], rel=1e-6
+    )
+    harmonic = sum(1 / n for n in range(1, 7)) / 6
+    assert found.sink.tolist() == pytest.approx([1 / 6, 1, harmonic], rel=1e-6)
+    assert found.local_focus[0].tolist() == [1, 0, 0, 0]
+    assert found.local_focus[1].tolist() == pytest.approx([1 / 6, 1 / 5, 1 / 4, 1 / 3])
+    assert found.local_focus[2].tolist() == pytest.approx(
+        [sum(1 / n for n in range(1 + back, 7)) / (6 - back) for back in range(4)], rel=1e-6
+    )
+
+
+def test_random_maps_follow_the_definition() -> None:
+    a = torch.randn(2, 3, 5, 5, dtype=torch.float64).exp().tril()
+    a = a / a.sum(-1, keepdim=True)
+    found, x = indicators(a), a.numpy()
+    spread = sum(np.std(x[:, :, i, j], axis=1) for i in range(5) for j in range(i + 1))
+    np.testing.assert_allclose(found.head_diversity, 2 / (5 * 6) * spread)
+    np.testing.assert_allclose(found.concentration, np.linalg.norm(x, axis=(2, 3)))
+    for back in range(4):
+        expected = np.trace(x, -back, 2, 3) / (5 - back)
+        np.testing.assert_allclose(found.local_focus[..., back], expected)
+    assert not indicators(a[:, :1]).head_diversity.any()
+    assert indicators(a[..., :1, :1]).local_focus.tolist() == [[[1, 0, 0, 0]] * 3] * 2
+
+
+def test_what_is_no_map_is_refused() -> None:
+    for wrong in (torch.ones(3, 3), torch.ones(2, 3, 4), torch.ones(2, 0, 0)):
+        with pytest.raises(ShapeError, match=r"^indicators: attention must be \[.., H, L, L\]"):
+            indicators(wrong)
+    with pytest.raises(TypeError, match=r"^indicators: attention must be"):
+        indicators(torch.ones(2, 3, 3, dtype=torch.int64))
+
+
+def test_maps_of_transformers_are_its_own() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 13, "hidden_size": 12, "intermediate_size": 20, "num_hidden_layers": 2}
+    config = transformers.LlamaConfig(**sizes, num_attention_heads=3, num_key_value_heads=1, pad_token_id=None)
+    config._attn_implementation = "eager"
+    model = transformers.LlamaForCausalLM(config).double().eval()
+    rows = tokens(2, 9)
+    found = model_indicators(model, {"input_ids": rows})
+    maps = model(rows, output_attentions=True).attentions
+    for one, expected in zip(found.values(), maps, strict=True):
+        torch.testing.assert_close(one.entropy, indicators(expected).entropy.mean(0), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one.local_focus, indicators(expected).local_focus.mean(0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("variant", ["deconstructed", "deconstructed-static-embedding"])
+def test_maps_of_another_stream_are_those_that_mix(variant: str) -> None:
+    """Those of a sequence beside do not change with the text; those of embeddings do."""
+    model = build(variant).eval()
+    a, b = (model_indicators(model, {"input_ids": tokens(1, 9, seed=seed)}) for seed in (1, 2))
+    name = "model.layers.0.attn"
+    assert list(a) == [name, "model.layers.1.attn"]
+    assert torch.allclose(a[name].entropy, b[name].entropy) == (variant == "deconstructed")
+    assert not torch.allclose(a["model.layers.1.attn"].entropy, b["model.layers.1.attn"].entropy)
+
+
+def test_attention_without_weights_is_left_out_or_named() -> None:
+    found = model_indicators(build("hybrid"), {"input_ids": tokens(1, 5)})
+    assert next(iter(found)) == "model.layers.0.attn"
+    assert "model.layers.1.attn" not in found  # gated linear attention
+    with pytest.raises(ValueError, match=r"^model_indicators: model must have softmax attention"):
+        model_indicators(build("gla"), {"input_ids": tokens(1, 5)})
+
+
+def test_the_command_reads_a_model_and_a_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, text = build("deconstructed", dtype=torch.float32, vocab_size=256), tmp_path / "text"
+    model.save_pretrained(tmp_path / "model")
+    text.write_bytes(b"All that is gold does not glitter, not all those who wander are lost.")
+    asked = ["lens", "indicators", str(tmp_path / "model"), "--text", str(text), "--length", "16"]
+    assert cli.main([*asked, "--out", str(tmp_path / "numbers.json")]) == 0
+    shown = capsys.readouterr().out
+    assert "4 passages of 16 tokens" in shown.replace("\n", " ")
+    written = json.loads((tmp_path / "numbers.json").read_text())
+    rows = torch.tensor(list(text.read_bytes())[:64]).view(4, 16)
+    expected = model_indicators(model.eval(), {"input_ids": rows})
+    assert written["layers"]["model.layers.1.attn"]["sink"] == pytest.approx(
+        expected["model.layers.1.attn"].sink.tolist(), rel=1e-4
+    )
+    assert cli.main([*asked[:-1], "100"]) == 2
+    assert "--length 100" in capsys.readouterr().err
