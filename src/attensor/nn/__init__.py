@@ -45,8 +45,8 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.linear_attention import LinearAttention as LinearAttention
     from attensor.nn.mixture_of_heads import MixtureOfHeads as MixtureOfHeads
     from attensor.nn.neighborhood import NeighborhoodAttention as NeighborhoodAttention
-    from attensor.nn.power_law_graph import PowerLawGraphAttention as PowerLawGraphAttention
     from attensor.nn.no_mixing import NoMixing as NoMixing
+    from attensor.nn.power_law_graph import PowerLawGraphAttention as PowerLawGraphAttention
     from attensor.nn.rank_augmented import RankAugmentedLinearAttention as RankAugmentedLinearAttention
     from attensor.nn.relative_kernel_attention import RelativeKernelAttention as RelativeKernelAttention
     from attensor.nn.sliding_window import SlidingWindowAttention as SlidingWindowAttention
