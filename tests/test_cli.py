@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from attensor import cli
-from attensor.catalogue import cards, mechanism, mechanisms
+from attensor.catalogue import cards, load, mechanism, mechanisms
 from attensor.commands.bench_linear import BenchLinear
 from attensor.commands.bench_neighborhood import BenchNeighborhood
 from attensor.commands.bench_relative import BenchRelative
