@@ -253,6 +253,12 @@ def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
     return Gradients
 
 
+def _apart(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Results as forward mode wants them, which lays tangents out as the memory below a view."""
+    is_dual = forward_ad._current_level >= 0
+    return tuple(x.clone() if is_dual and x._is_view() else x for x in found)
+
+
 class _Direct(torch.autograd.Function):
     @classmethod
     def apply(cls, *arguments: Any) -> Any:
@@ -270,10 +276,7 @@ def _eager_function(parts: _Parts) -> type[torch.autograd.Function]:
         @staticmethod
         def forward(*arguments: Any) -> tuple[Tensor, ...]:
             *tensors, options, keep = arguments
-            found = parts.forward(tuple(tensors), options, keep)
-            # forward mode wants tangents laid out as the memory below a view
-            is_dual = forward_ad._current_level >= 0
-            return tuple(x.clone() if is_dual and x._is_view() else x for x in found)
+            return _apart(parts.forward(tuple(tensors), options, keep))
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:

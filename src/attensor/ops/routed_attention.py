@@ -29,7 +29,6 @@ from attensor.ops._checks import (
     check_float,
     check_qkv,
     checked,
-    is_autocast,
     scale_of,
 )
 from attensor.ops._operator import Implementation, Operator, reference_of
@@ -86,8 +85,7 @@ def routed_attention(
         is_causal: query i sees keys up to i + Tk - Tq, so that the last query sees every key.
         attn_mask: broadcasts to [B, H, Tq, Tk]; bool (True = attend) or floating (added to the scores).
         cu_seqlens: [N + 1], where the packed sequences start and end; needs B = 1 and Tq = Tk.
-        form: `"gathered"` or `"dense"`; by the sizes if None. What is traced or transformed is dense: how many rows
-            there are is not known then.
+        form: `"gathered"` or `"dense"`; by the sizes if None. What is traced or transformed is dense.
         backend: `"reference"` or `"torch"`; the best available if None.
     Returns:
         [B, Tq, H, V] in q's dtype; 0 where the gate is 0 or a query may attend to nothing. Derivatives of any order; a
@@ -99,16 +97,8 @@ def routed_attention(
     Source: arXiv:2410.11842, equation 5; arXiv:2410.11842's own code computes all heads and multiplies by zeros.
     """
     check_qkv(_NAME, q, k, v)
-    check_devices(_NAME, q, attn_mask=attn_mask, gates=gates)
-    _check_gates(gates, q)
-    if attn_mask is not None:
-        check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
-    if cu_seqlens is not None:
-        check_cu_seqlens(_NAME, cu_seqlens, q)
-        if q.shape[1] != k.shape[1]:
-            raise ShapeError(f"{_NAME}: with cu_seqlens k must have the {q.shape[1]} tokens of q, got {k.shape[1]}.")
-    if is_autocast(q.device.type):
-        k, v = k.to(q.dtype), v.to(q.dtype)
+    _check(q, k, gates, attn_mask, cu_seqlens)
+    k, v = k.to(q.dtype), v.to(q.dtype)  # of one dtype, but under autocast
     with full_precision(q):
         return _OPERATOR(Problem(q, k, v, gates, scale_of(q, scale), is_causal, attn_mask, cu_seqlens, form), backend)
 
@@ -116,7 +106,20 @@ def routed_attention(
 routed_attention_reference = reference_of(routed_attention, "All heads of all queries, all scores in memory.")
 
 
+def _check(q: Tensor, k: Tensor, gates: Tensor, attn_mask: Tensor | None, cu_seqlens: Tensor | None) -> None:
+    """What says which keys a query sees, with which head."""
+    _check_gates(gates, q)
+    if attn_mask is not None:
+        check_devices(_NAME, q, attn_mask=attn_mask)
+        check_broadcast(_NAME, "attn_mask", attn_mask, (q.shape[0], q.shape[2], q.shape[1], k.shape[1]))
+    if cu_seqlens is not None:
+        check_cu_seqlens(_NAME, cu_seqlens, q)
+        if q.shape[1] != k.shape[1]:
+            raise ShapeError(f"{_NAME}: with cu_seqlens k must have the {q.shape[1]} tokens of q, got {k.shape[1]}.")
+
+
 def _check_gates(gates: Tensor, q: Tensor) -> None:
+    check_devices(_NAME, q, gates=gates)
     if gates.shape != q.shape[:-1]:
         hint = (
             " Laid out as [B, H, T]? Call .transpose(1, 2) first."
