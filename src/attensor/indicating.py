@@ -47,7 +47,8 @@ def _tokens(asked: LensIndicators, text: bytes, vocab_size: int) -> Tensor:
     ids: list[int] = list(text)
     if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         transformers: Any = require("transformers", purpose="lens indicators")
-        ids = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)(text.decode())["input_ids"]
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        ids = tokenizer(text.decode(errors="replace"))["input_ids"]
     elif ids and max(ids) >= vocab_size:
         raise ValueError(
             f"{asked.text}: byte {max(ids)} is no token of {asked.model}, which has {vocab_size} and no tokenizer "

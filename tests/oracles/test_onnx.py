@@ -55,7 +55,10 @@ def exported(model: nn.Module, images: Tensor, file: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", models())
-def test_a_program_takes_any_batch_and_size(name: str, tmp_path: Path) -> None:
+def test_a_program_takes_any_batch_and_size(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name == "TransNeXt":
+        why = "torch.onnx.export contradicts itself on the size that keys are pooled to when the map's is free"
+        request.applymarker(pytest.mark.xfail(reason=why, strict=True))
     model = built(name)
     height, width = model.config.image_size  # type: ignore[union-attr]
     session = exported(model, torch.randn(2, 3, height, width), tmp_path / "model.onnx")

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from attensor.nn.cache import StateCache
 from attensor.nn.linear_attention import LinearAttention
 from attensor.nn.mixer import Heads
+from attensor.ops._free_sizes import is_free
 
 __all__ = ["KeyScoredAttention"]
 
@@ -101,6 +102,9 @@ def _log_sums(z: Tensor, cu_seqlens: Tensor | None) -> Tensor:
         return z.logcumsumexp(1)
     places = torch.arange(z.shape[1], device=z.device)
     start = cu_seqlens.to(z.device)[torch.searchsorted(cu_seqlens.to(z.device), places, right=True) - 1]
+    if is_free(z.shape[1]):  # no loop over a length that is not known
+        inside = (places <= places[:, None]) & (places >= start[:, None])
+        return torch.where(inside[..., None], z[:, None], -torch.inf).logsumexp(2)
     reach = 1
     while reach < z.shape[1]:  # each holds the sum of the last `reach` tokens, and takes those before
         joined = torch.logaddexp(z[:, reach:], z[:, :-reach])

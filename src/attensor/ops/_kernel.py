@@ -253,7 +253,7 @@ def _gradients_function(parts: _Parts) -> type[torch.autograd.Function]:
     return Gradients
 
 
-def _apart(found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _apart(found: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Results as forward mode wants them, which lays tangents out as the memory below a view."""
     is_dual = forward_ad._current_level >= 0
     return tuple(x.clone() if is_dual and x._is_view() else x for x in found)

@@ -168,11 +168,13 @@ class Body(nn.Module):
         layout = arrange((hidden_states.shape[0], hidden_states.shape[1]), attention_mask, cu_seqlens, caches)
         hidden_states = layout.enter(hidden_states)
         packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}
-        beside = self.beside(hidden_states, caches, layout.cu_seqlens)
+        beside: Mapping[int, dict[str, Tensor]] = {}
         for index, layer in enumerate(self.layers):
             if seen is not None:
                 seen.append(layout.restore(hidden_states))
                 hidden_states = layout.enter(seen[-1])  # so that gradients pass through what is seen
+            if index == 0:
+                beside = self.beside(hidden_states, caches, layout.cu_seqlens)
             # only what is given: a mixer need not know both
             past = {} if caches is None else {"cache": caches[index]}
             hidden_states = layer(hidden_states, **past, **packing, **beside.get(index, {}))

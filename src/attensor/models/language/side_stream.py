@@ -42,7 +42,8 @@ class SideStream(nn.Module):
             if name == "vectors":
                 nn.init.normal_(buffer, std=self.std)
             else:
-                drawn = torch.randint(self.vocab_size, (self.length,)) if self.given is None else self.given
+                same = torch.Generator().manual_seed(0)  # as buffers that a model makes are the same each time
+                drawn = self.given or torch.randint(self.vocab_size, (self.length,), generator=same)
                 buffer.copy_(torch.as_tensor(drawn))
 
     def forward(self, body: Any, positions: Tensor, blocks: int) -> list[Tensor]:
@@ -79,7 +80,8 @@ class SideStream(nn.Module):
     def _run(self, body: Any, places: int, blocks: int) -> list[Tensor]:
         found = []
         if self.is_text:
-            hidden_states = body.embed_tokens(self.tokens[:places])[None]
+            tokens = self.tokens[:places].remainder(body.embed_tokens.num_embeddings)  # which may have become fewer
+            hidden_states = body.embed_tokens(tokens)[None]
         else:
             hidden_states = self.vectors[:places].to(body.embed_tokens.weight.dtype)[None]
         for index, layer in enumerate(body.layers[:blocks]):
