@@ -122,6 +122,8 @@ def _of_pad(a: Arguments) -> str | None:
     room = a["batch_size"] * a["length"]
     if room > 10**6:
         return "batch_size, length: very many"
+    if index.is_meta:
+        return "index: without numbers"
     need(not index.numel() or (int(index.min()) >= 0 and int(index.max()) < room), "index, batch_size, length: outside")
     return "index: a place twice" if len(index.unique()) < len(index) else None
 

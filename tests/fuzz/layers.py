@@ -365,7 +365,9 @@ def _forward(rng: random.Random, name: str) -> Call:
 
     def rules(a: Arguments) -> str | None:
         # these read space as one row
-        unsaid = _is_hidden(a, dtype, *((3, 4, 5) if name in ("SoftmaxAttention", "SlidingWindowAttention") else (3,)))
+        unsaid = _is_hidden(
+            a, dtype, *((3, 4, 5) if name in ("SoftmaxAttention", "SlidingWindowAttention", "MixtureOfHeads") else (3,))
+        )
         x = a["hidden_states"]
         if a.get("cache") is not None:
             need(a.get("cu_seqlens") is None, "cache, cu_seqlens: together")
@@ -393,7 +395,8 @@ def _is_cache_of(cache: Any, layer: str, batch: int) -> None:
         if part in ("length", "first"):
             continue
         # tokens of a TokenCache differ
-        sizes = [list(x[part].shape[2:] if hasattr(own, "append") else x[part].shape[1:]) for x in (held, wanted)]
+        is_of_tokens = hasattr(own, "append") or part.startswith("tokens.")
+        sizes = [list(x[part].shape[2 if is_of_tokens else 1 :]) for x in (held, wanted)]
         need(sizes[0] == sizes[1], "cache: of another layer")
         need(held[part].shape[0] == batch, "cache: of another batch")
         need(held[part].device == wanted[part].device, "cache: on another device")
