@@ -202,7 +202,7 @@ def test_a_custom_operator_is_kept_with_the_weights() -> None:
     ("options", "message"),
     [
         ({"block_size": 0}, "block_size must be at least 1, got 0"),
-        ({"units": 0}, "units must be at least 1, got 0"),
+        ({"units": 0}, "units must be at least 1 and below 4096, got 0"),
         ({"operator": "blocks"}, "operator must be one of 'previous-blocks', 'sequence', 'fixed', got 'blocks'"),
     ],
     ids=str,

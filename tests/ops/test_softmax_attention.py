@@ -218,3 +218,16 @@ def test_scores_that_are_all_nan_are_seen(bad: float, where: str, is_causal: boo
     tensors[where][0, 0, 0, 1] = bad
     expected = softmax_attention_reference(**tensors, is_causal=is_causal)
     torch.testing.assert_close(softmax_attention(**tensors, is_causal=is_causal), expected, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("keys", [2, 16, 17, 32, 64, 100])
+def test_scores_that_are_not_finite_are_never_hidden(keys: int, dtype: torch.dtype) -> None:
+    """torch's kernel makes 0 of them for some numbers of keys, with a log-sum-exp of 0 or infinity."""
+    q, k, v = (torch.randn(2, n, 2, 4).to(dtype) for n in (3, keys, keys))
+    q[0, 1, 0, 2] = float("inf")
+    out = softmax_attention(q, k, v)
+    expected = softmax_attention_reference(q, k, v)
+    assert torch.equal(out.isnan(), expected.isnan())
+    assert out[0, 1, 0].isnan().all()
+    assert out[0, 1, 1].isfinite().all()

@@ -29,6 +29,7 @@ from attensor.ops._precision import full_precision, working_dtype
 
 __all__ = ["DeductiveOutputs", "PowerLawGraphAttention"]
 
+_MOST_LAYERS = 2**12  # each is made one by one
 _WEIGHTS = ("operator_weight", "exponent", "mix")
 _BIASES = ("operator_bias", "mix_bias")
 
@@ -116,7 +117,8 @@ class PowerLawGraphAttention(SequenceMixer):
                 f"PowerLawGraphAttention: rotary positions need an even head width, got hidden_size {hidden_size} / "
                 f"num_heads {num_heads} = {self.head_dim}; change one of them."
             )
-        check_range(self, 1, units=units, depth=depth, net_size=net_size, block_size=block_size)
+        check_range(self, 1, _MOST_LAYERS, units=units, depth=depth)
+        check_range(self, 1, net_size=net_size, block_size=block_size)
         self.units, self.depth, self.net_size, self.block_size = units, depth, net_size, block_size
         self.operator = operator if custom is None else "fixed"
         self.interleaved = interleaved

@@ -37,11 +37,13 @@ def _is_finite(x: Tensor) -> bool:
 
 
 def may_hide(lse: Tensor) -> bool:
-    """Whether a row may have had no finite score: of few keys the fused kernel makes 0 of them, and 0 of the lse.
+    """Whether a row may have had scores that are NaN or infinite, of which the fused kernel makes 0.
 
-    Looked at on a CPU alone, as `is_finite`.
+    Its lse is 0 then, or in half precision infinite. Looked at on a CPU alone, as `is_finite`.
     """
-    return lse.is_cpu and is_direct((lse,)) and not bool(lse.all())
+    if not (lse.is_cpu and is_direct((lse,)) and lse.numel()):
+        return False
+    return not bool(lse.all()) or not lse.amax().item() < math.inf
 
 
 def visible_product(weights: Tensor, values: Tensor, visible: Tensor) -> Tensor:
