@@ -78,6 +78,11 @@ def _stack(a: Arguments) -> None:
     need(a.get("layer_index", 0) < a.get("num_layers", 1), "layer_index, num_layers: outside the stack")
 
 
+def _power_law(a: Arguments) -> None:
+    _even(a)
+    need(max(a.get("units", 1), a.get("depth", 1)) < 4096, "units, depth: below 4096")
+
+
 def _even(a: Arguments) -> None:
     _heads(a)
     need(a["hidden_size"] // a["num_heads"] % 2 == 0, "hidden_size: odd width of a head")
@@ -194,7 +199,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
             "block_size": ("int:1", ["1", "4"]),
             "interleaved": ("bool", BOTH),
         },
-        _even,
+        _power_law,
     ),
     "GroupedLatentAttention": (
         {"num_latents": ("int?:1", ["None", "1", "3"]), "kv_rank": ("int?:1", ["None", "5"])}

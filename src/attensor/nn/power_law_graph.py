@@ -67,7 +67,7 @@ class PowerLawGraphAttention(SequenceMixer):
             there; `"fixed"`, a buffer that is not learned.
         custom: the fixed matrix, the same for all heads: `"identity"` (softmax attention), `"random"` (normal numbers),
             or one for each head [H, D, D]. Not None makes `operator` "fixed"; identity if None.
-        units: residual units R of the net; `depth`: gated layers S of each; `net_size`: channels inside of these.
+        units: residual units R of the net, below 4096; `depth`: gated layers S of each, also; `net_size`: channels inside.
         depth, net_size: see `units`.
         block_size: tokens that share an operator.
         interleaved: rotary positions turn neighbouring channels (v51), not the halves of a head (v52).
