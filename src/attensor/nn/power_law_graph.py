@@ -67,8 +67,9 @@ class PowerLawGraphAttention(SequenceMixer):
             there; `"fixed"`, a buffer that is not learned.
         custom: the fixed matrix, the same for all heads: `"identity"` (softmax attention), `"random"` (normal numbers),
             or one for each head [H, D, D]. Not None makes `operator` "fixed"; identity if None.
-        units: residual units R of the net, below 4096; `depth`: gated layers S of each, also; `net_size`: channels inside.
-        depth, net_size: see `units`.
+        units: residual units R of the net, below 4096.
+        depth: gated layers S of each, below 4096.
+        net_size: channels inside of these.
         block_size: tokens that share an operator.
         interleaved: rotary positions turn neighbouring channels (v51), not the halves of a head (v52).
         device, dtype: of the parameters.
