@@ -12,6 +12,7 @@ __all__ = [
     "Diverged",
     "LawError",
     "MissingExtraError",
+    "RankError",
     "ShapeError",
     "Stopped",
     "need",
@@ -38,6 +39,10 @@ class LawError(RuntimeError):
 
 class MissingExtraError(ImportError):
     """An optional library is needed and absent; the message gives the `pip install` line."""
+
+
+class RankError(RuntimeError):
+    """A process of several that work together ended or came too late; the message names the rank, the call and whom."""
 
 
 class Diverged(RuntimeError):

@@ -158,10 +158,7 @@ class LatentAttention(SequenceMixer):
 
     def attend(self, heads: Heads, *, cache: TokenCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
         """Causal attention over the tokens and what the cache holds, padding left out: [B, T, H, V]."""
-        is_decoding = cache is not None and cache.length > 0 and heads.q.shape[1] == 1
-        sliced = self.slicing
-        if sliced is not None and (sliced.groups == 1 or (sliced.when == "decode" and not is_decoding)):
-            sliced = None
+        sliced = self._slicing_of(heads.q.shape[1], cache)
         latent, turned = torch.split(heads.k, self._kept, -1)
         kept, real = torch.cat([self._normed(latent, sliced), turned], -1), None
         if cache is not None:
@@ -179,6 +176,14 @@ class LatentAttention(SequenceMixer):
         """With the number and the width of latents, and the width of the rotary part."""
         more = {"G": self.num_latents, "R": self.kv_rank, "D": self.rotary_dim, "K": self.nope_dim, "V": self.value_dim}
         return {**super().cost_sizes(space), **more}
+
+    def _slicing_of(self, tokens: int, cache: TokenCache | None) -> Slicing | None:
+        """How so many tokens behind those of the cache see the latent; None for as a whole."""
+        sliced = self.slicing
+        is_decoding = cache is not None and cache.length > 0 and tokens == 1
+        if sliced is not None and (sliced.groups == 1 or (sliced.when == "decode" and not is_decoding)):
+            return None
+        return sliced
 
     def _turned(self, x: Tensor, positions: Tensor) -> Tensor:
         """The last rotary_dim channels turned by their positions."""
