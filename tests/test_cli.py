@@ -16,6 +16,7 @@ from attensor import cli
 from attensor.catalogue import cards, load, mechanism, mechanisms
 from attensor.commands.bench_linear import BenchLinear
 from attensor.commands.bench_neighborhood import BenchNeighborhood
+from attensor.commands.bench_parallel import BenchParallel
 from attensor.commands.bench_relative import BenchRelative
 from attensor.commands.bench_softmax import BenchSoftmax
 from attensor.commands.bench_vision import BenchVision
@@ -206,12 +207,14 @@ def test_options_reach_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("attensor.bench.hold.hold", lambda name, options: seen.append((name, options)))
     assert cli.main(["bench", "linear", "--lengths", "32,96", "--variants", "none", "--save"]) == 0
     assert cli.main(["bench", "neighborhood", "--grids", "9", "5", "8", "3", "--windows", "3"]) == 0
+    assert cli.main(["bench", "parallel", "--lengths", "8192,", "--ranks", "4"]) == 0
     assert cli.main(["bench", "relative", "--sizes", "8x16,4x8", "--modes", "forward", "--budget", "3"]) == 0
     assert cli.main(["bench", "softmax", "--heads", "4", "2"]) == 0
     assert cli.main(["bench", "vision", "--models", "davit_tiny,", "--batch-size", "2", "--image-size", "64"]) == 0
     assert seen == [
         ("linear", BenchLinear(lengths=(32, 96), variants=("none",), save=True)),
         ("neighborhood", BenchNeighborhood(grids=((9, 5), (8, 3)), windows=(3,))),
+        ("parallel", BenchParallel(lengths=(8192,), ranks=4)),
         ("relative", BenchRelative(sizes=((8, 16), (4, 8)), modes=("forward",), budget=3.0)),
         ("softmax", BenchSoftmax(heads=((4, 2),))),
         ("vision", BenchVision(models=("davit_tiny",), batch_size=2, image_size=64)),

@@ -27,6 +27,13 @@ def test_importing_attensor_loads_nothing() -> None:
     assert loaded_after("import attensor, attensor.catalogue, attensor.errors; dir(attensor)") == set()
 
 
+def test_what_runs_in_one_process_does_not_load_what_is_for_several() -> None:
+    out = run(
+        "import sys, attensor.nn, attensor.ops, attensor.models.language\nprint('attensor.parallel' in sys.modules)"
+    )
+    assert out == "False\n"
+
+
 def test_every_module_of_commands_loads_nothing() -> None:
     listed = "import importlib, pkgutil, attensor.commands as c\n"
     each = "[importlib.import_module(f'attensor.commands.{m.name}') for m in pkgutil.iter_modules(c.__path__)]"

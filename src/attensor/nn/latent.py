@@ -48,6 +48,7 @@ class Slicing:
     def __post_init__(self) -> None:
         check_range("Slicing", 1, groups=self.groups)
         for label, numbers in (("norms", self.norms), ("gains", self.gains)):
+            object.__setattr__(self, label, None if numbers is None else tuple(numbers))  # JSON knows lists alone
             if numbers is not None and len(numbers) != self.groups:
                 raise ValueError(
                     f"Slicing: {label} must have one number for each of the {self.groups} groups, got {len(numbers)}."
@@ -73,7 +74,7 @@ class LatentAttention(SequenceMixer):
             nope_dim if None.
         value_dim: width of a head's values; nope_dim if None.
         rotary: base of the rotary positions, or how they are stretched (`Yarn`, or its attributes by name).
-        slicing: cut the latent for decoding; None for exact attention.
+        slicing: cut the latent for decoding (`Slicing`, or its attributes by name); None for exact attention.
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, an odd rotary_dim, a number out of range, slices that do not
@@ -96,12 +97,13 @@ class LatentAttention(SequenceMixer):
         rotary_dim: int | None = None,
         value_dim: int | None = None,
         rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
-        slicing: Slicing | None = None,
+        slicing: Slicing | Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.hidden_size, self.num_heads, self.slicing = hidden_size, num_heads, slicing
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.slicing = Slicing(**slicing) if isinstance(slicing, Mapping) else slicing
         nope_dim = width_of(self, hidden_size, num_heads) if nope_dim is None else nope_dim
         check_range(self, 1, hidden_size=hidden_size, num_heads=num_heads, nope_dim=nope_dim)
         self.nope_dim = self.head_dim = nope_dim
@@ -173,8 +175,9 @@ class LatentAttention(SequenceMixer):
         return mixed
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
-        """With the number and the width of latents, and the width of the rotary part."""
-        more = {"G": self.num_latents, "R": self.kv_rank, "D": self.rotary_dim, "K": self.nope_dim, "V": self.value_dim}
+        """With the number (or of slices) and the width of latents, and the width of the rotary part."""
+        count = self.num_latents if self.slicing is None else self.slicing.groups
+        more = {"G": count, "R": self.kv_rank, "D": self.rotary_dim, "K": self.nope_dim, "V": self.value_dim}
         return {**super().cost_sizes(space), **more}
 
     def _slicing_of(self, tokens: int, cache: TokenCache | None) -> Slicing | None:
