@@ -29,7 +29,7 @@ WHOLE = {"2 ranks, 1 slice": (2, 1), "4 ranks, 1 slice": (4, 1)}
 @pytest.fixture(scope="module")
 def found() -> list[dict[str, Tensor]]:
     """What every rank of the scenes found."""
-    return [scenes.loaded(one) for one in parallel.on_ranks(scenes.all_scenes, 4)]
+    return [scenes.loaded(one) for one in parallel.on_ranks(scenes.all_scenes, 4, timeout=900.0)]
 
 
 def of(found: list[dict[str, Tensor]], scene: str) -> list[dict[str, Tensor]]:

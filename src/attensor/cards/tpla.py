@@ -36,7 +36,6 @@ CARD = Mechanism(
         "D": "width of the part that turns with the position",
     },
     options={"slicing": {"groups": 2, "norms": (2.0, 2.0), "when": "always"}},
-    example_options={"kv_rank": 4},
     commands={"bench parallel": "attensor.commands.bench_parallel:BenchParallel"},
     recipe="attensor.recipes.mla_tpla",
     example="""

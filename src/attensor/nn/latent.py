@@ -67,7 +67,7 @@ class LatentAttention(SequenceMixer):
     Args:
         hidden_size: channels C of input and output.
         num_heads: heads H.
-        kv_rank: width R of what is kept of keys and values; C / 4 if None.
+        kv_rank: width R of what is kept of keys and values; C / 4 if None, or a little more that slices divide.
         q_rank: width of the latent that queries are made of; None for a plain projection.
         nope_dim: width of a head's part without positions; C / H if None.
         rotary_dim: width of the part that turns with the position, of which there is one key for all heads; half of
@@ -109,7 +109,8 @@ class LatentAttention(SequenceMixer):
         self.nope_dim = self.head_dim = nope_dim
         self.rotary_dim = max(nope_dim // 4 * 2, 2) if rotary_dim is None else rotary_dim
         self.value_dim = nope_dim if value_dim is None else value_dim
-        self.kv_rank = max(hidden_size // 4, 1) if kv_rank is None else kv_rank
+        slices = 1 if self.slicing is None else self.slicing.groups
+        self.kv_rank = -(-max(hidden_size // 4, 1) // slices) * slices if kv_rank is None else kv_rank
         self.q_rank, self.rotary = q_rank, Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
         self._check_sizes()
         sharper = self.rotary.score_gain if isinstance(self.rotary, Yarn) else 1.0
