@@ -172,7 +172,8 @@ class ShardedLatentAttention(LatentAttention):
         share = -(-tokens // parts)
         padded = F.pad(own, (0, 0, 0, 0, 0, share * parts - tokens))
         sent = padded[:, share * self.place.part : share * (self.place.part + 1)]
-        found = self.peers.gather(sent).unflatten(0, (self.place.groups, parts))  # [G, parts, B, share, 1, R / G]
+        found: Tensor = torch.unflatten(self.peers.gather(sent), 0, (self.place.groups, parts))
+        # [G, parts, B, share, 1, R / G]
         return found.permute(2, 1, 3, 4, 0, 5).flatten(4).flatten(1, 2)[:, :tokens]
 
     def _new_cache(

@@ -49,7 +49,7 @@ def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any, timeout:
                 there.close()
                 started.append((process, here))
             deadline = time.monotonic() + timeout
-            waiting = {here: rank for rank, (_, here) in enumerate(started)}
+            waiting: dict[Any, int] = {here: rank for rank, (_, here) in enumerate(started)}
             while waiting and (ready := wait(list(waiting), max(deadline - time.monotonic(), 0.0))):
                 for connection in ready:
                     rank = waiting.pop(connection)
@@ -98,6 +98,7 @@ def _serve(
     except Exception as error:  # whatever it is, who asked is told
         traceback.print_exc()
         connection.send((False, f"{type(error).__name__}: {error}"))
+        return  # which ends the wait of others for this rank
     # others may still be calling; who asked ends all
     time.sleep(timeout)
 

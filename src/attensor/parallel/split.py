@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 __all__ = ["Place", "check_shares", "piece", "split_state_dict"]
@@ -83,8 +84,10 @@ def split_state_dict(state_dict: Mapping[str, Tensor], place: Place, num_heads: 
         check_shares(place, num_heads, up.shape[1])
         q = "q_proj" if f"{name}q_proj.weight" in state_dict else "q_b_proj"
         heads, prompt, columns = place.heads(num_heads), place.prompt_heads(num_heads), place.columns(up.shape[1])
-        by_head = {key: state_dict[f"{name}{key}.weight"].unflatten(0, (num_heads, -1)) for key in (q, "kv_b_proj")}
-        output = state_dict[f"{name}o_proj.weight"].unflatten(1, (num_heads, -1))
+        by_head = {
+            key: torch.unflatten(state_dict[f"{name}{key}.weight"], 0, (num_heads, -1)) for key in (q, "kv_b_proj")
+        }
+        output = torch.unflatten(state_dict[f"{name}o_proj.weight"], 1, (num_heads, -1))
         cut = {
             q: by_head[q][heads].flatten(0, 1),
             "kv_b_proj": by_head["kv_b_proj"][prompt].flatten(0, 1),

@@ -43,7 +43,7 @@ Slicings = Mapping[str, Slicing | None]
 def train_and_convert(seed: int, steps: int, aligning: int) -> dict[str, Any]:
     """A trained model and what becomes of it: losses of every cut, also after prompts, and energies of slices."""
     model = _model({}, seed=seed)
-    sizes = {"length": LENGTH, "batch_size": BATCH_SIZE}
+    sizes: dict[str, Any] = {"length": LENGTH, "batch_size": BATCH_SIZE}
     curve = fit(model, seed=seed, steps=steps, learning_rate=LEARNING_RATE, **sizes)["curve"]
     moments = edit.latent_moments(model, (tokens[:, :-1] for tokens in _batches(seed + 100, CALIBRATION)))
     losses, decoded = {MLA: held_out_loss(model, length=LENGTH)}, {MLA: decoded_loss(model)}
@@ -80,7 +80,7 @@ def _model(slicings: Slicings, state: State | None = None, *, seed: int = 0) -> 
     """A decoder whose layers are cut so, those that are not named not at all; with these weights."""
 
     def mixer(index: int) -> LatentAttention:
-        sizes = {"kv_rank": RANK, "nope_dim": WIDTH, "rotary_dim": WIDTH, "value_dim": WIDTH}
+        sizes: dict[str, Any] = {"kv_rank": RANK, "nope_dim": WIDTH, "rotary_dim": WIDTH, "value_dim": WIDTH}
         return LatentAttention(64, HEADS, slicing=slicings.get(f"layers.{index}.attn."), **sizes)
 
     model = decoder(mixer, seed=seed)
@@ -122,9 +122,9 @@ def decoded_loss(model: Decoder) -> float:
 def _aligned_loss(model: Decoder, sliced: Decoder, *, seed: int, steps: int) -> float:
     """After every sliced layer has learned, by itself, to give what the whole one gives of its input."""
     sites = find_sites(model)
-    students = {site.name: layer.attn for site, layer in zip(sites, sliced.layers, strict=True)}
+    students: dict[str, Any] = {site.name: layer.attn for site, layer in zip(sites, sliced.layers, strict=True)}
     inputs = ({"tokens": tokens[:, :-1]} for tokens in _batches(seed, steps))
-    transfer(model, sites, {"": students}, inputs, steps=steps, learning_rate=ALIGNING_RATE)  # type: ignore[arg-type]
+    transfer(model, sites, {"": students}, inputs, steps=steps, learning_rate=ALIGNING_RATE)
     return held_out_loss(sliced, length=LENGTH)
 
 
