@@ -66,6 +66,19 @@ def test_two_ranks_add_what_one_process_adds(found: list[dict[str, Tensor]]) -> 
             assert torch.equal(one[name], terms[0] + terms[1])
 
 
+@pytest.mark.parametrize("when", ["decode", "always"])
+@pytest.mark.parametrize("norms", [None, (1.7, 2.6)], ids=["whole norm", "norms"])
+def test_terms_add_up_to_the_layer_with_slices(when: Any, norms: tuple[float, ...] | None) -> None:
+    """Also with the norm of the whole latent, which every rank can take, and where prompts are sliced, too."""
+    whole = layer(Slicing(2, norms, when=when))
+    parts = [ShardedLatentAttention(whole, Ranks(rank, 4), 2) for rank in range(4)]
+    caches = [one.new_cache(ROWS) for one in (whole, *parts)]
+    for name in ("prompt", "step"):
+        expected = whole(inputs()[name], cache=caches[0])
+        found = sum(part(inputs()[name], cache=cache) for part, cache in zip(parts, caches[1:], strict=True))
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_a_prompt_is_exact_and_a_step_is_not(found: list[dict[str, Tensor]]) -> None:
     """Logits of a model that was sharded in place, against the model whose latents nobody cuts."""
     exact, cut = scenes.logits(scenes.model()), scenes.logits(scenes.model(SLICINGS[2]))
