@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -187,7 +188,8 @@ def _ranks_table(options: BenchParallel, problems: list[ParallelProblem]) -> Ite
         headings,
         note="Medians over rounds, of the slowest rank; contestants take turns. 'ratio': attention, ours over that of "
         "heads alone. 'whole step': with projections, of which a rank with a slice has those of all heads, and the one "
-        "all-reduce of B C numbers that both take. Last columns: of a rank's cache, ours / heads alone.",
+        "all-reduce of B C numbers that both take. Last columns: of a rank's cache, ours / heads alone. "
+        f"{os.getloadavg()[0]:.1f} processes wanted the {os.cpu_count()} cores when this began.",
     )
     for problem in problems:
         by_rank = on_ranks(measure_rank, options.ranks, problem, options.rounds)
@@ -229,4 +231,6 @@ def bench(options: BenchParallel) -> Bench:
     problems = [ParallelProblem(length, *sizes) for length in sorted(options.lengths)]
     cells = [Cell("decode", [problem]) for problem in problems]
     small = [ParallelProblem(33, *sizes)]
-    return Bench(_peers(options), small, cells, NOTE, findings=lambda rows: _ranks_table(options, problems))
+    usual = type(options)()
+    suffix = "" if options.num_heads == usual.num_heads else f"-h{options.num_heads}"
+    return Bench(_peers(options), small, cells, NOTE, suffix, findings=lambda rows: _ranks_table(options, problems))
