@@ -14,7 +14,7 @@ from attensor.nn._shapes import head_dim as width_of
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.norm import RMSNorm
-from attensor.nn.rotary import Yarn, rotary_embedding
+from attensor.nn.rotary import Frequencies, Yarn, rotary_embedding
 from attensor.ops import latent_attention
 from attensor.ops._precision import FLOATS
 
@@ -48,6 +48,7 @@ class Slicing:
     def __post_init__(self) -> None:
         check_range("Slicing", 1, groups=self.groups)
         for label, numbers in (("norms", self.norms), ("gains", self.gains)):
+            object.__setattr__(self, label, None if numbers is None else tuple(numbers))  # JSON knows lists alone
             if numbers is not None and len(numbers) != self.groups:
                 raise ValueError(
                     f"Slicing: {label} must have one number for each of the {self.groups} groups, got {len(numbers)}."
@@ -72,8 +73,9 @@ class LatentAttention(SequenceMixer):
         rotary_dim: width of the part that turns with the position, of which there is one key for all heads; half of
             nope_dim if None.
         value_dim: width of a head's values; nope_dim if None.
-        rotary: base of the rotary positions, or how they are stretched (`Yarn`, or its attributes by name).
-        slicing: cut the latent for decoding; None for exact attention.
+        rotary: base of the rotary positions, how they are stretched (`Yarn`) or each frequency (`Frequencies`); of both
+            the attributes by name, too.
+        slicing: cut the latent for decoding (`Slicing`, or its attributes by name); None for exact attention.
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, an odd rotary_dim, a number out of range, slices that do not
@@ -95,22 +97,23 @@ class LatentAttention(SequenceMixer):
         nope_dim: int | None = None,
         rotary_dim: int | None = None,
         value_dim: int | None = None,
-        rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
-        slicing: Slicing | None = None,
+        rotary: float | Frequencies | Yarn | Mapping[str, Any] = 10_000.0,
+        slicing: Slicing | Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.hidden_size, self.num_heads, self.slicing = hidden_size, num_heads, slicing
+        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.slicing = Slicing(**slicing) if isinstance(slicing, Mapping) else slicing
         nope_dim = width_of(self, hidden_size, num_heads) if nope_dim is None else nope_dim
         check_range(self, 1, hidden_size=hidden_size, num_heads=num_heads, nope_dim=nope_dim)
         self.nope_dim = self.head_dim = nope_dim
         self.rotary_dim = max(nope_dim // 4 * 2, 2) if rotary_dim is None else rotary_dim
         self.value_dim = nope_dim if value_dim is None else value_dim
         self.kv_rank = max(hidden_size // 4, 1) if kv_rank is None else kv_rank
-        self.q_rank, self.rotary = q_rank, Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
+        self.q_rank, self.rotary = q_rank, _positions(rotary) if isinstance(rotary, Mapping) else rotary
         self._check_sizes()
-        sharper = self.rotary.score_gain if isinstance(self.rotary, Yarn) else 1.0
+        sharper = 1.0 if isinstance(self.rotary, int | float) else self.rotary.score_gain
         self.scale = (nope_dim + self.rotary_dim) ** -0.5 * sharper
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         width = num_heads * (nope_dim + self.rotary_dim)
@@ -133,7 +136,9 @@ class LatentAttention(SequenceMixer):
             raise ValueError(
                 f"{type(self).__name__}: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
             )
-        if not isinstance(self.rotary, Yarn):
+        if isinstance(self.rotary, Frequencies):
+            self.rotary.frequencies(self.rotary_dim, torch.device("cpu"), torch.float32)
+        elif not isinstance(self.rotary, Yarn):
             check_range(self, above=0, rotary=self.rotary)
         if self.slicing is not None and self.kv_rank % self.slicing.groups:
             raise ValueError(
@@ -275,7 +280,7 @@ class GroupedLatentAttention(LatentAttention):
         kv_rank: int | None = None,
         q_rank: int | None = None,
         rotary_dim: int | None = None,
-        rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
+        rotary: float | Frequencies | Yarn | Mapping[str, Any] = 10_000.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -300,6 +305,10 @@ class GroupedLatentAttention(LatentAttention):
             dtype=dtype,
         )
         self.kv_a_layernorm = _Norms(num_latents, rank, device=device, dtype=dtype)
+
+
+def _positions(given: Mapping[str, Any]) -> Frequencies | Yarn:
+    return Frequencies(**given) if "values" in given else Yarn(**given)
 
 
 class _Norms(nn.Module):
