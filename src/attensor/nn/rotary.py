@@ -165,8 +165,7 @@ def rotary_embedding(
     Args:
         x: [B, T, H, D], D even.
         positions: [T] or [B, T], integers.
-        base: the slowest pair turns once in about `2 pi base` tokens; or the frequencies, stretched for long contexts or
-            one by one.
+        base: the slowest pair turns once in about `2 pi base` tokens; or the frequencies, stretched or one by one.
         interleaved: neighbours (x_2i, x_2i+1) are pairs (the paper, DeepSeek), not the two halves of a head.
     Returns:
         [B, T, H, D] in x's dtype; angles are computed in at least float32.

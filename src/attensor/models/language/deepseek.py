@@ -73,7 +73,7 @@ def latent_from_transformers(config: Any) -> dict[str, Any]:
         config: a `DeepseekV2Config` or `DeepseekV3Config`, or the content of a config.json, whose positions are in
             `rope_parameters` (transformers 5) or in `rope_theta` and `rope_scaling` (before).
     Raises:
-        ValueError: what has no counterpart here: biases, halves that turn against each other, other stretched positions.
+        ValueError: what has no counterpart here: biases, halves that turn against each other, other positions.
         KeyError: no such configuration; a width is missing.
     """
     name, given = "latent_from_transformers", _as_mapping(config)
@@ -197,7 +197,7 @@ def _gains(rope: Mapping[str, Any], factor: float) -> dict[str, float]:
     if rope.get("attention_factor") is None and not everywhere:
         return {"mscale": 1.0, "mscale_all_dim": 0.0}
     steep = 0.1 * math.log(factor) if factor > 1 else 0.0
-    gain = rope.get("attention_factor") or 1 + steep
+    gain = float(rope.get("attention_factor") or 1 + steep)
     if not steep and gain != 1:
         raise ValueError(f"latent_from_transformers: attention_factor must be 1 where factor is {factor}, got {gain}.")
     return {
