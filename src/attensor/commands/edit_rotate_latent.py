@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["EditRotateLatent"]
 
 _TEXT = (
-    "The committee will meet again on Thursday to discuss the budget for the coming year. def mean(values):\n    return "
-    "sum(values) / len(values)\n\nprint(mean([1, 2, 3]))\nOnce upon a time there was a miller who had three sons."
+    "The committee will meet again on Thursday to discuss the budget for the coming year. def mean(values):\n    "
+    "return sum(values) / len(values)\n\nprint(mean([1, 2, 3]))\nOnce upon a time there was a miller who had three "
+    "sons."
 )
 _SHOWN = 12  # layers in the table; a file has all
 
@@ -49,7 +50,7 @@ class EditRotateLatent:
     """identity only moves the norm's weight; hadamard spreads every channel evenly; pca has most energy in the first
     slice, of all three the least loss when sliced."""
     calibration: Annotated[str | None, arg(metavar="FILE")] = None
-    """Text of the model's use, or a .safetensors file of moments that attensor.edit.latent_moments gave. pca needs it."""
+    """Text of the model's use, or a .safetensors file with what attensor.edit.latent_moments gave. pca needs it."""
     groups: int = 2
     """Slices of a latent, one for each device."""
     gains: Literal["one", "reciprocal", "fitted"] = "one"
@@ -61,7 +62,7 @@ class EditRotateLatent:
     length: int = 512
     """Tokens of a passage."""
     check: Literal["float32", "float64", "none"] = "float32"
-    """Number format of the comparison; none for a model that does not fit into memory, of which nothing is then proved."""
+    """Number format of the comparison; none for a model that does not fit into memory: nothing is proved then."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values.
@@ -183,12 +184,13 @@ class _Reading:
         )
         if not apart <= allowed:
             raise ValueError(
-                f"the turned model is another one: {numbers}, more than {allowed:.0e}. It is kept as {folder} and has not "
-                "got its name; please report this."
+                f"the turned model is another one: {numbers}, more than {allowed:.0e}. It is kept as {folder} and has "
+                "not got its name; please report this."
             )
         kept = str(kind).removeprefix("torch.")
-        rounding = "" if torch.finfo(kind).eps < 1e-6 else f", which is what rounding turned weights to {kept} costs"
-        return f"Logits are unchanged: {numbers} (at most {allowed:.0e}){rounding}; {same:.1%} of the next tokens the same."
+        rounding = "" if torch.finfo(kind).eps < 1e-6 else f" but for rounding the turned weights to {kept}"
+        tokens = f"{same:.1%} of the next tokens the same"
+        return f"Logits are unchanged{rounding}: {numbers} (at most {allowed:.0e}); {tokens}."
 
 
 def _moments(path: Path) -> dict[str, Tensor]:

@@ -111,7 +111,7 @@ def latent_layers(modules: Mapping[str, Any], who: str = "latent_moments") -> li
 
 
 def normed_latents(norm: nn.Module, projected: Tensor) -> Tensor:
-    """Latents by norm and without its weight, float64 [tokens, R], of what the projection gives, rotary keys included."""
+    """Latents by norm and without its weight, float64 [tokens, R], of what the projection gives with rotary keys."""
     weight: Any = norm.weight
     latent = projected[..., : weight.shape[-1]].flatten(0, -2).double()
     return latent * (latent.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
