@@ -118,9 +118,9 @@ def normed_latents(norm: nn.Module, projected: Tensor) -> Tensor:
 
 
 @contextmanager
-def hooked(hooks: Mapping[nn.Module, Any]) -> Iterator[None]:
+def hooked(hooks: Mapping[nn.Module, Any], *, with_kwargs: bool = False) -> Iterator[None]:
     """Forward hooks of modules, for a while."""
-    handles = [module.register_forward_hook(hook) for module, hook in hooks.items()]
+    handles = [module.register_forward_hook(hook, with_kwargs=with_kwargs) for module, hook in hooks.items()]
     try:
         yield
     finally:

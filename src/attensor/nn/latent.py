@@ -85,6 +85,7 @@ class LatentAttention(SequenceMixer):
 
     uses_positions = True
     num_latents: int = 1  # a token
+    form: Literal["naive", "absorbed"] | None = None  # of `latent_attention`: what costs less
     shown: tuple[str, ...] = ("hidden_size", "num_heads", "kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")
 
     def __init__(
@@ -231,6 +232,7 @@ class LatentAttention(SequenceMixer):
             is_causal=True,
             attn_mask=mask,
             cu_seqlens=cu_seqlens,
+            form=self.form,
         )
         return out if groups == 1 else torch.unflatten(out, 2, (groups, self.num_heads)).sum(2)
 
