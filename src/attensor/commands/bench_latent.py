@@ -9,6 +9,8 @@ from attensor.commands.bench import BenchOptions
 
 __all__ = ["BenchLatent"]
 
+Model = Literal["deepseek-v2-lite-attention", "deepseek-v2-attention", "deepseek-v3-attention", "kimi-k2-attention"]
+
 
 @dataclass(frozen=True)
 class BenchLatent(BenchOptions):
@@ -21,7 +23,5 @@ class BenchLatent(BenchOptions):
 
     positions: tuple[int, ...] = (8192, 32768)
     """Tokens before the one that is timed."""
-    model: Literal[
-        "deepseek-v2-lite-attention", "deepseek-v2-attention", "deepseek-v3-attention", "kimi-k2-attention"
-    ] = "deepseek-v2-lite-attention"
+    model: Model = "deepseek-v2-lite-attention"
     """Whose sizes the layer has."""
