@@ -97,10 +97,10 @@ def gqa_to_latent(
     q, k, v, out = (w.detach().double() for w in (weights.q, weights.k, weights.v, weights.out))
     inputs = torch.eye(q.shape[1], dtype=q.dtype, device=q.device) if moment is None else moment.to(q)
     per_group, width = weights.num_heads // weights.num_kv_heads, weights.head_dim
-    heads, groups = q.unflatten(0, (-1, width)), k.unflatten(0, (-1, width))
+    heads, groups = (torch.unflatten(w, 0, (-1, width)) for w in (q, k))
     keys = _still(heads, groups) if rotary is None else _turning(heads, groups, rotary, rotary_dim, inputs)
     up, down, kept = _latent(keys.rows, k, v, kv_rank, inputs)
-    by_group = up[len(keys.rows) :].unflatten(0, (-1, width))  # [G, d, R]
+    by_group = torch.unflatten(up[len(keys.rows) :], 0, (-1, width))  # [G, d, R]
     key_weight = torch.einsum("hnm,mr->hnr", keys.up, up[: len(keys.rows)])
     value_weight = by_group.repeat_interleave(per_group, 0)
     nope, turning = keys.queries.shape[1], len(keys.rotary)
@@ -140,7 +140,8 @@ def _read(
             table: Any = tables[0]
             rotary = Frequencies(tuple(table.inv_freq.tolist()), float(getattr(table, "attention_scaling", 1.0)))
     elif hasattr(source, "to_attention"):
-        weights = source.to_attention()
+        layer: Any = source
+        weights = layer.to_attention()
         if getattr(source, "window_size", None) is not None:
             raise ValueError("gqa_to_latent: source has a window, which latent attention does not have.")
     else:
@@ -171,7 +172,7 @@ def _check(weights: AttentionWeights, kv_rank: int | None, rotary_dim: int | Non
 def _still(heads: Tensor, groups: Tensor) -> _Keys:
     """Keys [G, d, C] without positions: all of them in the latent; a rotary part of zeros, as a layer must have one."""
     count, width, channels = groups.shape
-    own = torch.eye(count * width).to(groups).unflatten(0, (count, width))
+    own = torch.unflatten(torch.eye(count * width).to(groups), 0, (count, width))
     rotary, queries = groups.new_zeros(2, channels), heads.new_zeros(len(heads), 2, channels)
     up = own.repeat_interleave(len(heads) // count, 0)
     return _Keys(rotary, queries, groups.flatten(0, 1), up, heads, Frequencies((1.0,)), 1.0)
@@ -214,7 +215,7 @@ def _left(parts: Tensor, by_head: Tensor, q: Tensor, rest: Tensor) -> tuple[Tens
         zeros = parts.real.new_zeros
         return zeros(0, channels), zeros(heads, 1, 0), zeros(heads, 1, channels)
     p, m = rest // count, rest % count
-    places, place = p.unique(return_inverse=True)
+    places, place = torch.unique(p, return_inverse=True)
     read = by_head.new_zeros(heads, len(places), len(rest))
     read[:, place, torch.arange(len(rest), device=rest.device)] = by_head[p, :, m].mT
     up = torch.stack([torch.stack([read.real, -read.imag], -1), torch.stack([read.imag, read.real], -1)], 2)

@@ -177,7 +177,7 @@ def _positions(name: str, config: Mapping[str, Any]) -> float | dict[str, float]
             f"{name}: rotary positions must be plain or stretched by YaRN with truncated corners, got {kind!r}; give "
             "rotary=Frequencies(...) to nn.LatentAttention for others."
         )
-    length = rope.get("original_max_position_embeddings") or config.get("max_position_embeddings")
+    length = int(rope.get("original_max_position_embeddings") or config["max_position_embeddings"])
     factor = rope.get("factor") or config["max_position_embeddings"] / length
     return {
         "factor": float(factor),
