@@ -189,6 +189,17 @@ def _add(source: Path, **tensors: torch.Tensor) -> None:
     save_file({**state, **tensors}, source / "model.safetensors", metadata={"format": "pt"})
 
 
+def test_layers_that_predict_further_tokens_stay(tmp_path: Path, text: str) -> None:
+    source = saved(tmp_path / "old", "V3")
+    parts = ("kv_a_proj_with_mqa.weight", "kv_a_layernorm.weight", "kv_b_proj.weight")
+    further = {f"model.layers.3.self_attn.{part}": _tensors(source)[f"{BEGIN}{part}"] for part in parts}
+    _add(source, **further)
+    assert run(str(source), "--out", str(tmp_path / "new"), "--calibration", text) == 0
+    written = _tensors(tmp_path / "new")
+    assert all(torch.equal(written[name], tensor) for name, tensor in further.items())
+    assert not torch.equal(written[f"{BEGIN}{parts[2]}"], further[f"model.layers.3.self_attn.{parts[2]}"])
+
+
 BEGIN = "model.layers.0.self_attn."
 REFUSED: dict[str, tuple[Any, tuple[str, ...], str]] = {
     "no folder": (shutil.rmtree, (), "there is no config.json"),

@@ -94,18 +94,24 @@ def gqa_to_latent(
     """
     weights, rotary = _read(source, rotary)
     _check(weights, kv_rank, rotary_dim, moment)
-    q, k, v, out = (w.detach().double() for w in (weights.q, weights.k, weights.v, weights.out))
+    q, k, v = (w.detach().double() for w in (weights.q, weights.k, weights.v))
     inputs = torch.eye(q.shape[1], dtype=q.dtype, device=q.device) if moment is None else moment.to(q)
-    per_group, width = weights.num_heads // weights.num_kv_heads, weights.head_dim
-    heads, groups = (torch.unflatten(w, 0, (-1, width)) for w in (q, k))
+    heads, groups = (torch.unflatten(w, 0, (-1, weights.head_dim)) for w in (q, k))
     keys = _still(heads, groups) if rotary is None else _turning(heads, groups, rotary, rotary_dim, inputs)
     up, down, kept = _latent(keys.rows, k, v, kv_rank, inputs)
-    by_group = torch.unflatten(up[len(keys.rows) :], 0, (-1, width))  # [G, d, R]
-    key_weight = torch.einsum("hnm,mr->hnr", keys.up, up[: len(keys.rows)])
-    value_weight = by_group.repeat_interleave(per_group, 0)
+    layer = _layer(weights, keys, up, down, _small(down, inputs))
+    return LatentConversion(layer.train(getattr(source, "training", False)), keys.turned, kept)
+
+
+def _layer(weights: AttentionWeights, keys: _Keys, up: Tensor, down: Tensor, small: float) -> LatentAttention:
+    """The layer of latents `down`, made small, which `up` [M + G d, R] makes keys and values of."""
+    width, per_group = weights.head_dim, weights.num_heads // weights.num_kv_heads
+    from_keys, from_values = torch.split(up, [len(keys.rows), len(up) - len(keys.rows)])
+    key_weight = torch.einsum("hnm,mr->hnr", keys.up, from_keys)
+    value_weight = torch.unflatten(from_values, 0, (-1, width)).repeat_interleave(per_group, 0)
     nope, turning = keys.queries.shape[1], len(keys.rotary)
     layer = LatentAttention(
-        q.shape[1],
+        down.shape[1],
         weights.num_heads,
         kv_rank=len(down),
         nope_dim=nope,
@@ -115,17 +121,16 @@ def gqa_to_latent(
         device=weights.q.device,
         dtype=weights.q.dtype,
     )
-    small = _small(down, inputs)
     sharper = ((nope + turning) / width) ** 0.5  # the layer divides by the root of its own width
     state = {
         "q_proj.weight": sharper * torch.cat([keys.queries, keys.rotary_queries], 1).flatten(0, 1),
         "kv_a_proj_with_mqa.weight": torch.cat([small * down, keys.rotary]),
-        "kv_a_layernorm.weight": torch.full((len(down),), _EPS**0.5 / small, dtype=q.dtype),
+        "kv_a_layernorm.weight": down.new_full((len(down),), _EPS**0.5 / small),
         "kv_b_proj.weight": torch.cat([key_weight, value_weight], 1).flatten(0, 1),
-        "o_proj.weight": out,
+        "o_proj.weight": weights.out.detach(),
     }
     layer.load_state_dict({name: tensor.to(weights.q.dtype) for name, tensor in state.items()})
-    return LatentConversion(layer.train(getattr(source, "training", False)), keys.turned, kept)
+    return layer
 
 
 def _read(

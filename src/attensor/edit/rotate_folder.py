@@ -7,6 +7,7 @@ after the last shard that was finished; bases are drawn once and kept beside the
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -67,7 +68,7 @@ def check_folder(folder: Path, groups: int) -> dict[str, list[str]]:
         )
     if (folder / "adapter_config.json").is_file():
         raise ValueError(f"{folder}: holds an adapter; merge it into the weights first.")
-    layers = [name.removesuffix(_DOWN) for name in names if name.endswith(_DOWN)]
+    layers = _layers(folder, names)
     if not layers:
         raise ValueError(f"{folder}: no tensor ends in {_DOWN}; the model has no multi-head latent attention.")
     for layer in layers:
@@ -75,6 +76,14 @@ def check_folder(folder: Path, groups: int) -> dict[str, list[str]]:
             _check_tensor(folder, names, f"{layer}{part}")
         check_layer(layer, _read(folder, names, f"{layer}kv_a_layernorm.weight"), groups)
     return shards
+
+
+def _layers(folder: Path, names: Mapping[str, str]) -> list[str]:
+    """Names of the latent layers, without those behind the model's last one, which predict further tokens."""
+    count = read_json(folder / "config.json").get("num_hidden_layers")
+    found = [name.removesuffix(_DOWN) for name in names if name.endswith(_DOWN)]
+    numbers = {name: re.search(r"\blayers\.(\d+)\.", name) for name in found}
+    return [name for name, at in numbers.items() if at is None or count is None or int(at[1]) < count]
 
 
 def _shards(folder: Path) -> dict[str, list[str]]:
@@ -212,7 +221,7 @@ def _bases(
     known = moments()
     found: dict[str, Tensor] = {}
     slicings: dict[str, Slicing] = {}
-    for layer in [name.removesuffix(_DOWN) for name in names if name.endswith(_DOWN)]:
+    for layer in _layers(source, names):
         gain = _read(source, names, f"{layer}kv_a_layernorm.weight")
         moment = moment_of(known, layer, is_needed=asked.how == "pca")
         matrix = rotation(asked.how, len(gain), moment=moment, seed=asked.seed)
