@@ -78,7 +78,9 @@ def test_transformers_llama_becomes_latent_and_generates_the_same() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("rotary", [Yarn(8.0, 16, base=100.0, mscale=1.3, mscale_all_dim=0.7), Frequencies((1.0, 0.3, 0.01), 1.2)])
+@pytest.mark.parametrize(
+    "rotary", [Yarn(8.0, 16, base=100.0, mscale=1.3, mscale_all_dim=0.7), Frequencies((1.0, 0.3, 0.01), 1.2)]
+)
 def test_positions_that_weights_do_not_say(rotary: Any) -> None:
     made, x = layer(rotary_base=None), inputs(30)
     found = edit.gqa_to_latent(made.to_attention(), rotary=rotary)
