@@ -16,11 +16,12 @@ from torch import Tensor
 
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, Contest, Contestant, Peer, Row
-from attensor.bench.contestants import decode, linear, linear_problem, neighborhood, relative, softmax
+from attensor.bench.contestants import decode, latent, linear, linear_problem, neighborhood, relative, softmax
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import LinearProblem
 from attensor.bench.contestants.relative import RelativeProblem
 from attensor.bench.hold import hold
+from attensor.commands.bench_latent import BenchLatent
 from attensor.commands.bench_linear import BenchLinear
 from attensor.commands.bench_neighborhood import BenchNeighborhood
 from attensor.commands.bench_relative import BenchRelative
@@ -39,6 +40,8 @@ def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
     for name, size in (("NUM_HEADS", 2), ("KEY_DIM", 3), ("VALUE_DIM", 5), ("HIDDEN_SIZE", 32), ("LAYERS", 3)):
         monkeypatch.setattr(decode, name, size)
     monkeypatch.setattr(decode, "POSITIONS", (7, 70))
+    small = {"hidden_size": 64, "num_attention_heads": 2}
+    monkeypatch.setattr(latent, "PRESETS", {name: {**sizes, **small} for name, sizes in latent.PRESETS.items()})
     if "slow" not in request.keywords:
         for module in (linear, relative):
             monkeypatch.setattr(module, "PEERS", [peer for peer in module.PEERS if not peer.compiles])
@@ -49,6 +52,7 @@ def by_name(peers: Any, name: str, kind: str = "") -> Peer:
 
 
 NEIGHBORHOOD = BenchNeighborhood(lines=((12, 3),), grids=((9, 5), (8, 3)), windows=(3, 7), rounds=1)
+LATENT = BenchLatent(positions=(7, 33), rounds=1)
 SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2)), head_dim=8, rounds=1)
 
 
@@ -59,8 +63,9 @@ SOFTMAX = BenchSoftmax(lengths=(16, 32), queries=(1, 16), heads=((4, 4), (6, 2))
         (RELATIVE, 14, {"ours", "ours, transforms", "ours, tiles", "softmax", "softmax, bias trained"}),
         (NEIGHBORHOOD, 11, {"ours", "gather", "dense SDPA (masked)"}),
         (SOFTMAX, 6, {"ours", "sdpa", "explicit product"}),
+        (LATENT, 3, {"ours", "ours, naive", "ours, keys and values kept"}),
     ],
-    ids=["linear", "relative", "neighborhood", "softmax"],
+    ids=["linear", "relative", "neighborhood", "softmax", "latent"],
 )
 def test_a_bench_runs_and_all_that_is_here_agrees(options: Any, tables: int, peers: set[str], tmp_path: Path) -> None:
     assert hold(options.name, replace(options, save=True), Console(quiet=True), folder=tmp_path) == 0
@@ -74,9 +79,9 @@ def test_a_bench_runs_and_all_that_is_here_agrees(options: Any, tables: int, pee
     assert all(row["against_ours"] > 0 for row in timed)
 
 
-@pytest.mark.parametrize("module", [linear, relative, neighborhood, softmax])
+@pytest.mark.parametrize("module", [linear, relative, neighborhood, softmax, latent])
 def test_all_problems_are_where_they_shall_be(module: Any) -> None:
-    options = {linear: LINEAR, relative: RELATIVE, neighborhood: NEIGHBORHOOD, softmax: SOFTMAX}[module]
+    options = {linear: LINEAR, relative: RELATIVE, neighborhood: NEIGHBORHOOD, softmax: SOFTMAX, latent: LATENT}[module]
     bench = module.bench(replace(options, device="cuda"))
     problems = [*bench.small, *(problem for cell in bench.cells for problem in cell.problems)]
     assert {problem.device for problem in problems} == {"cuda"}

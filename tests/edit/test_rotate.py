@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attensor import edit
-from attensor.nn import LatentAttention, Slicing
+from attensor.nn import GroupedLatentAttention, LatentAttention, Slicing
 
 SIZES = {"hidden_size": 24, "num_heads": 3, "kv_rank": 8, "nope_dim": 4, "rotary_dim": 6, "value_dim": 5}
 
@@ -177,6 +177,10 @@ def test_refusals_of_matrices_and_slices() -> None:
         edit.rotation("pca", 4, moment=torch.eye(3))
     with pytest.raises(ValueError, match="norms must have one number for each of the 2 groups, got 3"):
         Slicing(2, (1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match="has 3 latents a token, each with a norm of its own"):
+        edit.rotate_latent(GroupedLatentAttention(24, 3, num_latents=3).state_dict(), "identity")
+    with pytest.raises(KeyError, match="kv_b_proj"):
+        edit.rotate_latent({k: x for k, x in layer().state_dict().items() if "kv_b" not in k}, "identity")
     with pytest.raises(ValueError, match=r"kv_rank must be a multiple of slicing\.groups, got 8 and 3"):
         layer(slicing=Slicing(3))
     with pytest.raises(ValueError, match="model has no layer with a kv_a_proj_with_mqa"):

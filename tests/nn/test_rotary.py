@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from attensor.nn import rotary_embedding, token_positions
+from attensor.nn import Frequencies, LatentAttention, rotary_embedding, token_positions
 
 
 def rows(*shape: int) -> torch.Tensor:
@@ -23,6 +23,23 @@ def test_turns_each_pair_by_its_angle() -> None:
     torch.testing.assert_close(
         rotary_embedding(x, positions, base=100.0), torch.cat([turned.real, turned.imag], -1), rtol=1e-12, atol=1e-12
     )
+
+
+def test_frequencies_one_by_one() -> None:
+    x, positions = torch.randn(2, 5, 3, 4, dtype=torch.float64), torch.tensor([0, 1, 7, 100, 3])
+    given = Frequencies([1.0, 0.01], gain=1.5)  # a list, as JSON has it
+    torch.testing.assert_close(
+        rotary_embedding(x, positions, base=given), 1.5 * rotary_embedding(x, positions, base=1e4)
+    )
+    still = rotary_embedding(x, positions, base=Frequencies((0.0, 0.0)), interleaved=True)
+    assert torch.equal(still, x)
+    with pytest.raises(ValueError, match="2 values turn 4 channels, got 6"):
+        rotary_embedding(torch.randn(1, 5, 1, 6), positions, base=given)
+    options = {"kv_rank": 6, "nope_dim": 3, "rotary_dim": 4}
+    layers = [LatentAttention(8, 2, **options, rotary=one) for one in (given, {"values": [1.0, 0.01], "gain": 1.5})]
+    assert layers[0].rotary == layers[1].rotary
+    with pytest.raises(ValueError, match="2 values turn 4 channels, got 6"):
+        LatentAttention(8, 2, kv_rank=6, rotary_dim=6, rotary=given)
 
 
 def test_scores_depend_on_distance_only() -> None:

@@ -84,28 +84,48 @@ def latent_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor
 @contextmanager
 def _observed(model: nn.Module, found: dict[str, tuple[Tensor, int]]) -> Iterator[None]:
     modules = dict(model.named_modules())
-    downs = [name for name in modules if name.rpartition(".")[2] == _DOWN]
-    if not downs:
-        raise ValueError(f"latent_moments: model has no layer with a {_DOWN}; it needs multi-head latent attention.")
 
     def observe(name: str) -> Any:
-        rank = modules[f"{name}{_NORM.partition('.')[0]}"].weight.shape[0]
-
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            latent = output[..., :rank].flatten(0, -2).double()
-            latent = latent * (latent.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-            total, count = found.get(name, (torch.zeros(rank, rank, dtype=torch.float64, device=latent.device), 0))
+            latent = normed_latents(modules[f"{name}{_NORM.partition('.')[0]}"], output)
+            total, count = found.get(name, (torch.zeros_like(latent.mT @ latent), 0))
             if len(latent):
                 found[name] = (total + latent.mT @ latent, count + len(latent))
 
         return hook
 
-    hooks = [modules[down].register_forward_hook(observe(down.removesuffix(_DOWN))) for down in downs]
+    with hooked({modules[f"{name}{_DOWN}"]: observe(name) for name in latent_layers(modules)}):
+        yield
+
+
+def latent_layers(modules: Mapping[str, Any], who: str = "latent_moments") -> list[str]:
+    """Names of the latent layers among those of modules, each with the dot behind it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [name.removesuffix(_DOWN) for name in modules if name.rpartition(".")[2] == _DOWN]
+    if not found:
+        raise ValueError(f"{who}: model has no layer with a {_DOWN}; it needs multi-head latent attention.")
+    return found
+
+
+def normed_latents(norm: nn.Module, projected: Tensor) -> Tensor:
+    """Latents by norm and without its weight, float64 [tokens, R], of what the projection gives with rotary keys."""
+    weight: Any = norm.weight
+    latent = projected[..., : weight.shape[-1]].flatten(0, -2).double()
+    return latent * (latent.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+
+
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Any], *, with_kwargs: bool = False) -> Iterator[None]:
+    """Forward hooks of modules, for a while."""
+    handles = [module.register_forward_hook(hook, with_kwargs=with_kwargs) for module, hook in hooks.items()]
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def rotate_latent(
@@ -134,37 +154,74 @@ def rotate_latent(
     turned, slicings = dict(state_dict), {}
     for key in [key for key in state_dict if key.endswith(f"{_DOWN}.weight")]:
         name = key.removesuffix(f"{_DOWN}.weight")
-        weight = state_dict[f"{name}{_NORM}"]
-        rank = weight.shape[0]
-        if groups < 1 or rank % groups:
-            raise ValueError(f"rotate_latent: groups must divide the latent's width {rank}, got {groups}.")
-        moment = _moment_of(moments, name, is_needed=how == "pca")
-        matrix = rotation(how, rank, moment=moment, seed=seed).to(weight.device)
-        for down in (key, f"{name}{_DOWN}.bias"):
-            if down in state_dict:
-                turned[down] = _turned_rows(state_dict[down], matrix)
-        up = state_dict[f"{name}{_UP}"]
-        turned[f"{name}{_UP}"] = (up.double() * weight.double() @ matrix).to(up.dtype)
-        turned[f"{name}{_NORM}"] = torch.ones_like(weight)
-        slicings[name] = Slicing(groups, _norms(moment, matrix, groups))
+        gain = state_dict[f"{name}{_NORM}"]
+        check_layer(name, gain, groups)
+        moment = moment_of(moments, name, is_needed=how == "pca")
+        matrix = rotation(how, len(gain), moment=moment, seed=seed).to(gain.device)
+        names = [key, f"{name}{_DOWN}.bias", f"{name}{_NORM}", f"{name}{_UP}"]
+        turned.update({one: turned_tensor(one, state_dict[one], matrix, gain) for one in names if one in state_dict})
+        if names[-1] not in state_dict:
+            raise KeyError(names[-1])
+        slicings[name] = Slicing(groups, slice_norms(moment, matrix, groups))
     return turned, slicings
 
 
-def _moment_of(moments: Mapping[str, Tensor] | None, name: str, *, is_needed: bool) -> Tensor | None:
+def check_layer(name: str, gain: Tensor, groups: int) -> None:
+    """Refuse a layer that cannot be turned and cut.
+
+    Args:
+        name: of the layer.
+        gain: the weight of its norm.
+        groups: slices.
+    Raises:
+        ValueError: several latents a token, or slices that do not divide the latent.
+    """
+    if gain.ndim != 1:
+        raise ValueError(
+            f"rotate_latent: {name!r} has {gain.shape[0]} latents a token, each with a norm of its own; it is cut "
+            "already, one latent for each device."
+        )
+    if groups < 1 or len(gain) % groups:
+        raise ValueError(f"rotate_latent: groups must divide the latent's width {len(gain)}, got {groups}.")
+
+
+def turned_tensor(name: str, tensor: Tensor, matrix: Tensor, gain: Tensor) -> Tensor:
+    """A tensor of a latent layer in the new basis, in its own dtype; what is none of the four passes.
+
+    Args:
+        name: of the tensor, which says what it is.
+        tensor: as it is.
+        matrix: U, float64 [R, R].
+        gain: [R], the weight of the layer's norm before.
+    """
+    if name.endswith((f"{_DOWN}.weight", f"{_DOWN}.bias")):
+        latent, rotary = torch.split(tensor, [len(matrix), len(tensor) - len(matrix)])  # those of the rotary key stay
+        return torch.cat([(matrix.mT @ latent.double()).to(tensor.dtype), rotary])
+    if name.endswith(_UP):
+        return (tensor.double() * gain.double() @ matrix).to(tensor.dtype)
+    return torch.ones_like(tensor) if name.endswith(_NORM) else tensor
+
+
+def moment_of(moments: Mapping[str, Tensor] | None, name: str, *, is_needed: bool) -> Tensor | None:
+    """The moment of a layer; None where there are none and none is needed.
+
+    Raises:
+        ValueError: it is missing.
+    """
     moment = None if moments is None else moments.get(name)
     if moment is None and (is_needed or moments is not None):
         raise ValueError(f"rotate_latent: moments must have an entry for {name!r}; use edit.latent_moments.")
     return moment
 
 
-def _turned_rows(weight: Tensor, matrix: Tensor) -> Tensor:
-    """The first R rows turned; those of the rotary key behind them stay."""
-    latent, rotary = torch.split(weight, [len(matrix), len(weight) - len(matrix)])
-    return torch.cat([(matrix.mT @ latent.double()).to(weight.dtype), rotary])
+def slice_norms(moment: Tensor | None, matrix: Tensor, groups: int) -> tuple[float, ...]:
+    """All energy over that of each slice; 0 for a slice that holds nothing, which then stays nothing.
 
-
-def _norms(moment: Tensor | None, matrix: Tensor, groups: int) -> tuple[float, ...]:
-    """All energy over that of each slice; 0 for a slice that holds nothing, which then stays nothing."""
+    Args:
+        moment: [R, R] of the latents before they are turned; None where the energies are taken to be equal.
+        matrix: U, [R, R].
+        groups: slices.
+    """
     if moment is None:
         return (float(groups),) * groups
     energies = (matrix * (moment.to(matrix) @ matrix)).sum(0).clamp(min=0).view(groups, -1).sum(1)

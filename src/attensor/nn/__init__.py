@@ -24,6 +24,7 @@ from attensor.nn.mixer import Mixer as Mixer
 from attensor.nn.mixer import SequenceMixer as SequenceMixer
 from attensor.nn.padding import pad as pad
 from attensor.nn.padding import unpad as unpad
+from attensor.nn.rotary import Frequencies as Frequencies
 from attensor.nn.rotary import Yarn as Yarn
 from attensor.nn.rotary import grid_rotary_embedding as grid_rotary_embedding
 from attensor.nn.rotary import rotary_embedding as rotary_embedding

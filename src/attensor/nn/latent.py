@@ -14,7 +14,7 @@ from attensor.nn._shapes import head_dim as width_of
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.norm import RMSNorm
-from attensor.nn.rotary import Yarn, rotary_embedding
+from attensor.nn.rotary import Frequencies, Yarn, rotary_embedding
 from attensor.ops import latent_attention
 from attensor.ops._precision import FLOATS
 
@@ -73,7 +73,8 @@ class LatentAttention(SequenceMixer):
         rotary_dim: width of the part that turns with the position, of which there is one key for all heads; half of
             nope_dim if None.
         value_dim: width of a head's values; nope_dim if None.
-        rotary: base of the rotary positions, or how they are stretched (`Yarn`, or its attributes by name).
+        rotary: base of the rotary positions, how they are stretched (`Yarn`) or each frequency (`Frequencies`); of both
+            the attributes by name, too.
         slicing: cut the latent for decoding (`Slicing`, or its attributes by name); None for exact attention.
         device, dtype: of the parameters.
     Raises:
@@ -84,6 +85,7 @@ class LatentAttention(SequenceMixer):
 
     uses_positions = True
     num_latents: int = 1  # a token
+    form: Literal["naive", "absorbed"] | None = None  # of `latent_attention`: what costs less
     shown: tuple[str, ...] = ("hidden_size", "num_heads", "kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")
 
     def __init__(
@@ -96,7 +98,7 @@ class LatentAttention(SequenceMixer):
         nope_dim: int | None = None,
         rotary_dim: int | None = None,
         value_dim: int | None = None,
-        rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
+        rotary: float | Frequencies | Yarn | Mapping[str, Any] = 10_000.0,
         slicing: Slicing | Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -111,9 +113,9 @@ class LatentAttention(SequenceMixer):
         self.value_dim = nope_dim if value_dim is None else value_dim
         slices = 1 if self.slicing is None else self.slicing.groups
         self.kv_rank = -(-max(hidden_size // 4, 1) // slices) * slices if kv_rank is None else kv_rank
-        self.q_rank, self.rotary = q_rank, Yarn(**rotary) if isinstance(rotary, Mapping) else rotary
+        self.q_rank, self.rotary = q_rank, _positions(rotary) if isinstance(rotary, Mapping) else rotary
         self._check_sizes()
-        sharper = self.rotary.score_gain if isinstance(self.rotary, Yarn) else 1.0
+        sharper = 1.0 if isinstance(self.rotary, int | float) else self.rotary.score_gain
         self.scale = (nope_dim + self.rotary_dim) ** -0.5 * sharper
         made: dict[str, Any] = {"device": device, "dtype": dtype}
         width = num_heads * (nope_dim + self.rotary_dim)
@@ -136,7 +138,9 @@ class LatentAttention(SequenceMixer):
             raise ValueError(
                 f"{type(self).__name__}: rotary_dim must be even, got {self.rotary_dim}; channels turn in pairs."
             )
-        if not isinstance(self.rotary, Yarn):
+        if isinstance(self.rotary, Frequencies):
+            self.rotary.frequencies(self.rotary_dim, torch.device("cpu"), torch.float32)
+        elif not isinstance(self.rotary, Yarn):
             check_range(self, above=0, rotary=self.rotary)
         if self.slicing is not None and self.kv_rank % self.slicing.groups:
             raise ValueError(
@@ -235,6 +239,7 @@ class LatentAttention(SequenceMixer):
             is_causal=True,
             attn_mask=mask,
             cu_seqlens=cu_seqlens,
+            form=self.form,
         )
         return out if groups == 1 else torch.unflatten(out, 2, (groups, self.num_heads)).sum(2)
 
@@ -284,7 +289,7 @@ class GroupedLatentAttention(LatentAttention):
         kv_rank: int | None = None,
         q_rank: int | None = None,
         rotary_dim: int | None = None,
-        rotary: float | Yarn | Mapping[str, Any] = 10_000.0,
+        rotary: float | Frequencies | Yarn | Mapping[str, Any] = 10_000.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -309,6 +314,10 @@ class GroupedLatentAttention(LatentAttention):
             dtype=dtype,
         )
         self.kv_a_layernorm = _Norms(num_latents, rank, device=device, dtype=dtype)
+
+
+def _positions(given: Mapping[str, Any]) -> Frequencies | Yarn:
+    return Frequencies(**given) if "values" in given else Yarn(**given)
 
 
 class _Norms(nn.Module):

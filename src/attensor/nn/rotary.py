@@ -28,7 +28,39 @@ from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
 from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked
 
-__all__ = ["Yarn", "grid_rotary_embedding", "rotary_embedding", "token_positions"]
+__all__ = ["Frequencies", "Yarn", "grid_rotary_embedding", "rotary_embedding", "token_positions"]
+
+
+@dataclass(frozen=True)
+class Frequencies:
+    """Rotary positions whose pairs turn as they are told, for layers whose keys are those of several heads.
+
+    Attributes:
+        values: radians a token of each pair of channels; 0 for a pair that stays.
+        gain: what turned channels are multiplied with.
+        score_gain: what all scores are multiplied with.
+    """
+
+    values: tuple[float, ...]
+    gain: float = 1.0
+    score_gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_range("Frequencies", above=0, gain=self.gain, score_gain=self.score_gain)
+        object.__setattr__(self, "values", tuple(float(value) for value in self.values))  # JSON knows lists alone
+
+    def frequencies(self, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Radians a token of each pair of channels: [width / 2].
+
+        Raises:
+            ValueError: there are other pairs than values.
+        """
+        if 2 * len(self.values) != width:
+            raise ValueError(
+                f"Frequencies: {len(self.values)} values turn {2 * len(self.values)} channels, got {width}; give one "
+                "value for each pair."
+            )
+        return torch.tensor(self.values, device=device, dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -56,7 +88,7 @@ class Yarn:
     def __post_init__(self) -> None:
         check_range("Yarn", above=0, factor=self.factor, original_length=self.original_length, beta_slow=self.beta_slow)
         check_range("Yarn", above=1, base=self.base)
-        check_range("Yarn", above=self.beta_slow, beta_fast=self.beta_fast)
+        check_range("Yarn", self.beta_slow, beta_fast=self.beta_fast)  # equal ones: Kimi K2
 
     def frequencies(self, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Radians a token of each pair of channels: [width / 2]."""
@@ -126,14 +158,14 @@ def token_positions(
 
 @checked
 def rotary_embedding(
-    x: Tensor, positions: Tensor, *, base: float | Yarn = 10_000.0, interleaved: bool = False
+    x: Tensor, positions: Tensor, *, base: float | Frequencies | Yarn = 10_000.0, interleaved: bool = False
 ) -> Tensor:
     """Turn every head of x by its token's position; O(B T H D).
 
     Args:
         x: [B, T, H, D], D even.
         positions: [T] or [B, T], integers.
-        base: the slowest pair turns once in about `2 pi base` tokens; or frequencies stretched for long contexts.
+        base: the slowest pair turns once in about `2 pi base` tokens; or the frequencies, stretched or one by one.
         interleaved: neighbours (x_2i, x_2i+1) are pairs (the paper, DeepSeek), not the two halves of a head.
     Returns:
         [B, T, H, D] in x's dtype; angles are computed in at least float32.
@@ -142,7 +174,7 @@ def rotary_embedding(
         TypeError, ValueError: x is not floating point, positions are no integers or elsewhere, or base is not positive.
     """
     name = "rotary_embedding"
-    _check_heads(name, x, 2, 1.0 if isinstance(base, Yarn) else base)
+    _check_heads(name, x, 2, 1.0 if isinstance(base, Frequencies | Yarn) else base)
     check_integers(name, "positions", positions, x, "x")
     if positions.shape != x.shape[1:2] and positions.shape != x.shape[:2]:
         raise ShapeError(
@@ -151,7 +183,7 @@ def rotary_embedding(
         )
     dtype = torch.promote_types(x.dtype, torch.float32)
     half = x.shape[-1] // 2
-    if isinstance(base, Yarn):
+    if isinstance(base, Frequencies | Yarn):
         frequencies, gain = base.frequencies(x.shape[-1], x.device, dtype), base.gain
     else:
         frequencies, gain = float(base) ** (-torch.arange(half, device=x.device, dtype=dtype) / half), 1.0

@@ -9,6 +9,7 @@ Sizes: B sequences, T tokens, C channels, V vocabulary. Keys of the state_dict: 
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any, ClassVar, Self
 
@@ -108,7 +109,7 @@ class CausalConfig(PreTrainedConfig):
         """
         if name not in cls.presets:
             raise ValueError(f"{cls.__name__}: preset must be one of {', '.join(cls.presets)}, got {name!r}.")
-        return cls(**{**cls.presets[name], **overrides})
+        return cls(**{**copy.deepcopy(cls.presets[name]), **overrides})
 
     @property
     def embedding_scale(self) -> float:

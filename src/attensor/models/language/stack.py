@@ -15,12 +15,15 @@ from torch import nn
 from attensor import catalogue
 from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, SequenceClassifier, register
 from attensor.models.language._transformers import GenerationMixin
+from attensor.models.language.deepseek import PRESETS
 
 __all__ = ["StackConfig", "StackForCausalLM", "StackForSequenceClassification", "StackModel"]
 
 
 class StackConfig(CausalConfig):
     """Which mechanism each layer has; RMSNorm before it and SwiGLU after it.
+
+    Presets have the attention of DeepSeek-V2-Lite, V2, V3 and of Kimi K2, and no experts, see `deepseek.py`.
 
     Attributes:
         layers: names from `attensor list`, or a text such as `"3*gla+softmax"`; repeated from the start until every
@@ -30,6 +33,7 @@ class StackConfig(CausalConfig):
     """
 
     model_type = "attensor_stack"
+    presets: ClassVar[dict[str, dict[str, Any]]] = PRESETS
     tiny: ClassVar[dict[str, Any]] = {"layers": ["gla", "softmax"]}
 
     layers: str | list[str] = "softmax"
