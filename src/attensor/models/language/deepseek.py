@@ -10,7 +10,7 @@ write turned channels down, which no score sees. The published models have exper
 gated MLP of their first ones, so that a stack is their attention and no more.
 
 The presets' numbers are those of the published configurations. transformers 5 holds V3's as its defaults and of V2 the
-attention's widths alone; Megatron-Bridge 0.3.1 holds all four, and all agree with it, Kimi K2's positions (base 50000,
+attention's widths alone; where Megatron-Bridge 0.3.1 states a number itself it agrees, Kimi K2's positions (base 50000,
 stretched 32 times, both betas 1) included. Kimi K2's later versions stretch further; set `mixer_options` for these.
 """  # noqa: E501
 
