@@ -87,7 +87,7 @@ def test_attention_without_weights_is_left_out_or_named() -> None:
     found = model_indicators(build("hybrid"), {"input_ids": tokens(1, 5)})
     assert next(iter(found)) == "model.layers.0.attn"
     assert "model.layers.1.attn" not in found  # gated linear attention
-    with pytest.raises(ValueError, match=r"^model_indicators: model must have softmax attention"):
+    with pytest.raises(ValueError, match=r"^model_indicators: model must have attention that averages"):
         model_indicators(build("gla"), {"input_ids": tokens(1, 5)})
 
 

@@ -81,6 +81,11 @@ class KeyScoredAttention(LinearAttention):
         return StateCache(batch_size, sizes, start={"log_sum": -torch.inf}, device=device, dtype=dtype)
 
     @property
+    def is_average(self) -> bool:
+        """True: a softmax over the scores of the past."""
+        return True
+
+    @property
     def state_sizes(self) -> tuple[int, int]:
         """One row: the weighted mean of the values so far."""
         return 1, self.value_dim

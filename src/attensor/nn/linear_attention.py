@@ -315,6 +315,11 @@ class LinearAttention(SequenceMixer):
         return out[:, None], state
 
     @property
+    def is_average(self) -> bool:
+        """Whether outputs of heads are averages of values, with weights that sum to 1."""
+        return self.denominator is not None
+
+    @property
     def _is_plain(self) -> bool:
         return self.feature_map is None and self.denominator is None
 

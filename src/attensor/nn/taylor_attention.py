@@ -82,6 +82,11 @@ class TaylorAttention(LinearAttention):
         """Values of the symbols of the card's formulas for an input of that size."""
         return {**super().cost_sizes(space), "M": self.state_sizes[0], "V": self.value_dim}
 
+    @property
+    def is_average(self) -> bool:
+        """Whether one sum of weights divides all orders."""
+        return self.normalize == "joint"
+
     def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.normalize == "joint":
             return super()._run(heads, state, cu_seqlens)

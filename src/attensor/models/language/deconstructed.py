@@ -138,7 +138,7 @@ def _softmax(config: DeconstructedConfig, **options: Any) -> nn.Module:
 
 _MIXERS: dict[str, Any] = {
     "standard": _softmax,
-    "no-mixing": lambda c, **options: NoMixing(c.hidden_size, **options),
+    "no-mixing": lambda c, **options: NoMixing(c.hidden_size, **{"bias": True, **options}),
     "taylor": lambda c, **options: TaylorAttention(
         *(c.hidden_size, c.num_attention_heads), **{"qkv_bias": True, **options}
     ),
