@@ -13,6 +13,8 @@ import torch
 from attensor import cli
 from attensor.errors import ShapeError
 from attensor.lens.indicators import indicators, model_indicators
+from attensor.nn import SlidingWindowAttention
+from attensor.sites import capture, find_sites
 from tests.models.families import build, tokens
 
 
@@ -81,6 +83,36 @@ def test_maps_of_another_stream_are_those_that_mix(variant: str) -> None:
     assert list(a) == [name, "model.layers.1.attn"]
     assert torch.allclose(a[name].entropy, b[name].entropy) == (variant == "deconstructed")
     assert not torch.allclose(a["model.layers.1.attn"].entropy, b["model.layers.1.attn"].entropy)
+
+
+@pytest.mark.parametrize("variant", ["taylor", "key-scored"])
+def test_recurrences_that_average_have_a_map(variant: str) -> None:
+    """What multiplies the values gives the output of the heads; rows sum to 1, and key-scored ones are one row, cut."""
+    model = build(f"card-{variant}").eval()
+    rows = tokens(2, 9)
+    sites = find_sites(model)
+    with torch.no_grad(), capture(sites, ["weights", "v", "out"]) as seen:
+        model(rows, use_cache=False)
+    for one in seen.values():
+        mixed = torch.einsum("bhij,bjhc->bihc", one.weights, one.v).flatten(-2)
+        torch.testing.assert_close(one.out, mixed, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(one.weights.sum(-1), torch.ones(2, 3, 9, dtype=torch.float64))
+        assert not one.weights.triu(1).any()
+        if variant == "key-scored":
+            last = one.weights[:, :, -1:]
+            cut = last.expand_as(one.weights).tril()
+            torch.testing.assert_close(one.weights, cut / cut.sum(-1, keepdim=True))
+    found = model_indicators(model, {"input_ids": rows})
+    assert list(found) == [site.name for site in sites]
+
+
+def test_maps_of_a_window_end_where_it_does() -> None:
+    layer = SlidingWindowAttention(12, 3, window_size=3)
+    model = torch.nn.Sequential(layer)
+    with torch.no_grad(), capture(find_sites(model), ["weights", "v", "out"]) as seen:
+        model(torch.randn(2, 8, 12))
+    (one,) = seen.values()
+    torch.testing.assert_close(one.out, torch.einsum("bhij,bjhc->bihc", one.weights, one.v).flatten(-2))
 
 
 def test_attention_without_weights_is_left_out_or_named() -> None:

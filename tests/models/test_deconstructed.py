@@ -84,11 +84,11 @@ def test_layouts_are_the_paper_s() -> None:
         ("static-embedding", SoftmaxAttention),
     ],
 )
-def test_variants_have_their_mixers_and_the_same_parameters_but_biases(variant: str, kind: type) -> None:
+def test_variants_have_their_mixers_and_the_same_number_of_parameters(variant: str, kind: type) -> None:
     model = model_of(variant)
     assert [type(layer.attn) for layer in model.model.layers] == [kind, SoftmaxAttention] * 2
-    matrices = [sum(p.numel() for p in layer.attn.parameters() if p.dim() == 2) for layer in model.model.layers]
-    assert matrices == [4 * 12**2] * 4
+    found = [sum(p.numel() for p in layer.attn.parameters()) for layer in model.model.layers]
+    assert found == [4 * 12**2 + 3 * 12] * 4
 
 
 def by_definition(model: DeconstructedForCausalLM, rows: Tensor) -> Tensor:
@@ -195,6 +195,37 @@ def test_skipping_takes_whole_blocks_of_the_variant_out() -> None:
     assert out.shape == (2, 12)
     with pytest.raises(ValueError, match="layout must keep standard blocks, got 'uniform'"):
         model_of("taylor", "uniform").skipped()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_tied", "number"),
+    [
+        ("70M", False, 76_692_992), ("160M", False, 190_560_000), ("160M", True, 151_926_528),
+        ("500M", False, 481_109_888), ("500M", True, 436_037_504), ("1.7B", False, 1_732_895_744),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("variant", ["standard", "key-scored", "fixed-sequence"])
+def test_presets_have_the_sizes_of_the_paper(name: str, is_tied: bool, number: int, variant: str) -> None:
+    """77M, 481M untied; 152M, 436M tied; 1.7B as Qwen3 with 16 full heads."""
+    with torch.device("meta"):
+        config = DeconstructedConfig.from_preset(name, variant=variant, tie_word_embeddings=is_tied)
+        model = DeconstructedForCausalLM(config)
+    assert sum(p.numel() for p in model.parameters()) == number
+
+
+def test_the_largest_is_qwen3_with_full_heads() -> None:
+    """Logits of transformers' model with the same weights, which computes its norms and angles in float32."""
+    transformers = pytest.importorskip("transformers")
+    ours = model_of("standard", num_hidden_layers=2, qk_norm=True, qkv_bias=False, rotary_base=1e6)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    sizes = {**TINY, "num_hidden_layers": 2, "num_key_value_heads": 3, "head_dim": 4, "rms_norm_eps": 1e-6}
+    given = {"rope_theta": 1e6, "tie_word_embeddings": False, "pad_token_id": None, "use_cache": False}
+    theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes, **given)).double().eval()
+    theirs.load_state_dict({name.replace(".attn.", ".self_attn."): x for name, x in ours.state_dict().items()})
+    rows = tokens(2, 19)
+    torch.testing.assert_close(ours(rows).logits, theirs(rows).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_presets_take_a_variant_and_a_layout() -> None:
