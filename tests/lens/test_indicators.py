@@ -74,6 +74,30 @@ def test_maps_of_transformers_are_its_own() -> None:
         torch.testing.assert_close(one.local_focus, indicators(expected).local_focus.mean(0), rtol=1e-5, atol=1e-5)
 
 
+def test_maps_of_a_vit_of_timm() -> None:
+    """By its own projections: a class token and 9 patches that see each other; first is the class token."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    sizes = {"img_size": 12, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
+    model = timm.models.vision_transformer.VisionTransformer(**sizes).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    images = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    found = model_indicators(model, {"x": images})
+    assert list(found) == ["blocks.0.attn", "blocks.1.attn"]
+    block = model.blocks[0]
+    with torch.no_grad():
+        x = block.norm1(model._pos_embed(model.patch_embed(images)))
+        q, k, _ = block.attn.qkv(x).unflatten(-1, (3, 3, 4)).unbind(2)
+        weights = (torch.einsum("bihc,bjhc->bhij", q, k) / 2).softmax(-1)
+    expected = indicators(weights)
+    one = found["blocks.0.attn"]
+    torch.testing.assert_close(one.sink, weights[..., 0].mean((0, 2)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.entropy, expected.entropy.mean(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.head_diversity, expected.head_diversity.mean(0), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("variant", ["deconstructed", "deconstructed-static-embedding"])
 def test_maps_of_another_stream_are_those_that_mix(variant: str) -> None:
     """Those of a sequence beside do not change with the text; those of embeddings do."""
