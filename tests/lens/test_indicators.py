@@ -16,6 +16,7 @@ from attensor.lens.indicators import indicators, model_indicators
 from attensor.nn import SlidingWindowAttention
 from attensor.sites import capture, find_sites
 from tests.models.families import build, tokens
+from tests.oracles.timm import load_timm
 
 
 def test_known_maps_have_known_numbers() -> None:
@@ -76,10 +77,10 @@ def test_maps_of_transformers_are_its_own() -> None:
 
 def test_maps_of_a_vit_of_timm() -> None:
     """By its own projections: a class token and 9 patches that see each other; first is the class token."""
-    timm = pytest.importorskip("timm")
+    timm = load_timm()
     torch.manual_seed(0)
     sizes = {"img_size": 12, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
-    model = timm.models.vision_transformer.VisionTransformer(**sizes).double().eval()
+    model = timm.models.VisionTransformer(**sizes).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

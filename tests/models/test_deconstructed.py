@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.models.language.deconstructed import LAYOUTS, DeconstructedConfig, DeconstructedForCausalLM
+from attensor.models.language.side_stream import BesideAttention
 from attensor.nn import KeyScoredAttention, NoMixing, SoftmaxAttention, TaylorAttention
 from tests.models.families import VOCAB, tokens
 
@@ -79,8 +80,8 @@ def test_layouts_are_the_paper_s() -> None:
         ("no-mixing", NoMixing),
         ("taylor", TaylorAttention),
         ("key-scored", KeyScoredAttention),
-        ("random-sequence", SoftmaxAttention),
-        ("fixed-sequence", SoftmaxAttention),
+        ("random-sequence", BesideAttention),
+        ("fixed-sequence", BesideAttention),
         ("static-embedding", SoftmaxAttention),
     ],
 )
@@ -180,6 +181,37 @@ def test_the_end_of_the_sequence_beside_is_an_error() -> None:
         cache = model(tokens(2, 8), use_cache=True).past_key_values
         with pytest.raises(ValueError, match=r"at most 8 tokens, as stream_length has, got 9"):
             model(tokens(2, 1), past_key_values=cache)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_keys_of_the_sequence_beside_are_kept_once_for_all_rows(is_padded: bool) -> None:
+    """(B + 1) L d numbers as in the paper's table: values of the rows in the cache, keys in the layer."""
+    model, rows = model_of("random-sequence", "uniform"), tokens(3, 12)
+    mask = torch.ones_like(rows)
+    if is_padded:
+        mask[0, :4], mask[2, :1] = 0, 0
+    cache, found = model.new_cache(), []
+    for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
+        out = model(rows[:, start:end], attention_mask=mask[:, :end], past_key_values=cache)
+        found.append(out.logits)
+    together = torch.cat(found, 1)
+    for row, kept, one in zip(rows, mask, together):
+        alone = model(row[kept.bool()][None], use_cache=False).logits[0]
+        torch.testing.assert_close(one[kept.bool()], alone, rtol=1e-9, atol=1e-9)
+    held = cache.layers[0].held
+    assert held.nbytes == 8 * 3 * 12 * 12
+    stream, keys = model.model.layers[0].attn._kept
+    assert keys.shape == (1, len(stream), 3, 4)
+    before = found[-1]
+    model.model.embed_tokens.weight.mul_(1.5)
+    model.model.layers[0].attn.k_proj.weight.mul_(1.5)
+    cache.layers[0].held.crop(7)
+    for layer in cache.layers[1:]:
+        layer.held.crop(7)
+    again = model(rows[:, 7:], attention_mask=mask, past_key_values=cache).logits
+    assert model.model.layers[0].attn._kept[0] is not stream
+    assert not torch.allclose(again, before)
 
 
 def test_skipping_takes_whole_blocks_of_the_variant_out() -> None:

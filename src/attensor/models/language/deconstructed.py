@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, SequenceClassifier, register
 from attensor.models.language._transformers import GenerationMixin
-from attensor.models.language.side_stream import SideStream
+from attensor.models.language.side_stream import BesideAttention, SideStream
 from attensor.nn import Cache
 from attensor.nn.key_scored import KeyScoredAttention
 from attensor.nn.no_mixing import NoMixing
@@ -142,8 +142,8 @@ def _made(kind: type[nn.Module], config: DeconstructedConfig, **options: Any) ->
     return kind(*sizes, **{"qkv_bias": config.qkv_bias, "qk_norm": config.qk_norm, **options})
 
 
-def _softmax(config: DeconstructedConfig, **options: Any) -> nn.Module:
-    return _made(SoftmaxAttention, config, **{"rotary_base": config.rotary_base, **options})
+def _softmax(config: DeconstructedConfig, *, kind: type[nn.Module] = SoftmaxAttention, **options: Any) -> nn.Module:
+    return _made(kind, config, **{"rotary_base": config.rotary_base, **options})
 
 
 _MIXERS: dict[str, Any] = {
@@ -151,7 +151,8 @@ _MIXERS: dict[str, Any] = {
     "no-mixing": lambda c, **options: NoMixing(c.hidden_size, **{"bias": c.qkv_bias, **options}),
     "taylor": partial(_made, TaylorAttention),
     "key-scored": partial(_made, KeyScoredAttention),
-    **dict.fromkeys(("random-sequence", "fixed-sequence", "static-embedding"), _softmax),
+    **dict.fromkeys(("random-sequence", "fixed-sequence"), partial(_softmax, kind=BesideAttention)),
+    "static-embedding": _softmax,
 }
 
 
@@ -193,7 +194,11 @@ class DeconstructedModel(CausalModel):
             device=hidden_states.device,
         )
         streams = self.side_stream(self, positions, layers[-1] + 1)
-        return {index: {"qk_source": _at(streams[index], positions)} for index in layers}
+        found = {index: {"qk_source": _at(streams[index], positions)} for index in layers}
+        if past is not None:
+            for index, options in found.items():
+                options["stream"] = streams[index]
+        return found
 
 
 def _at(stream: Tensor, positions: Tensor) -> Tensor:
