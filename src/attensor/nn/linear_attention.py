@@ -180,7 +180,7 @@ class LinearAttention(SequenceMixer):
         """What is done to projected queries, keys and values, [B, T, channels], before all else: norms, if any."""
         if not hasattr(self, "q_norm"):
             return q, k, v
-        heads = (x.unflatten(-1, (-1, self.key_dim)) for x in (q, k))
+        heads = (torch.unflatten(x, -1, (-1, self.key_dim)) for x in (q, k))
         q, k = (x.flatten(-2) for x in qk_normed(self, *heads))
         return q, k, v
 

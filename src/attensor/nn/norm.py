@@ -49,4 +49,5 @@ def qk_normed(layer: nn.Module, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
     """Queries and keys [.., heads, D] by the norms of a layer, in their own dtype; as they are where it has none."""
     if not hasattr(layer, "q_norm"):
         return q, k
-    return layer.q_norm(q).to(q.dtype), layer.k_norm(k).to(k.dtype)
+    norms: Any = layer
+    return norms.q_norm(q).to(q.dtype), norms.k_norm(k).to(k.dtype)

@@ -96,7 +96,7 @@ class TaylorAttention(LinearAttention):
         kept, width = cache.states["state"], self.value_dim
         tokens = (cache.length - cache.first).clamp(min=0).to(kept.dtype)  # [B]
         count = tokens[:, None, None].expand(-1, self.num_heads, 1)
-        return torch.cat([kept[..., :width], count, kept[..., width:]], -1).unflatten(-1, self.state_sizes)
+        return torch.unflatten(torch.cat([kept[..., :width], count, kept[..., width:]], -1), -1, self.state_sizes)
 
     def _kept(self, state: Tensor) -> Tensor:
         every, width = state.flatten(-2), self.value_dim
