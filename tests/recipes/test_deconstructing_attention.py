@@ -46,10 +46,11 @@ def test_it_judges_by_the_marks_of_the_sheet(
     assert len(failed) == len(missed)
     assert all(part in said for part, said in zip(missed, failed, strict=True))
     assert len(verdict.checks) == 1 + 6 + 3 + 6 + 3
-    looks = {chart.title: chart for chart in verdict.charts}["How widely a token looks"]
-    assert looks.series["standard"] == [(1.0, 1.0), (2.0, 1.0)]
-    assert looks.series["hybrid Approx."] == [(2.0, 1.0)]
-    assert "uniform MLP" not in looks.series
+    charts = {chart.title: chart.series for chart in verdict.charts}
+    uniform, hybrid = (charts[f"How widely a token looks, {layout} layouts"] for layout in ("uniform", "hybrid"))
+    assert uniform["standard"] == hybrid["standard"] == [(1.0, 1.0), (2.0, 1.0)]
+    assert hybrid["Approx."] == [(2.0, 1.0)]  # NaN in the other layer
+    assert "MLP" not in uniform
     assert verdict.figures["largest score before a softmax, uniform Non-apx."].startswith("5.000")
 
 

@@ -157,22 +157,20 @@ def _figures(text: Runs, recall: Runs) -> dict[str, str]:
 
 
 def _charts(text: Runs, recall: Runs) -> Iterator[Chart]:
-    for layout in (UNIFORM, HYBRID):
-        names = [STANDARD, *(name for name in text if name.startswith(layout))]
-        curves = Runs({_title(name): text[name] for name in names}).curves()
-        yield Chart(f"Held-out loss while training, {layout} layouts", "step", "nats a byte", curves)
-    shown = [name for name in text if text[name][0]["layers"]]
-    for title, unit, key in (
+    looks: tuple[tuple[str, str, Callable[[dict[str, Any]], float | None]], ...] = (
         ("How widely a token looks", "nats a token", _entropy),
         ("What the first token gets", "share", lambda layer: layer["sink"]),
         ("What the token before gets", "share", lambda layer: layer["local_focus"][1]),
-    ):
-        points = {_title(name): by_layer(text[name], key) for name in shown}
-        yield Chart(title, "layer", unit, {name: line for name, line in points.items() if line})
-    yield Chart(
-        "Recall of 8 pairs while training", "step", "share of right values",
-        Runs({_title(name): recall[name] for name in recall}).curves(),
-    )  # fmt: skip
+    )
+    for layout in (UNIFORM, HYBRID):
+        names = {STANDARD: STANDARD} | {f"{layout} {variant}": name for variant, name in VARIANTS.items()}
+        runs = Runs({title: text[name] for name, title in names.items()})
+        yield Chart(f"Held-out loss while training, {layout} layouts", "step", "nats a byte", runs.curves())
+        for title, unit, key in looks:
+            points = {name: line for name in runs if (line := by_layer(runs[name], key))}
+            yield Chart(f"{title}, {layout} layouts", "layer", unit, points)
+    named = Runs({_title(name): recall[name] for name in recall})
+    yield Chart("Recall of 8 pairs while training", "step", "share of right values", named.curves())
 
 
 def by_layer(results: list[dict[str, Any]], key: Callable[[dict[str, Any]], float | None]) -> list[tuple[float, float]]:
