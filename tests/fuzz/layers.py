@@ -225,10 +225,10 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
     "TaylorAttention": (
         {"num_kv_heads": KV, "second_order": ("choice:diagonal|full", ["'diagonal'", "'full'"])}
         | {"normalize": ("choice:joint|separate", ["'joint'", "'separate'"])}
-        | {"rotary_base": ROTARY, "qkv_bias": ("bool", BOTH)},
+        | {"rotary_base": ROTARY, "qkv_bias": ("bool", BOTH), "qk_norm": ("bool", BOTH)},
         _rotary,
     ),
-    "KeyScoredAttention": ({"qkv_bias": ("bool", BOTH)}, _heads),
+    "KeyScoredAttention": ({"qkv_bias": ("bool", BOTH), "qk_norm": ("bool", BOTH)}, _heads),
     "RelativeKernelAttention": (
         {"num_features": ("int:1", ["5"]), "max_distance": ("int:1", ["1", "6"]), "space_dims": ("int", ["1"])}
         | {"is_causal": ("bool", BOTH), "normalize": ("bool", BOTH)},

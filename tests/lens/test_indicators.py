@@ -13,7 +13,10 @@ import torch
 from attensor import cli
 from attensor.errors import ShapeError
 from attensor.lens.indicators import indicators, model_indicators
+from attensor.nn import SlidingWindowAttention
+from attensor.sites import capture, find_sites
 from tests.models.families import build, tokens
+from tests.oracles.timm import load_timm
 
 
 def test_known_maps_have_known_numbers() -> None:
@@ -72,6 +75,30 @@ def test_maps_of_transformers_are_its_own() -> None:
         torch.testing.assert_close(one.local_focus, indicators(expected).local_focus.mean(0), rtol=1e-5, atol=1e-5)
 
 
+def test_maps_of_a_vit_of_timm() -> None:
+    """By its own projections: a class token and 9 patches that see each other; first is the class token."""
+    timm = load_timm()
+    torch.manual_seed(0)
+    sizes = {"img_size": 12, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 3, "num_classes": 5}
+    model = timm.models.VisionTransformer(**sizes).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    images = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    found = model_indicators(model, {"x": images})
+    assert list(found) == ["blocks.0.attn", "blocks.1.attn"]
+    block = model.blocks[0]
+    with torch.no_grad():
+        x = block.norm1(model._pos_embed(model.patch_embed(images)))
+        q, k, _ = block.attn.qkv(x).unflatten(-1, (3, 3, 4)).unbind(2)
+        weights = (torch.einsum("bihc,bjhc->bhij", q, k) / 2).softmax(-1)
+    expected = indicators(weights)
+    one = found["blocks.0.attn"]
+    torch.testing.assert_close(one.sink, weights[..., 0].mean((0, 2)), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.entropy, expected.entropy.mean(0), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(one.head_diversity, expected.head_diversity.mean(0), rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("variant", ["deconstructed", "deconstructed-static-embedding"])
 def test_maps_of_another_stream_are_those_that_mix(variant: str) -> None:
     """Those of a sequence beside do not change with the text; those of embeddings do."""
@@ -83,11 +110,41 @@ def test_maps_of_another_stream_are_those_that_mix(variant: str) -> None:
     assert not torch.allclose(a["model.layers.1.attn"].entropy, b["model.layers.1.attn"].entropy)
 
 
+@pytest.mark.parametrize("variant", ["taylor", "key-scored"])
+def test_recurrences_that_average_have_a_map(variant: str) -> None:
+    """What multiplies the values gives the output of the heads; rows sum to 1, and key-scored ones are one row, cut."""
+    model = build(f"card-{variant}").eval()
+    rows = tokens(2, 9)
+    sites = find_sites(model)
+    with torch.no_grad(), capture(sites, ["weights", "v", "out"]) as seen:
+        model(rows, use_cache=False)
+    for one in seen.values():
+        mixed = torch.einsum("bhij,bjhc->bihc", one.weights, one.v).flatten(-2)
+        torch.testing.assert_close(one.out, mixed, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(one.weights.sum(-1), torch.ones(2, 3, 9, dtype=torch.float64))
+        assert not one.weights.triu(1).any()
+        if variant == "key-scored":
+            last = one.weights[:, :, -1:]
+            cut = last.expand_as(one.weights).tril()
+            torch.testing.assert_close(one.weights, cut / cut.sum(-1, keepdim=True))
+    found = model_indicators(model, {"input_ids": rows})
+    assert list(found) == [site.name for site in sites]
+
+
+def test_maps_of_a_window_end_where_it_does() -> None:
+    layer = SlidingWindowAttention(12, 3, window_size=3)
+    model = torch.nn.Sequential(layer)
+    with torch.no_grad(), capture(find_sites(model), ["weights", "v", "out"]) as seen:
+        model(torch.randn(2, 8, 12))
+    (one,) = seen.values()
+    torch.testing.assert_close(one.out, torch.einsum("bhij,bjhc->bihc", one.weights, one.v).flatten(-2))
+
+
 def test_attention_without_weights_is_left_out_or_named() -> None:
     found = model_indicators(build("hybrid"), {"input_ids": tokens(1, 5)})
     assert next(iter(found)) == "model.layers.0.attn"
     assert "model.layers.1.attn" not in found  # gated linear attention
-    with pytest.raises(ValueError, match=r"^model_indicators: model must have softmax attention"):
+    with pytest.raises(ValueError, match=r"^model_indicators: model must have attention that averages"):
         model_indicators(build("gla"), {"input_ids": tokens(1, 5)})
 
 

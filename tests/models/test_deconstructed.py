@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.models.language.deconstructed import LAYOUTS, DeconstructedConfig, DeconstructedForCausalLM
+from attensor.models.language.side_stream import BesideAttention
 from attensor.nn import KeyScoredAttention, NoMixing, SoftmaxAttention, TaylorAttention
 from tests.models.families import VOCAB, tokens
 
@@ -79,16 +80,16 @@ def test_layouts_are_the_paper_s() -> None:
         ("no-mixing", NoMixing),
         ("taylor", TaylorAttention),
         ("key-scored", KeyScoredAttention),
-        ("random-sequence", SoftmaxAttention),
-        ("fixed-sequence", SoftmaxAttention),
+        ("random-sequence", BesideAttention),
+        ("fixed-sequence", BesideAttention),
         ("static-embedding", SoftmaxAttention),
     ],
 )
-def test_variants_have_their_mixers_and_the_same_parameters_but_biases(variant: str, kind: type) -> None:
+def test_variants_have_their_mixers_and_the_same_number_of_parameters(variant: str, kind: type) -> None:
     model = model_of(variant)
     assert [type(layer.attn) for layer in model.model.layers] == [kind, SoftmaxAttention] * 2
-    matrices = [sum(p.numel() for p in layer.attn.parameters() if p.dim() == 2) for layer in model.model.layers]
-    assert matrices == [4 * 12**2] * 4
+    found = [sum(p.numel() for p in layer.attn.parameters()) for layer in model.model.layers]
+    assert found == [4 * 12**2 + 3 * 12] * 4
 
 
 def by_definition(model: DeconstructedForCausalLM, rows: Tensor) -> Tensor:
@@ -182,6 +183,37 @@ def test_the_end_of_the_sequence_beside_is_an_error() -> None:
             model(tokens(2, 1), past_key_values=cache)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_keys_of_the_sequence_beside_are_kept_once_for_all_rows(is_padded: bool) -> None:
+    """(B + 1) L d numbers as in the paper's table: values of the rows in the cache, keys in the layer."""
+    model, rows = model_of("random-sequence", "uniform"), tokens(3, 12)
+    mask = torch.ones_like(rows)
+    if is_padded:
+        mask[0, :4], mask[2, :1] = 0, 0
+    cache, found = model.new_cache(), []
+    for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
+        out = model(rows[:, start:end], attention_mask=mask[:, :end], past_key_values=cache)
+        found.append(out.logits)
+    together = torch.cat(found, 1)
+    for row, kept, one in zip(rows, mask, together):
+        alone = model(row[kept.bool()][None], use_cache=False).logits[0]
+        torch.testing.assert_close(one[kept.bool()], alone, rtol=1e-9, atol=1e-9)
+    held = cache.layers[0].held
+    assert held.nbytes == 8 * 3 * 12 * 12
+    stream, keys = model.model.layers[0].attn._kept
+    assert keys.shape == (1, len(stream), 3, 4)
+    before = found[-1]
+    model.model.embed_tokens.weight.mul_(1.5)
+    model.model.layers[0].attn.k_proj.weight.mul_(1.5)
+    cache.layers[0].held.crop(7)
+    for layer in cache.layers[1:]:
+        layer.held.crop(7)
+    again = model(rows[:, 7:], attention_mask=mask, past_key_values=cache).logits
+    assert model.model.layers[0].attn._kept[0] is not stream
+    assert not torch.allclose(again, before)
+
+
 def test_skipping_takes_whole_blocks_of_the_variant_out() -> None:
     model, rows = model_of("taylor"), tokens(2, 9)
     less = model.skipped()
@@ -195,6 +227,37 @@ def test_skipping_takes_whole_blocks_of_the_variant_out() -> None:
     assert out.shape == (2, 12)
     with pytest.raises(ValueError, match="layout must keep standard blocks, got 'uniform'"):
         model_of("taylor", "uniform").skipped()
+
+
+@pytest.mark.parametrize(
+    ("name", "is_tied", "number"),
+    [
+        ("70M", False, 76_692_992), ("160M", False, 190_560_000), ("160M", True, 151_926_528),
+        ("500M", False, 481_109_888), ("500M", True, 436_037_504), ("1.7B", False, 1_732_895_744),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("variant", ["standard", "key-scored", "fixed-sequence"])
+def test_presets_have_the_sizes_of_the_paper(name: str, is_tied: bool, number: int, variant: str) -> None:
+    """77M, 481M untied; 152M, 436M tied; 1.7B as Qwen3 with 16 full heads."""
+    with torch.device("meta"):
+        config = DeconstructedConfig.from_preset(name, variant=variant, tie_word_embeddings=is_tied)
+        model = DeconstructedForCausalLM(config)
+    assert sum(p.numel() for p in model.parameters()) == number
+
+
+def test_the_largest_is_qwen3_with_full_heads() -> None:
+    """Logits of transformers' model with the same weights, which computes its norms and angles in float32."""
+    transformers = pytest.importorskip("transformers")
+    ours = model_of("standard", num_hidden_layers=2, qk_norm=True, qkv_bias=False, rotary_base=1e6)
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    sizes = {**TINY, "num_hidden_layers": 2, "num_key_value_heads": 3, "head_dim": 4, "rms_norm_eps": 1e-6}
+    given = {"rope_theta": 1e6, "tie_word_embeddings": False, "pad_token_id": None, "use_cache": False}
+    theirs = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**sizes, **given)).double().eval()
+    theirs.load_state_dict({name.replace(".attn.", ".self_attn."): x for name, x in ours.state_dict().items()})
+    rows = tokens(2, 19)
+    torch.testing.assert_close(ours(rows).logits, theirs(rows).logits, rtol=1e-5, atol=1e-5)
 
 
 def test_presets_take_a_variant_and_a_layout() -> None:

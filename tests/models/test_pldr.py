@@ -89,6 +89,64 @@ def test_the_operators_of_a_prompt_stand_for_the_net() -> None:
         pass
 
 
+def halves_from_neighbours(state: dict[str, Tensor], head_dim: int) -> dict[str, Tensor]:
+    """Weights of v51 for v52: all that lies along a head's channels in the order 0 2 4 .. 1 3 5 .., G's net too."""
+    order = torch.arange(head_dim).view(-1, 2).T.flatten()
+
+    def along(x: Tensor, *axes: int) -> Tensor:
+        for axis in axes:
+            x = x.index_select(axis, order)
+        return x
+
+    turned = dict(state)
+    for name, x in state.items():
+        last = name.rpartition(".")[2]
+        if ".attn." not in name:
+            continue
+        if ".q_proj." in name or ".k_proj." in name:
+            turned[name] = along(x.unflatten(0, (-1, head_dim)), 1).flatten(0, 1)
+        elif last in ("gate_weight", "up_weight"):
+            turned[name] = along(x, 1)
+        elif last in ("down_weight", "down_bias") or ".norm." in name:
+            turned[name] = along(x, 0)
+        elif x.dim() == 3:
+            turned[name] = along(x, 1, 2)
+    return turned
+
+
+def test_v52_is_v51_with_its_channels_in_another_order() -> None:
+    """The authors' numbers of v51, by rotations of halves: G acts in the rotated basis, and its net turns with it."""
+    v51, v52 = theirs(), theirs(reference_rope=False)
+    assert [layer.attn.interleaved for layer in v52.model.layers] == [False, False]
+    assert (v52(rows_of_tokens(), use_cache=False).logits - NUMBERS["logits"]).abs().max() > 1e-4
+    v52.load_state_dict(halves_from_neighbours(v51.state_dict(), 16))
+    close(v52(rows_of_tokens(), use_cache=False).logits, NUMBERS["logits"])
+    found = deductive_outputs(v52, rows_of_tokens())
+    order = torch.arange(16).view(-1, 2).T.flatten()
+    for i, one in enumerate(found):
+        close(one.operator[0], NUMBERS[f"operator.{i}"][:, order][..., order])
+
+
+@torch.no_grad()
+def test_a_cache_may_keep_the_first_row_s_operator_for_all() -> None:
+    """A prompt by each row's own, what follows by the first's: as the first row's operators given to all."""
+    model, rows = theirs(cache_first_G=True), torch.cat([rows_of_tokens(), rows_of_tokens().flip(1)])
+    prompt, behind = rows[:, :PROMPT], rows[:, PROMPT : PROMPT + 1]
+    cache, plain = model.new_cache(), theirs()
+    begun = model(prompt, past_key_values=cache).logits
+    close(begun, plain(prompt, use_cache=False).logits)
+    found = model(behind, past_key_values=cache).logits
+    twin = plain.new_cache()
+    plain(prompt, past_key_values=twin)
+    with given_operators(plain, [one.operator[0] for one in deductive_outputs(plain, prompt)]):
+        close(found, plain(behind, past_key_values=twin).logits)
+    own = theirs().new_cache()
+    plain(prompt, past_key_values=own)
+    assert (found - plain(behind, past_key_values=own).logits)[1:].abs().max() > 1e-6
+    with pytest.raises(ValueError, match='cache_first_operator must be False with operator "previous-blocks"'):
+        PLDRForCausalLM(PLDRConfig(**{**model.config.to_dict(), "operator": "previous-blocks"}))
+
+
 def test_published_sizes() -> None:
     with torch.device("meta"):
         counts = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attensor.nn import SlidingWindowAttention, SoftmaxAttention
+from attensor.nn import MixtureOfHeads, SlidingWindowAttention, SoftmaxAttention
 
 B, T, C, H = 2, 13, 24, 4
 
@@ -96,3 +96,37 @@ def test_odd_head_widths_have_no_rotary_positions() -> None:
 def test_a_window_holds_at_least_the_token_itself() -> None:
     with pytest.raises(ValueError, match="window_size must be at least 1, got 0"):
         SlidingWindowAttention(C, H, window_size=0)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_norms_of_queries_and_keys_are_qwen3_s(groups: int) -> None:
+    """Transformers' layer in float64, whose norms and angles are float32; and the formula, which is not."""
+    qwen = pytest.importorskip("transformers.models.qwen3.modeling_qwen3")
+    from transformers import Qwen3Config
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_attention_heads": 6, "num_key_value_heads": 6 // groups, "head_dim": 4}
+    config = Qwen3Config(**sizes, rope_theta=50.0)
+    config._attn_implementation = "eager"
+    theirs = qwen.Qwen3Attention(config, 0).double()
+    ours = SoftmaxAttention(
+        12, 6, num_kv_heads=6 // groups, head_dim=4, rotary_base=50.0, qk_norm=True, dtype=torch.float64
+    )
+    with torch.no_grad():
+        for norm in (theirs.q_norm, theirs.k_norm):
+            norm.weight.uniform_(0.5, 2.0)
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 11, 12, dtype=torch.float64)
+    angles = qwen.Qwen3RotaryEmbedding(config)(x, torch.arange(11)[None])
+    hidden = torch.full((11, 11), -torch.inf, dtype=torch.float64).triu(1)[None, None]
+    expected, _ = theirs(x, angles, hidden)
+    torch.testing.assert_close(ours(x), expected, rtol=1e-6, atol=1e-6)
+    q = ours.project(x).q
+    plain = x @ ours.q_proj.weight.T
+    plain = plain.unflatten(-1, (6, 4))
+    plain = plain / (plain.square().mean(-1, keepdim=True) + 1e-6).sqrt() * ours.q_norm.weight
+    torch.testing.assert_close(q, plain, rtol=1e-12, atol=1e-12)
+    with pytest.raises(ValueError, match=r"^SoftmaxAttention.to_attention: qk_norm must be False"):
+        ours.to_attention()
+    with pytest.raises(TypeError, match="qk_norm is no option of routed attention"):
+        MixtureOfHeads(12, 6, qk_norm=True)

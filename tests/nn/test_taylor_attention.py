@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor import nn
-from attensor.nn import StateCache
 
 C, H, T = 12, 3, 37
 K = C // H
@@ -18,8 +17,21 @@ K = C // H
 
 def heads_of(layer: nn.LinearAttention, x: Tensor) -> tuple[Tensor, ...]:
     """Projected queries, keys and values [B, H, T, K], without positions."""
-    projected = (p(x) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
-    return tuple(p.unflatten(-1, (-1, K)).transpose(1, 2) for p in projected)
+    q, k, v = (p(x).unflatten(-1, (-1, K)) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+    if hasattr(layer, "q_norm"):
+        q, k = (
+            y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.weight
+            for y, norm in ((q, layer.q_norm), (k, layer.k_norm))
+        )
+    return tuple(y.transpose(1, 2) for y in (q, k, v))
+
+
+def uneven(layer: nn.LinearAttention) -> None:
+    """Weights of norms that differ, where there are norms."""
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            if "norm" in name:
+                parameter.uniform_(0.5, 2.0)
 
 
 def merged(layer: nn.LinearAttention, out: Tensor) -> Tensor:
@@ -40,13 +52,17 @@ def by_matrices(layer: nn.TaylorAttention, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"second_order": "full"}, {"normalize": "separate"}, {"second_order": "full", "normalize": "separate"}],
+    [
+        {}, {"second_order": "full"}, {"normalize": "separate"}, {"second_order": "full", "normalize": "separate"},
+        {"qk_norm": True},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_taylor_is_its_matrix_in_every_form(options: dict[str, Any]) -> None:
     """Whole rows, and by pieces that end inside chunks, with gradients."""
     torch.manual_seed(0)
     layer = nn.TaylorAttention(C, H, qkv_bias=True, dtype=torch.float64, **options)
+    uneven(layer)
     if options.get("normalize") == "separate" and not options.get("second_order"):
         layer.denominator = nn.LinearAttention(C, H, feature_map="relu", normalize=True).denominator
         layer.denominator = type(layer.denominator)(minimum=0.0, keep_sign=True)
@@ -62,10 +78,12 @@ def test_taylor_is_its_matrix_in_every_form(options: dict[str, Any]) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
-def test_key_scored_is_its_matrix_in_every_form() -> None:
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_key_scored_is_its_matrix_in_every_form(qk_norm: bool) -> None:
     """A row of softmax over scores of keys; whole, by pieces, packed, padded."""
     torch.manual_seed(0)
-    layer = nn.KeyScoredAttention(C, H, qkv_bias=True, dtype=torch.float64)
+    layer = nn.KeyScoredAttention(C, H, qkv_bias=True, qk_norm=qk_norm, dtype=torch.float64)
+    uneven(layer)
     x = torch.randn(2, T, C, dtype=torch.float64, requires_grad=True)
     with torch.no_grad():
         layer.q_proj.weight.mul_(30)  # scores that differ by hundreds
@@ -73,7 +91,8 @@ def test_key_scored_is_its_matrix_in_every_form() -> None:
     scores = (F.silu(q) * k).sum(-1)[..., None, :].expand(-1, -1, T, -1) / K**0.5
     hidden = torch.ones(T, T, dtype=torch.bool).triu(1)
     expected = merged(layer, scores.masked_fill(hidden, -torch.inf).softmax(-1) @ v)
-    assert scores.max() - scores.min() > 50
+    spread = scores.max() - scores.min()
+    assert spread < 32 if qk_norm else spread > 50  # sqrt(K) times both weights, on both sides
     cache = layer.new_cache(2)
     pieces = torch.cat([layer(piece, cache=cache) for piece in x.split([1, 9, 20, 1, 6], 1)], 1)
     packed = layer(x.flatten(0, 1)[None], cu_seqlens=torch.tensor([0, T, 2 * T]))[0].unflatten(0, (2, T))
@@ -122,12 +141,14 @@ def test_rotary_positions_change_no_score_of_a_key() -> None:
 
 @pytest.mark.parametrize("context", [1, 50])
 def test_caches_hold_what_the_paper_s_table_counts(context: int) -> None:
-    """Table of cache sizes: 3 d + 2 d^2 / h (Taylor, and one counter a head) and d + 2 h (here the sum alone)."""
+    """Table of cache sizes: 3 d + 2 d^2 / h, and d + 2 h of which the logarithm of the sum makes d + h."""
     for layer, numbers in (
-        (nn.TaylorAttention(C, H), 3 * C + 2 * C**2 // H + H),
-        (nn.KeyScoredAttention(C, H), C + 2 * H - H),
+        (nn.TaylorAttention(C, H), 3 * C + 2 * C**2 // H),
+        (nn.TaylorAttention(C, H, normalize="separate"), 3 * C + 2 * C**2 // H),
+        (nn.KeyScoredAttention(C, H), C + H),
+        (nn.SoftmaxAttention(C, H), 2 * context * C),
     ):
-        cache: StateCache = layer.new_cache(2)
+        cache = layer.new_cache(2)
         layer(torch.randn(2, context, C), cache=cache)
         assert cache.nbytes == 2 * 4 * numbers
 

@@ -74,12 +74,12 @@ def test_davit_is_judged_by_its_marks(task: str, variant: str, accuracy: float, 
     accuracies = copy.deepcopy(DAVIT)
     accuracies[task][variant] = accuracy
     trained = {name: runs_of(values) for name, values in accuracies.items()}
-    assert missed(davit.judge(trained, REACH, LINEAR, fields())) == failed
+    assert missed(davit.judge(trained, _grids.Seen(REACH, LINEAR, fields()))) == failed
     for place, changed in ((4, {davit.SPATIAL: 1}), (5, {davit.CHANNEL: 155})):
-        assert missed(davit.judge(trained, REACH | changed, LINEAR, fields())) == failed | {place}
+        assert missed(davit.judge(trained, _grids.Seen(REACH | changed, LINEAR, fields()))) == failed | {place}
     steep, flat = [LINEAR[0], [3136, 5.6, 25.0]], [LINEAR[0], [3136, 4.0, 19.0]]
     for place, times in ((6, steep), (7, flat)):
-        assert missed(davit.judge(trained, REACH, times, fields())) == failed | {place}
+        assert missed(davit.judge(trained, _grids.Seen(REACH, times, fields()))) == failed | {place}
 
 
 def test_variants_of_davit_begin_with_the_same_weights_and_attend_as_they_say() -> None:
@@ -111,9 +111,9 @@ def test_maxvit_is_judged_by_its_marks(body: str, accuracy: float, failed: set[i
     trained = {name: runs_of(values) for name, values in accuracies.items()}
     reach = maxvit.measure_reach()
     assert reach == {maxvit.FULL: [16, 240], maxvit.WINDOWS: [16, 0]}
-    assert missed(maxvit.judge(trained, reach, LINEAR, fields())) == failed
+    assert missed(maxvit.judge(trained, _grids.Seen(reach, LINEAR, fields()))) == failed
     for place, changed in ((2, {maxvit.FULL: [16, 239]}), (3, {maxvit.WINDOWS: [16, 1]})):
-        assert missed(maxvit.judge(trained, reach | changed, LINEAR, fields())) == failed | {place}
+        assert missed(maxvit.judge(trained, _grids.Seen(reach | changed, LINEAR, fields()))) == failed | {place}
 
 
 @pytest.mark.parametrize("build", [maxvit._published, maxvit._alone])

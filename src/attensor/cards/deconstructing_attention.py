@@ -20,10 +20,12 @@ loss = model(t := torch.randint(13, (2, 9)), labels=t).loss
 """,
     commands={"lens indicators": "attensor.commands.lens_indicators:LensIndicators"},
     layers=("attensor.nn.no_mixing:NoMixing",),
+    recipe="attensor.recipes.deconstructing_attention",
     models=("attensor.models.language.deconstructed:DeconstructedForCausalLM",),
     presets={
         "deconstructed_70M": 76_692_992,
         "deconstructed_160M": 190_560_000,
         "deconstructed_500M": 481_109_888,
+        "deconstructed_1.7B": 1_732_895_744,
     },
 )

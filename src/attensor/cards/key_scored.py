@@ -26,7 +26,7 @@ CARD = Mechanism(
     is_compared=False,  # it stands beside softmax attention in models, not alone
     flops="4*B*T*H*V",
     state_bytes="4*B*H*(V + 1)",
-    variants={"biases": {"qkv_bias": True}},
+    variants={"biases": {"qkv_bias": True}, "norms": {"qk_norm": True}},
     commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
     swaps_into=("transformers",),
 )

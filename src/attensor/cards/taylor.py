@@ -25,11 +25,11 @@ CARD = Mechanism(
     is_causal=True,
     is_compared=False,  # it stands beside softmax attention in models, not alone
     flops="4*B*T*H*M*(V + 1)",
-    state_bytes="4*B*H*M*(V + 1)",
+    state_bytes="4*B*H*(M*(V + 1) - 1)",
     symbols={"M": "features of a key: 1 + 2 K, or full (K + 1) (K + 2) / 2"},
     variants={
         "full, rotary": {"second_order": "full", "rotary_base": 100.0},
-        "one key/value head": {"num_kv_heads": 1, "qkv_bias": True},
+        "one key/value head": {"num_kv_heads": 1, "qkv_bias": True, "qk_norm": True},
     },
     commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
     swaps_into=("transformers",),

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_float, check_tensor, checked
 from attensor.sites import AttentionSite, Captured, capture, find_sites
-from attensor.sites.site import Call
 
 __all__ = ["Indicators", "indicators", "model_indicators"]
 
@@ -87,7 +86,8 @@ def model_indicators(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, I
         model: of transformers, timm, torch or attensor, in the mode that it shall run in.
         inputs: what it is called with, by name; rows without padding.
     Returns:
-        Name of an attention -> its indicators, [H] and so on; attentions without a softmax over all are left out.
+        Name of an attention -> its indicators, [H] and so on; what is no average over all tokens is left out. Where
+        weights are negative, as in diagonal Taylor attention, the entropy is NaN.
     Raises:
         ValueError: none has weights, or what the model itself refuses.
     """
@@ -98,22 +98,12 @@ def model_indicators(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, I
             every = indicators(captured.weights)
             found[site.name] = Indicators(**{f.name: getattr(every, f.name).mean(0) for f in fields(every)})
 
-    attentions = [site for site in find_sites(model) if _has_weights(site)]
+    attentions = [site for site in find_sites(model) if site.has_map]
     if not attentions:
         raise ValueError(
-            f"model_indicators: model must have softmax attention over all tokens, got {type(model).__name__} without; "
-            "recurrences have no weights to look at."
+            f"model_indicators: model must have attention that averages over all tokens, got {type(model).__name__} "
+            "without; windows, and recurrences that do not divide by the sum of their weights, have no such map."
         )
     with capture(attentions, ["weights"], receive=receive):
         model(**inputs)
     return found
-
-
-def _has_weights(site: AttentionSite) -> bool:
-    if site.kind != "attensor":
-        return True
-    try:
-        site.scores(Call(torch.empty(1, 1, 1)))
-    except ValueError:
-        return False
-    return True

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 
-__all__ = ["accepted", "carry", "given", "refuse_bidirectional"]
+__all__ = ["accepted", "carry", "given", "refuse_bidirectional", "refuse_qk_norm"]
 
 
 def accepted(layer: type[nn.Module], **offered: Any) -> dict[str, Any]:
@@ -65,4 +65,17 @@ def refuse_bidirectional(layer: type[nn.Module], is_causal: bool) -> None:
         raise ValueError(
             f"{layer.__name__}.from_attention: weights must be of causal attention, got is_causal=False (an encoder); "
             'the layer reads from left to right. Take one that sees both sides: "softmax", "moh", "neighborhood".'
+        )
+
+
+def refuse_qk_norm(layer: nn.Module) -> None:
+    """Refuse to give the projections of a layer without its norms of queries and keys.
+
+    Raises:
+        ValueError: it has such norms.
+    """
+    if hasattr(layer, "q_norm"):
+        raise ValueError(
+            f"{type(layer).__name__}.to_attention: qk_norm must be False, as projections alone do not say its norms; "
+            "keep the layer, or swap with fresh weights."
         )

@@ -128,6 +128,11 @@ class AggregatedAttention(CosineAttention):
     `norm.*` (what is pooled), `query_embedding`, `temperature`, `bias.{fc1,fc2}.*`, `relative_pos_bias_local` [H, 9],
     `learnable_tokens` [H, D, 9], `learnable_bias` [H, 9] and, routed, `router.{wg,wg_0,wg_1}.weight`.
 
+    Gates multiply here; unlike in `CosineAttention` no head is left out. A cell has 9 neighbours and some 49 pooled
+    keys, so that these are 4 % of a model's operations, of which the published routers could spare 0.4 % of
+    moh_vit_s_75's and 0.8 % of moh_vit_b_50's. Gathering the chosen rows costs more than it saves: on a CPU 1.6 and
+    1.5 times the time of all rows in their third stages, 1.03 times in the second of moh_vit_b_50.
+
     Args:
         hidden_size: channels C.
         num_heads: heads H.

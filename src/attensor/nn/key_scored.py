@@ -25,12 +25,16 @@ class KeyScoredAttention(LinearAttention):
 
     Query and key are of the same token, so that rotary positions would change nothing. No norm and no gate.
     Cost O(T V) per head, but for chunks; decoding keeps V + 1 numbers per head, the mean and the logarithm of the sum
-    of the weights. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and `.bias`.
+    of the weights: the paper's V + 2 are their sum with the values, the sum of the weights, and the largest score that
+    both are divided by, which the logarithm makes unnecessary. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and
+    `.bias`; `{q,k}_norm.weight`.
 
     Args:
         hidden_size: channels C.
         num_heads: heads H, each of C / H channels.
         qkv_bias: add a learned number to each channel of queries, keys and values.
+        qk_norm: norms of queries, before their SiLU, and of keys, as in `SoftmaxAttention`; scores then stay below
+            sqrt(K) times their weights, without which a whole model of it may not converge (the paper's 1.7B).
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels.
@@ -45,15 +49,16 @@ class KeyScoredAttention(LinearAttention):
         num_heads: int,
         *,
         qkv_bias: bool = False,
+        qk_norm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(hidden_size, num_heads, norm=None, device=device, dtype=dtype)
-        if qkv_bias:
-            self._add_bias()
+        self._add_options(qkv_bias, qk_norm)
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """SiLU of the queries."""
+        """Norms, and SiLU of the queries."""
+        q, k, v = super().activate(q, k, v)
         return F.silu(q), k, v
 
     def attend(self, heads: Heads, *, cache: StateCache | None = None, cu_seqlens: Tensor | None = None) -> Tensor:
@@ -79,6 +84,11 @@ class KeyScoredAttention(LinearAttention):
     ) -> StateCache:
         sizes = {"state": (self.num_heads, *self.state_sizes), "log_sum": (self.num_heads,)}
         return StateCache(batch_size, sizes, start={"log_sum": -torch.inf}, device=device, dtype=dtype)
+
+    @property
+    def is_average(self) -> bool:
+        """True: a softmax over the scores of the past."""
+        return True
 
     @property
     def state_sizes(self) -> tuple[int, int]:

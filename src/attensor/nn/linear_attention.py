@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.nn._carried import accepted, carry, given, refuse_bidirectional
+from attensor.nn._carried import accepted, carry, given, refuse_bidirectional, refuse_qk_norm
 from attensor.nn._shapes import head_dim, kv_heads
 from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import StateCache
 from attensor.nn.features import LearnedFeatures, RandomFeatures
 from attensor.nn.mixer import Heads, SequenceMixer
-from attensor.nn.norm import LayerNorm, RMSNorm
+from attensor.nn.norm import LayerNorm, RMSNorm, add_qk_norm, qk_normed
 from attensor.nn.padding import bounds_of_padding
 from attensor.nn.rotary import rotary_embedding
 from attensor.ops import Denominator, kernel_attention, kernel_attention_step, linear_attention, linear_attention_step
@@ -152,8 +152,9 @@ class LinearAttention(SequenceMixer):
         Bit for bit those of `from_attention` as long as they are not trained; of copies the first counts.
 
         Raises:
-            ValueError: keys that are no part of the values' width: no attention has such heads.
+            ValueError: keys that are no part of the values' width: no attention has such heads; norms of queries.
         """
+        refuse_qk_norm(self)
         times, rest = divmod(self.value_dim, self.key_dim)
         if rest:
             raise ValueError(
@@ -176,7 +177,11 @@ class LinearAttention(SequenceMixer):
         )
 
     def activate(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What is done to projected queries, keys and values, [B, T, channels], before all else: nothing."""
+        """What is done to projected queries, keys and values, [B, T, channels], before all else: norms, if any."""
+        if not hasattr(self, "q_norm"):
+            return q, k, v
+        heads = (torch.unflatten(x, -1, (-1, self.key_dim)) for x in (q, k))
+        q, k = (x.flatten(-2) for x in qk_normed(self, *heads))
         return q, k, v
 
     def embed_positions(self, x: Tensor, positions: Tensor) -> Tensor:
@@ -209,7 +214,7 @@ class LinearAttention(SequenceMixer):
         if cache is None:
             return self._run(heads, None, cu_seqlens)[0]
         tokens = heads.q.shape[1]
-        real, before = cache.real(cache.length, cache.length + tokens), cache.states["state"]
+        real, before = cache.real(cache.length, cache.length + tokens), self._held(cache)
         if tokens == 1:
             out, state = self._step(heads, before)
         elif real is None:
@@ -220,8 +225,16 @@ class LinearAttention(SequenceMixer):
         if real is not None:
             out = torch.where(real[..., None, None], out, 0)
             state = torch.where(real[:, -1:, None, None], state, before)
-        cache.update(tokens, state=state)
+        cache.update(tokens, state=self._kept(state))
         return out
+
+    def _held(self, cache: StateCache) -> Tensor:
+        """The state [B, H, K, V] of a cache."""
+        return cache.states["state"]
+
+    def _kept(self, state: Tensor) -> Tensor:
+        """What a cache keeps of it."""
+        return state
 
     def merge(self, out: Tensor, heads: Heads) -> Tensor:
         """Norm, gate and output projection: [B, T, H, V] to [B, T, C]."""
@@ -258,11 +271,14 @@ class LinearAttention(SequenceMixer):
             nothing = resolve_feature_map(self.feature_map)(nothing)
         return nothing.shape[-1], self.value_dim + (self.denominator is not None)
 
-    def _add_bias(self) -> None:
-        """Biases of queries, keys and values, drawn as those of any linear layer."""
-        for projection in (self.q_proj, self.k_proj, self.v_proj):
+    def _add_options(self, qkv_bias: bool, qk_norm: bool) -> None:
+        """Biases of queries, keys and values, drawn as those of any linear layer; norms of queries and keys."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj) if qkv_bias else ():
             projection.bias = nn.Parameter(projection.weight.new_empty(len(projection.weight)))
             projection.reset_parameters()
+        if qk_norm:
+            weight = self.q_proj.weight
+            add_qk_norm(self, self.key_dim, device=weight.device, dtype=weight.dtype)
 
     def _new_norm(self, norm: Norm | None, **factory: Any) -> RMSNorm | LayerNorm | nn.Identity:
         if norm is None:
@@ -313,6 +329,11 @@ class LinearAttention(SequenceMixer):
             )
             out = self._scaled(out)
         return out[:, None], state
+
+    @property
+    def is_average(self) -> bool:
+        """Whether outputs of heads are averages of values, with weights that sum to 1."""
+        return self.denominator is not None
 
     @property
     def _is_plain(self) -> bool:

@@ -58,8 +58,9 @@ class MixtureOfHeads(SoftmaxAttention):
         straight_through: Literal["all", "chosen"] = "all",
         **attention: Any,
     ) -> None:
-        if "dropout_p" in attention:
-            raise TypeError("MixtureOfHeads: dropout_p is no option of routed attention; leave it out.")
+        for option in ("dropout_p", "qk_norm"):
+            if option in attention:
+                raise TypeError(f"MixtureOfHeads: {option} is no option of routed attention; leave it out.")
         super().__init__(hidden_size, num_heads, **attention)
         check_range(self, 0, num_shared=num_shared)
         check_range(self, above=0, num_active=num_active)

@@ -19,6 +19,7 @@ class NoMixing(SequenceMixer):
 
     Args:
         hidden_size: channels C.
+        bias: add a learned number to each channel but those of the output, as attention with `qkv_bias` does.
         device, dtype: of the parameters.
     Source: arXiv:2510.11602, equation 5 (the width inside follows from its table of costs).
     """
@@ -27,12 +28,18 @@ class NoMixing(SequenceMixer):
     shown = ("hidden_size",)
 
     def __init__(
-        self, hidden_size: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        self,
+        hidden_size: int,
+        *,
+        bias: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.hidden_size = self.head_dim = hidden_size
         self.gate_proj, self.up_proj, self.down_proj, self.o_proj = (
-            nn.Linear(hidden_size, hidden_size, bias=False, device=device, dtype=dtype) for _ in range(4)
+            nn.Linear(hidden_size, hidden_size, bias=biased, device=device, dtype=dtype)
+            for biased in (bias, bias, bias, False)
         )
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:

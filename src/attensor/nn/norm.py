@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["LayerNorm", "RMSNorm"]
+__all__ = ["LayerNorm", "RMSNorm", "add_qk_norm", "qk_normed"]
 
 
 class RMSNorm(nn.RMSNorm):
@@ -36,3 +38,16 @@ class LayerNorm(nn.LayerNorm):
         """[..., width] to the same, in at least float32."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         return F.layer_norm(x.to(dtype), self.normalized_shape, None, None, self.eps)
+
+
+def add_qk_norm(layer: nn.Module, head_dim: int, **made: Any) -> None:
+    """Give a layer a norm of each query and one of each key, named as Qwen3's: `q_norm`, `k_norm`."""
+    layer.q_norm, layer.k_norm = (RMSNorm(head_dim, eps=1e-6, **made) for _ in range(2))
+
+
+def qk_normed(layer: nn.Module, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys [.., heads, D] by the norms of a layer, in their own dtype; as they are where it has none."""
+    if not hasattr(layer, "q_norm"):
+        return q, k
+    norms: Any = layer
+    return norms.q_norm(q).to(q.dtype), norms.k_norm(k).to(k.dtype)

@@ -76,6 +76,8 @@ class PowerLawGraphAttention(SequenceMixer):
 
     Attributes:
         keeps: what a cache holds, `"operator"` (G) or `"tensor"` (A).
+        keeps_first: with `operator="sequence"`, a cache keeps what the first row concluded, for all rows: the others
+            begin with their own G and go on with that (`cache_first_G` of the authors' port).
         given: [H, D, D] or [B, H, D, D], taken in the place of G where it is not None.
         records: keep `last_outputs`, the deductive outputs of the last forward, for `dag_loss`.
 
@@ -90,6 +92,7 @@ class PowerLawGraphAttention(SequenceMixer):
     shown = ("hidden_size", "num_heads", "operator", "units", "depth", "net_size", "block_size")
     fixed_operator: Tensor
     keeps: Literal["operator", "tensor"] = "operator"
+    keeps_first: bool = False
     given: Tensor | None = None
     records: bool = False
     last_outputs: DeductiveOutputs | None = None
@@ -316,7 +319,8 @@ class PowerLawGraphAttention(SequenceMixer):
             shown = q if real is None else torch.where(real[..., None, None], q, 0)
             if not is_readable(begins) or begins.any():
                 kept = torch.where(begins[:, None, None, None], self._fresh(statistics.gram(shown)), kept)
-        return _times(q, self._finished(kept)), {"operator": kept}
+        held = kept[:1].expand_as(kept) if self.keeps_first else kept
+        return _times(q, self._finished(kept)), {"operator": held}
 
     def _continued_blocks(self, q: Tensor, state: StateCache) -> tuple[Tensor, dict[str, Tensor]]:
         """q G with the operators of blocks, and what the cache then holds: that of the last block, and all sums."""

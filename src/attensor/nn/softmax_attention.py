@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from attensor.errors import ShapeError
-from attensor.nn._carried import accepted, carry, given
+from attensor.nn._carried import accepted, carry, given, refuse_qk_norm
 from attensor.nn._shapes import check_range, kv_heads
 from attensor.nn._shapes import head_dim as width_of
 from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
+from attensor.nn.norm import add_qk_norm, qk_normed
 from attensor.nn.rotary import rotary_embedding
 from attensor.ops import softmax_attention
 from attensor.ops._checks import check_devices, check_tensor
@@ -24,7 +25,8 @@ __all__ = ["SoftmaxAttention"]
 class SoftmaxAttention(SequenceMixer):
     """Every token attends to every token (before it, when causal).
 
-    Cost O(T^2 C); decoding keeps all keys and values. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and `.bias`.
+    Cost O(T^2 C); decoding keeps all keys and values. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and `.bias`;
+    `{q,k}_norm.weight`.
 
     Args:
         hidden_size: channels C of input and output.
@@ -35,11 +37,12 @@ class SoftmaxAttention(SequenceMixer):
         rotary_base: base of the rotary positions (`rotary_embedding`); None for no positions.
         qkv_bias: add a learned number to each channel of queries, keys and values.
         out_bias: the same for the output projection.
+        qk_norm: divide each query and key by its root mean square, times learned numbers, before positions (Qwen3).
         dropout_p: probability of dropping an attention weight in training.
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, rotary positions with an odd head width, a number out of range.
-    Source: arXiv:1706.03762, section 3.2.2; rotary positions arXiv:2104.09864.
+    Source: arXiv:1706.03762, section 3.2.2; rotary positions arXiv:2104.09864; norms arXiv:2302.05442.
     """
 
     ranks = (3, 4, 5)
@@ -57,6 +60,7 @@ class SoftmaxAttention(SequenceMixer):
         rotary_base: float | None = 10_000.0,
         qkv_bias: bool = False,
         out_bias: bool = False,
+        qk_norm: bool = False,
         dropout_p: float = 0.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -76,7 +80,10 @@ class SoftmaxAttention(SequenceMixer):
         check_range(self, above=0, rotary_base=rotary_base)
         self.is_causal, self.rotary_base, self.dropout_p = is_causal, rotary_base, dropout_p
         self.uses_positions = rotary_base is not None
-        self._make_projections(qkv_bias, out_bias, {"device": device, "dtype": dtype})
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
+        self._make_projections(qkv_bias, out_bias, made)
+        if qk_norm:
+            add_qk_norm(self, self.head_dim, **made)
 
     def _make_projections(self, qkv_bias: bool, out_bias: bool, made: dict[str, Any]) -> None:
         size, kv_size = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
@@ -115,7 +122,12 @@ class SoftmaxAttention(SequenceMixer):
         )
 
     def to_attention(self) -> AttentionWeights:
-        """The projections, for another attention; they share this layer's memory."""
+        """The projections, for another attention; they share this layer's memory.
+
+        Raises:
+            ValueError: a layer with `qk_norm`, of which projections do not say all.
+        """
+        refuse_qk_norm(self)
         tensors: dict[str, Any] = given(**self._parts_carried())
         return AttentionWeights(
             **tensors,
@@ -176,6 +188,7 @@ class SoftmaxAttention(SequenceMixer):
         q = self.q_proj(tokens).unflatten(-1, (self.num_heads, self.head_dim))  # [B, T, H, K]
         k = self.k_proj(tokens).unflatten(-1, (self.num_kv_heads, self.head_dim))
         v = self.v_proj(tokens).unflatten(-1, (self.num_kv_heads, self.head_dim))
+        q, k = qk_normed(self, q, k)
         if self.rotary_base is not None and positions is not None:
             q = rotary_embedding(q, positions, base=self.rotary_base)
             k = rotary_embedding(k, positions, base=self.rotary_base)

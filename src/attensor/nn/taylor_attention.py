@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from attensor.nn._shapes import check_range, head_dim
+from attensor.nn.cache import StateCache
 from attensor.nn.linear_attention import LinearAttention
 from attensor.nn.mixer import Heads
 from attensor.ops import Denominator, TaylorFeatures, kernel_attention
@@ -22,8 +23,9 @@ class TaylorAttention(LinearAttention):
     `1 + sum_c a_c + sum_c a_c^2 / 2` with `a_c = q_c k_c / sqrt(K)`: a state smaller, but weights down to 1 - K / 2.
     Sums of weights nearer to 0 than 1e-6 are then moved there, on their own side. No norm and no gate.
 
-    Cost O(T (chunk + M) V) per head with M = 1 + 2 K features, full (K + 1) (K + 2) / 2; decoding keeps one [M, V + 1]
-    matrix per head. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and `.bias`.
+    Cost O(T (chunk + M) V) per head with M = 1 + 2 K features, full (K + 1) (K + 2) / 2; decoding keeps M (V + 1) - 1
+    numbers per head, as the paper's table has them: the sums of order 0 to 2, but for the number of tokens, which is
+    that of the cache. Keys of the state_dict: `{q,k,v,o}_proj.weight`, and `.bias`; `{q,k}_norm.weight`.
 
     Args:
         hidden_size: channels C.
@@ -34,6 +36,7 @@ class TaylorAttention(LinearAttention):
             and adds the three quotients, as the paper's equation 6 literally says; sums of the first may be near 0.
         rotary_base: base of rotary positions; None for no positions. Diagonal second orders do not turn with them.
         qkv_bias: add a learned number to each channel of queries, keys and values.
+        qk_norm: norms of queries and keys, as in `SoftmaxAttention`.
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, rotary positions with an odd head width, an unknown choice.
@@ -52,6 +55,7 @@ class TaylorAttention(LinearAttention):
         normalize: Literal["joint", "separate"] = "joint",
         rotary_base: float | None = None,
         qkv_bias: bool = False,
+        qk_norm: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -75,12 +79,33 @@ class TaylorAttention(LinearAttention):
         self.denominator = Denominator(1e-6, keep_sign=True) if is_signed else Denominator(eps=1e-6)
         if rotary_base is not None:
             self.uses_positions, self.rotary_base = True, rotary_base
-        if qkv_bias:
-            self._add_bias()
+        self._add_options(qkv_bias, qk_norm)
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""
         return {**super().cost_sizes(space), "M": self.state_sizes[0], "V": self.value_dim}
+
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
+    ) -> StateCache:
+        rows, columns = self.state_sizes
+        return StateCache(batch_size, {"state": (self.num_heads, rows * columns - 1)}, device=device, dtype=dtype)
+
+    def _held(self, cache: StateCache) -> Tensor:
+        """The state with the sum of all ones in its place, last in its first row: how many tokens there were."""
+        kept, width = cache.states["state"], self.value_dim
+        tokens = (cache.length - cache.first).clamp(min=0).to(kept.dtype)  # [B]
+        count = tokens[:, None, None].expand(-1, self.num_heads, 1)
+        return torch.unflatten(torch.cat([kept[..., :width], count, kept[..., width:]], -1), -1, self.state_sizes)
+
+    def _kept(self, state: Tensor) -> Tensor:
+        every, width = state.flatten(-2), self.value_dim
+        return torch.cat([every[..., :width], every[..., width + 1 :]], -1)
+
+    @property
+    def is_average(self) -> bool:
+        """Whether one sum of weights divides all orders."""
+        return self.normalize == "joint"
 
     def _run(self, heads: Heads, state: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor | None]:
         if self.normalize == "joint":

@@ -134,15 +134,8 @@ def kernel_attention(
             "the past; leave initial_state and output_final_state out."
         )
     queries, keys, values = _features(name, q, k, v, feature_map, None if is_apart else denominator)
-    reading, writing = (queries, keys) if position_map is None else (position_map(queries), position_map(keys))
-    for x, like in ((reading, queries), (writing, keys)):
-        check_mapped(name, "position_map", x, like)
-    width = reading.shape[-1]
-    if isinstance(log_decay, Tensor) and log_decay.ndim == 4 and q.shape[-1] != width != log_decay.shape[-1]:
-        raise ShapeError(
-            f"{name}: log_decay has {log_decay.shape[-1]} channels, but feature_map and position_map make {width} of "
-            f"the {q.shape[-1]} of q; give one decay for each of those, or one a head [B, T, H]."
-        )
+    reading, writing = _positioned(name, queries, keys, position_map)
+    _check_channels(name, log_decay, q, reading)
     # the sum of the weights is what a value of 1 comes out as
     columns = values if denominator is None or is_apart else F.pad(values, (0, 1), value=1.0)
     options = (log_decay, 1.0, is_causal, initial_state, cu_seqlens, None)
@@ -216,3 +209,25 @@ def _features(
     for x, like in ((queries, q), (keys, k)):
         check_mapped(name, "feature_map", x, like)
     return queries, keys, v.to(working_dtype(queries, keys))
+
+
+def _positioned(
+    name: str, queries: Tensor, keys: Tensor, position_map: Callable[[Tensor], Tensor] | None
+) -> tuple[Tensor, Tensor]:
+    """Features as the numerator takes them."""
+    if position_map is None:
+        return queries, keys
+    reading, writing = position_map(queries), position_map(keys)
+    for x, like in ((reading, queries), (writing, keys)):
+        check_mapped(name, "position_map", x, like)
+    return reading, writing
+
+
+def _check_channels(name: str, log_decay: Tensor | None, q: Tensor, reading: Tensor) -> None:
+    """Refuse one decay for each channel of q where features have other channels."""
+    width = reading.shape[-1]
+    if isinstance(log_decay, Tensor) and log_decay.ndim == 4 and q.shape[-1] != width != log_decay.shape[-1]:
+        raise ShapeError(
+            f"{name}: log_decay has {log_decay.shape[-1]} channels, but feature_map and position_map make {width} of "
+            f"the {q.shape[-1]} of q; give one decay for each of those, or one a head [B, T, H]."
+        )

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import base64
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from attensor.models.vision.maxvit import MaxViT, MaxViTConfig
 from attensor.models.vision.nat import NAT, NATConfig
 from attensor.nn import SoftmaxAttention
 from attensor.recipes._digits import fit
-from attensor.recipes._recipe import Chart, Check, Picture, RecipeConfig, Tile
+from attensor.recipes._recipe import Chart, Check, Picture, RecipeConfig, Tile, Verdict, run_cells
 from attensor.recipes._runs import Runs, measure
 
 __all__ = [
@@ -42,15 +42,16 @@ __all__ = [
     "PLAIN_NAT",
     "RADIUS",
     "SETTINGS",
+    "Seen",
     "digits",
     "field_figures",
     "field_picture",
-    "growth_chart",
-    "growth_checks",
+    "look",
     "measure_fields",
     "reached_cells",
     "redrawn",
     "time_block",
+    "verdict",
     "write_fields",
 ]
 
@@ -193,7 +194,61 @@ def time_block(block: str, sides: Sequence[int], rounds: int) -> list[list[float
     return rows
 
 
-def growth_checks(times: Sequence[Sequence[float]], block: str) -> Iterator[Check]:
+class Seen(NamedTuple):
+    """What a recipe measures of its block beside accuracies.
+
+    Attributes:
+        reach: of the recipe's own function.
+        times: of `time_block`.
+        fields: of `measure_fields`.
+    """
+
+    reach: Any
+    times: list[list[float]]
+    fields: Runs
+
+
+def look(config: RecipeConfig, reach: Callable[[], Any], block: str, sides: Sequence[int]) -> Seen:
+    """Measure them, and draw the receptive fields into the recipe's folder.
+
+    Args:
+        config: of the recipe.
+        reach: of a module, what its block is moved by.
+        block, sides: see `time_block`.
+    """
+    fields = measure_fields(config, seeds=1, steps=15 if config.quick else 150)
+    (reached,) = run_cells(config, reach, [{}])
+    asked = {"block": block, "sides": list(sides), "rounds": 3 if config.quick else 7}
+    (times,) = run_cells(config, time_block, [asked], at_once=1)
+    write_fields(fields, config.folder / "receptive-fields.png")
+    return Seen(reached, times, fields)
+
+
+def verdict(checks: Iterable[Check], trained: Mapping[str, Runs], seen: Seen, *, block: str, of: str) -> Verdict:
+    """A recipe's own marks with those of time, all figures and charts.
+
+    Args:
+        checks: the recipe's own.
+        trained: accuracies and their curves, by what was learned or by what learned it.
+        seen: the rest.
+        block: what its block is called.
+        of: stands between "accuracy" and the names in `trained`, "on" or "with".
+    """
+    figures: dict[str, str] = {}
+    charts = []
+    for name, runs in trained.items():
+        figures |= runs.figures(f"accuracy {of} {name}, {{}}", "accuracy")
+        title = f"Held-out accuracy {of} {name} while training"
+        charts.append(Chart(title, "step", "share of right answers", runs.curves()))
+    return Verdict(
+        (*checks, *_growth_checks(seen.times, block)),
+        figures | field_figures(seen.fields),
+        (*charts, _growth_chart(seen.times, block)),
+        (field_picture(seen.fields),),
+    )
+
+
+def _growth_checks(times: Sequence[Sequence[float]], block: str) -> Iterator[Check]:
     """The marks on `time_block` with sides that double."""
     ours, everything = (
         [after[column] / before[column] for before, after in itertools.pairwise(times)] for column in (1, 2)
@@ -208,7 +263,7 @@ def growth_checks(times: Sequence[Sequence[float]], block: str) -> Iterator[Chec
     )
 
 
-def growth_chart(times: Sequence[Sequence[float]], block: str) -> Chart:
+def _growth_chart(times: Sequence[Sequence[float]], block: str) -> Chart:
     """Milliseconds of `time_block`."""
     series = {
         label: [(row[0], 1e3 * row[column]) for row in times]

@@ -10,7 +10,6 @@ Source: arXiv:2204.03645, sections 3 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from attensor.models.vision.davit import DaViT, DaViTConfig
 from attensor.nn import DualAttention
 from attensor.recipes import _grids
 from attensor.recipes._digits import fit
-from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._recipe import Check, Recipe, RecipeConfig, Verdict
 from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
@@ -71,9 +70,10 @@ def measure_reach() -> dict[str, int]:
     return found
 
 
-def judge(trained: dict[str, Runs], reach: dict[str, int], times: list[list[float]], fields: Runs) -> Verdict:
-    """The verdict on results of `train_variant` by task, of `measure_reach`, and of what the grids share."""
+def judge(trained: dict[str, Runs], seen: _grids.Seen) -> Verdict:
+    """The verdict on results of `train_variant` by task, and of what the grids share."""
     order = trained[DIGITS].margin(DUAL, REVERSED, "accuracy")
+    reach: dict[str, int] = seen.reach
     beyond = reach["beyond"]
     checks = (
         *(_best(runs, task) for task, runs in trained.items()),
@@ -90,17 +90,8 @@ def judge(trained: dict[str, Runs], reach: dict[str, int], times: list[list[floa
         Check(
             f"of the same {beyond} cells, a channel block is moved by all: {reach[CHANNEL]}", reach[CHANNEL] == beyond
         ),
-        *_grids.growth_checks(times, BLOCK),
     )
-    figures: dict[str, str] = {}
-    for task, runs in trained.items():
-        figures |= runs.figures(f"accuracy on {task}, {{}}", "accuracy")
-    return Verdict(
-        checks,
-        figures | _grids.field_figures(fields),
-        (*_charts(trained), _grids.growth_chart(times, BLOCK)),
-        (_grids.field_picture(fields),),
-    )
+    return _grids.verdict(checks, trained, seen, block=BLOCK, of="on")
 
 
 def _best(runs: Runs, task: str) -> Check:
@@ -109,25 +100,15 @@ def _best(runs: Runs, task: str) -> Check:
     return Check.between(f"accuracy on {task}, at least the better kind alone ({best}) - 0.005", over, low=-0.005)
 
 
-def _charts(trained: dict[str, Runs]) -> Iterator[Chart]:
-    for task, runs in trained.items():
-        yield Chart(f"Held-out accuracy on {task} while training", "step", "share of right answers", runs.curves())
-
-
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, field_steps = (2, 15) if config.quick else (3, 150)
+    seeds = 2 if config.quick else 3
     trained = {
         task: measure(
             config, train_variant, "variant", KINDS, seeds=seeds, steps=40 if config.quick else steps, task=task
         )
         for task, steps in STEPS.items()
     }
-    fields = _grids.measure_fields(config, seeds=1, steps=field_steps)
-    (reach,) = run_cells(config, measure_reach, [{}])
-    asked = {"block": _grids.DAVIT, "sides": list(SIDES), "rounds": 3 if config.quick else 7}
-    (times,) = run_cells(config, _grids.time_block, [asked], at_once=1)
-    _grids.write_fields(fields, config.folder / "receptive-fields.png")
-    return judge(trained, reach, times, fields)
+    return judge(trained, _grids.look(config, measure_reach, _grids.DAVIT, SIDES))
 
 
 RECIPE = Recipe(

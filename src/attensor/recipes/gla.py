@@ -15,20 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.data.mqar import IGNORED, mqar_batch
 from attensor.nn import GatedLinearAttention, LinearAttention, ScalarGatedLinearAttention
 from attensor.recipes._language import decoder, fit
+from attensor.recipes._recall import RECALL_VOCAB, fit_recall
 from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict
-from attensor.recipes._runs import Runs, measure, trained
-from attensor.train import TrainConfig
+from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
 
 HIDDEN_SIZE, NUM_HEADS = 64, 2
 LEARNING_RATE = 3e-3
 LENGTH, BATCH_SIZE, FACTORS = 96, 16, (1, 2, 4, 8)
-# pairs in a row of the recall task, eight tokens each; as in arXiv:2312.04927 a training begins with easy rows
-PAIRS, TOKENS_PER_PAIR, RECALL_TOKENS, RECALL_VOCAB = (2, 4, 8), 8, 2048, 64
 
 
 class Ungated(LinearAttention):
@@ -82,28 +79,7 @@ def train_recall(gate: str, seed: int, steps: int) -> dict[str, Any]:
     model = decoder(
         lambda i: Shifted(GATES[gate](HIDDEN_SIZE, NUM_HEADS)), seed=seed, vocab_size=RECALL_VOCAB, mlp_hidden_size=128
     )
-    tokens, targets = recall_rows(-1, seed, PAIRS[-1], tokens=8 * RECALL_TOKENS)
-    asked = targets != IGNORED
-
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        return recall_rows(step, seed, PAIRS[len(PAIRS) * step // steps])
-
-    def loss(model: nn.Module, rows: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(model(rows[0]).flatten(0, 1), rows[1].flatten(), ignore_index=IGNORED)
-
-    def accuracy(model: nn.Module) -> float:
-        return float((model(tokens).argmax(-1)[asked] == targets[asked]).float().mean())
-
-    result = trained(model, batch, loss, accuracy, TrainConfig(steps, LEARNING_RATE))
-    return {"accuracy": result["score"], "curve": result["curve"]}
-
-
-def recall_rows(step: int, seed: int, num_pairs: int, *, tokens: int = RECALL_TOKENS) -> tuple[Tensor, Tensor]:
-    """So many tokens of recall with `num_pairs` pairs a row."""
-    length = TOKENS_PER_PAIR * num_pairs
-    return mqar_batch(
-        step, seed=seed, batch_size=tokens // length, length=length, num_pairs=num_pairs, vocab_size=RECALL_VOCAB
-    )
+    return fit_recall(model, seed=seed, steps=steps, learning_rate=LEARNING_RATE)
 
 
 def _run(config: RecipeConfig) -> Verdict:

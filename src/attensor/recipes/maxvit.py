@@ -12,7 +12,6 @@ Source: arXiv:2204.01697, sections 3 and 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,7 @@ from attensor.models.vision.maxvit import MaxViT, MaxViTConfig
 from attensor.nn import WindowGridAttention
 from attensor.recipes import _grids
 from attensor.recipes._digits import fit
-from attensor.recipes._recipe import Chart, Check, Recipe, RecipeConfig, Verdict, run_cells
+from attensor.recipes._recipe import Check, Recipe, RecipeConfig, Verdict
 from attensor.recipes._runs import Runs, measure
 
 __all__ = ["RECIPE"]
@@ -67,8 +66,9 @@ def measure_reach() -> dict[str, list[int]]:
     return found
 
 
-def judge(trained: dict[str, Runs], reach: dict[str, list[int]], times: list[list[float]], fields: Runs) -> Verdict:
-    """The verdict on results of `train_variant` by body, of `measure_reach`, and of what the grids share."""
+def judge(trained: dict[str, Runs], seen: _grids.Seen) -> Verdict:
+    """The verdict on results of `train_variant` by body, and of what the grids share."""
+    reach: dict[str, list[int]] = seen.reach
     cells, window = REACH_SIDE**2, SIDE**2
     whole, own = sum(reach[FULL]), reach[WINDOWS]
     checks = (
@@ -85,17 +85,8 @@ def judge(trained: dict[str, Runs], reach: dict[str, list[int]], times: list[lis
             f"windows only by the {window} of their own window, and by none beyond: {own[0]} and {own[1]}",
             own == [window, 0],
         ),
-        *_grids.growth_checks(times, BLOCK),
     )
-    figures: dict[str, str] = {}
-    for body, runs in trained.items():
-        figures |= runs.figures(f"accuracy with {body}, {{}}", "accuracy")
-    return Verdict(
-        checks,
-        figures | _grids.field_figures(fields),
-        (*_charts(trained), _grids.growth_chart(times, BLOCK)),
-        (_grids.field_picture(fields),),
-    )
+    return _grids.verdict(checks, trained, seen, block=BLOCK, of="with")
 
 
 def _published(variant: str, num_classes: int) -> MaxViT:
@@ -124,23 +115,13 @@ def _block(pattern: Any) -> ResidualBlock:
     return ResidualBlock(attention, MLP(WIDTH, 4 * WIDTH), norm=partial(nn.LayerNorm, WIDTH))
 
 
-def _charts(trained: dict[str, Runs]) -> Iterator[Chart]:
-    for body, runs in trained.items():
-        yield Chart(f"Held-out accuracy of {body}", "step", "share of right answers", runs.curves())
-
-
 def _run(config: RecipeConfig) -> Verdict:
-    seeds, steps, field_steps = (2, 40, 15) if config.quick else (3, 300, 150)
+    seeds, steps = (2, 40) if config.quick else (3, 300)
     trained = {
         body: measure(config, train_variant, "variant", variants, seeds=seeds, steps=steps, body=body)
         for body, variants in VARIANTS.items()
     }
-    fields = _grids.measure_fields(config, seeds=1, steps=field_steps)
-    (reach,) = run_cells(config, measure_reach, [{}])
-    asked = {"block": _grids.MAXVIT, "sides": list(SIDES), "rounds": 3 if config.quick else 7}
-    (times,) = run_cells(config, _grids.time_block, [asked], at_once=1)
-    _grids.write_fields(fields, config.folder / "receptive-fields.png")
-    return judge(trained, reach, times, fields)
+    return judge(trained, _grids.look(config, measure_reach, _grids.MAXVIT, SIDES))
 
 
 RECIPE = Recipe(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from attensor.nn import Heads, Mixer, SequenceMixer, token_positions
+from attensor.nn import Heads, LinearAttention, Mixer, SequenceMixer, token_positions
 from attensor.nn.mixer import DecodingMixer
 from attensor.sites.grid import TokenGrid, grid_of
 from attensor.sites.site import AttentionSite, Call
@@ -65,18 +66,49 @@ class HouseSite(AttentionSite):
 
     def scores(self, call: Call) -> tuple[float, Tensor | None, bool]:
         """Scale, mask and causality of a call."""
-        mixer = self.layer or self.original
-        if not {"SoftmaxAttention", "TokenAttention"} & {base.__name__ for base in type(mixer).__mro__}:
+        mixer: Any = self.layer or self.original
+        if not _is_softmax(mixer):
             raise ValueError(f"{self.name}: {type(mixer).__name__} has no softmax over all tokens: no weights.")
+        self._check_rows(call)
+        is_causal, mask = isinstance(mixer, DecodingMixer) and mixer.is_causal, None
+        if (window_size := getattr(mixer, "window_size", None)) is not None:
+            place = torch.arange(call.hidden_states.shape[1:-1].numel(), device=call.hidden_states.device)
+            mask = (place[:, None] - place < window_size)[None, None]
+        return mixer.head_dim**-0.5, mask, is_causal
+
+    @property
+    def has_map(self) -> bool:
+        """A softmax over all tokens, or a recurrence that divides by the sum of its weights."""
+        mixer = self.layer or self.original
+        return _is_softmax(mixer) or _is_average(mixer)
+
+    def attention_map(self, call: Call, heads: Heads) -> Tensor:
+        """Weights of a call; those of a recurrence are its outputs for values that name their token."""
+        mixer: Any = self.layer or self.original
+        if not _is_average(mixer):
+            return super().attention_map(call, heads)
+        self._check_rows(call)
+        tokens = heads.v.shape[1]
+        named = torch.eye(tokens, dtype=heads.v.dtype, device=heads.v.device)[None, :, None]
+        out: Tensor = mixer.attend(heads._replace(v=named.expand(*heads.v.shape[:3], tokens)))
+        return out.transpose(1, 2)
+
+    def _check_rows(self, call: Call) -> None:
         cache, tokens = call.options.get("cache"), call.hidden_states.shape[1:-1].numel()
         begins = cache is None or (cache.length == tokens and cache.real(0, tokens) is None)
         if not begins or call.options.get("cu_seqlens") is not None:
             raise ValueError(f"{self.name}: weights are of whole rows; call the model without cache and padding.")
-        is_causal = isinstance(mixer, DecodingMixer) and mixer.is_causal
-        return cast("Mixer", mixer).head_dim ** -0.5, None, is_causal
 
     @property
     def projection(self) -> nn.Module | None:
         """The module of the output projection."""
         mixer = self.layer or self.original
         return getattr(mixer, "o_proj", None) or getattr(mixer, "proj", None)
+
+
+def _is_softmax(mixer: nn.Module) -> bool:
+    return bool({"SoftmaxAttention", "TokenAttention"} & {base.__name__ for base in type(mixer).__mro__})
+
+
+def _is_average(mixer: nn.Module) -> bool:
+    return isinstance(mixer, LinearAttention) and mixer.is_average

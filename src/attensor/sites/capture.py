@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from attensor.ops import softmax_attention
@@ -24,7 +23,8 @@ class Captured:
         hidden_states: [B, T, C], what the attention received: the residual stream, after the norm where one is before.
         q: [B, T, H, K], as scores are made of them (turned by rotary positions).
         k, v: [B, T, Hkv, K], of the tokens of this call, without what a cache holds.
-        weights: [B, H, T, T], after the softmax; zeros in rows that see nothing.
+        weights: [B, H, T, T], after the softmax, or of a recurrence that divides by their sum; zeros in rows that see
+            nothing.
         out: [B, T, H * V], the heads' outputs side by side, before the output projection.
         result: [B, T, C], after it.
     """
@@ -119,7 +119,7 @@ def _captured(
         for name in {"q", "k", "v"} & {*names}:
             setattr(captured, name, getattr(heads, name))
         if "weights" in names:
-            captured.weights = _weights(heads.q, heads.k, *site.scores(call))
+            captured.weights = site.attention_map(call, heads)
         if out is None and "out" in names:
             scale, mask, is_causal = site.scores(call)
             out = softmax_attention(
@@ -128,17 +128,3 @@ def _captured(
     captured.out = out if "out" in names else None
     captured.result = result if "result" in names else None
     return captured
-
-
-def _weights(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, is_causal: bool) -> Tensor:
-    """[B, H, Tq, Tk]."""
-    k = k.repeat_interleave(q.shape[2] // k.shape[2], 2)
-    wide = torch.promote_types(q.dtype, torch.float32)
-    scores = torch.einsum("bihc,bjhc->bhij", q.to(wide), k.to(wide)) * scale
-    if is_causal:
-        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-        scores = scores.masked_fill(hidden, float("-inf"))
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    weights: Tensor = scores.softmax(-1).nan_to_num(0.0)
-    return weights.to(q.dtype)

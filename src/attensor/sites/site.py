@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self, cast
 
+import torch
 from torch import Tensor, nn
 
 from attensor.nn import Heads
@@ -149,6 +150,19 @@ class AttentionSite(ABC):
         """Scale of the scores, mask [B or 1, 1, Tq, Tk] (bool or added) or None, and whether the future is hidden."""
 
     @property
+    def has_map(self) -> bool:
+        """Whether outputs are averages of values, whose weights `attention_map` gives."""
+        return True
+
+    def attention_map(self, call: Call, heads: Heads) -> Tensor:
+        """Weights [B, H, Tq, Tk] of a call and its heads; zeros in rows that see nothing.
+
+        Raises:
+            ValueError: there is no such map.
+        """
+        return _softmax_map(heads.q, heads.k, *self.scores(call))
+
+    @property
     @abstractmethod
     def projection(self) -> nn.Module | None:
         """The module of the output projection; None where it is no module that is called."""
@@ -173,3 +187,17 @@ class AttentionSite(ABC):
 
 def _join(*paths: str) -> str:
     return ".".join(path for path in paths if path)
+
+
+def _softmax_map(q: Tensor, k: Tensor, scale: float, mask: Tensor | None, is_causal: bool) -> Tensor:
+    """[B, H, Tq, Tk]."""
+    k = k.repeat_interleave(q.shape[2] // k.shape[2], 2)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = torch.einsum("bihc,bjhc->bhij", q.to(wide), k.to(wide)) * scale
+    if is_causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    if mask is not None:
+        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
+    weights: Tensor = scores.softmax(-1).nan_to_num(0.0)
+    return weights.to(q.dtype)

@@ -195,6 +195,7 @@ def pldr_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
         **kept_options(config, names),
         **{new: config[old] for old, new in renamed.items() if old in config},
         "interleaved": config.get("reference_rope", True),
+        "cache_first_operator": config.get("cache_first_G", False),
         "operator": "sequence" if custom is None else "fixed",
         "custom": custom,
     }

@@ -11,6 +11,7 @@ Source: arXiv:2510.11602, section 3 and tables 1 and 6.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from attensor.models.language._hf import CausalConfig, CausalLM, CausalModel, Family, SequenceClassifier, register
 from attensor.models.language._transformers import GenerationMixin
-from attensor.models.language.side_stream import SideStream
+from attensor.models.language.side_stream import BesideAttention, SideStream
 from attensor.nn import Cache
 from attensor.nn.key_scored import KeyScoredAttention
 from attensor.nn.no_mixing import NoMixing
@@ -63,7 +64,8 @@ def _size(hidden_size: int, intermediate_size: int, layers: int, heads: int) -> 
 class DeconstructedConfig(CausalConfig):
     """Configuration; the defaults are the 500M model's, all of its layers standard.
 
-    The paper's sizes are 77, 190 and 481 million parameters, untied, with 50,304 tokens.
+    The paper's sizes are 77, 190 and 481 million parameters, untied, with 50,304 tokens, as Qwen2 but for full heads;
+    the largest, 1,733 million, is as Qwen3: norms of queries and keys, no biases.
 
     Attributes:
         variant: what the layers that are not standard have: `"no-mixing"` (MLP), `"taylor"` (Approximate),
@@ -77,6 +79,7 @@ class DeconstructedConfig(CausalConfig):
         fixed_tokens: the sequence of `"fixed-sequence"`, of stream_length tokens; drawn at random if None, and saved
             with the weights either way.
         rotary_base: of the rotary positions of softmax attention.
+        qkv_bias, qk_norm: of all mixers, see `nn.SoftmaxAttention`; without mixing, of three matrices, and no norm.
         mixer_options: further arguments of the variant's layers, such as `{"second_order": "full"}`.
     """
 
@@ -85,6 +88,7 @@ class DeconstructedConfig(CausalConfig):
         "70M": _size(512, 2048, 6, 8),
         "160M": _size(768, 3072, 12, 12),
         "500M": _size(896, 4864, 24, 14),
+        "1.7B": {**_size(2048, 6144, 28, 16), "qkv_bias": False, "qk_norm": True, "rotary_base": 1_000_000.0},
     }
     tiny: ClassVar[dict[str, Any]] = {"variant": "fixed-sequence", "layout": "hybrid", "stream_length": 128}
 
@@ -100,6 +104,8 @@ class DeconstructedConfig(CausalConfig):
     stream_length: int = 2048
     fixed_tokens: list[int] | None = None
     rotary_base: float = 10_000.0
+    qkv_bias: bool = True
+    qk_norm: bool = False
     mixer_options: dict[str, Any] | None = None
 
     @classmethod
@@ -131,21 +137,22 @@ class DeconstructedConfig(CausalConfig):
         return ["standard" if is_standard(layer, layers) else self.variant for layer in range(layers)]
 
 
-def _softmax(config: DeconstructedConfig, **options: Any) -> nn.Module:
+def _made(kind: type[nn.Module], config: DeconstructedConfig, **options: Any) -> nn.Module:
     sizes = config.hidden_size, config.num_attention_heads
-    return SoftmaxAttention(*sizes, **{"qkv_bias": True, "rotary_base": config.rotary_base, **options})
+    return kind(*sizes, **{"qkv_bias": config.qkv_bias, "qk_norm": config.qk_norm, **options})
+
+
+def _softmax(config: DeconstructedConfig, *, kind: type[nn.Module] = SoftmaxAttention, **options: Any) -> nn.Module:
+    return _made(kind, config, **{"rotary_base": config.rotary_base, **options})
 
 
 _MIXERS: dict[str, Any] = {
     "standard": _softmax,
-    "no-mixing": lambda c, **options: NoMixing(c.hidden_size, **options),
-    "taylor": lambda c, **options: TaylorAttention(
-        *(c.hidden_size, c.num_attention_heads), **{"qkv_bias": True, **options}
-    ),
-    "key-scored": lambda c, **options: KeyScoredAttention(
-        *(c.hidden_size, c.num_attention_heads), **{"qkv_bias": True, **options}
-    ),
-    **dict.fromkeys(("random-sequence", "fixed-sequence", "static-embedding"), _softmax),
+    "no-mixing": lambda c, **options: NoMixing(c.hidden_size, **{"bias": c.qkv_bias, **options}),
+    "taylor": partial(_made, TaylorAttention),
+    "key-scored": partial(_made, KeyScoredAttention),
+    **dict.fromkeys(("random-sequence", "fixed-sequence"), partial(_softmax, kind=BesideAttention)),
+    "static-embedding": _softmax,
 }
 
 
@@ -187,7 +194,11 @@ class DeconstructedModel(CausalModel):
             device=hidden_states.device,
         )
         streams = self.side_stream(self, positions, layers[-1] + 1)
-        return {index: {"qk_source": _at(streams[index], positions)} for index in layers}
+        found = {index: {"qk_source": _at(streams[index], positions)} for index in layers}
+        if past is not None:
+            for index, options in found.items():
+                options["stream"] = streams[index]
+        return found
 
 
 def _at(stream: Tensor, positions: Tensor) -> Tensor:

@@ -52,6 +52,8 @@ class PLDRConfig(CausalConfig):
     Attributes:
         operator, custom, units, depth, net_size, block_size, interleaved: see `nn.PowerLawGraphAttention`;
             `custom="external"` is a fixed operator that the weights bring, identity before.
+        cache_first_operator: caches keep the operator of a batch's first row for all, as the port's `cache_first_G`;
+            with `operator="sequence"`. Contrastive search needs it there; here caches reorder operators with rows.
         dag_coefficients: of the three terms of `dag_loss` in a training loss; None leaves it out.
     """
 
@@ -78,6 +80,7 @@ class PLDRConfig(CausalConfig):
     net_size: int = 170
     block_size: int = 64
     interleaved: bool = True
+    cache_first_operator: bool = False
     dag_coefficients: list[float] | None = None
 
     @property
@@ -87,6 +90,11 @@ class PLDRConfig(CausalConfig):
 
 
 def _mixer(config: PLDRConfig, layer_index: int) -> nn.Module:
+    if config.cache_first_operator and config.operator == "previous-blocks":
+        raise ValueError(
+            'PLDRConfig: cache_first_operator must be False with operator "previous-blocks", which makes new ones '
+            'behind the prompt; set operator="sequence".'
+        )
     mixer = PowerLawGraphAttention(
         config.hidden_size,
         config.num_attention_heads,
@@ -98,6 +106,7 @@ def _mixer(config: PLDRConfig, layer_index: int) -> nn.Module:
         block_size=config.block_size,
         interleaved=config.interleaved,
     )
+    mixer.keeps_first = config.cache_first_operator
     mixer.records = config.dag_coefficients is not None
     return mixer
 

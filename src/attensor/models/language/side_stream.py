@@ -7,7 +7,68 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["SideStream"]
+from attensor.nn.cache import TokenCache
+from attensor.nn.softmax_attention import SoftmaxAttention
+from attensor.ops import softmax_attention
+
+__all__ = ["BesideAttention", "SideStream"]
+
+
+class BesideAttention(SoftmaxAttention):
+    """Softmax attention whose queries and keys are of the sequence beside: a cache holds the values of its rows alone.
+
+    The keys of the stream are the same for all rows; outside training the layer keeps them once, as long as the stream
+    is the same tensor: (B + 1) L C numbers for B rows of L tokens, as the paper's table has them.
+    """
+
+    _kept: tuple[Tensor, Tensor] | None = None
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *,
+        cache: Any = None,
+        cu_seqlens: Tensor | None = None,
+        qk_source: Tensor | None = None,
+        stream: Tensor | None = None,
+    ) -> Tensor:
+        """As `SoftmaxAttention`; with a cache the stream [places, C] too, of which qk_source is what is read now."""
+        if cache is None or qk_source is None or stream is None:
+            return super().forward(hidden_states, cache=cache, cu_seqlens=cu_seqlens, qk_source=qk_source)
+        positions = self._accepted(hidden_states, cache, cu_seqlens)
+        heads = self._project_apart(hidden_states, qk_source, positions)
+        heads = heads._replace(v=cache.append(values=heads.v)["values"])
+        k = self._keys(stream)[:, : cache.length]
+        real = cache.real(0, cache.length)
+        if real is None:
+            if hidden_states.shape[1] == 1:  # a view of the keys costs less than values side by side
+                k = k.expand(len(heads.v), -1, -1, -1)
+                heads = heads._replace(q=heads.q.expand(len(heads.v), -1, -1, -1))
+            out = self.attend(heads._replace(k=k))
+        else:  # each row has its own positions
+            places = torch.arange(cache.length, device=k.device) - cache.first[:, None]
+            options: dict[str, Any] = {"is_causal": self.is_causal, "attn_mask": real[:, None, None]}
+            options["dropout_p"] = self.dropout_p if self.training else 0.0
+            out = softmax_attention(
+                heads.q.expand(len(places), -1, -1, -1), k[0][places.clamp(min=0)], heads.v, **options
+            )
+        return self.merge(out, heads).view(hidden_states.shape)
+
+    def _keys(self, stream: Tensor) -> Tensor:
+        """Of all places of the stream, [1, places, H, K]."""
+        if self._kept is not None and self._kept[0] is stream:
+            return self._kept[1]
+        places = torch.arange(len(stream), device=stream.device)
+        keys = self.project(stream[None], places if self.uses_positions else None).k
+        may_keep = not (torch.is_grad_enabled() or torch.compiler.is_compiling())
+        self._kept = (stream, keys) if may_keep else None
+        return keys
+
+    def _new_cache(
+        self, batch_size: int, max_length: int | None, device: torch.device, dtype: torch.dtype | None
+    ) -> TokenCache:
+        sizes = {"values": (self.num_kv_heads, self.head_dim)}
+        return TokenCache(batch_size, sizes, max_length=max_length, device=device, dtype=dtype)
 
 
 class SideStream(nn.Module):
