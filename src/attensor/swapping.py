@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import platform
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,21 +19,29 @@ from attensor.data.text import open_text
 from attensor.edit.checkpoint import load_original, save_swapped
 from attensor.edit.task import NextToken, Passages, Task, byte_tokens, tokens_of
 from attensor.edit.trial import Trial, TrialOptions, try_swap
-from attensor.errors import need, require
-from attensor.files import write_text
+from attensor.errors import Stopped, need, require
+from attensor.files import locked, user_path, write_text
+from attensor.lab.interruption import Interruption
 from attensor.report.document import announce_report
 from attensor.report.swapped import sentences, write_swap_report
+from attensor.swap_journal import SwapFolder, SwapJournal
 
 if TYPE_CHECKING:
     from attensor.commands.edit_swap import EditSwap
 
 __all__ = ["swap_command"]
 
-_REPORT, _NUMBERS = "report.html", "trial.json"
+INTERRUPTED = 130
+_REPORT = "report.html"
+_NO_NUMBERS = ("out", "resume")  # options that decide no number
 
 
 def swap_command(asked: EditSwap) -> int:
-    """Run the command; see `EditSwap`."""
+    """Run the command; see `EditSwap`.
+
+    Returns:
+        0; 130 after Ctrl-C, when the same command with `--resume` goes on.
+    """
     need("transformers", purpose="edit swap")
     console = Console()
     to = catalogue.mechanism(asked.to).name
@@ -48,21 +55,50 @@ def swap_command(asked: EditSwap) -> int:
         sinks=asked.sinks,
         context=asked.context,
     )
-    out = Path(asked.out)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = SwapFolder(user_path(asked.out, "--out"))
+    folder.check(is_resumed=asked.resume)
     torch.manual_seed(asked.seed)
-    model = load_original(asked.model)
+    model = load_original(user_path(asked.model, "DIR"))
     task = _task(asked, model)
-    trial = try_swap(model, task, options, say=lambda text: console.print(f"{text} ..", highlight=False, markup=False))
+    given = {name: value for name, value in vars(asked).items() if name not in _NO_NUMBERS}
+    folder.begin({**given, "model": _fingerprint(asked.model), "text": task.data.fingerprint})
+    with locked(folder.path), Interruption().listening() as interruption:
+        with SwapJournal(folder, console, interruption) as journal:
+            try:
+                trial = try_swap(model, task, options, journal=journal)
+            except Stopped:
+                journal.say("Stopped; the same command with --resume goes on.")
+                return INTERRUPTED
+        _keep(asked, options, folder, model, task, trial, console)
+    return 0
+
+
+def _keep(
+    asked: EditSwap,
+    options: TrialOptions,
+    folder: SwapFolder,
+    model: Any,
+    task: Task,
+    trial: Trial,
+    console: Console,
+) -> None:
+    """The model, the numbers and the page."""
+    to, out = options.to, folder.path
     arguments = {"to": to, "layers": None if asked.layers is None else list(asked.layers), **options.options}
     save_swapped(model, out, [arguments], source=asked.model)
-    name = Path(asked.model).resolve().name
+    name = user_path(asked.model, "DIR").resolve().name
     found = {"to": to, "model": name, "context": asked.context, "trial": trial.as_dict(), "facts": _facts(asked, task)}
-    write_text(out / _NUMBERS, json.dumps(found, indent=2) + "\n")
     _show(console, trial, to)
     announce_report(console, write_swap_report, found, out / _REPORT)
+    write_text(folder.numbers, json.dumps(found, indent=2) + "\n")
+    folder.finish()
     console.print(f"Model: {out}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+
+
+def _fingerprint(model: str) -> list[Any]:
+    """By which a folder's weights are known again without being read."""
+    files = sorted(user_path(model, "DIR").glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _options(to: str, given: tuple[str, ...]) -> dict[str, Any]:
