@@ -17,13 +17,15 @@ import attensor
 from attensor import catalogue
 from attensor.data.text import open_text
 from attensor.edit.checkpoint import load_original, save_swapped
+from attensor.edit.swap import chosen, layer_for
 from attensor.edit.task import NextToken, Passages, Task, byte_tokens, tokens_of
 from attensor.edit.trial import Trial, TrialOptions, try_swap
-from attensor.errors import Stopped, need, require
+from attensor.errors import Stopped, require
 from attensor.files import locked, user_path, write_text
 from attensor.lab.interruption import Interruption
 from attensor.report.document import announce_report
 from attensor.report.swapped import sentences, write_swap_report
+from attensor.sites import find_sites
 from attensor.swap_journal import SwapFolder, SwapJournal
 
 if TYPE_CHECKING:
@@ -42,7 +44,7 @@ def swap_command(asked: EditSwap) -> int:
     Returns:
         0; 130 after Ctrl-C, when the same command with `--resume` goes on.
     """
-    need("transformers", purpose="edit swap")
+    require("transformers", purpose="edit swap").logging.disable_progress_bar()  # ours is enough
     console = Console()
     to = catalogue.mechanism(asked.to).name
     options = TrialOptions(
@@ -60,6 +62,7 @@ def swap_command(asked: EditSwap) -> int:
     torch.manual_seed(asked.seed)
     model = load_original(user_path(asked.model, "DIR"))
     task = _task(asked, model)
+    _check_layer(model, options)
     given = {name: value for name, value in vars(asked).items() if name not in _NO_NUMBERS}
     folder.begin({**given, "model": _fingerprint(asked.model), "text": task.data.fingerprint})
     with locked(folder.path), Interruption().listening() as interruption:
@@ -93,6 +96,20 @@ def _keep(
     write_text(folder.numbers, json.dumps(found, indent=2) + "\n")
     folder.finish()
     console.print(f"Model: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _check_layer(model: Any, options: TrialOptions) -> None:
+    """Refuse what no layer can be, before a folder is made.
+
+    Raises:
+        ValueError: as of `edit.swap`; an option of another kind, too.
+    """
+    found = find_sites(model)
+    index = chosen(found, options.layers)[0]
+    try:
+        layer_for(options.to, found[index], index, len(found), dict(options.options))
+    except TypeError as error:
+        raise ValueError(f"--options: {error}") from error
 
 
 def _fingerprint(model: str) -> list[Any]:

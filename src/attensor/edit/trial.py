@@ -66,7 +66,7 @@ class Trial:
         against: score of the replacement minus that of each control, aligned, as `Score.worse` (below 0: better).
         errors: arm -> relative error of each layer's output at the end of the alignment.
         steps, seconds: of the alignment.
-        alone: arm -> worse than the original, with one layer swapped.
+        alone: the replacement, the strongest control and no attention -> scores with one layer swapped.
         hybrid: arm -> scores with 1, 2, .. layers swapped, in `order`.
         order: places of the layers in the order in which the greedy hybrid swaps them.
         bytes, milliseconds: of one layer, the original's and the replacement's, at `context` tokens; processor time.
@@ -107,7 +107,7 @@ def try_swap(model: nn.Module, task: Task, options: TrialOptions, *, journal: Jo
         journal: is told what happens; with what it has kept of the same trial, this goes on where that ended.
     Raises:
         ValueError, ShapeError: see `edit.swap`. Stopped: by the journal.
-    Cost: besides the minutes, 11 scores of the whole held-out text, 6 for each layer, and L^2 / 2 for the hybrid of L.
+    Cost: besides the minutes, 11 scores of all held-out text, 4 for each layer, L^2 / 2 for a hybrid of L <= 8.
     """
     journal = journal or Journal()
     found_sites = find_sites(model)
@@ -142,7 +142,7 @@ def try_swap(model: nn.Module, task: Task, options: TrialOptions, *, journal: Jo
 def _scores(layers: int, arms: int) -> int:
     """Scores that a trial needs: whole swaps before and after, single layers, sets of the replacement and a control."""
     sets = layers * (layers - 1) // 2 - 1 if layers <= _MOST_GREEDY else layers - 2
-    return 1 + 2 * arms + (0 if layers == 1 else arms * layers + max(0, sets) + layers - 2)
+    return 1 + 2 * arms + (0 if layers == 1 else 3 * layers + max(0, sets) + layers - 2)
 
 
 def _align(court: Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial) -> None:
@@ -169,7 +169,8 @@ def _in_part(court: Court, arms: dict[str, dict[str, Any]], to: str, trial: Tria
 
     count = len(court.sites)
     court.journal.begin("One layer at a time")
-    trial.alone = {arm: [score(arm, [i]) for i in range(count)] for arm in arms}
+    shown = dict.fromkeys((to, _strongest(trial, to), "no attention"))
+    trial.alone = {arm: [score(arm, [i]) for i in range(count)] for arm in shown}
     court.journal.begin("The best sets of layers")
     single = sorted(range(count), key=lambda i: trial.alone[to][i].worse)
     order: list[int] = [single[0]]

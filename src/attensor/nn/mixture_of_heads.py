@@ -61,6 +61,9 @@ class MixtureOfHeads(SoftmaxAttention):
         super().__init__(hidden_size, num_heads, **attention)
         check_range(self, 0, num_shared=num_shared)
         check_range(self, above=0, num_active=num_active)
+        for name, number in (("num_active", num_active), ("num_shared", num_shared)):
+            if number is not None and number > 1 and number != int(number):
+                raise ValueError(f"MixtureOfHeads: {name} must be a number of heads or a share below 1, got {number}.")
         self.num_active = max(1, _count(num_active, num_heads))
         even = min(num_heads // 2, self.num_active - (self.num_active < num_heads))
         self.num_shared = even if num_shared is None else _count(num_shared, num_heads)

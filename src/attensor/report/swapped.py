@@ -62,9 +62,9 @@ def sentences(trial: Mapping[str, Any], to: str) -> list[str]:
     price = f"{rounded(cost['worse'], 2)} ± {rounded(cost['interval'], 2)}"
     return [
         f"{verdict}.",
-        f"With {share} swapped and {trained}, the model has {rounded(cost['value'], 3)} {unit} in place of "
-        f"{rounded(base, 3)}: worse by {price}.",
-        f"No attention at all leaves {rounded(others['no attention']['value'], 3)} {unit}: that much of the task needs "
+        f"With {share} swapped and {trained}, the model has {rounded(cost['value'], 4)} {unit} in place of "
+        f"{rounded(base, 4)}: worse by {price}.",
+        f"No attention at all leaves {rounded(others['no attention']['value'], 4)} {unit}: that much of the task needs "
         "no attention.",
     ]
 

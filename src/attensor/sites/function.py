@@ -54,8 +54,8 @@ def attention_function(
         name: of the implementation, not yet taken.
         f: `f(q, k, v, *, scale, is_causal, attn_mask)` -> [B, Tq, H, V]; q [B, Tq, H, K], k [B, Tk, Hkv, K] and v with
             those of the cache before the new ones, mask [B or 1, 1, Tq, Tk] true where a query sees a key or None;
-            causal is counted from the last key. One with `dropout_p` gets the model's in training, one with `module` the
-            module that calls, whose `layer_idx` says where it is.
+            causal is counted from the last key. One with `dropout_p` gets the model's in training, one with `module`
+            the module that calls, whose `layer_idx` says where it is.
         part: a model inside a larger one, by its configuration: `"text_config"` leaves the images' tower alone; all
             if None.
     Returns:
