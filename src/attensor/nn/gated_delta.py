@@ -116,7 +116,7 @@ class GatedDeltaNet(SequenceMixer):
         carry_repeated(layer, weights, layer.num_qk_heads, layer.num_heads, layer.value_dim)
         with torch.no_grad():
             for name in ("q_conv1d", "k_conv1d", "v_conv1d") if layer.conv_size else ():
-                layer.get_submodule(name).weight.zero_()[..., -1] = 1.0  # type: ignore[operator, index]
+                layer.get_submodule(name).weight.zero_()[..., -1] = 1.0  # type: ignore[operator]
         return layer
 
     def to_attention(self) -> AttentionWeights:
@@ -134,8 +134,14 @@ class GatedDeltaNet(SequenceMixer):
             )
         shared = self._carried_kv_heads or self.num_heads
         tensors: dict[str, Any] = given_repeated(self, shared, self.num_heads, self.num_heads, times)
-        sizes = {"num_heads": self.num_heads, "num_kv_heads": shared, "head_dim": self.key_dim}
-        return AttentionWeights(**tensors, **sizes, rotary_base=None, is_causal=True)
+        return AttentionWeights(
+            **tensors,
+            num_heads=self.num_heads,
+            num_kv_heads=shared,
+            head_dim=self.key_dim,
+            rotary_base=None,
+            is_causal=True,
+        )
 
     def reset_own_parameters(self) -> None:
         """Draw decays as Mamba does: rates of 0 to 16 at time steps of 0.001 to 0.1."""
