@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import os
 import platform
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,7 +92,13 @@ def _keep(
     arguments = {"to": to, "layers": None if asked.layers is None else list(asked.layers), **options.options}
     save_swapped(model, out, [arguments], source=asked.model)
     name = user_path(asked.model, "DIR").resolve().name
-    found = {"to": to, "model": name, "context": asked.context, "trial": trial.as_dict(), "facts": _facts(asked, task)}
+    found = {
+        "to": to,
+        "model": name,
+        "context": asked.context,
+        "trial": trial.as_dict(),
+        "facts": _facts(asked, task, trial),
+    }
     _show(console, trial, to)
     announce_report(console, write_swap_report, found, out / _REPORT)
     write_text(folder.numbers, json.dumps(found, indent=2) + "\n")
@@ -161,11 +169,22 @@ def _task(asked: EditSwap, model: Any) -> Task:
     return kind(data, tokenize, **sizes)
 
 
-def _facts(asked: EditSwap, task: Task) -> dict[str, str]:
+def _typed(asked: EditSwap) -> str:
+    """The command as it can be typed again."""
+    words = ["attensor", "edit", "swap", asked.model, "--to", asked.to]
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        if field.name not in ("model", "to", "resume") and value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def _facts(asked: EditSwap, task: Task, trial: Trial) -> dict[str, str]:
     layers = "all" if asked.layers is None else ", ".join(map(str, asked.layers))
     return {
-        "Command": f"attensor edit swap {asked.model} --to {asked.to} --align {asked.align} --minutes {asked.minutes:g}"
-        + (f" --distill {asked.distill:g}" if asked.distill else ""),
+        "Command": _typed(asked),
+        "Alignment": f"{trial.steps} steps in {trial.seconds:.0f} seconds, all arms side by side",
         "Layers": layers,
         "Text": f"{task.data.name}: {task.data.train_bytes:,} bytes to learn from; passages of {asked.length} bytes, "
         f"{len(task.passages)} of them held out",

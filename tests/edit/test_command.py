@@ -55,6 +55,7 @@ def test_a_page_with_all_controls_and_a_model_that_is_read_again(place: Path) ->
     assert trial["steps"] > 0
     assert not (place / "out" / "aligned.safetensors").exists()
     page = (place / "out" / "report.html").read_text()
+    assert "attensor edit swap model --to moh --align text --minutes 0.005 --options num_active=3" in page
     assert all(control in page for control in CONTROLS)
     found = sites.find_sites(edit.load_swapped(place / "out"))
     assert [type(site.layer).__name__ for site in found] == ["MixtureOfHeads"] * 2
