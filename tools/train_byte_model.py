@@ -23,7 +23,7 @@ def main(folder: str, minutes: float) -> None:
     torch.manual_seed(0)
     data = open_text("stdlib", minimum_bytes=1024)
     ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    sizes = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes = {"hidden_size": 128, "intermediate_size": 320, "num_hidden_layers": 4, "num_attention_heads": 8}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=256, tie_word_embeddings=True, **sizes, **ends))
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
     start = time.monotonic()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import os
 import platform
-from pathlib import Path
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,24 +19,34 @@ import attensor
 from attensor import catalogue
 from attensor.data.text import open_text
 from attensor.edit.checkpoint import load_original, save_swapped
+from attensor.edit.swap import chosen, layer_for
 from attensor.edit.task import NextToken, Passages, Task, byte_tokens, tokens_of
 from attensor.edit.trial import Trial, TrialOptions, try_swap
-from attensor.errors import need, require
-from attensor.files import write_text
+from attensor.errors import Stopped, require
+from attensor.files import locked, user_path, write_text
+from attensor.lab.interruption import Interruption
 from attensor.report.document import announce_report
 from attensor.report.swapped import sentences, write_swap_report
+from attensor.sites import find_sites
+from attensor.swap_journal import SwapFolder, SwapJournal
 
 if TYPE_CHECKING:
     from attensor.commands.edit_swap import EditSwap
 
 __all__ = ["swap_command"]
 
-_REPORT, _NUMBERS = "report.html", "trial.json"
+INTERRUPTED = 130
+_REPORT = "report.html"
+_NO_NUMBERS = ("out", "resume")  # options that decide no number
 
 
 def swap_command(asked: EditSwap) -> int:
-    """Run the command; see `EditSwap`."""
-    need("transformers", purpose="edit swap")
+    """Run the command; see `EditSwap`.
+
+    Returns:
+        0; 130 after Ctrl-C, when the same command with `--resume` goes on.
+    """
+    require("transformers", purpose="edit swap").logging.disable_progress_bar()  # ours is enough
     console = Console()
     to = catalogue.mechanism(asked.to).name
     options = TrialOptions(
@@ -48,21 +59,71 @@ def swap_command(asked: EditSwap) -> int:
         sinks=asked.sinks,
         context=asked.context,
     )
-    out = Path(asked.out)
-    out.mkdir(parents=True, exist_ok=True)
+    folder = SwapFolder(user_path(asked.out, "--out"))
+    folder.check(is_resumed=asked.resume)
     torch.manual_seed(asked.seed)
-    model = load_original(asked.model)
+    model = load_original(user_path(asked.model, "DIR"))
     task = _task(asked, model)
-    trial = try_swap(model, task, options, say=lambda text: console.print(f"{text} ..", highlight=False, markup=False))
+    _check_layer(model, options)
+    given = {name: value for name, value in vars(asked).items() if name not in _NO_NUMBERS}
+    folder.begin({**given, "model": _fingerprint(asked.model), "text": task.data.fingerprint})
+    with locked(folder.path), Interruption().listening() as interruption:
+        with SwapJournal(folder, console, interruption) as journal:
+            try:
+                trial = try_swap(model, task, options, journal=journal)
+            except Stopped:
+                journal.say("Stopped; the same command with --resume goes on.")
+                return INTERRUPTED
+        _keep(asked, options, folder, model, task, trial, console)
+    return 0
+
+
+def _keep(
+    asked: EditSwap,
+    options: TrialOptions,
+    folder: SwapFolder,
+    model: Any,
+    task: Task,
+    trial: Trial,
+    console: Console,
+) -> None:
+    """The model, the numbers and the page."""
+    to, out = options.to, folder.path
     arguments = {"to": to, "layers": None if asked.layers is None else list(asked.layers), **options.options}
     save_swapped(model, out, [arguments], source=asked.model)
-    name = Path(asked.model).resolve().name
-    found = {"to": to, "model": name, "context": asked.context, "trial": trial.as_dict(), "facts": _facts(asked, task)}
-    write_text(out / _NUMBERS, json.dumps(found, indent=2) + "\n")
+    name = user_path(asked.model, "DIR").resolve().name
+    found = {
+        "to": to,
+        "model": name,
+        "context": asked.context,
+        "trial": trial.as_dict(),
+        "facts": _facts(asked, task, trial),
+    }
     _show(console, trial, to)
     announce_report(console, write_swap_report, found, out / _REPORT)
+    write_text(folder.numbers, json.dumps(found, indent=2) + "\n")
+    folder.finish()
     console.print(f"Model: {out}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+
+
+def _check_layer(model: Any, options: TrialOptions) -> None:
+    """Refuse what no layer can be, before a folder is made.
+
+    Raises:
+        ValueError: as of `edit.swap`; an option of another kind, too.
+    """
+    found = find_sites(model)
+    index = chosen(found, options.layers)[0]
+    try:
+        layer_for(options.to, found[index], index, len(found), dict(options.options))
+    except TypeError as error:
+        raise ValueError(f"--options: {error}") from error
+
+
+def _fingerprint(model: str) -> list[Any]:
+    """By which a folder's weights are known again without being read."""
+    files = sorted(user_path(model, "DIR").glob("*.safetensors"))
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def _options(to: str, given: tuple[str, ...]) -> dict[str, Any]:
@@ -108,11 +169,22 @@ def _task(asked: EditSwap, model: Any) -> Task:
     return kind(data, tokenize, **sizes)
 
 
-def _facts(asked: EditSwap, task: Task) -> dict[str, str]:
+def _typed(asked: EditSwap) -> str:
+    """The command as it can be typed again."""
+    words = ["attensor", "edit", "swap", asked.model, "--to", asked.to]
+    for field in dataclasses.fields(asked):
+        value = getattr(asked, field.name)
+        if field.name not in ("model", "to", "resume") and value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
+
+
+def _facts(asked: EditSwap, task: Task, trial: Trial) -> dict[str, str]:
     layers = "all" if asked.layers is None else ", ".join(map(str, asked.layers))
     return {
-        "Command": f"attensor edit swap {asked.model} --to {asked.to} --align {asked.align} --minutes {asked.minutes:g}"
-        + (f" --distill {asked.distill:g}" if asked.distill else ""),
+        "Command": _typed(asked),
+        "Alignment": f"{trial.steps} steps in {trial.seconds:.0f} seconds, all arms side by side",
         "Layers": layers,
         "Text": f"{task.data.name}: {task.data.train_bytes:,} bytes to learn from; passages of {asked.length} bytes, "
         f"{len(task.passages)} of them held out",

@@ -163,7 +163,8 @@ def test_a_trial_shows_all_controls_each_layer_and_a_hybrid(text: TextData, tmp_
     trial = try_swap(model, task, options)
     assert set(trial.carried) == set(trial.aligned) == {"gla", *CONTROLS}
     assert set(trial.against) == set(CONTROLS)
-    assert [len(scores) for scores in trial.alone.values()] == [2] * 5
+    assert [len(scores) for scores in trial.alone.values()] == [2] * len(trial.alone)
+    assert {"gla", "no attention"} <= set(trial.alone) <= {"gla", *CONTROLS}
     assert sorted(trial.order) == [0, 1]
     assert trial.hybrid["gla"][1] == trial.aligned["gla"]
     assert trial.hybrid["gla"][0].worse == min(one.worse for one in trial.alone["gla"])

@@ -11,7 +11,7 @@ from torch import nn
 
 from attensor import catalogue, edit, sites
 from attensor.nn import SoftmaxAttention
-from tests.sites.models import CASES, TOKENS, bert, encoder, llama, our_vit, ours, qwen2, vit
+from tests.sites.models import CASES, TOKENS, bert, encoder, llama, mistral, our_vit, ours, qwen2, vit
 
 SMALL: dict[str, dict[str, Any]] = {
     "sliding-window": {"window_size": 3},
@@ -33,7 +33,7 @@ def model_for(name: str, kind: str) -> Any:
         model = load_timm().models.VisionTransformer(**sizes, **pooled).double().eval()
         images = torch.randn(2, 3, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
         return model, lambda: model(images)
-    case = bert() if name == "neighborhood" else qwen2() if kind == "transformers" else encoder()
+    case = bert() if name in ("neighborhood", "l2vit") else qwen2() if kind == "transformers" else encoder()
     return case.model, case.call
 
 
@@ -96,6 +96,34 @@ def test_a_window_as_long_as_the_text_changes_nothing_also_while_decoding() -> N
     torch.testing.assert_close(case.call(), before, rtol=1e-10, atol=1e-10)
     found = case.model.generate(TOKENS, max_new_tokens=5, do_sample=False, pad_token_id=0, eos_token_id=None)
     assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("to", ["softmax", "sliding-window"])
+@pytest.mark.parametrize("make", [mistral, qwen2], ids=lambda make: make.__name__)
+def test_the_window_of_the_original_is_carried(make: Any, to: str) -> None:
+    """Mistral's in all layers, Qwen2's in the second alone; while decoding and with padding, too."""
+    case = (
+        make(sliding_window=3)
+        if make is mistral
+        else make(sliding_window=3, use_sliding_window=True, max_window_layers=1)
+    )
+    windows = [site.weights().window_size for site in sites.find_sites(case.model)]
+    assert windows == ([3, 3] if make is mistral else [None, 3])
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
+    before, choices = case.call(), {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    padded = case.model(TOKENS, attention_mask=mask).logits
+    expected = case.model.generate(TOKENS, **choices)
+    edit.swap(case.model, to=to, layers=None if make is mistral else [1])
+    torch.testing.assert_close(case.call(), before, rtol=1e-10, atol=1e-10)
+    found = case.model(TOKENS, attention_mask=mask).logits
+    torch.testing.assert_close(found[mask.bool()], padded[mask.bool()], rtol=1e-10, atol=1e-10)
+    assert torch.equal(case.model.generate(TOKENS, **choices), expected)
+    assert [site.weights().window_size for site in sites.find_sites(case.model)] == windows
+    edit.swap(case.model, to="sliding-window", layers=[1], window_size=2)
+    assert (case.call() - before).abs().max() > 1e-4
+    edit.restore(case.model)
+    assert torch.equal(case.call(), before)
 
 
 @torch.no_grad()

@@ -45,17 +45,17 @@ def llama(**options: Any) -> Case:
     return Case(model, lambda: model(TOKENS).logits, "transformers", 2, {})
 
 
-def qwen2() -> Case:
+def qwen2(**options: Any) -> Case:
     transformers = pytest.importorskip("transformers")
-    model = drawn(
-        transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, num_attention_heads=3, num_key_value_heads=1))
-    )
+    sizes = {"num_attention_heads": 3, "num_key_value_heads": 1}
+    model = drawn(transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SIZES, **sizes, **options)))
     return Case(model, lambda: model(TOKENS).logits, "transformers", 2, {})
 
 
-def mistral() -> Case:
+def mistral(**options: Any) -> Case:
     transformers = pytest.importorskip("transformers")
-    config = transformers.MistralConfig(**SIZES, num_attention_heads=2, num_key_value_heads=2, head_dim=6)
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6}
+    config = transformers.MistralConfig(**SIZES, **sizes, **options)
     model = drawn(transformers.MistralForCausalLM(config))
     return Case(model, lambda: model(TOKENS).logits, "transformers", 2, {})
 

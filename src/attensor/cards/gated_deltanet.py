@@ -24,6 +24,8 @@ CARD = Mechanism(
     is_compared=False,  # one more recurrence with gates
     flops="6*B*T*H*K*V",
     state_bytes="4*B*(H*K*V + (W - 1)*(2*J*K + H*V))",
+    commands={"edit swap": "attensor.commands.edit_swap:EditSwap"},
+    swaps_into=("transformers",),
     symbols={"J": "heads of queries and keys", "W": "tokens that a convolution reads"},
     variants={
         "reflections, no convolution": {"allow_neg_eigval": True, "conv_size": None},

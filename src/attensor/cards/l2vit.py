@@ -32,5 +32,5 @@ CARD = Mechanism(
     grid_options={"local_concentration": True, "denominator_minimum": 1.0},
     breaks={"batch": "batch norm in training takes its statistics over all images of the batch"},
     shown_options={"local_concentration": True},
-    swaps_into=("timm",),
+    swaps_into=("timm", "transformers"),
 )

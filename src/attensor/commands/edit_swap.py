@@ -41,12 +41,14 @@ class EditSwap:
     """Bytes of a passage."""
     held_out: int = 120
     """Passages that are scored."""
-    batch_size: int = 16
-    """Passages of a batch."""
+    batch_size: int = 4
+    """Passages of a batch; few, since alignment lives of many steps."""
     context: int = 1024
     """Tokens for which bytes and milliseconds are reported."""
     seed: int = 0
     """Of the batches and of what is drawn anew."""
+    resume: bool = False
+    """Go on with the run in the output folder that was interrupted; all other options as they were."""
     task: Literal["auto", "next-token", "passages"] = "auto"
     """Score: bits per byte of a causal model, or halves of passages that find each other by hidden states."""
 

@@ -7,6 +7,7 @@ Source: arXiv:2410.10254, section 3.1 (attention transfer), 3.2 there and arXiv:
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.edit.journal import Journal
 from attensor.sites import AttentionSite, find_sites
 
 __all__ = ["Alignment", "align", "distill", "originals", "transfer"]
@@ -93,6 +95,7 @@ def transfer(
     minutes: float | None = None,
     steps: int | None = None,
     learning_rate: float = 5e-4,
+    journal: Journal | None = None,
 ) -> Alignment:
     """Train layers beside the original that they shall replace; several arms see the same steps.
 
@@ -101,18 +104,28 @@ def transfer(
         sites: those that are to be replaced.
         students: arm -> name of a site -> layer.
         batches, minutes, steps, learning_rate: see `align`.
+        journal: is told of each step, and may know an alignment that was interrupted, with which this one goes on: its
+            steps and seconds count, and their batches are left out.
     """
+    journal = journal or Journal()
     found = Alignment(errors={arm: {name: [] for name in layers} for arm, layers in students.items()})
     parameters = [p for layers in students.values() for layer in layers.values() for p in layer.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
+    trained = nn.ModuleList([layer for layers in students.values() for layer in layers.values()])
+    journal.recall(trained, optimizer, found)
+
+    def after(share: float) -> None:
+        journal.stepped(f"step {found.steps}", share, trained, optimizer, found)
+
     was_training = model.training
     model.eval()
     try:
-        for batch in _paced(batches, found, optimizer, minutes, steps):
+        for batch in _paced(batches, found, optimizer, learning_rate, minutes, steps, after):
             with torch.no_grad(), _taught(sites, students, batch.get("attention_mask"), found):
                 model(**batch, **({"use_cache": False} if _has_cache(model) else {}))
             optimizer.step()
             optimizer.zero_grad()
+        after(1.0)
     finally:
         model.train(was_training)
     return found
@@ -125,6 +138,7 @@ def distill(
     minutes: float | None = None,
     steps: int | None = None,
     learning_rate: float = 2e-4,
+    journal: Journal | None = None,
 ) -> Model:
     """Train the layers that `swap` has put in so that the whole model gives what the original gives. In place.
 
@@ -133,6 +147,7 @@ def distill(
 
     Args:
         model, batches, minutes, steps, learning_rate: see `align`.
+        journal: is told of each step.
     Raises:
         ValueError: nothing was swapped, or there was no batch.
     """
@@ -143,8 +158,10 @@ def distill(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
     frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
+    found, told = Alignment(), journal or Journal()
     with _still(model, frozen):
-        for batch in _paced(batches, Alignment(), optimizer, minutes, steps):
+        pace = lambda share: told.stepped(f"step {found.steps}", share)  # noqa: E731
+        for batch in _paced(batches, found, optimizer, learning_rate, minutes, steps, pace):
             with originals(model), torch.no_grad():
                 target = _output(model(**batch, **options))
             torch.autograd.backward(_divergence(model(**batch, **options), target, batch.get("attention_mask")))
@@ -173,14 +190,23 @@ def _paced(
     batches: Iterable[Batch],
     found: Alignment,
     optimizer: torch.optim.Optimizer,
+    peak: float,
     minutes: float | None,
     steps: int | None,
+    after: Callable[[float], None],
 ) -> Iterator[Batch]:
-    """Batches until the time or the steps are over, with a learning rate that falls to zero at that end."""
-    start, peak = time.monotonic(), optimizer.param_groups[0]["lr"]
-    for batch in batches:
+    """Batches until the time or the steps are over, with a learning rate that falls to zero at that end.
+
+    `after` is called with the share that is done when a step is; steps that `found` has already are not done again.
+    """
+    start = time.monotonic() - found.seconds
+
+    def share() -> float:
         spent = (time.monotonic() - start) / (60 * minutes) if minutes else 0.0
-        gone = max(spent, found.steps / steps if steps else 0.0)
+        return max(spent, found.steps / steps if steps else 0.0)
+
+    for batch in itertools.islice(batches, found.steps, None):
+        gone = share()
         if gone >= 1:
             break
         warm = min(1.0, (found.steps + 1) / 10)
@@ -188,6 +214,7 @@ def _paced(
         yield batch
         found.steps += 1
         found.seconds = time.monotonic() - start
+        after(min(1.0, share()))
     if not found.steps:
         raise ValueError("align: batches must hold one, and minutes or steps allow one; got none.")
 

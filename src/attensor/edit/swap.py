@@ -135,6 +135,8 @@ def layer_for(
         layer = to(weights)
     else:
         mechanism = catalogue.mechanism(to)
+        if mechanism.name == "softmax" and site.kind == "transformers" and weights.window_size is not None:
+            mechanism = catalogue.mechanism("sliding-window")  # what softmax attention with a window is
         kind = catalogue.load(mechanism.layer)
         if not hasattr(kind, "from_attention") or (site.kind != "attensor" and site.kind not in mechanism.swaps_into):
             others = catalogue.mechanisms().items()

@@ -76,6 +76,15 @@ class Task(ABC):
         """What a report says of it."""
         return {"task": self.name, "unit": self.unit, "higher_is_better": self.higher_is_better}
 
+    def _by_length(self, texts: Sequence[bytes]) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """Batches of texts of like length, with their places: padding costs as much as tokens."""
+        whole = self.tokenize(texts)
+        real = whole.get("attention_mask", torch.ones_like(whole["input_ids"]))
+        order = real.sum(1).argsort(stable=True).tolist()
+        for start in range(0, len(order), self.batch_size):
+            places = order[start : start + self.batch_size]
+            yield places, self.tokenize([texts[place] for place in places])
+
     @abstractmethod
     def score(self, model: nn.Module) -> Tensor:
         """[units], one number for each held-out passage; their mean is the score. The model stays in its mode."""
@@ -90,18 +99,17 @@ class NextToken(Task):
     @torch.no_grad()
     def score(self, model: nn.Module) -> Tensor:
         """Bits per byte of each passage."""
-        was_training, scores = model.training, []
+        was_training, scores = model.training, torch.zeros(len(self.passages))
         model.eval()
-        for start in range(0, len(self.passages), self.batch_size):
-            texts = self.passages[start : start + self.batch_size]
-            batch = self.tokenize(texts)
+        for places, batch in self._by_length(self.passages):
             logits = model(**batch, use_cache=False).logits[:, :-1]
             tokens, real = batch["input_ids"][:, 1:], batch.get("attention_mask")
             loss = F.cross_entropy(logits.float().flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
             loss = loss if real is None else loss * real[:, 1:]
-            scores.append(loss.sum(1) / torch.log(torch.tensor(2.0)) / torch.tensor([len(text) for text in texts]))
+            sizes = torch.tensor([len(self.passages[place]) for place in places])
+            scores[places] = loss.sum(1) / torch.log(torch.tensor(2.0)) / sizes
         model.train(was_training)
-        return torch.cat(scores)
+        return scores
 
 
 class Passages(Task):
@@ -122,10 +130,11 @@ class Passages(Task):
         return (nearest == torch.arange(len(nearest), device=nearest.device)).float()
 
     def _embed(self, model: nn.Module, texts: Sequence[bytes]) -> Tensor:
-        found = []
-        for start in range(0, len(texts), self.batch_size):
-            batch = self.tokenize(texts[start : start + self.batch_size])
+        found: list[Tensor] = [torch.empty(0)] * len(texts)
+        for places, batch in self._by_length(texts):
             hidden = model(**batch).last_hidden_state
             real = batch.get("attention_mask", torch.ones(hidden.shape[:2]))[..., None].to(hidden)
-            found.append(F.normalize((hidden * real).sum(1) / real.sum(1), dim=-1))
-        return torch.cat(found)
+            means = F.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
+            for place, mean in zip(places, means):
+                found[place] = mean
+        return torch.stack(found)

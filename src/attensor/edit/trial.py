@@ -6,25 +6,25 @@ one layer at a time; the best sets of 1, 2, .. layers; bytes and milliseconds.
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from attensor import catalogue
 from attensor.edit.align import distill, transfer
 from attensor.edit.controls import controls
+from attensor.edit.court import Court, Score
+from attensor.edit.journal import Journal
 from attensor.edit.swap import chosen, layer_for
 from attensor.edit.task import Task
-from attensor.nn.softmax_attention import SoftmaxAttention
 from attensor.sites import AttentionSite, find_sites
 
-__all__ = ["Score", "Trial", "TrialOptions", "try_swap"]
+__all__ = ["Trial", "TrialOptions", "try_swap"]
 
 _MOST_GREEDY = 8  # layers, beyond which a set grows in the order of single layers
 _ROUNDS = 7
@@ -54,21 +54,6 @@ class TrialOptions:
     context: int = 1024
 
 
-@dataclass(frozen=True)
-class Score:
-    """How good a model is.
-
-    Attributes:
-        value: the mean over the task's units.
-        worse: by how much it is worse than the original, the mean of the paired differences.
-        interval: half the width of the 95 % interval of that.
-    """
-
-    value: float
-    worse: float = 0.0
-    interval: float = 0.0
-
-
 @dataclass
 class Trial:
     """What was found; all of it plain data.
@@ -81,10 +66,10 @@ class Trial:
         against: score of the replacement minus that of each control, aligned, as `Score.worse` (below 0: better).
         errors: arm -> relative error of each layer's output at the end of the alignment.
         steps, seconds: of the alignment.
-        alone: arm -> worse than the original, with one layer swapped.
+        alone: the replacement, the strongest control and no attention -> scores with one layer swapped.
         hybrid: arm -> scores with 1, 2, .. layers swapped, in `order`.
         order: places of the layers in the order in which the greedy hybrid swaps them.
-        bytes, milliseconds: of one layer, the original's and the replacement's, at `context` tokens.
+        bytes, milliseconds: of one layer, the original's and the replacement's, at `context` tokens; processor time.
     """
 
     task: str
@@ -112,49 +97,22 @@ class Trial:
         return asdict(self)
 
 
-class _Court:
-    """A model, its task and the arms, and what comes out when some layers of an arm are in."""
-
-    def __init__(self, model: nn.Module, task: Task, sites: Sequence[AttentionSite]) -> None:
-        self.model, self.task, self.sites = model, task, sites
-        self.sign = -1.0 if task.higher_is_better else 1.0
-        self.base = task.score(model)
-
-    def units(self, layers: Mapping[str, nn.Module], which: Sequence[int] | None = None) -> Tensor:
-        """The task's score of each unit with the layers in the places `which`, all if None."""
-        sites = [self.sites[i] for i in (range(len(self.sites)) if which is None else which)]
-        try:
-            for site in sites:
-                site.replace(layers[site.name])
-            return self.task.score(self.model)
-        finally:
-            for site in sites:
-                site.restore()
-
-    def compared(self, units: Tensor, base: Tensor | None = None) -> Score:
-        """A score beside that of the original, or another."""
-        worse = self.sign * (units - (self.base if base is None else base)).double()
-        spread = 1.96 * float(worse.std()) / math.sqrt(len(worse)) if len(worse) > 1 else math.inf
-        return Score(float(units.double().mean()), float(worse.mean()), spread)
-
-
-def try_swap(
-    model: nn.Module, task: Task, options: TrialOptions, *, say: Callable[[str], None] = lambda text: None
-) -> Trial:
+def try_swap(model: nn.Module, task: Task, options: TrialOptions, *, journal: Journal | None = None) -> Trial:
     """Try a swap, and leave it in the model: aligned, and distilled where that was asked for.
 
     Args:
         model: in its original form; it ends with the replacement in.
         task: what it is good for, and text to learn from.
         options: what is tried.
-        say: receives a line at each stage.
+        journal: is told what happens; with what it has kept of the same trial, this goes on where that ended.
     Raises:
-        ValueError, ShapeError: see `edit.swap`.
+        ValueError, ShapeError: see `edit.swap`. Stopped: by the journal.
+    Cost: besides the minutes, 11 scores of all held-out text, 4 for each layer, L^2 / 2 for a hybrid of L <= 8.
     """
+    journal = journal or Journal()
     found_sites = find_sites(model)
     picked = chosen(found_sites, options.layers)
     sites = [found_sites[index] for index in picked]
-    weights = {site.name: site.weights() for site in sites}
     arms: dict[str, dict[str, Any]] = {
         options.to: {
             site.name: layer_for(options.to, site, index, len(found_sites), dict(options.options))
@@ -162,9 +120,10 @@ def try_swap(
         }
     }
     for name, make in controls(options.window_size, options.sinks).items():
-        arms[name] = {site: make(one) for site, one in weights.items()}
-    say("original, and each arm as it is carried over")
-    court = _Court(model, task, sites)
+        arms[name] = {site.name: make(site.weights()) for site in sites}
+    journal.expected = _scores(len(sites), len(arms))
+    journal.begin(f"Original, and each of {len(arms)} arms as it is carried over")
+    court = Court(model, task, sites, journal)
     trial = Trial(
         **task.facts(),
         units=len(court.base),
@@ -172,63 +131,71 @@ def try_swap(
         of=len(found_sites),
         original=Score(float(court.base.double().mean())),
     )
-    trial.carried = {arm: court.compared(court.units(layers)) for arm, layers in arms.items()}
-    _align(court, arms, options, trial, say)
-    _in_part(court, arms, options.to, trial, say)
-    trial.bytes, trial.milliseconds = _costs(arms[options.to], weights, sites, options)
-    _finish(court, arms, options, trial, say)
+    trial.carried = {arm: court.compared(court.units("carried", arm, layers)) for arm, layers in arms.items()}
+    _align(court, arms, options, trial)
+    _in_part(court, arms, options.to, trial)
+    trial.bytes, trial.milliseconds = _costs(arms[options.to], sites, options)
+    _finish(court, arms, options, trial)
     return trial
 
 
-def _align(
-    court: _Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial, say: Callable[[str], None]
-) -> None:
-    say(f"alignment of {len(arms)} arms, {options.minutes:g} minutes")
+def _scores(layers: int, arms: int) -> int:
+    """Scores that a trial needs: whole swaps before and after, single layers, sets of the replacement and a control."""
+    sets = layers * (layers - 1) // 2 - 1 if layers <= _MOST_GREEDY else layers - 2
+    return 1 + 2 * arms + (0 if layers == 1 else 3 * layers + max(0, sets) + layers - 2)
+
+
+def _align(court: Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial) -> None:
     if options.minutes > 0:
-        done = transfer(court.model, court.sites, arms, court.task.batches(), minutes=options.minutes)
+        court.journal.begin(f"Alignment of {len(arms)} arms side by side, {options.minutes:g} minutes")
+        batches, told = court.task.batches(), court.journal
+        done = transfer(court.model, court.sites, arms, batches, minutes=options.minutes, journal=told)
         trial.steps, trial.seconds = done.steps, done.seconds
         tail = max(1, done.steps // 20)
         trial.errors = {
             arm: [statistics.fmean(errors[-tail:]) for errors in layers.values()] for arm, layers in done.errors.items()
         }
-    units = {arm: court.units(layers) for arm, layers in arms.items()}
+    court.journal.begin("Each arm aligned")
+    units = {arm: court.units("aligned", arm, layers) for arm, layers in arms.items()}
     trial.aligned = {arm: court.compared(one) for arm, one in units.items()}
     trial.against = {arm: court.compared(units[options.to], one) for arm, one in units.items() if arm != options.to}
 
 
-def _in_part(court: _Court, arms: dict[str, dict[str, Any]], to: str, trial: Trial, say: Callable[[str], None]) -> None:
+def _in_part(court: Court, arms: dict[str, dict[str, Any]], to: str, trial: Trial) -> None:
     """One layer at a time, and the best sets."""
+
+    def score(arm: str, which: Sequence[int]) -> Score:
+        return court.compared(court.units("aligned", arm, arms[arm], which))
+
     count = len(court.sites)
-    say("one layer at a time")
-    trial.alone = {
-        arm: [court.compared(court.units(layers, [i])) for i in range(count)] for arm, layers in arms.items()
-    }
-    say("the best sets of layers")
+    court.journal.begin("One layer at a time")
+    shown = dict.fromkeys((to, _strongest(trial, to), "no attention"))
+    trial.alone = {arm: [score(arm, [i]) for i in range(count)] for arm in shown}
+    court.journal.begin("The best sets of layers")
     single = sorted(range(count), key=lambda i: trial.alone[to][i].worse)
     order: list[int] = [single[0]]
     while len(order) < count:
         rest = [i for i in single if i not in order]
         if count <= _MOST_GREEDY:
-            rest.sort(key=lambda i: court.compared(court.units(arms[to], [*order, i])).worse)
+            rest.sort(key=lambda i: score(to, [*order, i]).worse)
         order.append(rest[0])
     trial.order = order
-    strongest = min((arm for arm in arms if arm != to), key=lambda arm: trial.aligned[arm].worse)
-    trial.hybrid = {
-        arm: [court.compared(court.units(arms[arm], order[:n])) for n in range(1, count + 1)] for arm in (to, strongest)
-    }
+    trial.hybrid = {arm: [score(arm, order[:n]) for n in range(1, count + 1)] for arm in (to, _strongest(trial, to))}
 
 
-def _finish(
-    court: _Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial, say: Callable[[str], None]
-) -> None:
+def _strongest(trial: Trial, to: str) -> str:
+    return min((arm for arm in trial.aligned if arm != to), key=lambda arm: trial.aligned[arm].worse)
+
+
+def _finish(court: Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial) -> None:
     """Distillation of the strongest control and of the replacement, which stays in the model."""
-    strongest = min((arm for arm in arms if arm != options.to), key=lambda arm: trial.aligned[arm].worse)
-    for arm in (strongest, options.to) if options.distill_minutes > 0 else (options.to,):
+    for arm in (_strongest(trial, options.to), options.to) if options.distill_minutes > 0 else (options.to,):
         for site in court.sites:
             site.replace(arms[arm][site.name])
         if options.distill_minutes > 0:
-            say(f"distillation of {arm}, {options.distill_minutes:g} minutes")
-            distill(court.model, court.task.batches(), minutes=options.distill_minutes)
+            court.journal.begin(f"Distillation of {arm}, {options.distill_minutes:g} minutes")
+            batches, told = court.task.batches(), court.journal
+            distill(court.model, batches, minutes=options.distill_minutes, journal=told)
             trial.distilled[arm] = court.compared(court.task.score(court.model))
         if arm != options.to:
             for site in court.sites:
@@ -236,14 +203,18 @@ def _finish(
 
 
 def _costs(
-    layers: Mapping[str, Any], weights: Mapping[str, Any], sites: Sequence[AttentionSite], options: TrialOptions
+    layers: Mapping[str, Any], sites: Sequence[AttentionSite], options: TrialOptions
 ) -> tuple[dict[str, int], dict[str, float]]:
-    """Bytes of one layer's decode state and milliseconds of its forward pass, beside softmax attention's."""
+    """Bytes of one layer's decode state and milliseconds of its forward pass, beside softmax attention's.
+
+    Processor time of all threads, since other programs may run beside this one.
+    """
     name = sites[0].name
-    card, given = catalogue.mechanism(options.to), weights[name]
-    pair = {"original": SoftmaxAttention.from_attention(given), options.to: layers[name]}
+    card, given = catalogue.mechanism(options.to), sites[0].weights()
+    pair = {"original": layer_for("softmax", sites[0], 0, 1, {}), options.to: layers[name]}
     hidden = torch.randn(1, options.context, given.q.shape[1], dtype=given.q.dtype, device=given.q.device)
-    bytes_ = {"original": 2 * options.context * given.num_kv_heads * given.head_dim * given.q.element_size()}
+    kept = min(options.context, given.window_size or options.context)
+    bytes_ = {"original": 2 * kept * given.num_kv_heads * given.head_dim * given.q.element_size()}
     if given.is_causal and hasattr(layers[name], "new_cache"):
         cache = layers[name].new_cache(1, dtype=given.q.dtype)
         with torch.no_grad():
@@ -253,7 +224,7 @@ def _costs(
     with torch.no_grad():
         for _ in range(_ROUNDS):
             for arm, layer in pair.items():
-                begin = time.perf_counter()
+                begin = time.process_time()
                 layer(hidden)
-                times[arm].append(1000 * (time.perf_counter() - begin))
+                times[arm].append(1000 * (time.process_time() - begin))
     return bytes_, {arm: statistics.median(values[1:]) for arm, values in times.items()}

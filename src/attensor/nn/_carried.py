@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from attensor.errors import ShapeError
+from attensor.nn.attention_weights import AttentionWeights
 
-__all__ = ["accepted", "carry", "given", "refuse_bidirectional", "refuse_qk_norm"]
+__all__ = [
+    "accepted",
+    "carry",
+    "carry_repeated",
+    "given",
+    "given_repeated",
+    "refuse_bidirectional",
+    "refuse_qk_norm",
+]
 
 
 def accepted(layer: type[nn.Module], **offered: Any) -> dict[str, Any]:
@@ -53,6 +62,62 @@ def given(**projections: nn.Linear) -> dict[str, Tensor | None]:
         named[name] = projection.weight.detach()
         named[f"{name}_bias"] = None if projection.bias is None else projection.bias.detach()
     return named
+
+
+def carry_repeated(layer: Any, weights: AttentionWeights, key_heads: int, value_heads: int, value_dim: int) -> None:
+    """Copy the projections into a layer that may have more key and value heads, and wider values.
+
+    Heads are repeated; wider values are filled with copies, whose outputs are averaged.
+
+    Args:
+        layer: with `{q,k,v,o}_proj`.
+        weights: of the attention.
+        key_heads, value_heads: of the layer, multiples of the attention's.
+        value_dim: width of a value in the layer.
+    Raises:
+        ShapeError: as of `carry`.
+    """
+    times, heads = max(value_dim // weights.head_dim, 1), weights.num_kv_heads
+    k, k_bias = (_copied(x, 0, heads, key_heads // heads) for x in (weights.k, weights.k_bias))
+    shared = [_copied(x, 0, heads, value_heads // heads) for x in (weights.v, weights.v_bias)]
+    v, v_bias = (_copied(x, 0, value_heads, times) for x in shared)
+    carry(layer, "q", layer.q_proj, weights.q, weights.q_bias)
+    carry(layer, "k", layer.k_proj, cast("Tensor", k), k_bias)
+    carry(layer, "v", layer.v_proj, cast("Tensor", v), v_bias)
+    out = cast("Tensor", _copied(weights.out, 1, weights.num_heads, times)) / times
+    carry(layer, "out", layer.o_proj, out, weights.out_bias)
+
+
+def given_repeated(layer: Any, shared: int, key_heads: int, value_heads: int, times: int) -> dict[str, Tensor | None]:
+    """Undo `carry_repeated`: of copies the first counts.
+
+    Args:
+        layer: with `{q,k,v,o}_proj` and `num_heads`.
+        shared: key/value heads of the attention.
+        key_heads, value_heads: of the layer.
+        times: copies in a value.
+    """
+    tensors = given(q=layer.q_proj, k=layer.k_proj, v=layer.v_proj, out=layer.o_proj)
+    for name, heads, copies in (("k", key_heads, 1), ("v", value_heads, times)):
+        for part in (name, f"{name}_bias"):
+            tensors[part] = _first(_first(tensors[part], 0, heads, copies), 0, shared, heads // shared)
+    tensors["out"] = cast("Tensor", _first(tensors["out"], 1, layer.num_heads, times)) * times
+    return tensors
+
+
+def _copied(x: Tensor | None, axis: int, heads: int, times: int) -> Tensor | None:
+    """Channels of every head along one axis, so many times one after the other."""
+    if x is None or times == 1:
+        return x
+    return torch.cat([torch.unflatten(x, axis, (heads, -1))] * times, axis + 1).flatten(axis, axis + 1)
+
+
+def _first(x: Tensor | None, axis: int, heads: int, times: int) -> Tensor | None:
+    """Undo `_copied`."""
+    if x is None or times == 1:
+        return x
+    by_head = torch.unflatten(x, axis, (heads, -1))
+    return by_head.narrow(axis + 1, 0, by_head.shape[axis + 1] // times).flatten(axis, axis + 1)
 
 
 def refuse_bidirectional(layer: type[nn.Module], is_causal: bool) -> None:

@@ -23,6 +23,8 @@ class AttentionWeights:
         head_dim: D.
         rotary_base: of positions that turn halves of a head against each other; None without.
         is_causal: a token sees itself and what comes before it.
+        window_size: of a causal attention, tokens that a token sees, itself included; None for all. Layers with a
+            window take it over, others see what they see.
     """
 
     q: Tensor
@@ -38,3 +40,4 @@ class AttentionWeights:
     head_dim: int
     rotary_base: float | None
     is_causal: bool
+    window_size: int | None = None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.nn._carried import carry_repeated, given_repeated, refuse_bidirectional
 from attensor.nn._shapes import check_range, half
 from attensor.nn._shapes import head_dim as width_of
+from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import StateCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.norm import RMSNorm
@@ -49,6 +51,7 @@ class GatedDeltaNet(SequenceMixer):
     Source: arXiv:2412.06464, section 3.4; negative eigenvalues: arXiv:2411.12537.
     """
 
+    _carried_kv_heads: int | None = None  # of the attention that it was made from
     shown = ("hidden_size", "num_heads", "num_qk_heads", "key_dim", "value_dim", "conv_size", "allow_neg_eigval")
 
     def __init__(
@@ -90,6 +93,55 @@ class GatedDeltaNet(SequenceMixer):
         self.o_norm = RMSNorm(self.value_dim, eps=1e-5, device=device, dtype=dtype)
         self.o_proj = nn.Linear(of_values, hidden_size, **made)
         self.reset_own_parameters()
+
+    @classmethod
+    def from_attention(cls, weights: AttentionWeights, **options: Any) -> Self:
+        """A layer with the projections of a trained causal attention; gates and decays are drawn anew.
+
+        Convolutions begin as the identity. Key/value heads are repeated for all heads, wider values are copies whose
+        outputs are averaged; rotary positions have no place here. Only a layer that is trained on gives what the
+        attention gave.
+
+        Args:
+            weights: of the attention.
+            options: of the constructor; `head_dim` is the attention's and `expand_v` 1 where they do not say otherwise.
+        Raises:
+            ShapeError, ValueError: sizes that the layer cannot have, or attention that sees the future.
+        """
+        refuse_bidirectional(cls, weights.is_causal)
+        own: dict[str, Any] = {"head_dim": weights.head_dim, "expand_v": 1.0}
+        own |= {"device": weights.q.device, "dtype": weights.q.dtype}
+        layer = cls(weights.q.shape[1], weights.num_heads, **{**own, **options})
+        layer._carried_kv_heads = weights.num_kv_heads
+        carry_repeated(layer, weights, layer.num_qk_heads, layer.num_heads, layer.value_dim)
+        with torch.no_grad():
+            for name in ("q_conv1d", "k_conv1d", "v_conv1d") if layer.conv_size else ():
+                layer.get_submodule(name).weight.zero_()[..., -1] = 1.0  # type: ignore[operator]
+        return layer
+
+    def to_attention(self) -> AttentionWeights:
+        """The projections, for a softmax attention; bit for bit those of `from_attention` until they are trained.
+
+        Raises:
+            ValueError: values whose width is no multiple of the keys', or fewer heads of queries than of values.
+        """
+        times, rest = divmod(self.value_dim, self.key_dim)
+        if rest or self.num_qk_heads != self.num_heads:
+            raise ValueError(
+                f"{type(self).__name__}.to_attention: value_dim must be a multiple of key_dim and num_qk_heads be "
+                f"num_heads for softmax attention, got {self.value_dim} of {self.key_dim} and {self.num_qk_heads} of "
+                f"{self.num_heads} heads; keep the layer, or swap with fresh weights."
+            )
+        shared = self._carried_kv_heads or self.num_heads
+        tensors: dict[str, Any] = given_repeated(self, shared, self.num_heads, self.num_heads, times)
+        return AttentionWeights(
+            **tensors,
+            num_heads=self.num_heads,
+            num_kv_heads=shared,
+            head_dim=self.key_dim,
+            rotary_base=None,
+            is_causal=True,
+        )
 
     def reset_own_parameters(self) -> None:
         """Draw decays as Mamba does: rates of 0 to 16 at time steps of 0.001 to 0.1."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.nn._carried import accepted, carry, given, refuse_bidirectional, refuse_qk_norm
+from attensor.nn._carried import accepted, carry_repeated, given_repeated, refuse_bidirectional, refuse_qk_norm
 from attensor.nn._shapes import head_dim, kv_heads
 from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import StateCache
@@ -133,17 +133,8 @@ class LinearAttention(SequenceMixer):
         layer = cls(weights.q.shape[1], weights.num_heads, **{**accepted(cls, **offered), **made, **options})
         if weights.rotary_base is not None and cls.embed_positions is LinearAttention.embed_positions:
             layer.uses_positions, layer.rotary_base = True, weights.rotary_base
-        times = max(layer.value_dim // weights.head_dim, 1)
-        groups, layer._carried_kv_heads = layer.num_kv_heads // weights.num_kv_heads, weights.num_kv_heads
-        shared = [
-            _copied(x, 0, weights.num_kv_heads, groups) for x in (weights.k, weights.k_bias, weights.v, weights.v_bias)
-        ]
-        v, v_bias = (_copied(x, 0, layer.num_kv_heads, times) for x in shared[2:])
-        carry(layer, "q", layer.q_proj, weights.q, weights.q_bias)
-        carry(layer, "k", layer.k_proj, cast("Tensor", shared[0]), shared[1])
-        carry(layer, "v", layer.v_proj, cast("Tensor", v), v_bias)
-        out = cast("Tensor", _copied(weights.out, 1, weights.num_heads, times)) / times
-        carry(layer, "out", layer.o_proj, out, weights.out_bias)
+        layer._carried_kv_heads = weights.num_kv_heads
+        carry_repeated(layer, weights, layer.num_kv_heads, layer.num_kv_heads, layer.value_dim)
         return layer
 
     def to_attention(self) -> AttentionWeights:
@@ -161,12 +152,8 @@ class LinearAttention(SequenceMixer):
                 f"{type(self).__name__}.to_attention: value_dim must be a multiple of key_dim {self.key_dim} for "
                 f"softmax attention, got {self.value_dim}; keep the layer, or swap with fresh weights."
             )
-        tensors: dict[str, Any] = given(q=self.q_proj, k=self.k_proj, v=self.v_proj, out=self.o_proj)
         shared = self._carried_kv_heads or self.num_kv_heads
-        for name in ("k", "k_bias", "v", "v_bias"):
-            own = _first(tensors[name], 0, self.num_kv_heads, times if name[0] == "v" else 1)
-            tensors[name] = _first(own, 0, shared, self.num_kv_heads // shared)
-        tensors["out"] = cast("Tensor", _first(tensors["out"], 1, self.num_heads, times)) * times
+        tensors: dict[str, Any] = given_repeated(self, shared, self.num_kv_heads, self.num_kv_heads, times)
         return AttentionWeights(
             **tensors,
             num_heads=self.num_heads,
@@ -345,21 +332,6 @@ class LinearAttention(SequenceMixer):
         if scale is None:
             scale = self.key_dim**-0.5 if self.denominator is None else 1.0
         return out if scale == 1.0 else out * scale
-
-
-def _copied(x: Tensor | None, axis: int, heads: int, times: int) -> Tensor | None:
-    """Channels of every head along one axis, so many times one after the other."""
-    if x is None or times == 1:
-        return x
-    return torch.cat([torch.unflatten(x, axis, (heads, -1))] * times, axis + 1).flatten(axis, axis + 1)
-
-
-def _first(x: Tensor | None, axis: int, heads: int, times: int) -> Tensor | None:
-    """Undo `_copied`."""
-    if x is None or times == 1:
-        return x
-    by_head = torch.unflatten(x, axis, (heads, -1))
-    return by_head.narrow(axis + 1, 0, by_head.shape[axis + 1] // times).flatten(axis, axis + 1)
 
 
 _GATES: dict[str, Callable[[Tensor], Tensor]] = {

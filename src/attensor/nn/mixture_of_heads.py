@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attensor.nn._shapes import check_range
 from attensor.nn.attention_weights import AttentionWeights
@@ -17,8 +16,6 @@ from attensor.ops import routed_attention, softmax_attention
 
 __all__ = ["MixtureOfHeads"]
 
-_PARTS = ("q", "k", "v", "out")
-
 
 class MixtureOfHeads(SoftmaxAttention):
     """Some heads serve all tokens, of the others each token chooses the best; what nobody chose is not computed.
@@ -26,6 +23,7 @@ class MixtureOfHeads(SoftmaxAttention):
     Every token gives keys and values to every head: only queries are routed. Parameters and cache are those of
     `SoftmaxAttention` and a router; attention costs the share of active heads. Keys of the state_dict:
     `{q,k,v,o}_proj.*`, `router.{wg,wg_0,wg_1}.weight`. Train with `load_balance_loss` added to the loss.
+    `from_attention` begins with `router="query-norm"` and `gate_scale="hard"`, where options do not say otherwise.
 
     Args:
         hidden_size: channels C of input and output.
@@ -64,6 +62,9 @@ class MixtureOfHeads(SoftmaxAttention):
         super().__init__(hidden_size, num_heads, **attention)
         check_range(self, 0, num_shared=num_shared)
         check_range(self, above=0, num_active=num_active)
+        for name, number in (("num_active", num_active), ("num_shared", num_shared)):
+            if number is not None and number > 1 and number != int(number):
+                raise ValueError(f"MixtureOfHeads: {name} must be a number of heads or a share below 1, got {number}.")
         self.num_active = max(1, _count(num_active, num_heads))
         even = min(num_heads // 2, self.num_active - (self.num_active < num_heads))
         self.num_shared = even if num_shared is None else _count(num_shared, num_heads)
@@ -80,49 +81,9 @@ class MixtureOfHeads(SoftmaxAttention):
         )
 
     @classmethod
-    def from_attention(cls, weights: AttentionWeights, **options: Any) -> Self:
-        """A layer with the projections of a trained softmax attention.
-
-        Args:
-            weights: of the attention.
-            options: of the constructor, for instance `num_active=0.75`; without others the router needs no training and
-                active heads count as before: `router="query-norm"`, `gate_scale="hard"`.
-        """
-        own: dict[str, Any] = {
-            "router": "query-norm",
-            "gate_scale": "hard",
-            "num_kv_heads": weights.num_kv_heads,
-            "head_dim": weights.head_dim,
-            "rotary_base": weights.rotary_base,
-            "is_causal": weights.is_causal,
-            "qkv_bias": any(x is not None for x in (weights.q_bias, weights.k_bias, weights.v_bias)),
-            "out_bias": weights.out_bias is not None,
-            "device": weights.q.device,
-            "dtype": weights.q.dtype,
-        }
-        layer = cls(weights.q.shape[1], weights.num_heads, **(own | options))
-        with torch.no_grad():
-            for part, projection in zip(_PARTS, layer._projections()):
-                projection.weight.copy_(getattr(weights, part))
-                bias = getattr(weights, f"{part}_bias")
-                if projection.bias is not None:
-                    projection.bias.zero_() if bias is None else projection.bias.copy_(bias)
-        return layer
-
-    def to_attention(self) -> AttentionWeights:
-        """The projections, for a softmax attention with all heads; bit for bit those of `from_attention`."""
-        tensors: dict[str, Any] = {}
-        for part, projection in zip(_PARTS, self._projections()):
-            tensors[part] = projection.weight.detach()
-            tensors[f"{part}_bias"] = None if projection.bias is None else projection.bias.detach()
-        return AttentionWeights(
-            **tensors,
-            num_heads=self.num_heads,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            rotary_base=self.rotary_base,
-            is_causal=self.is_causal,
-        )
+    def _options_of(cls, weights: AttentionWeights) -> dict[str, Any]:
+        """A router that needs no training, and active heads that count as before."""
+        return super()._options_of(weights) | {"router": "query-norm", "gate_scale": "hard"}
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """[B, *space, C] to queries, keys and values by head, and the gates [B, T, H] of the queries."""
@@ -149,9 +110,6 @@ class MixtureOfHeads(SoftmaxAttention):
         blocks = max(1, rows // 256) if self.is_causal else 1
         keys = round(sizes["T"] * (blocks + 1) / (2 * blocks)) if self.is_causal else sizes["T"]
         return {**sizes, "A": self.num_active, "M": keys, "G": self.num_kv_heads}
-
-    def _projections(self) -> tuple[nn.Linear, ...]:
-        return self.q_proj, self.k_proj, self.v_proj, self.o_proj
 
 
 def _count(number: float, num_heads: int) -> int:

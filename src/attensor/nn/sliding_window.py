@@ -71,7 +71,8 @@ class SlidingWindowAttention(SoftmaxAttention):
     @classmethod
     def _options_of(cls, weights: AttentionWeights) -> dict[str, Any]:
         refuse_bidirectional(cls, weights.is_causal)
-        return super()._options_of(weights)
+        window = {} if weights.window_size is None else {"window_size": weights.window_size}
+        return super()._options_of(weights) | window
 
     def cost_sizes(self, space: tuple[int, ...]) -> dict[str, int]:
         """Values of the symbols of the card's formulas for an input of that size."""

@@ -136,6 +136,7 @@ class SoftmaxAttention(SequenceMixer):
             head_dim=self.head_dim,
             rotary_base=self.rotary_base,
             is_causal=self.is_causal,
+            window_size=self.window_size,
         )
 
     def _parts_carried(self) -> dict[str, nn.Linear]:

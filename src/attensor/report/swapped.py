@@ -49,7 +49,7 @@ def sentences(trial: Mapping[str, Any], to: str) -> list[str]:
     others = {arm: score for arm, score in trial["aligned"].items() if arm != to}
     strongest = min(others, key=lambda arm: others[arm]["worse"])
     against = trial["against"][strongest]
-    gap = f"{rounded(abs(against['worse']), 2)} ± {rounded(against['interval'], 2)} {unit}"
+    gap = f"{abs(against['worse']):.3f} ± {against['interval']:.3f} {unit}"
     if against["worse"] + against["interval"] < 0:
         verdict = f"{to} is better than every control; it beats the strongest, {strongest}, by {gap}"
     elif against["worse"] - against["interval"] > 0:
@@ -59,12 +59,13 @@ def sentences(trial: Mapping[str, Any], to: str) -> list[str]:
     cost = done[to]
     trained = "aligned and distilled" if trial["distilled"] else "aligned"
     share = f"{len(trial['layers'])} of {trial['of']} attentions"
-    price = f"{rounded(cost['worse'], 2)} ± {rounded(cost['interval'], 2)}"
+    word = "worse" if cost["worse"] >= 0 else "better"
+    price = f"{word} by {abs(cost['worse']):.3f} ± {cost['interval']:.3f}"
     return [
         f"{verdict}.",
-        f"With {share} swapped and {trained}, the model has {rounded(cost['value'], 3)} {unit} in place of "
-        f"{rounded(base, 3)}: worse by {price}.",
-        f"No attention at all leaves {rounded(others['no attention']['value'], 3)} {unit}: that much of the task needs "
+        f"With {share} swapped and {trained}, the model has {cost['value']:.3f} {unit} in place of "
+        f"{base:.3f}: {price}.",
+        f"No attention at all leaves {others['no attention']['value']:.3f} {unit}: that much of the task needs "
         "no attention.",
     ]
 
@@ -79,8 +80,8 @@ def _rows(trial: Mapping[str, Any], to: str) -> list[dict[str, Any]]:
             {
                 "arm": arm,
                 "kind": "replacement" if arm == to else "control",
-                "scores": [rounded(one["value"], 3) if one else "" for one in scores],
-                "worse": f"{rounded(aligned['worse'], 2)} ± {rounded(aligned['interval'], 2)}",
+                "scores": [f"{one['value']:.3f}" if one else "" for one in scores],
+                "worse": _price(aligned),
             }
         )
     return rows
@@ -93,10 +94,14 @@ def _layers(trial: Mapping[str, Any], to: str) -> list[dict[str, str]]:
         {
             "name": name,
             "error": "" if error is None else rounded(error, 2),
-            "worse": f"{rounded(alone['worse'], 2)} ± {rounded(alone['interval'], 2)}",
+            "worse": _price(alone),
         }
         for name, error, alone in zip(trial["layers"], errors, trial["alone"][to], strict=True)
     ]
+
+
+def _price(score: Mapping[str, float]) -> str:
+    return f"{score['worse']:.3f} ± {score['interval']:.3f}"
 
 
 def _costs(trial: Mapping[str, Any], to: str) -> list[dict[str, str]]:
@@ -135,8 +140,8 @@ def _hybrid(trial: Mapping[str, Any], looks: Mapping[str, Identity]) -> Chart:
     return _chart(
         "hybrid",
         "More and more layers swapped",
-        f"The greedy hybrid: the layer that costs least joins next, in the order {order}. The strongest control is "
-        "swapped into the same layers.",
+        f"The greedy hybrid: the layer that costs least joins next, in the order {order}. The strongest control "
+        "is in the same layers. Sets are chosen by the passages that score them, which flatters the replacement.",
         {arm: [one["worse"] for one in scores] for arm, scores in trial["hybrid"].items()},
         [list(range(1, len(scores) + 1)) for scores in trial["hybrid"].values()],
         "attentions swapped",

@@ -4,6 +4,8 @@
     with sites.capture(found, ["q", "k", "out"]) as seen:
         model(batch)
     sites.replace(found[3], layer)                        a layer of attensor; found[3].restore() undoes it
+    with sites.attention_function(model, "mine", f):      f(q, k, v, ..) in the place of transformers' kernel
+        model(batch)
 
 This package is the one door to modules of other libraries, and imports none of them.
 """
@@ -12,5 +14,7 @@ from attensor.sites.capture import Captured as Captured
 from attensor.sites.capture import capture as capture
 from attensor.sites.find import find_sites as find_sites
 from attensor.sites.find import replace as replace
+from attensor.sites.function import AttentionFunction as AttentionFunction
+from attensor.sites.function import attention_function as attention_function
 from attensor.sites.site import AttentionSite as AttentionSite
 from attensor.sites.weights import AttentionWeights as AttentionWeights

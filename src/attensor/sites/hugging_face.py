@@ -240,7 +240,7 @@ def _of_transformers(module: nn.Module, *children: str) -> bool:
 class LlamaSite(_HuggingFaceSite):
     """Attention with `{q,k,v,o}_proj`: Llama, Mistral, Mixtral, Qwen2; others to look at only.
 
-    Mistral's window is not part of the weights: a layer that takes its place sees what the layer sees.
+    Layers with a window take over Mistral's; another layer that takes its place sees what the layer sees.
     """
 
     @classmethod
@@ -266,7 +266,14 @@ class LlamaSite(_HuggingFaceSite):
             head_dim=width,
             rotary_base=None if base is None else float(base),
             is_causal=bool(m.is_causal),
+            window_size=self._window(),
         )
+
+    def _window(self) -> int | None:
+        """Qwen2 says it of each layer, Mistral of all."""
+        whole = getattr(self.config, "sliding_window", None) if "layer_types" not in vars(self.config) else None
+        window = getattr(self._module, "sliding_window", whole)
+        return None if window is None else int(window)
 
     def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
         return {"": _house(layer, self._module.layer_idx, "llama")}

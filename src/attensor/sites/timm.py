@@ -66,7 +66,6 @@ class TimmSite(AttentionSite):
     def _refuse_extras(self) -> None:
         m = self._module
         norms = [name for name in ("q_norm", "k_norm", "norm") if getattr(m, name, None) is not None]
-        norms = [name for name in ("q_norm", "k_norm", "norm") if getattr(m, name, None) is not None]
         extras = [name for name in norms if not isinstance(getattr(m, name), nn.Identity)]
         extras += ["gate"] * (getattr(m, "gate", None) is not None)
         if extras or m.proj.weight.shape[0] != m.qkv.weight.shape[1]:
