@@ -12,6 +12,7 @@ __all__ = [
     "Diverged",
     "LawError",
     "MissingExtraError",
+    "RoomError",
     "ShapeError",
     "Stopped",
     "need",
@@ -38,6 +39,10 @@ class LawError(RuntimeError):
 
 class MissingExtraError(ImportError):
     """An optional library is needed and absent; the message gives the `pip install` line."""
+
+
+class RoomError(ValueError, MemoryError):
+    """Sizes that need more memory than there is, or more numbers than a tensor can have."""
 
 
 class Diverged(RuntimeError):

@@ -60,7 +60,7 @@ NUMBERS["count"] = [text for text in NUMBERS["int"] if text not in HUGE]
 
 def corrupt(rng: random.Random, call: Call, tries: int = 60) -> Call:
     """The call with one or two arguments changed; the text of each is evaluated here, so that it is valid Python."""
-    wanted = 2 if rng.random() < 0.25 else 1
+    wanted, call = 2 if rng.random() < 0.25 else 1, replace(call, legal=call.arguments)
     for _ in range(tries):
         if rng.random() < 0.01:
             corrupted = {**call.corrupted, "colour": "unknown"}

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 from attensor.sites import AttentionSite, find_sites
 
 __all__ = ["Alignment", "align", "distill", "originals", "transfer"]
@@ -55,6 +57,7 @@ def originals(model: nn.Module) -> Iterator[list[tuple[AttentionSite, nn.Module]
             site.replace(layer)
 
 
+@checked
 def align(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -76,6 +79,7 @@ def align(
         ValueError: nothing was swapped, or there was no batch.
     Cost: a forward pass of the original without attention weights kept, and forward and backward passes of the layers.
     """
+    _check_pace("align", minutes, steps, learning_rate)
     with originals(model) as stand_ins:
         if not stand_ins:
             raise ValueError("align: model must have layers that edit.swap has put in, got none; swap first.")
@@ -118,6 +122,7 @@ def transfer(
     return found
 
 
+@checked
 def distill(
     model: Model,
     batches: Iterable[Batch],
@@ -136,6 +141,7 @@ def distill(
     Raises:
         ValueError: nothing was swapped, or there was no batch.
     """
+    _check_pace("distill", minutes, steps, learning_rate)
     layers = [site.layer for site in find_sites(model) if site.is_replaced]
     if not layers:
         raise ValueError("distill: model must have layers that edit.swap has put in, got none; swap first.")
@@ -167,6 +173,11 @@ def _still(model: nn.Module, frozen: Sequence[nn.Parameter]) -> Iterator[None]:
         for p in frozen:
             p.requires_grad_(True)
         model.train(was_training)
+
+
+def _check_pace(name: str, minutes: float | None, steps: int | None, learning_rate: float) -> None:
+    check_range(name, above=0, minutes=minutes, learning_rate=learning_rate)
+    check_range(name, 1, steps=steps)
 
 
 def _paced(

@@ -15,6 +15,7 @@ from torch import nn
 from attensor.edit.swap import swap
 from attensor.errors import require
 from attensor.files import write_text
+from attensor.ops._checks import checked
 
 __all__ = ["load_original", "load_swapped", "save_swapped"]
 
@@ -29,6 +30,7 @@ _TOKENIZER = (
 )
 
 
+@checked
 def load_original(folder: str | os.PathLike[str]) -> Any:
     """A model in transformers' format, a causal one where its configuration says so, on the CPU in evaluation.
 
@@ -44,6 +46,7 @@ def load_original(folder: str | os.PathLike[str]) -> Any:
     return _kind(transformers, config).from_pretrained(path, local_files_only=True).eval()
 
 
+@checked
 def save_swapped(
     model: Any, folder: str | os.PathLike[str], swaps: Sequence[Mapping[str, Any]], *, source: str | os.PathLike[str]
 ) -> None:
@@ -69,6 +72,7 @@ def save_swapped(
             shutil.copy(Path(source) / name, path / name)
 
 
+@checked
 def load_swapped(folder: str | os.PathLike[str]) -> Any:
     """A model that `save_swapped` wrote, in evaluation.
 

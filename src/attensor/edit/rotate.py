@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.nn.latent import Slicing
+from attensor.ops._checks import checked
 
 __all__ = ["latent_moments", "rotate_latent", "rotation"]
 
@@ -29,6 +30,7 @@ _DOWN, _NORM, _UP = "kv_a_proj_with_mqa", "kv_a_layernorm.weight", "kv_b_proj.we
 How = Literal["identity", "hadamard", "pca"]
 
 
+@checked
 def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0) -> Tensor:
     """An orthogonal matrix U, float64 [R, R]; latents c become c U.
 
@@ -61,6 +63,7 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
     return vectors.flip(1)
 
 
+@checked
 def latent_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
     """Second moments of every latent layer's latents, by norm and without its weight, so that tokens count alike.
 
@@ -108,6 +111,7 @@ def _observed(model: nn.Module, found: dict[str, tuple[Tensor, int]]) -> Iterato
             hook.remove()
 
 
+@checked
 def rotate_latent(
     state_dict: Mapping[str, Tensor],
     how: How = "pca",

@@ -152,7 +152,7 @@ def try_swap(
         ValueError, ShapeError: see `edit.swap`.
     """
     found_sites = find_sites(model)
-    picked = chosen(found_sites, options.layers)
+    picked = chosen(found_sites, options.layers, "try_swap")
     sites = [found_sites[index] for index in picked]
     weights = {site.name: site.weights() for site in sites}
     arms: dict[str, dict[str, Any]] = {

@@ -209,5 +209,7 @@ def _check_heads(name: str, x: Tensor, multiple: int, base: float) -> None:
 
 def _check_first(first: Tensor) -> None:
     check_integers("token_positions", "first", first, first)
+    if first.is_meta:
+        raise ValueError("token_positions: first must hold numbers, got a tensor on the meta device; use .cpu().")
     if first.ndim != 1:
         raise ShapeError(f"token_positions: first must be [B], got {list(first.shape)}; it has one entry for each row.")

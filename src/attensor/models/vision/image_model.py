@@ -5,6 +5,7 @@ A model states what is its own (`embed`, `parts`, `normed`, `as_map`, `forward_h
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attensor.errors import ShapeError
+from attensor.nn._shapes import check_input
+from attensor.ops._checks import checked
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "ImageModel", "draw_layer", "draw_linear", "run"]
 
@@ -32,6 +35,12 @@ class ImageModel(nn.Module):
     in_channels: int
     feature_info: list[dict[str, Any]]
     grad_checkpointing = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the constructor refuse arguments of another kind than annotated."""
+        super().__init_subclass__(**options)
+        if inspect.isfunction(constructor := vars(cls).get("__init__")):
+            cls.__init__ = checked(constructor)  # type: ignore[method-assign]
 
     def embed(self, images: Tensor) -> Tensor:
         """Hidden states in the model's own layout from [B, colours, height, width]."""
@@ -172,6 +181,7 @@ class ImageModel(nn.Module):
         return dict(state_dict)
 
     def _embed(self, images: Tensor) -> Tensor:
+        check_input(self, "images", images, next(self.parameters(), None))
         if images.dim() != 4 or images.shape[1] != self.in_channels:
             raise ShapeError(
                 f"{type(self).__name__}: images must be [B, {self.in_channels}, height, width], got "
