@@ -74,6 +74,8 @@ def _of_positions(a: Arguments) -> str | None:
     need(a["tokens"] >= 0 and a.get("offset", 0) >= 0, "tokens, offset: below 0")
     first, bounds = a.get("first"), a.get("cu_seqlens")
     need(first is None or first.ndim == 1, "first: rank")
+    if first is not None and first.is_meta:
+        return "first: without numbers"
     if first is not None and (first.dtype not in (torch.int32, torch.int64) or bool((first < 0).any())):
         return "first: small integers or below 0"
     if a["tokens"] > 10**6 or a.get("offset", 0) > 2**40:

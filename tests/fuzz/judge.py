@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 
-from attensor.errors import BackendError, DataError, MissingExtraError, ShapeError
+from attensor.errors import BackendError, DataError, MissingExtraError, RoomError, ShapeError
 from tests.fuzz import kinds
 from tests.fuzz.calls import Call, Illegal, evaluate, need, tensors_in, values_of
 from tests.fuzz.corruptions import RESHAPED, corrupt
@@ -131,6 +131,8 @@ def _need_all(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
 
 def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | None) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, RoomError) and not illegal:
+        return "accepted", text
     if not _is_clear(call, error, illegal or unsaid):
         if call.is_constructor and isinstance(error, TypeError) and illegal:
             return "Python's TypeError", text

@@ -190,6 +190,8 @@ def _paced(
     """Batches until the time or the steps are over, with a learning rate that falls to zero at that end."""
     start, peak = time.monotonic(), optimizer.param_groups[0]["lr"]
     for batch in batches:
+        if not isinstance(batch, Mapping):
+            raise TypeError(f"align: batches must hold mappings from names to tensors, got {type(batch).__name__}.")
         spent = (time.monotonic() - start) / (60 * minutes) if minutes else 0.0
         gone = max(spent, found.steps / steps if steps else 0.0)
         if gone >= 1:

@@ -60,6 +60,10 @@ def save_swapped(
     Raises:
         OSError: the folder cannot be written.
     """
+    if not hasattr(model, "config"):
+        raise TypeError(
+            f"save_swapped: model must be one of transformers, got {type(model).__name__} without a config."
+        )
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(path)

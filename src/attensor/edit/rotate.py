@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from attensor.errors import ShapeError
+from attensor.nn._shapes import check_range
 from attensor.nn.latent import Slicing
 from attensor.ops._checks import checked
 
@@ -43,6 +44,7 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
     Raises:
         ValueError: an unknown kind, no power of two, or no moment. ShapeError: a moment of another size.
     """
+    check_range("rotation", 1, rank=rank)
     if how == "identity":
         return torch.eye(rank, dtype=torch.float64)
     if how == "hadamard":
@@ -51,7 +53,7 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         matrix = torch.ones(1, 1, dtype=torch.float64)
         while matrix.shape[0] < rank:
             matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-        signs = torch.randint(0, 2, (rank, 1), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        signs = torch.randint(0, 2, (rank, 1), generator=torch.Generator().manual_seed(int(seed))) * 2 - 1
         return signs * matrix / math.sqrt(rank)
     if how != "pca":
         raise ValueError(f"rotation: how must be 'identity', 'hadamard' or 'pca', got {how!r}.")
@@ -59,6 +61,10 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         raise ValueError("rotation: 'pca' needs the second moment of the latents; use edit.latent_moments.")
     if list(moment.shape) != [rank, rank]:
         raise ShapeError(f"rotation: moment must be [R, R] = {[rank, rank]}, got {list(moment.shape)}.")
+    if not moment.isfinite().all():
+        raise ValueError(
+            "rotation: moment must be finite, got NaN or infinity; use edit.latent_moments of a sound model."
+        )
     vectors: Tensor = torch.linalg.eigh(moment.double()).eigenvectors
     return vectors.flip(1)
 

@@ -34,6 +34,7 @@ class ReceptiveField:
     shares: Tensor
     centre: tuple[float, float]
 
+    @checked
     def beyond(self, radius: float) -> float:
         """Share of the pixels whose middle is farther from the centre than `radius` pixels, from 0 to 1."""
         down, right = (
@@ -41,6 +42,7 @@ class ReceptiveField:
         )
         return float(self.shares[torch.hypot(down[:, None], right) > radius].sum())
 
+    @checked
     def brightness(self, decades: float = 4.0) -> Tensor:
         """The logarithm of the shares for a picture: 1 for the largest, 0 where it is `decades` powers of ten less."""
         largest = self.shares.max()
@@ -65,9 +67,10 @@ def receptive_field(function: Callable[[Tensor], Tensor], images: Tensor, *, see
     Cost: one forward and one backward pass.
     """
     check_float("receptive_field", "images", images, images, "images")
-    if images.ndim != 4 or not images.numel():
+    if images.ndim != 4 or not images.numel() or images.is_meta:
         raise ShapeError(
-            f"receptive_field: images must be [B, C, height, width] and not empty, got {list(images.shape)}."
+            f"receptive_field: images must be [B, C, height, width] and not empty, got {list(images.shape)} "
+            f"on {images.device}."
         )
     inputs = images.detach().clone().requires_grad_()
     with torch.enable_grad():

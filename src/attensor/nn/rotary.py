@@ -26,11 +26,12 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked
+from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked, checked_fields
 
 __all__ = ["Yarn", "grid_rotary_embedding", "rotary_embedding", "token_positions"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Yarn:
     """Rotary positions stretched for longer contexts: slow pairs turn `factor` times slower, fast ones as before.

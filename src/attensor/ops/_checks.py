@@ -27,12 +27,14 @@ __all__ = [
     "check_qkv",
     "check_tensor",
     "checked",
+    "checked_fields",
     "is_autocast",
     "is_readable",
     "scale_of",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
 
 _INTEGERS = (torch.int32, torch.int64)
 _TABLES: list[Any] = []  # of `checked`: a compiler takes no constructor that holds them itself
@@ -99,6 +101,12 @@ def _too_large(name: str, arguments: dict[str, Any], error: Exception) -> RoomEr
     return RoomError(
         f"{name}: {', '.join(sizes)} must need no more memory than there is; choose smaller ones ({why:.120})."
     )
+
+
+def checked_fields(kind: type[C]) -> type[C]:
+    """The dataclass, which refuses attributes of another kind than annotated when it is made, see `checked`."""
+    kind.__init__ = checked(kind.__init__, owner=kind.__name__)  # type: ignore[method-assign]
+    return kind
 
 
 def _is_odd(x: Any) -> bool:

@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from attensor.errors import ShapeError
 from attensor.models.language._padding import arrange
 from attensor.nn import Cache
-from attensor.ops._checks import check_integers, check_tensor, is_readable
+from attensor.ops._checks import check_integers, check_tensor, checked, checked_fields, is_readable
 
 __all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DecoderConfig:
     """Sizes of a decoder.
@@ -206,6 +207,7 @@ class Decoder(Body):
         block: the order of a layer's parts, see `Family`.
     """
 
+    @checked
     def __init__(
         self, config: DecoderConfig, mixer: Callable[[int], nn.Module], *, block: Callable[..., Tensor] = pre_norm
     ) -> None:
@@ -232,6 +234,7 @@ class Decoder(Body):
         """Whether every mixer has a cache to decode with."""
         return all(hasattr(mixer, "new_cache") for mixer in self._mixers())
 
+    @checked
     def new_caches(self, batch_size: int, max_length: int | None = None) -> list[Cache]:
         """One empty cache for each layer.
 
@@ -248,6 +251,7 @@ class Decoder(Body):
             )
         return [mixer.new_cache(batch_size, max_length) for mixer in self._mixers()]
 
+    @checked
     def forward(
         self,
         tokens: Tensor,

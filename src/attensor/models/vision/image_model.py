@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attensor.errors import ShapeError
-from attensor.nn._shapes import check_input
+from attensor.nn._shapes import check_input, check_range
 from attensor.ops._checks import checked
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "ImageModel", "draw_layer", "draw_linear", "run"]
@@ -85,6 +85,7 @@ class ImageModel(nn.Module):
             hidden_states = run(part, hidden_states, self.grad_checkpointing)
         return self.as_features(self.normed(hidden_states, is_last=True))
 
+    @checked
     def forward_intermediates(
         self,
         images: Tensor,
@@ -126,6 +127,7 @@ class ImageModel(nn.Module):
         maps = maps if output_fmt == "NCHW" else [one.movedim(1, -1) for one in maps]
         return maps if intermediates_only else (self.as_features(self.normed(hidden_states, is_last=True)), maps)
 
+    @checked
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = None, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -145,8 +147,10 @@ class ImageModel(nn.Module):
         """The last layer."""
         return self.get_submodule(self.classifier)
 
+    @checked
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer for `num_classes`; 0 leaves the pooled features as the output."""
+        check_range(self, 0, num_classes=num_classes)
         reference = next(self.parameters())
         layer: nn.Module = nn.Identity()
         if num_classes:
@@ -182,7 +186,7 @@ class ImageModel(nn.Module):
 
     def _embed(self, images: Tensor) -> Tensor:
         check_input(self, "images", images, next(self.parameters(), None))
-        if images.dim() != 4 or images.shape[1] != self.in_channels:
+        if images.dim() != 4 or images.shape[1] != self.in_channels or 0 in images.shape[2:]:
             raise ShapeError(
                 f"{type(self).__name__}: images must be [B, {self.in_channels}, height, width], got "
                 f"{list(images.shape)}."
@@ -227,6 +231,7 @@ class FeatureExtractor(nn.Module):
         out_indices: which maps, as in `forward_intermediates`; all if None.
     """
 
+    @checked
     def __init__(self, model: ImageModel, out_indices: int | Sequence[int] | None = None) -> None:
         super().__init__()
         self.out_indices = model.prune_intermediate_layers(out_indices, prune_norm=True)
