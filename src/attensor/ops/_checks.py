@@ -64,8 +64,10 @@ def checked(function: F, owner: str = "") -> F:
 
     def called(arguments: tuple[Any, ...]) -> str:
         # a method may be another class's than the one that defines it
-        own = parameters[:1] == ["self"] and not owner
-        return type(arguments[0]).__name__ + name[len(name.partition(".")[0]) :] if own and arguments else name
+        if owner or not arguments or parameters[0] not in ("self", "cls"):
+            return name
+        kind = arguments[0] if isinstance(arguments[0], type) else type(arguments[0])
+        return kind.__name__ + name[len(name.partition(".")[0]) :]
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
