@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import attensor
-from attensor import metrics, models, nn, ops
+from attensor import edit, metrics, models, nn, ops, sites
+from attensor.lens.indicators import indicators
 from attensor.metrics import intervals, retrieval
+from attensor.metrics.classification import top_hits
 from attensor.models import convert, language
 
 Rules = Callable[[dict[str, Any]], "str | None"]
@@ -95,6 +97,10 @@ NAMES: dict[str, Any] = {
     "intervals": intervals,
     "retrieval": retrieval,
     "convert": convert,
+    "edit": edit,
+    "sites": sites,
+    "indicators": indicators,
+    "top_hits": top_hits,
     "language": language,
     "used": used,
     "entered": entered,

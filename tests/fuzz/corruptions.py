@@ -50,6 +50,8 @@ _PLACES = {
     "function": "'relu' | 3 | None | lambda x: None | lambda x: x[..., :1] | lambda x: x.flatten() | {}",
     "instance": "'abc' | 3 | None | {} | True | torch.Generator() | torch.Generator | object() | ops.Denominator | 1e-6"
     " | ops.Denominator(0.0, 1e-6) | torch.nn.Linear(2, 3)",
+    "anything": "None | 'abc' | '' | 3 | [] | [0] | [2] | (-3,) | [None] | {} | [True] | ['q'] | ('q', 'nothing')"
+    " | [2.5] | object() | torch.ones(2) | lambda x: x | [10**20]",
     "numbers": "[] | None | 'abc' | 3 | [1.0] | ['a'] | [nan, 1.0] | [inf, 1.0] | [None] | {} | [[1.0], [2.0]]"
     " | (1, 2, 3) | torch.ones(3) | numpy.ones(3) | [True]",
 }

@@ -110,8 +110,8 @@ def _names(call: Call, reason: str | None) -> set[str]:
     # where sizes are wrong, or there is nothing, which argument is it that is wrong?
     is_any = reason == NOTHING or RESHAPED.intersection(call.corrupted.values())
     reasons = [reason]
-    # of two changes each may make another argument wrong, and the first that is found hides the other's
-    for name in call.corrupted if len(call.corrupted) > 1 else ():
+    # each change may make another argument wrong, sizes that are drawn may be, and the first hides the others
+    for name in call.corrupted:
         others = {other: how for other, how in call.corrupted.items() if other != name}
         arguments = {other: text for other, text in call.arguments.items() if other != name}
         if name in call.legal:

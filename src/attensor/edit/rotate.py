@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
 from attensor.nn.latent import Slicing
-from attensor.ops._checks import checked
+from attensor.ops._checks import check_float, checked
 
 __all__ = ["latent_moments", "rotate_latent", "rotation"]
 
@@ -38,18 +38,20 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
     Args:
         how: `"identity"`; `"hadamard"`: spreads every channel evenly over all, signs drawn at random; `"pca"`:
             directions in the order of their energy, so that the first slice holds most of it.
-        rank: R; for `"hadamard"` a power of two.
+        rank: R, below 2^14; for `"hadamard"` a power of two.
         moment: [R, R], second moment of the latents, for `"pca"`.
         seed: of the signs.
     Raises:
         ValueError: an unknown kind, no power of two, or no moment. ShapeError: a moment of another size.
     """
-    check_range("rotation", 1, rank=rank)
+    check_range("rotation", 1, 2**14, rank=rank)
+    if moment is not None:
+        check_float("rotation", "moment", moment, moment, "moment")
     if how == "identity":
         return torch.eye(rank, dtype=torch.float64)
     if how == "hadamard":
         if rank < 1 or rank & (rank - 1):
-            raise ValueError(f"rotation: 'hadamard' needs a latent whose width is a power of two, got {rank}.")
+            raise ValueError(f"rotation: rank must be a power of two for 'hadamard', the latent's width, got {rank}.")
         matrix = torch.ones(1, 1, dtype=torch.float64)
         while matrix.shape[0] < rank:
             matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
@@ -61,7 +63,7 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         raise ValueError("rotation: 'pca' needs the second moment of the latents; use edit.latent_moments.")
     if list(moment.shape) != [rank, rank]:
         raise ShapeError(f"rotation: moment must be [R, R] = {[rank, rank]}, got {list(moment.shape)}.")
-    if not moment.isfinite().all():
+    if moment.is_meta or not moment.isfinite().all():
         raise ValueError(
             "rotation: moment must be finite, got NaN or infinity; use edit.latent_moments of a sound model."
         )

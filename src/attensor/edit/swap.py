@@ -159,6 +159,8 @@ def layer_for(
             )
         place = accepted(kind, layer_index=index, num_layers=count)
         layer = kind.from_attention(weights, **{**place, **options})
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"swap: to must make a layer of attensor, got {type(layer).__name__} from {to!r:.80}.")
     if is_fresh:
         layer.reset_parameters()
     return cast("nn.Module", layer)

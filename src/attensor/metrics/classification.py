@@ -37,6 +37,8 @@ def top_hits(logits: Tensor, labels: Tensor, counts: Sequence[int] = (1, 5)) -> 
         )
     if labels.numel() and is_readable(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(f"{name}: labels must be 0 .. {logits.shape[1] - 1}, as logits has classes; got others.")
+    if not counts:
+        return labels.new_zeros(0, dtype=torch.int64)
     own = logits.gather(1, labels.long()[:, None])
     ahead = (~(logits < own)).sum(1) - 1  # others that are not below
     is_hit = own[:, 0].isfinite()

@@ -193,6 +193,12 @@ class Cache(ABC):
         """Forget; `check_crop` has allowed it."""
 
 
+def _check_sizes(cache: Cache, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    if not sizes:
+        raise ValueError(f"{type(cache).__name__}: sizes must name a tensor, got none; see new_cache() of a layer.")
+    check_range(cache, 0, **sizes)
+
+
 class TokenCache(Cache):
     """Named tensors with an entry for every token, such as keys and values, or for the last tokens of a window.
 
@@ -217,6 +223,7 @@ class TokenCache(Cache):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_range(self, 0, batch_size=batch_size, max_length=max_length)
+        _check_sizes(self, sizes)
         kept = windows if isinstance(windows, Mapping) else dict.fromkeys(sizes, windows)
         typed, factory = dtype is not None, partial(torch.empty, device=device, dtype=dtype)
         self._buffers = {
@@ -314,6 +321,7 @@ class StateCache(Cache):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_range(self, 0, batch_size=batch_size)
+        _check_sizes(self, sizes)
         numbers = (start or {}).values()
         if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in numbers):
             raise TypeError(f"StateCache: start must be numbers by name, got {start!r:.80}.")

@@ -112,11 +112,13 @@ def token_positions(
     check_range("token_positions", 0, 2**62, tokens=tokens, offset=offset)
     if cu_seqlens is not None:
         check_integers("token_positions", "cu_seqlens", cu_seqlens, cu_seqlens)
+        _check_numbers("cu_seqlens", cu_seqlens, device)
     positions = torch.arange(tokens, device=device)
     if cu_seqlens is None:
         positions = positions + offset
         if first is not None:
             _check_first(first)
+            _check_numbers("first", first, device)
         return positions if first is None else (positions - first.to(device)[:, None]).clamp(min=0)
     if first is not None or not (isinstance(offset, int) and offset == 0):
         raise ValueError("token_positions: cu_seqlens has no past: leave offset and first out.")
@@ -208,9 +210,12 @@ def _check_heads(name: str, x: Tensor, multiple: int, base: float) -> None:
         )
 
 
+def _check_numbers(argument: str, x: Tensor, device: torch.device) -> None:
+    if x.is_meta and torch.device(device).type != "meta":
+        raise ValueError(f"token_positions: {argument} must hold numbers, got a meta tensor; use one on {device}.")
+
+
 def _check_first(first: Tensor) -> None:
     check_integers("token_positions", "first", first, first)
-    if first.is_meta:
-        raise ValueError("token_positions: first must hold numbers, got a tensor on the meta device; use .cpu().")
     if first.ndim != 1:
         raise ShapeError(f"token_positions: first must be [B], got {list(first.shape)}; it has one entry for each row.")
