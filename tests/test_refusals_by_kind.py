@@ -65,7 +65,7 @@ def test_a_device_that_is_not_there_is_refused(device: Any) -> None:
 
 @pytest.mark.parametrize("number", [2**63, -(2**64), 10**30])
 def test_an_integer_has_64_bits(number: int) -> None:
-    with pytest.raises(TypeError, match="SlidingWindowAttention: window_size must be an integer, got .* of 64 bits"):
+    with pytest.raises(TypeError, match=r"SlidingWindowAttention: window_size must be an integer, got .* of 64 bits"):
         nn.SlidingWindowAttention(12, 3, window_size=number)
 
 
@@ -86,9 +86,9 @@ def test_sizes_beyond_the_memory_are_named(call: Callable[[], Any], message: str
 
 def test_a_method_is_named_by_the_class_that_is_called() -> None:
     layer = nn.SlidingWindowAttention(12, 3)
-    with pytest.raises(TypeError, match="^SlidingWindowAttention.new_cache: batch_size must be an integer"):
+    with pytest.raises(TypeError, match=r"^SlidingWindowAttention.new_cache: batch_size must be an integer"):
         layer.new_cache("2")
-    with pytest.raises(TypeError, match="^TokenCache.crop: length must be an integer"):
+    with pytest.raises(TypeError, match=r"^TokenCache.crop: length must be an integer"):
         layer.new_cache(2).crop(None)
-    with pytest.raises(TypeError, match="^Retention.cost_sizes: space must be a tuple of integers"):
+    with pytest.raises(TypeError, match=r"^Retention.cost_sizes: space must be a tuple of integers"):
         nn.Retention(12, 3).cost_sizes(3)
