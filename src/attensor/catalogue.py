@@ -288,6 +288,8 @@ def mechanism(name: str) -> Mechanism:
 
 def find_name(text: str) -> str | None:
     """The name of the card that somebody means: a name or an alias, in any case, with hyphens or underscores."""
+    if not isinstance(text, str):
+        raise TypeError(f"find_name: text must be a string, got {type(text).__name__}.")
     word = text.strip().lower().replace("_", "-").replace(" ", "-")
     return next((one.name for one in cards().values() if word in (one.name.lower(), *one.aliases)), None)
 
@@ -303,6 +305,8 @@ def named(kind: str, name: str, known: Mapping[str, Named], others: Mapping[str,
     Raises:
         ValueError: an unknown name; the message lists the known ones and the nearest.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a {kind} must be a string, got {type(name).__name__}; `attensor list` shows all.")
     if name in known:
         return known[name]
     meant = {text.lower(): one for text, one in ({one: one for one in known} | dict(others or {})).items()}
@@ -326,6 +330,8 @@ def parse_stack(text: str) -> tuple[str, ...]:
         ValueError: an unknown mechanism, text of another form, or more than 1000 layers.
     """
     names: list[str] = []
+    if not isinstance(text, str):
+        raise TypeError(f'parse_stack: text must be a string, as "3*gla+softmax", got {type(text).__name__}.')
     for part in text.split("+"):
         form = re.fullmatch(r"\s*(?:([1-9]\d*)\s*\*\s*)?([^*\s]+)\s*", part)
         if form is None:
@@ -339,6 +345,8 @@ def parse_stack(text: str) -> tuple[str, ...]:
 
 def load(path: str) -> Any:
     """Import what `"package.module:name"` points to."""
+    if not isinstance(path, str) or not re.fullmatch(r"[\w.]+:\w+", path):
+        raise ValueError(f"load: path must be a string package.module:name, got {path!r:.80}.")
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
 

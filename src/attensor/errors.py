@@ -13,6 +13,7 @@ __all__ = [
     "LawError",
     "MissingExtraError",
     "RankError",
+    "RoomError",
     "ShapeError",
     "Stopped",
     "need",
@@ -43,6 +44,10 @@ class MissingExtraError(ImportError):
 
 class RankError(RuntimeError):
     """A process of several that work together ended or came too late; the message names the rank, the call and whom."""
+
+
+class RoomError(ValueError, MemoryError):
+    """Sizes that need more memory than there is, or more numbers than a tensor can have."""
 
 
 class Diverged(RuntimeError):

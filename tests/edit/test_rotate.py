@@ -161,7 +161,7 @@ def test_other_tensors_pass() -> None:
     ("options", "message"),
     [
         ({"how": "pca"}, "moments must have an entry"),
-        ({"how": "spin"}, "how must be 'identity', 'hadamard' or 'pca', got 'spin'"),
+        ({"how": "spin"}, "how must be one of 'identity', 'hadamard', 'pca', got 'spin'"),
         ({"how": "identity", "groups": 3}, "groups must divide the latent's width 8, got 3"),
     ],
 )

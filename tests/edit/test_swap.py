@@ -207,8 +207,8 @@ def test_refusals_change_nothing() -> None:
     before = case.call().detach()
     for match, options in {
         "no mechanism is called 'glaa'": {"to": "glaa"},
-        "layers: must be from -2 to 1 for 2 attentions, got 2": {"to": "gla", "layers": [0, 2]},
-        "layers: must name an attention": {"to": "gla", "layers": []},
+        "layers must be from -2 to 1 for 2 attentions, got 2": {"to": "gla", "layers": [0, 2]},
+        "layers must name an attention": {"to": "gla", "layers": []},
         "cannot stand in for attention of transformers; these can": {"to": "window-grid"},
         "weights must be": {"to": "gla", "weights": "copied"},
         "q must be .* to fit the layer": {"to": "softmax", "head_dim": 4},

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 import attensor
-from attensor import metrics, models, nn, ops
+from attensor import edit, metrics, models, nn, ops, sites
+from attensor.lens.indicators import indicators
 from attensor.metrics import intervals, retrieval
+from attensor.metrics.classification import top_hits
 from attensor.models import convert, language
 
 Rules = Callable[[dict[str, Any]], "str | None"]
@@ -33,6 +35,7 @@ class Call:
         reference: expression of what must give the same numbers.
         is_constructor: a nonsense type may end in Python's own TypeError.
         corrupted: name -> what was done to it.
+        legal: the arguments before that.
     """
 
     title: str
@@ -44,6 +47,7 @@ class Call:
     reference: str | None = None
     is_constructor: bool = False
     corrupted: dict[str, str] = field(default_factory=dict)
+    legal: Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.target}({', '.join(f'{name}={text}' for name, text in self.arguments.items())})"
@@ -93,6 +97,10 @@ NAMES: dict[str, Any] = {
     "intervals": intervals,
     "retrieval": retrieval,
     "convert": convert,
+    "edit": edit,
+    "sites": sites,
+    "indicators": indicators,
+    "top_hits": top_hits,
     "language": language,
     "used": used,
     "entered": entered,
@@ -128,6 +136,11 @@ def randn(dtype: str, *sizes: int) -> str:
 def some_dtype(rng: random.Random) -> str:
     """A floating dtype's name."""
     return rng.choices(["float32", "float64", "float16", "bfloat16"], [5, 3, 1, 1])[0]
+
+
+def size(rng: random.Random, usual: Sequence[int]) -> int:
+    """One of the sizes, or now and then none."""
+    return 0 if rng.random() < 0.03 else rng.choice(usual)
 
 
 def packing(rng: random.Random, tokens: int) -> list[int]:

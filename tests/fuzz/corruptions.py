@@ -50,6 +50,8 @@ _PLACES = {
     "function": "'relu' | 3 | None | lambda x: None | lambda x: x[..., :1] | lambda x: x.flatten() | {}",
     "instance": "'abc' | 3 | None | {} | True | torch.Generator() | torch.Generator | object() | ops.Denominator | 1e-6"
     " | ops.Denominator(0.0, 1e-6) | torch.nn.Linear(2, 3)",
+    "anything": "None | 'abc' | '' | 3 | [] | [0] | [2] | (-3,) | [None] | {} | [True] | ['q'] | ('q', 'nothing')"
+    " | [2.5] | object() | torch.ones(2) | lambda x: x | [10**20]",
     "numbers": "[] | None | 'abc' | 3 | [1.0] | ['a'] | [nan, 1.0] | [inf, 1.0] | [None] | {} | [[1.0], [2.0]]"
     " | (1, 2, 3) | torch.ones(3) | numpy.ones(3) | [True]",
 }
@@ -60,7 +62,7 @@ NUMBERS["count"] = [text for text in NUMBERS["int"] if text not in HUGE]
 
 def corrupt(rng: random.Random, call: Call, tries: int = 60) -> Call:
     """The call with one or two arguments changed; the text of each is evaluated here, so that it is valid Python."""
-    wanted = 2 if rng.random() < 0.25 else 1
+    wanted, call = 2 if rng.random() < 0.25 else 1, replace(call, legal=call.arguments)
     for _ in range(tries):
         if rng.random() < 0.01:
             corrupted = {**call.corrupted, "colour": "unknown"}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tests.fuzz.calls import Call, Rules, evaluate, need, optional, packing, pick, randn
+from tests.fuzz.edits import EDITS
 from tests.fuzz.measures import MEASURES
 from tests.fuzz.operator_rules import NOTHING, cu_seqlens, same_device, shape
 
@@ -74,6 +75,8 @@ def _of_positions(a: Arguments) -> str | None:
     need(a["tokens"] >= 0 and a.get("offset", 0) >= 0, "tokens, offset: below 0")
     first, bounds = a.get("first"), a.get("cu_seqlens")
     need(first is None or first.ndim == 1, "first: rank")
+    if first is not None and first.is_meta:
+        return "first: without numbers"
     if first is not None and (first.dtype not in (torch.int32, torch.int64) or bool((first < 0).any())):
         return "first: small integers or below 0"
     if a["tokens"] > 10**6 or a.get("offset", 0) > 2**40:
@@ -240,6 +243,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
     "RelativePositionBias": (_position_bias, {"num_heads": "*int:1", "block_size": "*int:1", **PLACE}, _of_sizes),
     "RelativePositionBias.forward": (_bias, {"height": "*int:0", "width": "*int:0"}, _of_bias),
     **MEASURES,
+    **EDITS,
 }  # fmt: skip
 
 
@@ -252,7 +256,12 @@ def draw_helper(rng: random.Random) -> Call:
     # what belongs to other functions of the same row is no argument here
     several = {"retrieval", "shares of ranks", "intervals"}
     known = {name: kind for name, kind in kinds.items() if title not in several or name in _accepted(target)}
-    says = {"listed": "generate", "entered": "backend", "used": r"\w*Cache", "append": "TokenCache"}
+    says = {
+        "listed": "generate",
+        "entered": "backend" if title == "backend" else "capture",
+        "used": r"\w*Cache",
+        "append": "TokenCache",
+    }
     return Call(
         title=title if title not in several else called,
         target=target,
@@ -264,6 +273,7 @@ def draw_helper(rng: random.Random) -> Call:
             "TokenCache" if title == "TokenCache.append" else title,
             "models.create",
             "VisionTransformer",
+            "find_sites",
         ),
         is_constructor=title[0].isupper() or title == "feature modules",
     )

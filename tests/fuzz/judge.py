@@ -9,12 +9,13 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy
 import torch
 
-from attensor.errors import BackendError, DataError, MissingExtraError, ShapeError
+from attensor.errors import BackendError, DataError, MissingExtraError, RoomError, ShapeError
 from tests.fuzz import kinds
 from tests.fuzz.calls import Call, Illegal, evaluate, need, tensors_in, values_of
 from tests.fuzz.corruptions import RESHAPED, corrupt
@@ -75,16 +76,7 @@ def outcome(call: Call) -> tuple[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         function, arguments = evaluate(call.target), values_of(call.arguments)
-    illegal = unsaid = None
-    try:
-        _need_all(function, arguments)
-        unsaid = kinds.check(call.kinds, arguments)
-        # a rule may trip over what the kind leaves open, but not over an integer
-        if unsaid is None or unsaid.endswith(kinds.NUMPY_INTEGER):
-            plain = {name: int(x) if isinstance(x, numpy.integer) else x for name, x in arguments.items()}
-            unsaid = call.rules(plain) or unsaid
-    except Illegal as error:
-        illegal = str(error)
+    illegal, unsaid = _reasons(call, function, arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -98,6 +90,38 @@ def outcome(call: Call) -> tuple[str, str]:
         return _compared(call, result) if is_comparable else ("accepted", unsaid or "")
 
 
+def _reasons(call: Call, function: Callable[..., Any], arguments: dict[str, Any]) -> tuple[str | None, str | None]:
+    """What the documentation says against a call, and what it leaves open."""
+    unsaid = None
+    try:
+        _need_all(function, arguments)
+        unsaid = kinds.check(call.kinds, arguments)
+        # a rule may trip over what the kind leaves open, but not over an integer
+        if unsaid is None or unsaid.endswith(kinds.NUMPY_INTEGER):
+            plain = {name: int(x) if isinstance(x, numpy.integer) else x for name, x in arguments.items()}
+            unsaid = call.rules(plain) or unsaid
+    except Illegal as error:
+        return str(error), None
+    return None, unsaid
+
+
+def _names(call: Call, reason: str | None) -> set[str]:
+    """Of arguments that an error may be about: those that were changed, and all that are wrong."""
+    # where sizes are wrong, or there is nothing, which argument is it that is wrong?
+    is_any = reason == NOTHING or RESHAPED.intersection(call.corrupted.values())
+    reasons = [reason]
+    # each change may make another argument wrong, sizes that are drawn may be, and the first hides the others
+    for name in call.corrupted:
+        others = {other: how for other, how in call.corrupted.items() if other != name}
+        arguments = {other: text for other, text in call.arguments.items() if other != name}
+        if name in call.legal:
+            arguments[name] = call.legal[name]
+        one = replace(call, arguments=arguments, corrupted=others)
+        reasons += _reasons(one, evaluate(call.target), values_of(arguments))
+    words = (re.findall(r"\w+", (why or "").partition(":")[0]) for why in reasons)
+    return {*(call.arguments if is_any else call.corrupted), *(word for found in words for word in found)}
+
+
 def _need_all(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
     """What has no default is given."""
     for name, parameter in inspect.signature(function).parameters.items():
@@ -107,6 +131,8 @@ def _need_all(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
 
 def _refused(call: Call, error: Exception, illegal: str | None, unsaid: str | None) -> tuple[str, str]:
     text = f"{type(error).__name__}: {error}"
+    if isinstance(error, RoomError) and not illegal:
+        return "accepted", text
     if not _is_clear(call, error, illegal or unsaid):
         if call.is_constructor and isinstance(error, TypeError) and illegal:
             return "Python's TypeError", text
@@ -124,10 +150,7 @@ def _is_clear(call: Call, error: Exception, reason: str | None) -> bool:
     text = str(error)
     if isinstance(error, TypeError) and re.search(r"unexpected keyword argument|missing \d+ required", text):
         return True  # Python's own
-    # what a change makes wrong may be another argument: one of other sizes, or that with which the reason begins
-    changed = call.arguments if RESHAPED.intersection(call.corrupted.values()) else call.corrupted
-    names = {*changed, *re.findall(r"\w+", (reason or "").partition(":")[0])}
-    patterns = [name.replace("backend", "back-?end") for name in names]
+    patterns = [name.replace("backend", "back-?end") for name in _names(call, reason)]
     is_named = any(re.search(rf"(?<![A-Za-z]){pattern}(?![a-z])", text) for pattern in patterns)
     begins = any(re.match(rf"(\w+\.)*{name}(_reference)?\b", text) for name in call.says)
     return isinstance(error, CLEAR) and begins and is_named and bool(ADVICE.search(text))

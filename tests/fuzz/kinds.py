@@ -77,6 +77,8 @@ def _bool(name: str, x: Any, of: str) -> None:
 def _int(name: str, x: Any, of: str) -> str | None:
     need(not isinstance(x, bool) and isinstance(x, numbers.Integral), f"{name}: no integer")
     need(not of or x >= int(of), f"{name}: below {of}")
+    if not -(2**63) <= x < 2**63:
+        return f"{name}: beyond 64 bits"
     return None if isinstance(x, int) else f"{name}: {NUMPY_INTEGER}"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from attensor.catalogue import load, mechanisms
 from tests.fuzz import operator_rules
-from tests.fuzz.calls import Call, evaluate, need, packing, randn
+from tests.fuzz.calls import Call, evaluate, need, packing, randn, size
 from tests.fuzz.operator_rules import NOTHING, per_axis
 from tests.fuzz.operators import OPERATORS
 
@@ -345,13 +345,13 @@ def _grid_forward(rng: random.Random, name: str) -> Call:
     dtype = rng.choice(["float32", "float64"])
     ranks = {"AxialAttention": (4, 5)}
     ranks |= dict.fromkeys(GRIDS[3:], (4,))
-    space = [rng.choice([4, 5]), 6]
+    space = [size(rng, [4, 5]), size(rng, [6])]
     options = {"denominator_minimum": "1.0"} if name == "GlobalLinearAttention" else {}
     allowed = ranks.get(name, (3, 4, 5))
     return Call(
         title=f"{name}.forward",
         target=_layer(name, dtype, **options),
-        arguments={"hidden_states": randn(dtype, rng.choice([1, 2]), *space, 12)},
+        arguments={"hidden_states": randn(dtype, size(rng, [1, 2]), *space, 12)},
         kinds={"hidden_states": "*tensor:float"},
         rules=lambda a: _is_hidden(a, dtype, *allowed),
         says=(name,),
@@ -359,10 +359,10 @@ def _grid_forward(rng: random.Random, name: str) -> Call:
 
 
 def _forward(rng: random.Random, name: str) -> Call:
-    dtype, tokens = rng.choice(["float32", "float64"]), rng.choice([1, 3, 7])
+    dtype, tokens = rng.choice(["float32", "float64"]), size(rng, [1, 3, 7])
     options = {"SlidingWindowAttention": {"window_size": "3"}, "RelativeKernelAttention": {"num_features": "5"}}
     layer = _layer(name, dtype, **options.get(name, {}))
-    batch, given = rng.choice([1, 2]), {}
+    batch, given = size(rng, [1, 2]), {}
     if rng.random() < 0.5:
         given["cache"] = rng.choice([f"{layer}.new_cache({batch})", f"used({layer}, {batch}, 4)"])
     elif rng.random() < 0.5:

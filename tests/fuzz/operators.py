@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 from tests.fuzz import operator_rules as rules
-from tests.fuzz.calls import Call, Rules, optional, packing, pick, randn, some_dtype
+from tests.fuzz.calls import Call, Rules, optional, packing, pick, randn, size, some_dtype
 
 __all__ = ["OPERATORS", "draw_operator"]
 
@@ -31,7 +31,7 @@ def _qkv(
 def _packed(rng: random.Random, tokens: int, share: float = 0.3) -> tuple[int, int, dict[str, str]]:
     """Rows, sequences, and the packing if there is one."""
     if rng.random() > share:
-        batch = rng.choice([1, 2, 3])
+        batch = size(rng, [1, 2, 3])
         return batch, batch, {}
     bounds = packing(rng, tokens)
     return 1, len(bounds) - 1, {"cu_seqlens": f"torch.tensor({bounds})"}
@@ -44,7 +44,7 @@ def _decay(rng: random.Random, dtype: str, sizes: list[int], lead: list[int]) ->
 
 
 def _linear(rng: random.Random, dtype: str) -> dict[str, str]:
-    tokens = rng.choice([1, 2, 7, 11, 35])
+    tokens = size(rng, [1, 2, 7, 11, 35])
     batch, rows, given = _packed(rng, tokens)
     sizes, tensors = _qkv(rng, dtype, [tokens], batch)
     state = "float64" if dtype == "float64" else "float32"
@@ -77,14 +77,15 @@ def _kernel(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _step(rng: random.Random, dtype: str) -> dict[str, str]:
-    batch = rng.choice([1, 2, 3])
+    batch = size(rng, [1, 2, 3])
     sizes, tensors = _qkv(rng, dtype, [], batch)
     state, rows = "float64" if dtype == "float64" else "float32", batch
     given = optional(rng, 0.5, log_decay=_decay(rng, dtype, sizes, [batch]))
     if rng.random() < 0.4:
-        rows = batch + rng.randint(0, 2)
+        rows = max(batch, 1) + rng.randint(0, 2)
         slots = rng.sample(range(rows), batch)
-        given["state_slots"] = f"torch.tensor({[-1 if rng.random() < 0.2 else n for n in slots]})"
+        taken = [-1 if rng.random() < 0.2 else n for n in slots]
+        given["state_slots"] = f"torch.tensor({taken}, dtype=torch.int64)"
     return {
         **tensors,
         "state": randn(state, rows, sizes[1], sizes[3], sizes[4]),
@@ -112,7 +113,7 @@ def packed(rng: random.Random, bounds: str, keys: int | None) -> dict[str, str]:
 
 
 def _softmax(rng: random.Random, dtype: str) -> dict[str, str]:
-    queries = rng.choice([1, 3, 7, 11])
+    queries = size(rng, [1, 3, 7, 11])
     batch, _, given = _packed(rng, queries)
     keys = queries if given and rng.random() < 0.6 else queries + rng.choice([0, 0, 1, 4])
     if given:
@@ -135,12 +136,12 @@ def _softmax(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _space(rng: random.Random) -> list[int]:
-    return [rng.choice([4, 5, 6, 7]) for _ in range(rng.choice([1, 2, 2, 3]))]
+    return [size(rng, [4, 5, 6, 7]) for _ in range(rng.choice([1, 2, 2, 3]))]
 
 
 def _block(rng: random.Random, dtype: str) -> dict[str, str]:
     space = _space(rng)
-    [_, heads, *_], tensors = _qkv(rng, dtype, space, rng.choice([1, 2]))
+    [_, heads, *_], tensors = _qkv(rng, dtype, space, size(rng, [1, 2]))
     pattern = rng.choice(["window", "grid", "axial"])
     if pattern == "axial":
         axis = rng.randrange(-len(space), len(space))
@@ -161,7 +162,7 @@ def _block(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _channel(rng: random.Random, dtype: str) -> dict[str, str]:
-    sizes = [rng.choice([1, 2]), *_space(rng), rng.choice([1, 2, 3]), rng.choice([2, 3])]
+    sizes = [size(rng, [1, 2]), *_space(rng), rng.choice([1, 2, 3]), rng.choice([2, 3])]
     return {
         **{name: randn(dtype, *sizes) for name in "qkv"},
         **optional(rng, 0.4, scale=pick(rng, [0.7, 1.0, 2])),
@@ -170,7 +171,7 @@ def _channel(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _latent(rng: random.Random, dtype: str) -> dict[str, str]:
-    tokens, groups, width = rng.choice([1, 4, 7]), rng.choice([1, 2]), rng.choice([2, 3])
+    tokens, groups, width = size(rng, [1, 4, 7]), rng.choice([1, 2]), rng.choice([2, 3])
     batch, _, given = _packed(rng, tokens, 0.2)
     queries = tokens if given or rng.random() < 0.6 else 1
     heads, rank, rotary = groups * rng.choice([1, 2]), rng.choice([4, 5]), rng.choice([0, 2])
@@ -193,7 +194,7 @@ def _latent(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _delta(rng: random.Random, dtype: str) -> dict[str, str]:
-    tokens = rng.choice([1, 2, 7, 11, 35])
+    tokens = size(rng, [1, 2, 7, 11, 35])
     batch, rows, given = _packed(rng, tokens)
     [_, heads, kv_heads, width, values], tensors = _qkv(rng, dtype, [tokens], batch)
     own, state = rng.choice([heads, kv_heads]), "float64" if dtype == "float64" else "float32"
@@ -213,8 +214,8 @@ def _delta(rng: random.Random, dtype: str) -> dict[str, str]:
 
 def _power_law(rng: random.Random, dtype: str) -> dict[str, str]:
     """Entries of W A + b are away from zero, where a power magnifies the last digit of any form."""
-    leading = rng.choice([[], [1], [2], [2, 3]])
-    square = [rng.choice([1, 3]), *[rng.choice([2, 4])] * 2]
+    leading = rng.choice([[], [1], [2], [2, 3], [0]])
+    square = [rng.choice([1, 3]), *[size(rng, [2, 4])] * 2]
     return {
         "a": randn(dtype, *leading, *square),
         "weight": f"{randn(dtype, *square)} / 16",
@@ -227,7 +228,7 @@ def _power_law(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _routed(rng: random.Random, dtype: str) -> dict[str, str]:
-    queries = rng.choice([1, 3, 7, 11])
+    queries = size(rng, [1, 3, 7, 11])
     batch, _, given = _packed(rng, queries)
     keys = queries if given else queries + rng.choice([0, 0, 1, 4])
     [_, heads, *_], tensors = _qkv(rng, dtype, [queries], batch)
@@ -248,8 +249,8 @@ def _routed(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
-    space, block, stride, halo = [rng.choice([4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
-    batch = rng.choice([1, 2])
+    space, block, stride, halo = [size(rng, [4, 5, 6, 7]) for _ in range(2)], 4, rng.choice([1, 2]), rng.choice([0, 1])
+    batch = size(rng, [1, 2])
     [*_, width, _], tensors = _qkv(rng, dtype, space, batch)
     return {
         **tensors,
@@ -267,7 +268,7 @@ def _halo(rng: random.Random, dtype: str) -> dict[str, str]:
 
 def _neighborhood(rng: random.Random, dtype: str) -> dict[str, str]:
     space = _space(rng)
-    batch, packed = rng.choice([1, 2]), {}
+    batch, packed = size(rng, [1, 2]), {}
     if len(space) == 1 and rng.random() < 0.4:
         batch, packed = 1, {"cu_seqlens": f"torch.tensor({packing(rng, space[0])})", "is_causal": "True"}
     [_, heads, kv_heads, width, values], tensors = _qkv(rng, dtype, space, batch)
@@ -297,7 +298,7 @@ def _neighborhood(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _relative(rng: random.Random, dtype: str) -> dict[str, str]:
-    space = [rng.choice([5, 7, 11]) for _ in range(rng.choice([1, 1, 2]))]
+    space = [size(rng, [5, 7, 11]) for _ in range(rng.choice([1, 1, 2]))]
     batch, _, given = _packed(rng, space[0], 0.3 if len(space) == 1 else 0.0)
     has_map = rng.random() < 0.7
     [_, heads, *_], tensors = _qkv(rng, dtype, space, batch, positive=not has_map)
@@ -320,7 +321,7 @@ def _relative(rng: random.Random, dtype: str) -> dict[str, str]:
 
 
 def _merge(rng: random.Random, dtype: str) -> dict[str, str]:
-    shape = [rng.choice([1, 2]), *_space(rng), rng.choice([1, 3]), rng.choice([2, 5])]
+    shape = [size(rng, [1, 2]), *_space(rng), rng.choice([1, 3]), rng.choice([2, 5])]
     parts, of = rng.choice([1, 2, 3]), "float64" if dtype == "float64" else "float32"
     return {
         "outs": f"[{', '.join([randn(dtype, *shape)] * parts)}]",
@@ -330,7 +331,7 @@ def _merge(rng: random.Random, dtype: str) -> dict[str, str]:
 
 def _toeplitz(rng: random.Random, dtype: str) -> dict[str, str]:
     axes = rng.choice([1, 2])
-    numbers = [rng.choice([1, 4, 7]) for _ in range(axes)]
+    numbers = [size(rng, [1, 4, 7]) for _ in range(axes)]
     offsets = [n + rng.choice([0, 2, 6]) for n in numbers]
     lead = rng.choice([[], [2], [3, 1]])
     return {

@@ -212,3 +212,10 @@ def test_nonsense_is_refused(options: dict[str, Any], message: str) -> None:
         layer(**options)
     with pytest.raises(ValueError, match="even head width, got hidden_size 12 / num_heads 4 = 3"):
         PowerLawGraphAttention(12, 4)
+
+
+@pytest.mark.parametrize("operator", ["previous-blocks", "sequence", "fixed"])
+def test_no_tokens_give_none(operator: str) -> None:
+    made = layer(operator=operator)
+    for rows in (0, 2):
+        assert made(torch.zeros(rows, 0, 12, dtype=torch.float64)).shape == (rows, 0, 12)

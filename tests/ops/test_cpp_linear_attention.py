@@ -6,6 +6,7 @@ New memory is NaN in all of these tests, so that results that are not written sh
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -412,3 +413,16 @@ def test_float32_keeps_its_digits_over_a_thousand_tokens(decay: str) -> None:
     found = results(in_cpp, changed(exact, Tensor.float))
     for name, value in results(linear_attention_reference, exact).items():
         assert (found[name] - value).norm() < 1e-6 * value.norm(), name
+
+
+@pytest.mark.parametrize("growth", [math.inf, 200.0, 89.0])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_growth_beyond_a_float_is_not_finite_where_it_is_not_in_the_definition(growth: float, place: int) -> None:
+    """No decay, and it must not look like one: infinities once ended at exp(88)."""
+    q, k, v = (torch.randn(1, 7, 2, 16) for _ in range(3))
+    decay = -torch.rand(1, 7, 2, 16)
+    decay[0, place, 0, 3] = growth
+    given = {"log_decay": decay, "initial_state": torch.randn(1, 2, 16, 16), "output_final_state": True}
+    for found, right in zip(in_cpp(q, k, v, **given), linear_attention_reference(q, k, v, **given)):
+        assert not right.isfinite().all()
+        assert torch.equal(found.isfinite(), right.isfinite())

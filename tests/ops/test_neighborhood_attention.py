@@ -343,3 +343,17 @@ def test_a_dilation_beyond_the_grid_leaves_each_token_alone() -> None:
     q, k, v = torch.randn(3, 1, 5, 6, 2, 3).unbind()
     found = neighborhood_attention(q, k, v, window_size=2, dilation=10**12, is_causal=True)
     torch.testing.assert_close(found, v)
+
+
+@pytest.mark.parametrize("option", [{"is_causal": True}, {"border": "truncate"}])
+@pytest.mark.parametrize("more", [{}, {"stride": 2}, {"dilation": 2}, {"return_lse": True}], ids=str)
+@pytest.mark.parametrize("space", [(0,), (0, 4), (4, 0), (2, 0, 3)], ids=str)
+def test_a_grid_without_cells_gives_nothing(space: tuple[int, ...], more: dict, option: dict) -> None:
+    q, k, v = (torch.randn(2, *space, 3, 4, requires_grad=True) for _ in range(3))
+    given = {"window_size": 3, **option, **more}
+    found, right = (f(q, k, v, **given) for f in (neighborhood_attention, neighborhood_attention_reference))
+    found, right = (x if isinstance(x, tuple) else (x,) for x in (found, right))
+    assert [x.shape for x in found] == [x.shape for x in right]
+    found[0].sum().backward()
+    assert q.grad is not None
+    assert q.grad.shape == q.shape

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.edit.journal import Journal
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 from attensor.sites import AttentionSite, find_sites
 
 __all__ = ["Alignment", "align", "distill", "originals", "transfer"]
@@ -57,6 +59,7 @@ def originals(model: nn.Module) -> Iterator[list[tuple[AttentionSite, nn.Module]
             site.replace(layer)
 
 
+@checked
 def align(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -78,6 +81,7 @@ def align(
         ValueError: nothing was swapped, or there was no batch.
     Cost: a forward pass of the original without attention weights kept, and forward and backward passes of the layers.
     """
+    _check_pace("align", minutes, steps, learning_rate)
     with originals(model) as stand_ins:
         if not stand_ins:
             raise ValueError("align: model must have layers that edit.swap has put in, got none; swap first.")
@@ -131,6 +135,7 @@ def transfer(
     return found
 
 
+@checked
 def distill(
     model: Model,
     batches: Iterable[Batch],
@@ -151,6 +156,7 @@ def distill(
     Raises:
         ValueError: nothing was swapped, or there was no batch.
     """
+    _check_pace("distill", minutes, steps, learning_rate)
     layers = [site.layer for site in find_sites(model) if site.is_replaced]
     if not layers:
         raise ValueError("distill: model must have layers that edit.swap has put in, got none; swap first.")
@@ -186,6 +192,11 @@ def _still(model: nn.Module, frozen: Sequence[nn.Parameter]) -> Iterator[None]:
         model.train(was_training)
 
 
+def _check_pace(name: str, minutes: float | None, steps: int | None, learning_rate: float) -> None:
+    check_range(name, above=0, minutes=minutes, learning_rate=learning_rate)
+    check_range(name, 1, steps=steps)
+
+
 def _paced(
     batches: Iterable[Batch],
     found: Alignment,
@@ -206,6 +217,8 @@ def _paced(
         return max(spent, found.steps / steps if steps else 0.0)
 
     for batch in itertools.islice(batches, found.steps, None):
+        if not isinstance(batch, Mapping):
+            raise TypeError(f"align: batches must hold mappings from names to tensors, got {type(batch).__name__}.")
         gone = share()
         if gone >= 1:
             break

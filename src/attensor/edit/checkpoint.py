@@ -15,6 +15,7 @@ from torch import nn
 from attensor.edit.swap import swap
 from attensor.errors import require
 from attensor.files import write_text
+from attensor.ops._checks import checked
 
 __all__ = ["load_original", "load_swapped", "save_swapped"]
 
@@ -29,6 +30,7 @@ _TOKENIZER = (
 )
 
 
+@checked
 def load_original(folder: str | os.PathLike[str]) -> Any:
     """A model in transformers' format, a causal one where its configuration says so, on the CPU in evaluation.
 
@@ -44,6 +46,7 @@ def load_original(folder: str | os.PathLike[str]) -> Any:
     return _kind(transformers, config).from_pretrained(path, local_files_only=True).eval()
 
 
+@checked
 def save_swapped(
     model: Any, folder: str | os.PathLike[str], swaps: Sequence[Mapping[str, Any]], *, source: str | os.PathLike[str]
 ) -> None:
@@ -57,6 +60,10 @@ def save_swapped(
     Raises:
         OSError: the folder cannot be written.
     """
+    if not hasattr(model, "config"):
+        raise TypeError(
+            f"save_swapped: model must be one of transformers, got {type(model).__name__} without a config."
+        )
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     model.config.save_pretrained(path)
@@ -69,6 +76,7 @@ def save_swapped(
             shutil.copy(Path(source) / name, path / name)
 
 
+@checked
 def load_swapped(folder: str | os.PathLike[str]) -> Any:
     """A model that `save_swapped` wrote, in evaluation.
 

@@ -21,7 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from attensor.errors import ShapeError
+from attensor.nn._shapes import check_range
 from attensor.nn.latent import Slicing
+from attensor.ops._checks import check_float, checked
 
 __all__ = ["latent_moments", "rotate_latent", "rotation"]
 
@@ -29,27 +31,31 @@ _DOWN, _NORM, _UP = "kv_a_proj_with_mqa", "kv_a_layernorm.weight", "kv_b_proj.we
 How = Literal["identity", "hadamard", "pca"]
 
 
+@checked
 def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0) -> Tensor:
     """An orthogonal matrix U, float64 [R, R]; latents c become c U.
 
     Args:
         how: `"identity"`; `"hadamard"`: spreads every channel evenly over all, signs drawn at random; `"pca"`:
             directions in the order of their energy, so that the first slice holds most of it.
-        rank: R; for `"hadamard"` a power of two.
+        rank: R, below 2^14; for `"hadamard"` a power of two.
         moment: [R, R], second moment of the latents, for `"pca"`.
         seed: of the signs.
     Raises:
         ValueError: an unknown kind, no power of two, or no moment. ShapeError: a moment of another size.
     """
+    check_range("rotation", 1, 2**14, rank=rank)
+    if moment is not None:
+        check_float("rotation", "moment", moment, moment, "moment")
     if how == "identity":
         return torch.eye(rank, dtype=torch.float64)
     if how == "hadamard":
         if rank < 1 or rank & (rank - 1):
-            raise ValueError(f"rotation: 'hadamard' needs a latent whose width is a power of two, got {rank}.")
+            raise ValueError(f"rotation: rank must be, for 'hadamard', a power of two, got {rank}; use 'pca' for others.")
         matrix = torch.ones(1, 1, dtype=torch.float64)
         while matrix.shape[0] < rank:
             matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
-        signs = torch.randint(0, 2, (rank, 1), generator=torch.Generator().manual_seed(seed)) * 2 - 1
+        signs = torch.randint(0, 2, (rank, 1), generator=torch.Generator().manual_seed(int(seed))) * 2 - 1
         return signs * matrix / math.sqrt(rank)
     if how != "pca":
         raise ValueError(f"rotation: how must be 'identity', 'hadamard' or 'pca', got {how!r}.")
@@ -57,10 +63,15 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         raise ValueError("rotation: 'pca' needs the second moment of the latents; use edit.latent_moments.")
     if list(moment.shape) != [rank, rank]:
         raise ShapeError(f"rotation: moment must be [R, R] = {[rank, rank]}, got {list(moment.shape)}.")
+    if moment.is_meta or not moment.isfinite().all():
+        raise ValueError(
+            "rotation: moment must be finite, got NaN or infinity; use edit.latent_moments of a sound model."
+        )
     vectors: Tensor = torch.linalg.eigh(moment.double()).eigenvectors
     return vectors.flip(1)
 
 
+@checked
 def latent_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
     """Second moments of every latent layer's latents, by norm and without its weight, so that tokens count alike.
 
@@ -128,6 +139,7 @@ def hooked(hooks: Mapping[nn.Module, Any], *, with_kwargs: bool = False) -> Iter
             handle.remove()
 
 
+@checked
 def rotate_latent(
     state_dict: Mapping[str, Tensor],
     how: How = "pca",

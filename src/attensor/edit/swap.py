@@ -17,6 +17,7 @@ from torch import nn
 
 from attensor import catalogue
 from attensor.nn._carried import accepted
+from attensor.ops._checks import checked
 from attensor.sites import AttentionSite, AttentionWeights, find_sites
 
 __all__ = ["chosen", "layer_for", "restore", "swap"]
@@ -25,6 +26,7 @@ Model = TypeVar("Model", bound=nn.Module)
 Made = Callable[[AttentionWeights], nn.Module]
 
 
+@checked
 def swap(
     model: Model,
     to: str | Made,
@@ -57,7 +59,12 @@ def swap(
         raise ValueError(f'swap: weights must be "carry" or "fresh", got {weights!r}.')
     found = find_sites(model)
     fresh = weights == "fresh"
-    _put([(found[i], layer_for(to, found[i], i, len(found), options, is_fresh=fresh)) for i in chosen(found, layers)])
+    _put(
+        [
+            (found[i], layer_for(to, found[i], i, len(found), options, is_fresh=fresh))
+            for i in chosen(found, layers, "swap")
+        ]
+    )
     return model
 
 
@@ -75,6 +82,7 @@ def _put(made: Sequence[tuple[AttentionSite, nn.Module]]) -> None:
         raise
 
 
+@checked
 def restore(
     model: Model, *, layers: Sequence[int] | None = None, weights: Literal["carry", "original"] = "carry"
 ) -> Model:
@@ -93,14 +101,14 @@ def restore(
     if weights not in ("carry", "original"):
         raise ValueError(f'restore: weights must be "carry" or "original", got {weights!r}.')
     found = find_sites(model)
-    back = [site for site in (found[index] for index in chosen(found, layers)) if site.is_replaced]
+    back = [site for site in (found[index] for index in chosen(found, layers, "restore")) if site.is_replaced]
     carried = [site.weights() if weights == "carry" else None for site in back]
     for site, projections in zip(back, carried):
         site.restore(projections)
     return model
 
 
-def chosen(found: Sequence[AttentionSite], layers: Sequence[int] | None) -> list[int]:
+def chosen(found: Sequence[AttentionSite], layers: Sequence[int] | None, name: str) -> list[int]:
     """Places of the attentions that were asked for, in rising order.
 
     Raises:
@@ -110,9 +118,11 @@ def chosen(found: Sequence[AttentionSite], layers: Sequence[int] | None) -> list
     asked = range(count) if layers is None else layers
     for index in asked:
         if not -count <= index < count:
-            raise ValueError(f"layers: must be from {-count} to {count - 1} for {count} attentions, got {index}.")
+            raise ValueError(
+                f"{name}: layers must be from {-count} to {count - 1} for {count} attentions, got {index}."
+            )
     if not asked:
-        raise ValueError("layers: must name an attention, got none; leave it out for all.")
+        raise ValueError(f"{name}: layers must name an attention, got none; leave it out for all.")
     return sorted({index % count for index in asked})
 
 
@@ -134,7 +144,10 @@ def layer_for(
     if not isinstance(to, str):
         layer = to(weights)
     else:
-        mechanism = catalogue.mechanism(to)
+        try:
+            mechanism = catalogue.mechanism(to)
+        except ValueError as error:
+            raise ValueError(f"swap: to must be a mechanism: {error}") from None
         if mechanism.name == "softmax" and site.kind == "transformers" and weights.window_size is not None:
             mechanism = catalogue.mechanism("sliding-window")  # what softmax attention with a window is
         kind = catalogue.load(mechanism.layer)
@@ -148,6 +161,8 @@ def layer_for(
             )
         place = accepted(kind, layer_index=index, num_layers=count)
         layer = kind.from_attention(weights, **{**place, **options})
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"swap: to must make a layer of attensor, got {type(layer).__name__} from {to!r:.80}.")
     if is_fresh:
         layer.reset_parameters()
     return cast("nn.Module", layer)

@@ -111,7 +111,7 @@ def try_swap(model: nn.Module, task: Task, options: TrialOptions, *, journal: Jo
     """
     journal = journal or Journal()
     found_sites = find_sites(model)
-    picked = chosen(found_sites, options.layers)
+    picked = chosen(found_sites, options.layers, "try_swap")
     sites = [found_sites[index] for index in picked]
     arms: dict[str, dict[str, Any]] = {
         options.to: {

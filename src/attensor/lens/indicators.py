@@ -78,6 +78,7 @@ def indicators(attention: Tensor) -> Indicators:
     )
 
 
+@checked
 @torch.no_grad()
 def model_indicators(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Indicators]:
     """The indicators of every attention of a model that has weights, the mean over the rows of a batch.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from attensor.models.language.pldr import PLDRForCausalLM, deductive_outputs
+from attensor.ops._checks import checked
 
 __all__ = ["HeadReading", "LayerReading", "read_operators"]
 
@@ -54,6 +55,7 @@ class LayerReading:
     operator: Tensor
 
 
+@checked
 @torch.no_grad()
 def read_operators(model: nn.Module, prompts: Sequence[Tensor]) -> list[LayerReading]:
     """Readings of every layer.

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
+from attensor.ops._checks import check_float, check_tensor, checked
 
 __all__ = ["ReceptiveField", "receptive_field"]
 
@@ -33,6 +34,7 @@ class ReceptiveField:
     shares: Tensor
     centre: tuple[float, float]
 
+    @checked
     def beyond(self, radius: float) -> float:
         """Share of the pixels whose middle is farther from the centre than `radius` pixels, from 0 to 1."""
         down, right = (
@@ -40,6 +42,7 @@ class ReceptiveField:
         )
         return float(self.shares[torch.hypot(down[:, None], right) > radius].sum())
 
+    @checked
     def brightness(self, decades: float = 4.0) -> Tensor:
         """The logarithm of the shares for a picture: 1 for the largest, 0 where it is `decades` powers of ten less."""
         largest = self.shares.max()
@@ -48,6 +51,7 @@ class ReceptiveField:
         return ((self.shares / largest).log10() / decades + 1).clamp(min=0)
 
 
+@checked
 def receptive_field(function: Callable[[Tensor], Tensor], images: Tensor, *, seed: int = 0) -> ReceptiveField:
     """The field of the central cell, the one below and right of the middle where a side is even.
 
@@ -62,13 +66,16 @@ def receptive_field(function: Callable[[Tensor], Tensor], images: Tensor, *, see
         ValueError: the derivative is not finite.
     Cost: one forward and one backward pass.
     """
-    if images.ndim != 4 or not images.numel():
+    check_float("receptive_field", "images", images, images, "images")
+    if images.ndim != 4 or not images.numel() or images.is_meta:
         raise ShapeError(
-            f"receptive_field: images must be [B, C, height, width] and not empty, got {list(images.shape)}."
+            f"receptive_field: images must be [B, C, height, width] and not empty, got {list(images.shape)} "
+            f"on {images.device}."
         )
     inputs = images.detach().clone().requires_grad_()
     with torch.enable_grad():
         maps = function(inputs)
+        check_tensor("receptive_field", "function", maps)
         if maps.ndim != 4 or maps.shape[0] != images.shape[0] or not maps.numel():
             raise ShapeError(
                 f"receptive_field: function must return a map [{images.shape[0]}, C', rows, columns], got "
@@ -76,7 +83,7 @@ def receptive_field(function: Callable[[Tensor], Tensor], images: Tensor, *, see
             )
         places = [side // 2 for side in maps.shape[2:]]
         middle = maps[:, :, places[0], places[1]]  # [B, C']
-        directions = torch.randn(middle.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        directions = torch.randn(middle.shape, generator=torch.Generator().manual_seed(int(seed)), dtype=torch.float64)
         total = (middle * directions.to(middle)).sum()
         (gradient,) = torch.autograd.grad(total, inputs) if maps.requires_grad else (torch.zeros_like(inputs),)
     sizes = gradient.abs().double().mean((0, 1)).cpu()  # [height, width]

@@ -19,6 +19,8 @@ _HALVINGS = 200
 
 def two_sided_p(t: float, freedom: float) -> float:
     """Probability that |T| is at least |t|, under `freedom` > 0 degrees (infinity: the normal distribution)."""
+    _check("two_sided_p", -math.inf, math.inf, t=t)
+    _check("two_sided_p", _TINY, math.inf, freedom=freedom)
     if t == 0:
         return 1.0
     if math.isinf(t):
@@ -30,6 +32,8 @@ def two_sided_p(t: float, freedom: float) -> float:
 
 def t_quantile(probability: float, freedom: float) -> float:
     """The t below which lies `probability`, from 0.5 to below 1, for `freedom` > 0 degrees."""
+    _check("t_quantile", 0.5, 1 - 1e-16, probability=probability)
+    _check("t_quantile", _TINY, math.inf, freedom=freedom)
     tail = 2 * (1 - probability)
     z = statistics.NormalDist().inv_cdf(probability)
     if freedom > 300:  # the expansion of Fisher and Cornish: the next term is below 1e-8 here
@@ -44,6 +48,12 @@ def t_quantile(probability: float, freedom: float) -> float:
             break
         low, high = (middle, high) if two_sided_p(middle, freedom) > tail else (low, middle)
     return high
+
+
+def _check(name: str, least: float, most: float, **numbers: float) -> None:
+    for argument, x in numbers.items():
+        if isinstance(x, bool) or not isinstance(x, (int, float)) or not least <= x <= most:
+            raise ValueError(f"{name}: {argument} must be a number from {least} to {most}, got {x!r:.60}.")
 
 
 def _incomplete_beta(square: float, freedom: float) -> float:

@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from attensor.ops._checks import checked
+
 __all__ = ["Rule", "convert", "join", "kept_options", "load_weights", "read_weights", "require_options"]
 
 
@@ -26,6 +28,7 @@ class Rule(NamedTuple):
     cut: Callable[[Tensor], Sequence[Tensor]] = lambda tensor: (tensor,)
 
 
+@checked
 def convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) -> dict[str, Tensor]:
     """Every tensor under its new names, by the first rule that fits the old one; memory is shared where nothing is cut.
 
@@ -92,6 +95,7 @@ def kept_options(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
     return {name: config[name] for name in names if name in config}
 
 
+@checked
 def read_weights(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file, or of `model.safetensors` in a folder, on the CPU.
 
@@ -111,6 +115,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
+@checked
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], *, source: str) -> None:
     """Copy `weights` into `model` if all names and shapes agree; otherwise nothing is changed.
 

@@ -18,6 +18,7 @@ from attensor.catalogue import cards, load, named
 from attensor.errors import MissingExtraError
 from attensor.models.convert import load_weights, read_weights
 from attensor.models.vision.image_model import FeatureExtractor, ImageModel
+from attensor.nn._shapes import check_range
 from attensor.ops._checks import checked
 
 __all__ = ["create", "model_names", "register_with_timm"]
@@ -53,6 +54,7 @@ def create(
         FileNotFoundError: there are no weights at `pretrained`.
     """
     _check_options(num_classes, img_size, features_only or out_indices is None)
+    check_range("models.create", 0, 1, drop_path_rate=drop_path_rate)
     model_class, config = _find(name)
     changes = {"num_classes": num_classes, "image_size": _pair(img_size), "drop_path_rate": drop_path_rate}
     config = _changed(name, config, **changes)

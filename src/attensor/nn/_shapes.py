@@ -8,11 +8,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attensor.errors import ShapeError
+from attensor.errors import RoomError, ShapeError
 from attensor.ops._checks import check_tensor, is_autocast
 from attensor.ops._precision import FLOATS
 
-__all__ = ["check_hidden_states", "check_range", "half", "head_dim", "kv_heads", "refuse_cache_with_packing"]
+__all__ = [
+    "check_hidden_states",
+    "check_input",
+    "check_range",
+    "check_room",
+    "half",
+    "head_dim",
+    "kv_heads",
+    "refuse_cache_with_packing",
+]
+
+_ROOM = 2**28
 
 
 def check_range(
@@ -38,6 +49,20 @@ def check_range(
         if not all(low <= x < below and x > above for x in values):
             name = who if isinstance(who, str) else type(who).__name__
             raise ValueError(f"{name}: {argument} must be {expected}, got {value}; choose another {argument}.")
+
+
+def check_room(who: object, numbers: int, /, **options: int | None) -> None:
+    """Refuse options that ask for a table of more than 2^28 numbers, which nobody means and which takes minutes.
+
+    Raises:
+        RoomError: they do.
+    """
+    if numbers > _ROOM:
+        asked = ", ".join(f"{name} {value}" for name, value in options.items() if value is not None)
+        raise RoomError(
+            f"{type(who).__name__}: {asked} must make a table of at most {_ROOM} numbers, got {numbers}; choose "
+            "smaller ones."
+        )
 
 
 def head_dim(layer: nn.Module, size: int, num_heads: int, *, argument: str = "hidden_size") -> int:
@@ -100,8 +125,7 @@ def check_hidden_states(layer: nn.Module, hidden_states: Tensor, hidden_size: in
         TypeError: no dense tensor, or of a dtype that is not floating or not that of the layer's plain projections.
         ValueError: the layer is on another device.
     """
-    if not torch.compiler.is_compiling():
-        _check_kind(layer, hidden_states)
+    check_input(layer, "hidden_states", hidden_states, _plain_weight(layer))
     shape = list(hidden_states.shape)
     if hidden_states.dim() not in ranks:
         layouts = {3: "[B, T, C]", 4: "[B, height, width, C]", 5: "[B, depth, height, width, C]"}
@@ -117,26 +141,35 @@ def check_hidden_states(layer: nn.Module, hidden_states: Tensor, hidden_size: in
         raise ShapeError(f"{type(layer).__name__}: hidden_states must have a cell along each axis, got {shape}.")
 
 
-def _check_kind(layer: nn.Module, hidden_states: Tensor) -> None:
-    name = type(layer).__name__
-    check_tensor(name, "hidden_states", hidden_states)
-    if hidden_states.dtype not in FLOATS:
-        raise TypeError(
-            f"{name}: hidden_states must be torch.float16, bfloat16, float32 or float64, got {hidden_states.dtype}; "
-            "use .float()."
-        )
-    weight = _plain_weight(layer)
-    if weight is None:
+def check_input(layer: nn.Module, argument: str, x: Tensor, weight: Tensor | None) -> None:
+    """Refuse what is no dense floating tensor like a weight that it meets first; nothing where a compiler looks.
+
+    Args:
+        layer: for the message.
+        argument: what x is called.
+        x: the input.
+        weight: one that casts nothing by itself; None where there is none, and others count for nothing.
+    Raises:
+        TypeError: no such tensor, or another dtype outside autocast.
+        ValueError: another device.
+    """
+    if torch.compiler.is_compiling():
         return
-    device = hidden_states.device
+    name = type(layer).__name__
+    check_tensor(name, argument, x)
+    if x.dtype not in FLOATS:
+        raise TypeError(
+            f"{name}: {argument} must be torch.float16, bfloat16, float32 or float64, got {x.dtype}; use .float()."
+        )
+    if type(weight) is not nn.Parameter or weight.dtype not in FLOATS:
+        return
+    device = x.device
     # weights that are moved in when they are needed wait on the meta device
     if device != weight.device and not weight.is_meta:
-        raise ValueError(
-            f"{name}: hidden_states is on {device}, the layer on {weight.device}; use .to({weight.device})."
-        )
-    if hidden_states.dtype != weight.dtype and not is_autocast(device.type):
+        raise ValueError(f"{name}: {argument} is on {device}, the layer on {weight.device}; use .to({weight.device}).")
+    if x.dtype != weight.dtype and not is_autocast(device.type):
         raise TypeError(
-            f"{name}: hidden_states must have the dtype {weight.dtype} of the layer, got {hidden_states.dtype}; use "
+            f"{name}: {argument} must have the dtype {weight.dtype} of the layer, got {x.dtype}; use "
             f".to({weight.dtype}), or torch.autocast."
         )
 
@@ -145,8 +178,7 @@ def _plain_weight(layer: nn.Module) -> Tensor | None:
     """Of the first projection that casts nothing by itself: neither quantised nor adapted; None if there is none."""
     for child in layer.children():
         if type(child) is nn.Linear or type(child) is nn.Conv2d:
-            weight = child.weight
-            return weight if type(weight) is nn.Parameter and weight.dtype in FLOATS else None
+            return child.weight
     return None
 
 

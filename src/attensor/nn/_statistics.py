@@ -53,7 +53,7 @@ class Blocks(NamedTuple):
             order = torch.arange(len(self.sequences), device=own.device)
             is_earlier = (self.sequences[:, None] == self.sequences) & (order[:, None] > order)
             return torch.einsum("ij,bjhde->bihde", is_earlier.to(own.dtype), own), own.sum(1)
-        past = torch.zeros_like(own[:, 0]) if past is None else past
+        past = own.new_zeros(own.shape[0], *own.shape[2:]) if past is None else past
         sums = torch.cat([past[:, None], own], 1).cumsum(1)
         return sums[:, :-1], sums[:, -1]
 

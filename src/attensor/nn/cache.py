@@ -52,6 +52,8 @@ class Cache(ABC):
     def first(self, first: Tensor) -> None:
         check_tensor(name := type(self).__name__, "first", first)
         check_integers(name, "first", first, first)
+        if first.is_meta and not self._any.is_meta:
+            raise ValueError(f"{name}: first must hold numbers, got a meta tensor; use one on {self.device}.")
         if first.shape != (self.batch_size,):
             raise ShapeError(f"{name}: first must be [B] = [{self.batch_size}], got {list(first.shape)}.")
         self._first, self._last_padded = first.to(device=self._any.device, dtype=torch.int64), None
@@ -127,7 +129,9 @@ class Cache(ABC):
         Raises:
             ShapeError, TypeError, ValueError: another rank, no integers, rows that are not there (seen on a CPU).
         """
-        check_integers(name := "Cache.reorder", "index", index, index)
+        check_integers(name := f"{type(self).__name__}.reorder", "index", index, index)
+        if index.is_meta and not self._any.is_meta:
+            raise ValueError(f"{name}: index must hold numbers, got a meta tensor; use one on {self.device}.")
         if index.ndim != 1:
             raise ShapeError(f"{name}: index must be [new batch size], got {list(index.shape)}.")
         if is_readable(index):
@@ -150,6 +154,7 @@ class Cache(ABC):
         if self.real(0, 1) is not None:
             self.first = self.first.clamp(max=length)
 
+    @checked
     def check_crop(self, length: int) -> None:
         """Refuse what `crop` refuses, and change nothing.
 
@@ -188,6 +193,12 @@ class Cache(ABC):
         """Forget; `check_crop` has allowed it."""
 
 
+def _check_sizes(cache: Cache, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    if not sizes:
+        raise ValueError(f"{type(cache).__name__}: sizes must name a tensor, got none; see new_cache() of a layer.")
+    check_range(cache, 0, **sizes)
+
+
 class TokenCache(Cache):
     """Named tensors with an entry for every token, such as keys and values, or for the last tokens of a window.
 
@@ -212,6 +223,7 @@ class TokenCache(Cache):
         dtype: torch.dtype | None = None,
     ) -> None:
         check_range(self, 0, batch_size=batch_size, max_length=max_length)
+        _check_sizes(self, sizes)
         kept = windows if isinstance(windows, Mapping) else dict.fromkeys(sizes, windows)
         typed, factory = dtype is not None, partial(torch.empty, device=device, dtype=dtype)
         self._buffers = {
@@ -246,6 +258,7 @@ class TokenCache(Cache):
         self.length += tokens
         return {name: self._buffers[name].append(tensor) for name, tensor in new.items()}
 
+    @checked
     def check_crop(self, length: int) -> None:
         """Refuse what `crop` refuses: with a window, what it has dropped.
 
@@ -303,21 +316,38 @@ class StateCache(Cache):
         batch_size: int,
         sizes: Mapping[str, tuple[int, ...]],
         *,
-        start: Mapping[str, float] | None = None,
+        start: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         check_range(self, 0, batch_size=batch_size)
+        _check_sizes(self, sizes)
+        numbers = (start or {}).values()
+        if any(isinstance(x, bool) or not isinstance(x, (int, float)) for x in numbers):
+            raise TypeError(f"StateCache: start must be numbers by name, got {start!r:.80}.")
         self._is_typed = dtype is not None
         made: dict[str, Any] = {"device": device, "dtype": torch.promote_types(dtype or torch.float32, torch.float32)}
         self._start = dict.fromkeys(sizes, 0.0) | dict(start or {})
         self.states = {name: torch.full((batch_size, *size), self._start[name], **made) for name, size in sizes.items()}
 
+    @checked
     def update(self, tokens: int, **states: Tensor) -> None:
-        """Take the states, by name, after `tokens` more tokens."""
+        """Take the states, by name, after `tokens` more tokens.
+
+        Raises:
+            ShapeError: a name is unknown, or a state has other sizes. ValueError: fewer than 0 tokens.
+        """
+        check_range(name := "StateCache.update", 0, tokens=tokens)
+        for key, state in states.items():
+            check_tensor(name, key, state)
+            held = self.states.get(key)
+            if held is None or state.shape != held.shape:
+                wanted = ", ".join(f"{own} {list(x.shape)}" for own, x in self.states.items())
+                raise ShapeError(f"{name}: states must be {wanted}, got {key} {list(state.shape)}.")
         self.states.update(states)
         self.length += tokens
 
+    @checked
     def check_crop(self, length: int) -> None:
         """Refuse all but everything (`length` 0) and nothing (`length` equal to the cache's own).
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.nn._shapes import check_range
-from attensor.ops._checks import checked
+from attensor.errors import ShapeError
+from attensor.nn._shapes import check_range, check_room
+from attensor.ops._checks import check_float, check_tensor, checked
 from attensor.ops.feature_maps import PositiveRandomFeatures, random_projection
 
 __all__ = ["LearnedFeatures", "RandomFeatures"]
@@ -45,6 +46,7 @@ class RandomFeatures(nn.Module):
         super().__init__()
         self.normalize = normalize
         check_range(self, 1, key_dim=key_dim, num_features=num_features)
+        check_room(self, (num_features or key_dim) * key_dim, key_dim=key_dim, num_features=num_features)
         self.register_buffer("projection", torch.empty(1, num_features or key_dim, key_dim, device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -90,6 +92,7 @@ class LearnedFeatures(nn.Module):
     ) -> None:
         super().__init__()
         check_range(self, 1, key_dim=key_dim, num_features=num_features)
+        check_room(self, (num_features or key_dim) * key_dim, key_dim=key_dim, num_features=num_features)
         self.proj = _Linear(key_dim, num_features or key_dim, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
 
@@ -101,6 +104,10 @@ class LearnedFeatures(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H, K] to [B, T, H, 2 M] in at least float32."""
+        check_tensor(name := "LearnedFeatures", "x", x)
+        check_float(name, "x", x, self.proj.weight, "the weight")
+        if not x.ndim or x.shape[-1] != self.proj.in_features:
+            raise ShapeError(f"{name}: x must be [B, T, H, {self.proj.in_features}], got {list(x.shape)}.")
         projected = self.proj(x.to(torch.promote_types(x.dtype, torch.float32)))
         return torch.cat([projected.softmax(-1), (-projected).softmax(-1)], -1)
 

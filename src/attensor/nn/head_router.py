@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 from attensor.ops._precision import full_precision, working_dtype
 
 __all__ = ["HeadRouter", "check_counts", "load_balance_loss"]
@@ -153,6 +154,7 @@ class HeadRouter(nn.Module):
         )
 
 
+@checked
 def load_balance_loss(model: nn.Module) -> Tensor:
     """How unevenly routers load their heads: the mean over layers of E sum_i P_i f_i, at least K.
 

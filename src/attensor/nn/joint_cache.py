@@ -20,6 +20,9 @@ class JointCache(Cache):
     """
 
     def __init__(self, **parts: Cache) -> None:
+        for name, part in parts.items():
+            if not isinstance(part, Cache):
+                raise TypeError(f"JointCache: {name} must be a Cache, got {type(part).__name__}; see layer.new_cache.")
         self.parts = parts
         self.can_crop = all(part.can_crop for part in parts.values())
 

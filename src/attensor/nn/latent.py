@@ -16,6 +16,7 @@ from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.norm import RMSNorm
 from attensor.nn.rotary import Frequencies, Yarn, rotary_embedding
 from attensor.ops import latent_attention
+from attensor.ops._checks import checked_fields
 from attensor.ops._precision import FLOATS
 
 __all__ = ["GroupedLatentAttention", "LatentAttention", "Slicing"]
@@ -23,6 +24,7 @@ __all__ = ["GroupedLatentAttention", "LatentAttention", "Slicing"]
 _EPSILON = 1e-6  # of all norms, whatever a model's configuration says of others
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Slicing:
     """A trained latent cut into slices, each of which attends for itself: what one device of several would hold.

@@ -64,10 +64,14 @@ class Mixer(nn.Module, ABC):
     shown: tuple[str, ...] = ("hidden_size", "num_heads")
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let the constructor refuse options of another kind than annotated."""
+        """Let what users call, but for the hot path, refuse arguments of another kind than annotated."""
         super().__init_subclass__(**options)
-        if inspect.isfunction(constructor := vars(cls).get("__init__")):
-            cls.__init__ = checked(constructor)  # type: ignore[method-assign]
+        for name in ("__init__", "cost_sizes", "from_attention"):
+            own = vars(cls).get(name)
+            if inspect.isfunction(own):
+                setattr(cls, name, checked(own))
+            elif isinstance(own, classmethod):
+                setattr(cls, name, classmethod(checked(own.__func__)))
 
     @abstractmethod
     def project(self, hidden_states: Tensor) -> Heads:

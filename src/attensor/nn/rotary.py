@@ -26,7 +26,7 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked
+from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, checked, checked_fields
 
 __all__ = ["Frequencies", "Yarn", "grid_rotary_embedding", "rotary_embedding", "token_positions"]
 
@@ -63,6 +63,7 @@ class Frequencies:
         return torch.tensor(self.values, device=device, dtype=dtype)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Yarn:
     """Rotary positions stretched for longer contexts: slow pairs turn `factor` times slower, fast ones as before.
@@ -143,11 +144,13 @@ def token_positions(
     check_range("token_positions", 0, 2**62, tokens=tokens, offset=offset)
     if cu_seqlens is not None:
         check_integers("token_positions", "cu_seqlens", cu_seqlens, cu_seqlens)
+        _check_numbers("cu_seqlens", cu_seqlens, device)
     positions = torch.arange(tokens, device=device)
     if cu_seqlens is None:
         positions = positions + offset
         if first is not None:
             _check_first(first)
+            _check_numbers("first", first, device)
         return positions if first is None else (positions - first.to(device)[:, None]).clamp(min=0)
     if first is not None or not (isinstance(offset, int) and offset == 0):
         raise ValueError("token_positions: cu_seqlens has no past: leave offset and first out.")
@@ -237,6 +240,11 @@ def _check_heads(name: str, x: Tensor, multiple: int, base: float) -> None:
             f"{name}: x must be [B, T, H, D] with D a multiple of {multiple}, got {list(x.shape)}; choose heads of "
             "another width."
         )
+
+
+def _check_numbers(argument: str, x: Tensor, device: torch.device) -> None:
+    if x.is_meta and torch.device(device).type != "meta":
+        raise ValueError(f"token_positions: {argument} must hold numbers, got a meta tensor; use one on {device}.")
 
 
 def _check_first(first: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from attensor.nn._shapes import check_hidden_states, check_range
+from attensor.nn._shapes import check_hidden_states, check_range, check_room
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import block_attention
@@ -121,6 +121,7 @@ class RelativePositionBias(nn.Module):
         check_range(self, 1, num_heads=num_heads, block_size=block_size)
         self.block_size = block_size
         offsets = 2 * block_size - 1
+        check_room(self, num_heads * offsets**2, num_heads=num_heads, block_size=block_size)
         self.relative_position_bias_table = nn.Parameter(
             torch.empty(num_heads, offsets, offsets, device=device, dtype=dtype)
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from attensor.errors import ShapeError
+from attensor.errors import RoomError, ShapeError
 from attensor.ops._kernel import is_direct
 from attensor.ops._kinds import ANYTHING, TENSOR, kinds_of, refuse
 from attensor.ops._precision import FLOATS
@@ -26,12 +27,14 @@ __all__ = [
     "check_qkv",
     "check_tensor",
     "checked",
+    "checked_fields",
     "is_autocast",
     "is_readable",
     "scale_of",
 ]
 
 F = TypeVar("F", bound=Callable[..., Any])
+C = TypeVar("C")
 
 _INTEGERS = (torch.int32, torch.int64)
 _TABLES: list[Any] = []  # of `checked`: a compiler takes no constructor that holds them itself
@@ -46,7 +49,7 @@ def checked(function: F, owner: str = "") -> F:
         owner: begins the message; the function's name if empty, of a constructor the class's.
     Raises:
         TypeError: (the function returned) an argument of another kind, or a tensor that is not dense. ValueError: a
-            number that is NaN or infinite, a string that is none of the choices.
+            number that is NaN or infinite, a string that is none of the choices. RoomError: sizes beyond the memory.
     Cost: 1 to 2 us a call; nothing under `torch.compile`.
     """
     name = owner or function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
@@ -59,21 +62,53 @@ def checked(function: F, owner: str = "") -> F:
     number = len(_TABLES)
     _TABLES.append((parameters, kinds, pairs, in_order, anything))
 
+    def called(arguments: tuple[Any, ...]) -> str:
+        # a method may be another class's than the one that defines it
+        if owner or not arguments or parameters[0] not in ("self", "cls"):
+            return name
+        kind = arguments[0] if isinstance(arguments[0], type) else type(arguments[0])
+        return kind.__name__ + name[len(name.partition(".")[0]) :]
+
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
-        if not torch.compiler.is_compiling():
-            parameters, kinds, pairs, in_order, anything = _TABLES[number]
-            for place, value in enumerate(arguments[: len(in_order)]):
-                sure, accepts = in_order[place]
-                if (type(value) not in sure and not accepts(value)) or _is_odd(value):
-                    refuse(name, parameters[place], value, kinds.get(parameters[place], ANYTHING))
-            for argument, value in options.items():
-                sure, accepts = pairs.get(argument, anything)
-                if (type(value) not in sure and not accepts(value)) or _is_odd(value):
-                    refuse(name, argument, value, kinds.get(argument, ANYTHING))
-        return function(*arguments, **options)
+        if torch.compiler.is_compiling():
+            return function(*arguments, **options)
+        parameters, kinds, pairs, in_order, anything = _TABLES[number]
+        for place, value in enumerate(arguments[: len(in_order)]):
+            sure, accepts = in_order[place]
+            if (type(value) not in sure and not accepts(value)) or _is_odd(value):
+                refuse(called(arguments), parameters[place], value, kinds.get(parameters[place], ANYTHING))
+        for argument, value in options.items():
+            sure, accepts = pairs.get(argument, anything)
+            if (type(value) not in sure and not accepts(value)) or _is_odd(value):
+                refuse(called(arguments), argument, value, kinds.get(argument, ANYTHING))
+        try:
+            return function(*arguments, **options)
+        except (RuntimeError, TypeError, OverflowError) as error:
+            if _NO_ROOM.search(str(error)):
+                raise _too_large(called(arguments), {**dict(zip(parameters, arguments)), **options}, error) from error
+            raise
 
     return call  # type: ignore[return-value]
+
+
+# what torch says of sizes that are too large; of a GPU's memory it says more than we could
+_NO_ROOM = re.compile(r"DefaultCPUAllocator|[Oo]verflow(ed)? (when unpacking|with sizes)|multiplication overflow")
+
+
+def _too_large(name: str, arguments: dict[str, Any], error: Exception) -> RoomError:
+    sizes = [f"{n} {x}" for n, x in arguments.items() if type(x) in (int, tuple)]
+    sizes += [f"{n} {_sizes(x)}" for n, x in arguments.items() if isinstance(x, Tensor)]
+    why = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    return RoomError(
+        f"{name}: {', '.join(sizes)} must need no more memory than there is; choose smaller ones ({why:.120})."
+    )
+
+
+def checked_fields(kind: type[C]) -> type[C]:
+    """The dataclass, which refuses attributes of another kind than annotated when it is made, see `checked`."""
+    kind.__init__ = checked(kind.__init__, owner=kind.__name__)  # type: ignore[method-assign]
+    return kind
 
 
 def _is_odd(x: Any) -> bool:

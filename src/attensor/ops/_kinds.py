@@ -76,7 +76,12 @@ def _kind(annotation: Any) -> Kind:
             _choices(arguments),
         )
     if origin in (tuple, collections.abc.Sequence, list):
-        return _row(_kind(arguments[0]), None if arguments[-1] is ... or origin is not tuple else len(arguments))
+        rows = (tuple, list, range) if origin is collections.abc.Sequence else (tuple, list)
+        return _row(_kind(arguments[0]), None if arguments[-1] is ... or origin is not tuple else len(arguments), rows)
+    if origin is collections.abc.Mapping:
+        return _mapping(*map(_kind, arguments))
+    if isinstance(annotation, typing.TypeVar):
+        return ANYTHING if annotation.__bound__ is None else _kind(annotation.__bound__)
     if annotation is collections.abc.Callable or origin is collections.abc.Callable:
         return Kind(frozenset(), callable, "a function")
     if isinstance(origin or annotation, type) and annotation not in (Any, object):
@@ -91,11 +96,20 @@ def _either(kinds: list[Kind]) -> Kind:
     return Kind(sure, lambda x: any(type(x) in kind.sure or kind.accepts(x) for kind in kinds), expected)
 
 
-def _row(kind: Kind, length: int | None) -> Kind:
+def _mapping(key: Kind, value: Kind) -> Kind:
+    def accepts(x: Any) -> bool:
+        parts = [(key, k) for k in x] + [(value, x[k]) for k in x] if isinstance(x, collections.abc.Mapping) else None
+        return parts is not None and all(type(y) in kind.sure or kind.accepts(y) for kind, y in parts)
+
+    of = "" if value.expected == ANYTHING.expected else f" from {key.expected} to {value.expected}"
+    return Kind(frozenset(), accepts, f"a mapping{of}")
+
+
+def _row(kind: Kind, length: int | None, rows: tuple[type, ...] = (tuple, list)) -> Kind:
     """A sequence of one kind, of one length if given; strings are none."""
 
     def accepts(x: Any) -> bool:
-        is_row = isinstance(x, (tuple, list)) and length in (None, len(x))
+        is_row = isinstance(x, rows) and length in (None, len(x))
         return is_row and all((type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for y in x)
 
     several = kind.expected.removeprefix("a finite ").removeprefix("an ").removeprefix("a ") + "s"
@@ -115,14 +129,24 @@ def _is_number(x: Any) -> bool:
 
 
 def _is_integer(x: Any) -> bool:
-    return isinstance(x, (numbers.Integral, torch.SymInt)) and not isinstance(x, bool)
+    if type(x) is int or (isinstance(x, numbers.Integral) and not isinstance(x, bool)):
+        return -(2**63) <= x < 2**63
+    return isinstance(x, torch.SymInt)
 
 
 def _is_device(x: Any) -> bool:
-    try:
-        return isinstance(x, (str, int, torch.device)) and not isinstance(x, bool) and torch.device(x) is not None
-    except RuntimeError:
+    """One that a tensor can be made on, here."""
+    if not isinstance(x, (str, int, torch.device)) or isinstance(x, bool):
         return False
+    try:
+        device = torch.device(x)
+        return device.type in ("cpu", "meta") or torch.empty(0, device=device) is not None
+    except (RuntimeError, ValueError, AssertionError, NotImplementedError):
+        return False
+
+
+def _is_dtype(x: Any) -> bool:
+    return isinstance(x, torch.dtype) and x in FLOATS
 
 
 _NONE = frozenset[type]()
@@ -131,11 +155,11 @@ _SIMPLE: dict[Any, Kind] = {
     type(None): Kind(frozenset({type(None)}), lambda x: False, "None"),
     Tensor: Kind(frozenset({Tensor, torch.nn.Parameter}), lambda x: isinstance(x, Tensor), "a torch.Tensor"),
     bool: Kind(frozenset({bool}), lambda x: isinstance(x, torch.SymBool), "True or False"),
-    int: Kind(frozenset({int}), _is_integer, "an integer"),
+    int: Kind(_NONE, _is_integer, "an integer"),
     float: Kind(_NONE, _is_number, "a finite number"),
     str: Kind(frozenset({str}), lambda x: isinstance(x, str), "a string"),
-    torch.device: Kind(frozenset({torch.device}), _is_device, "a device"),
-    torch.dtype: Kind(_NONE, lambda x: x in FLOATS, "torch.float16, bfloat16, float32 or float64"),
+    torch.device: Kind(_NONE, _is_device, "a device of this machine"),
+    torch.dtype: Kind(_NONE, _is_dtype, "torch.float16, bfloat16, float32 or float64"),
     torch.Generator: Kind(frozenset({torch.Generator}), lambda x: False, "a torch.Generator"),
     Any: ANYTHING,
 }
@@ -167,6 +191,8 @@ def _shown(value: Any) -> str:
 def _repair(argument: str, value: Any, kind: Kind) -> str:
     if isinstance(value, Tensor):
         return f"; use {argument}.item()" if "torch.Tensor" not in kind.expected else "; use a dense one: .to_dense()"
+    if isinstance(value, int) and "an integer" in kind.expected and not isinstance(value, bool):
+        return "; use one of 64 bits"
     if "torch.Tensor" not in kind.expected:
         return ""
     if type(value).__name__ == "ndarray":

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from attensor.ops import softmax_attention
+from attensor.ops._checks import checked
 from attensor.sites.site import AttentionSite
 
 __all__ = ["Captured", "capture"]
@@ -42,6 +43,7 @@ _NAMES = tuple(field.name for field in fields(Captured))
 Receive = Callable[[AttentionSite, Captured], None]
 
 
+@checked
 @contextmanager
 def capture(
     sites: Sequence[AttentionSite], wanted: Iterable[str] = ("out",), *, receive: Receive | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from attensor.ops._checks import checked
 from attensor.sites.attensor import HouseSite
 from attensor.sites.hugging_face import BertSite, GPT2Site, LlamaSite
 from attensor.sites.site import AttentionSite
@@ -15,6 +16,7 @@ __all__ = ["find_sites", "replace"]
 KINDS: tuple[type[AttentionSite], ...] = (LlamaSite, GPT2Site, BertSite, TimmSite, TorchSite, HouseSite)
 
 
+@checked
 def find_sites(model: nn.Module) -> list[AttentionSite]:
     """The self-attentions of a model, in the order of its modules.
 
@@ -43,6 +45,7 @@ def find_sites(model: nn.Module) -> list[AttentionSite]:
     return found
 
 
+@checked
 def replace(site: AttentionSite, layer: nn.Module) -> None:
     """Let a layer of attensor stand in for an attention; `site.restore()` undoes it. See `AttentionSite.replace`."""
     site.replace(layer)

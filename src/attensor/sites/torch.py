@@ -108,7 +108,7 @@ class TorchSite(AttentionSite):
     def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
         if not isinstance(layer, SequenceMixer):
             raise ValueError(
-                f"{self.name}: {type(layer).__name__} is no mixer of sequences; take one of `attensor list` that is."
+                f"{self.name}: layer must be a mixer of sequences, got {type(layer).__name__}; see `attensor list`."
             )
         return {"": HouseMultihead(layer, self._module.num_heads, batch_first=self._module.batch_first)}
 

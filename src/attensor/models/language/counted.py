@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attensor.models.language.decoder import Decoder
+from attensor.ops._checks import checked
 
 __all__ = ["CountedDecoder"]
 
@@ -34,6 +35,7 @@ class CountedDecoder(nn.Module):
         context: tokens that `counts` looks back, the last one counted.
     """
 
+    @checked
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder

@@ -11,16 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
 from attensor.models.language._padding import arrange
 from attensor.nn import Cache
+from attensor.ops._checks import check_integers, check_tensor, checked, checked_fields, is_readable
 
 __all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DecoderConfig:
     """Sizes of a decoder.
@@ -204,6 +207,7 @@ class Decoder(Body):
         block: the order of a layer's parts, see `Family`.
     """
 
+    @checked
     def __init__(
         self, config: DecoderConfig, mixer: Callable[[int], nn.Module], *, block: Callable[..., Tensor] = pre_norm
     ) -> None:
@@ -230,6 +234,7 @@ class Decoder(Body):
         """Whether every mixer has a cache to decode with."""
         return all(hasattr(mixer, "new_cache") for mixer in self._mixers())
 
+    @checked
     def new_caches(self, batch_size: int, max_length: int | None = None) -> list[Cache]:
         """One empty cache for each layer.
 
@@ -246,6 +251,7 @@ class Decoder(Body):
             )
         return [mixer.new_cache(batch_size, max_length) for mixer in self._mixers()]
 
+    @checked
     def forward(
         self,
         tokens: Tensor,
@@ -266,8 +272,8 @@ class Decoder(Body):
             ShapeError: tokens are not [B, T], the mask has another shape, or there is not one cache for each layer.
             ValueError: cu_seqlens and one of the others, or padding after tokens that a cache holds.
         """
-        if tokens.dim() != 2:
-            raise ShapeError(f"Decoder: tokens must be [B, T], got {list(tokens.shape)}.")
+        if not torch.compiler.is_compiling():
+            self._check_tokens(tokens)
         if caches is not None and len(caches) != len(self.layers):
             raise ShapeError(f"Decoder: caches must be one for each of {len(self.layers)} layers, got {len(caches)}.")
         hidden_states = self.run(
@@ -275,6 +281,15 @@ class Decoder(Body):
         )
         table = self.embed_tokens.weight if self.config.tie_embeddings else self.lm_head.weight
         return F.linear(hidden_states, table)
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        check_tensor(name := "Decoder", "tokens", tokens)
+        if tokens.dim() != 2:
+            raise ShapeError(f"{name}: tokens must be [B, T], got {list(tokens.shape)}.")
+        check_integers(name, "tokens", tokens, self.embed_tokens.weight, "the embedding")
+        count = self.embed_tokens.num_embeddings
+        if tokens.numel() and is_readable(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < count:
+            raise ValueError(f"{name}: tokens must be 0 .. {count - 1}, those of the vocabulary, got others.")
 
     def _mixers(self) -> list[Any]:
         return [layer.attn for layer in self.layers]

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked_fields
 
 __all__ = ["AxialTransformerConfig"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class AxialTransformerConfig:
     """Sizes of an Axial Transformer.

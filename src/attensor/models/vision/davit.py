@@ -19,6 +19,7 @@ from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
 from attensor.nn.dual_attention import DualAttention
+from attensor.ops._checks import checked_fields
 from attensor.ops._free_sizes import completed, whole
 
 __all__ = ["DaViT", "DaViTConfig"]
@@ -26,6 +27,7 @@ __all__ = ["DaViT", "DaViTConfig"]
 _NORM = partial(nn.LayerNorm, eps=1e-5)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DaViTConfig:
     """Sizes of a DaViT.

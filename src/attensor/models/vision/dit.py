@@ -21,12 +21,14 @@ from attensor.models.blocks import MLP
 from attensor.models.convert import Rule, convert
 from attensor.nn.mixture_of_heads import MixtureOfHeads
 from attensor.nn.softmax_attention import SoftmaxAttention
+from attensor.ops._checks import checked_fields
 
 __all__ = ["DiT", "DiTConfig"]
 
 _FREQUENCIES = 256  # numbers that a time is told by
 
 
+@checked_fields
 @dataclass(frozen=True)
 class DiTConfig:
     """Sizes of a DiT; a tuple has one entry for each block.

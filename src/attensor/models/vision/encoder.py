@@ -16,10 +16,13 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.models.blocks import MLP, ResidualBlock
+from attensor.nn._shapes import check_input
+from attensor.ops._checks import checked, checked_fields
 
 __all__ = ["Encoder", "EncoderConfig", "PatchEmbedding"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class EncoderConfig:
     """Sizes of an encoder.
@@ -87,6 +90,7 @@ class Encoder(nn.Module):
         ValueError: patches do not tile the image.
     """
 
+    @checked
     def __init__(self, config: EncoderConfig, mixer: Callable[[int], nn.Module]) -> None:
         super().__init__()
         self.config = config
@@ -117,6 +121,7 @@ class Encoder(nn.Module):
         Raises:
             ShapeError: images of another size.
         """
+        check_input(self, "images", images, self.pos_embed)
         expected = [self.config.in_channels, *self.config.image_size]
         if images.dim() != 4 or list(images.shape[1:]) != expected:
             raise ShapeError(f"Encoder: images must be [B, {', '.join(map(str, expected))}], got {list(images.shape)}.")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from attensor.ops._checks import checked_fields
+
 __all__ = ["PRESETS", "TINY", "HaloNetConfig"]
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class HaloNetConfig:
     """Sizes of a HaloNet; the defaults are those that all models of the paper share.

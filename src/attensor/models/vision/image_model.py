@@ -5,6 +5,7 @@ A model states what is its own (`embed`, `parts`, `normed`, `as_map`, `forward_h
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attensor.errors import ShapeError
+from attensor.nn._shapes import check_input, check_range
+from attensor.ops._checks import checked
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "ImageModel", "draw_layer", "draw_linear", "run"]
 
@@ -32,6 +35,12 @@ class ImageModel(nn.Module):
     in_channels: int
     feature_info: list[dict[str, Any]]
     grad_checkpointing = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let the constructor refuse arguments of another kind than annotated."""
+        super().__init_subclass__(**options)
+        if inspect.isfunction(constructor := vars(cls).get("__init__")):
+            cls.__init__ = checked(constructor)  # type: ignore[method-assign]
 
     def embed(self, images: Tensor) -> Tensor:
         """Hidden states in the model's own layout from [B, colours, height, width]."""
@@ -76,6 +85,7 @@ class ImageModel(nn.Module):
             hidden_states = run(part, hidden_states, self.grad_checkpointing)
         return self.as_features(self.normed(hidden_states, is_last=True))
 
+    @checked
     def forward_intermediates(
         self,
         images: Tensor,
@@ -117,6 +127,7 @@ class ImageModel(nn.Module):
         maps = maps if output_fmt == "NCHW" else [one.movedim(1, -1) for one in maps]
         return maps if intermediates_only else (self.as_features(self.normed(hidden_states, is_last=True)), maps)
 
+    @checked
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = None, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -136,8 +147,10 @@ class ImageModel(nn.Module):
         """The last layer."""
         return self.get_submodule(self.classifier)
 
+    @checked
     def reset_classifier(self, num_classes: int) -> None:
         """A new last layer for `num_classes`; 0 leaves the pooled features as the output."""
+        check_range(self, 0, num_classes=num_classes)
         reference = next(self.parameters())
         layer: nn.Module = nn.Identity()
         if num_classes:
@@ -172,7 +185,8 @@ class ImageModel(nn.Module):
         return dict(state_dict)
 
     def _embed(self, images: Tensor) -> Tensor:
-        if images.dim() != 4 or images.shape[1] != self.in_channels:
+        check_input(self, "images", images, next(self.parameters(), None))
+        if images.dim() != 4 or images.shape[1] != self.in_channels or 0 in images.shape[2:]:
             raise ShapeError(
                 f"{type(self).__name__}: images must be [B, {self.in_channels}, height, width], got "
                 f"{list(images.shape)}."
@@ -217,6 +231,7 @@ class FeatureExtractor(nn.Module):
         out_indices: which maps, as in `forward_intermediates`; all if None.
     """
 
+    @checked
     def __init__(self, model: ImageModel, out_indices: int | Sequence[int] | None = None) -> None:
         super().__init__()
         self.out_indices = model.prune_intermediate_layers(out_indices, prune_norm=True)

@@ -23,6 +23,7 @@ from attensor.models.vision.davit import Downsample
 from attensor.models.vision.image_model import draw_layer
 from attensor.nn.l2vit import GlobalLinearAttention, LocalConcentration
 from attensor.nn.window_grid import WindowGridAttention
+from attensor.ops._checks import checked_fields
 from attensor.ops._free_sizes import completed, whole
 
 __all__ = ["L2ViT", "L2ViTConfig"]
@@ -30,6 +31,7 @@ __all__ = ["L2ViT", "L2ViTConfig"]
 _NORM = partial(nn.LayerNorm, eps=1e-5)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class L2ViTConfig:
     """Sizes of an L2ViT.

@@ -21,6 +21,7 @@ from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.maxvit_names import from_tensorflow
 from attensor.models.vision.mbconv import BatchNorm, MBConv, SameConv
 from attensor.nn.window_grid import WindowGridAttention, resized
+from attensor.ops._checks import checked_fields
 
 __all__ = ["MaxViT", "MaxViTConfig"]
 
@@ -28,6 +29,7 @@ _HEAD_DIM = 32
 _REDUCTION = 32  # pixels to a cell of the last map
 
 
+@checked_fields
 @dataclass(frozen=True)
 class MaxViTConfig:
     """Sizes of a MaxViT.

@@ -22,12 +22,14 @@ from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
 from attensor.nn.neighborhood import NeighborhoodAttention
+from attensor.ops._checks import checked_fields
 
 __all__ = ["NAT", "NATConfig"]
 
 _NORM = partial(nn.LayerNorm, eps=1e-5)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class NATConfig:
     """Sizes of a NAT.

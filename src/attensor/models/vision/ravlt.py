@@ -21,6 +21,7 @@ from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_layer
 from attensor.nn.rank_augmented import RankAugmentedLinearAttention
+from attensor.ops._checks import checked_fields
 
 __all__ = ["RAVLT", "RAVLTConfig"]
 
@@ -28,6 +29,7 @@ _NORM = partial(nn.LayerNorm, eps=1e-6)
 _RELEASED: tuple[Literal["linear", "softmax"], ...] = ("linear", "linear", "softmax", "softmax")
 
 
+@checked_fields
 @dataclass(frozen=True)
 class RAVLTConfig:
     """Sizes of a RAVLT; each tuple has one entry for each stage.

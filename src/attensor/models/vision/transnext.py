@@ -21,12 +21,14 @@ from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
 from attensor.nn.aggregated import AggregatedAttention, CosineAttention
+from attensor.ops._checks import checked_fields
 
 __all__ = ["TransNeXt", "TransNeXtConfig"]
 
 _NORM = partial(nn.LayerNorm, eps=1e-6)
 
 
+@checked_fields
 @dataclass(frozen=True)
 class TransNeXtConfig:
     """Sizes of a TransNeXt; each tuple has one entry for each stage.

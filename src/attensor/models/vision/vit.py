@@ -23,10 +23,12 @@ from attensor.models.vision.image_model import ImageModel, draw_linear
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import softmax_attention
+from attensor.ops._checks import checked, checked_fields
 
 __all__ = ["TokenAttention", "ViTConfig", "VisionTransformer"]
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """Sizes of a vision transformer; the defaults are those of `vit_base_patch16_224`.
@@ -172,6 +174,7 @@ class VisionTransformer(ImageModel):
         pooled: Tensor = self.fc_norm(features[:, 0] if self.config.class_token else features.mean(1))
         return pooled if pre_logits else self.head(pooled)
 
+    @checked
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] | None = None, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:

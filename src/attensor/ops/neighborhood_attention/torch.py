@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attensor.ops._checks import scale_of
+from attensor.ops._free_sizes import is_sure
 from attensor.ops._kernel import Tensors, is_for_onnx
 from attensor.ops._precision import full_precision
 from attensor.ops.neighborhood_attention.function import Options, neighborhood
@@ -25,6 +26,8 @@ def neighborhood_attention_torch(problem: Problem) -> Attended:
     """See `neighborhood_attention`."""
     if is_for_onnx() and any(axis.dilation > 1 for axis in problem.axes):
         return define(problem)  # groups of one length would be another program than those of two
+    if any(is_sure(axis.length == 0) for axis in problem.axes):
+        return define(problem)  # without cells there is no tile
     with full_precision(problem.q):
         out, lse = _grouped(problem.axes, scale_of(problem.q, problem.scale), problem.tensors)
     return (out, lse) if problem.return_lse else out

@@ -5,11 +5,14 @@
 // middle], so that this quarter of the scores is one product of queries and keys that have decayed so far.
 #pragma once
 
+#include <limits>
+
 #include "decay.h"
 
 namespace attensor {
 
-// exp of padded rows. Below -87, where a normal float ends, it is 0.
+// exp of padded rows. Below -87, where a normal float ends, it is 0; above 88.37 infinite: what grows without bounds is
+// no decay, and must not look like one.
 inline void exponentials(const float* x, float* out, int n) {
   typedef Simd<float>::Vector Vector;
   typedef int32_t Integers __attribute__((vector_size(kVectorBytes)));
@@ -17,7 +20,8 @@ inline void exponentials(const float* x, float* out, int n) {
     Vector value = load(x + c);
     const Integers is_zero = value < -87.0f;
     value = is_zero ? Vector{} - 87.0f : value;
-    value = value > 88.0f ? Vector{} + 88.0f : value;
+    const Integers is_infinite = value > 88.37f;
+    value = is_infinite ? Vector{} + 88.37f : value;
     const Vector shifted = value * 1.44269504f + 12582912.0f;  // adding 1.5 2^23 rounds to a whole number
     const Vector whole = shifted - 12582912.0f;
     const Vector rest = (value - whole * 0.693359375f) + whole * 2.12194440e-4f;
@@ -29,7 +33,8 @@ inline void exponentials(const float* x, float* out, int n) {
     const Integers exponent = (__builtin_convertvector(whole, Integers) + 127) << 23;
     Vector power;
     std::memcpy(&power, &exponent, sizeof power);
-    store(out + c, is_zero ? Vector{} : sum * power);
+    sum = is_infinite ? Vector{} + std::numeric_limits<float>::infinity() : sum * power;
+    store(out + c, is_zero ? Vector{} : sum);
   }
 }
 

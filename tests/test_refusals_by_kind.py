@@ -1,0 +1,94 @@
+"""Whatever is public refuses an argument of another kind by its name, before anything else is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from attensor import edit, nn, ops, sites
+from attensor.errors import RoomError
+from attensor.lens import indicators, operator
+from attensor.metrics import classification, intervals, receptive_field, retrieval
+from attensor.models import create
+from attensor.models.language import CountedDecoder, Decoder, DecoderConfig
+from attensor.models.vision import Encoder, EncoderConfig, FeatureExtractor, VisionTransformer, ViTConfig
+from attensor.ops._kinds import ANYTHING, kinds_of
+
+LANGUAGE = (CountedDecoder, Decoder, DecoderConfig)
+VISION = (Encoder, EncoderConfig, FeatureExtractor, VisionTransformer, ViTConfig)
+MODULES = (edit, nn, ops, sites, indicators, operator, classification, intervals, receptive_field, retrieval)
+# protocols, and tuples and records of results, which users read; settings that are looked at by hand
+APART = {"Cache", "Mixer", "SequenceMixer", "Heads", "Implementation", "Operator", "AttentionSite", "AttentionWeights"}
+APART |= {
+    "Captured",
+    "Indicators",
+    "HeadReading",
+    "LayerReading",
+    "ReceptiveField",
+    "Interval",
+    "SignFlip",
+    "Denominator",
+}
+APART |= {"JointCache", "Any", "kernels_form", "backend"}
+APART |= {"PositiveRandomFeatures", "TrigonometricRandomFeatures", "TaylorFeatures"}
+
+
+def _public() -> Iterator[Callable[..., Any]]:
+    for module in MODULES:
+        for name in getattr(module, "__all__", None) or dir(module):
+            made = getattr(module, name)
+            if not name.startswith("_") and callable(made) and name not in APART:
+                yield made
+    yield from (create, *LANGUAGE, *VISION)
+
+
+@pytest.mark.parametrize("public", list(_public()), ids=lambda public: public.__name__)
+def test_every_argument_is_refused_by_its_name(public: Callable[..., Any]) -> None:
+    function = public.__init__ if isinstance(public, type) else public
+    kinds = {name: kind for name, kind in kinds_of(function).items() if kind.expected != ANYTHING.expected}
+    kinds.pop("return", None)
+    assert kinds or public.__name__ == "NoMixing"
+    for name in kinds:
+        with pytest.raises(
+            (TypeError, ValueError), match=rf"{public.__name__.removesuffix('_reference')}: {name} must "
+        ):
+            public(**{name: object()})
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "cpuu", 2**63, 2.5])
+def test_a_device_that_is_not_there_is_refused(device: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="SoftmaxAttention: device must be a device of this machine"):
+        nn.SoftmaxAttention(12, 3, device=device)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**64), 10**30])
+def test_an_integer_has_64_bits(number: int) -> None:
+    with pytest.raises(TypeError, match=r"SlidingWindowAttention: window_size must be an integer, got .* of 64 bits"):
+        nn.SlidingWindowAttention(12, 3, window_size=number)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nn.SoftmaxAttention(2**40, 1), "SoftmaxAttention: hidden_size 1099511627776, num_heads 1"),
+        (lambda: nn.RelativePositionBias(2**31, 1), "RelativePositionBias: num_heads 2147483648, block_size 1"),
+        (lambda: nn.LearnedFeatures(4, 2**31), "LearnedFeatures: key_dim 4, num_features 2147483648"),
+        (lambda: nn.Retention(12, 3).new_cache(2**50), "StateCache: batch_size 1125899906842624"),
+    ],
+)
+def test_sizes_beyond_the_memory_are_named(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(RoomError, match=message) as caught:
+        call()
+    assert isinstance(caught.value, MemoryError)
+
+
+def test_a_method_is_named_by_the_class_that_is_called() -> None:
+    layer = nn.SlidingWindowAttention(12, 3)
+    with pytest.raises(TypeError, match=r"^SlidingWindowAttention.new_cache: batch_size must be an integer"):
+        layer.new_cache("2")
+    with pytest.raises(TypeError, match=r"^TokenCache.crop: length must be an integer"):
+        layer.new_cache(2).crop(None)
+    with pytest.raises(TypeError, match=r"^Retention.cost_sizes: space must be a tuple of integers"):
+        nn.Retention(12, 3).cost_sizes(3)
