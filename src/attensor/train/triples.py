@@ -76,7 +76,8 @@ def train_scorer(
         return triples[order[place * how.batch_size :][: how.batch_size].to(device)]
 
     def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        return one_to_n_loss(model, batch, label_smoothing=how.label_smoothing, l2=how.l2, n3=how.n3)  # type: ignore[arg-type] # noqa: E501
+        added = {"label_smoothing": how.label_smoothing, "l2": how.l2, "n3": how.n3}
+        return one_to_n_loss(model, batch, **added)  # type: ignore[arg-type]
 
     def score(model: nn.Module) -> float:
         return mean_reciprocal_rank(filtered_ranks(model, judged, graph.known))  # type: ignore[arg-type]
