@@ -62,6 +62,7 @@ _EXTRAS = {
     "kornia": "train",
     "sklearn": "vision",
     "triton": "triton",
+    "rdflib": "graph",
 }
 
 
