@@ -69,7 +69,7 @@ def keep_episodes(seed: int, steps: int) -> dict[str, float]:
     episodes = graph.train[torch.randperm(len(graph.train), generator=generator(seed))[:EPISODES]]
     torch.manual_seed(seed)
     brain = TensorBrain(TensorBrainConfig(len(graph.entities), len(graph.relations), num_times=EPISODES))
-    how = BrainTraining(steps=steps, batch_size=EPISODES, learning_rate=0.03, perceive=False, seed=seed)
+    how = BrainTraining(steps=steps, batch_size=EPISODES, learning_rate=1e-2, perceive=False, seed=seed)
     scenes = SceneData(len(graph.entities), seed=seed)
     train_brain(brain, episodes, scenes, how, held_out=episodes, episodes=episodes)
     return {**recalled(brain, episodes), **_summed(graph.entities, graph.relations, episodes, steps)}
