@@ -67,7 +67,7 @@ def _brain(options: TrainTriples, graph: Graph, console: Console) -> tuple[Tenso
         input_size=scenes.input_size, dim=options.dim or 96,
     )  # fmt: skip
     model = TensorBrain(config)
-    steps = (options.epochs or 50) * -(-len(triples) // options.batch_size)
+    steps = (options.epochs or 120) * -(-len(triples) // options.batch_size)
     how = BrainTraining(steps, options.batch_size, options.learning_rate, remember=True, seed=options.seed)
     judged = next(part for part in (graph.valid, graph.train[:500]) if len(part))
     with _bar(console, steps) as on_step:

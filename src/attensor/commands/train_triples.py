@@ -29,7 +29,7 @@ class TrainTriples:
     dim: int | None = None
     """Width of embeddings; of a Tensor Brain its state. Left out: 64, 32 for rescal and tucker, 96 for a brain."""
     epochs: int | None = None
-    """Times that every triple is seen. Left out: 30 for scorers, 50 for a brain."""
+    """Times that every triple is seen. Left out: 30 for scorers, 120 for a brain."""
     batch_size: int = 512
     """Triples of a step."""
     learning_rate: float = 0.01
