@@ -33,7 +33,7 @@ ARMS: dict[str, tuple[Any, Any]] = {
     NONE: ("recurrent", None),
     DIRECT: (None, None),
 }
-EPISODES, RANK = 200, 256
+EPISODES, RANK = 200, 768
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # symbols in one state
 _LOG_LEAST = 1e-300
 
@@ -88,7 +88,7 @@ def _summed(
         likelihood = model.triple_scores(s, p, o, times).clamp(min=1e-12).log() - model.total(times).log()
         return -likelihood.mean()
 
-    config = TrainConfig(steps, 0.1, warmup_fraction=0.0, clip_norm=None, evaluations=1)
+    config = TrainConfig(steps, 0.03, warmup_fraction=0.0, clip_norm=None, evaluations=1)
     train(model, lambda step: None, loss, config, evaluate=lambda model: 0.0, optimizer=_adam)
     weights = torch.full((EPISODES,), 1 / EPISODES, dtype=torch.float64)
     model = model.double()
