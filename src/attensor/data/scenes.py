@@ -59,7 +59,7 @@ class SceneData:
     def classes(self) -> Tensor:
         """Of every entity, int64 [N]; each class has as many as the others, or one more."""
         order = torch.randperm(self.num_entities, generator=generator(self.seed, 1))
-        return order % max(1, self.num_classes)
+        return torch.remainder(order, max(1, self.num_classes))
 
     @cached_property
     def prototypes(self) -> Tensor:

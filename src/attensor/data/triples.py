@@ -104,8 +104,8 @@ def answers(known: Tensor, asked: Tensor, count: int) -> Tensor:
         [B, N], bool.
     """
     rest = [0, 1, *range(3, known.shape[1])]
-    _, key = torch.cat([known, asked])[:, rest].unique(dim=0, return_inverse=True)
-    of_known, of_asked = key.split([len(known), len(asked)])
+    _, key = torch.unique(torch.cat([known, asked])[:, rest], dim=0, return_inverse=True)
+    of_known, of_asked = key[: len(known)], key[len(known) :]
     right = torch.zeros(int(key.max()) + 1 if len(key) else 0, count, dtype=torch.bool)
     right[of_known, known[:, 2]] = True
     return right[of_asked]

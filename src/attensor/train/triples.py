@@ -130,7 +130,7 @@ def filtered_ranks(model: Scorer, triples: Tensor, known: Tensor, *, batch_size:
     found = []
     for side in ("object", "subject"):
         turn = [0, 1, 2, 3][: triples.shape[1]] if side == "object" else [2, 1, 0, 3][: triples.shape[1]]
-        for part in triples.split(batch_size):
+        for part in torch.split(triples, batch_size):
             (s, p, o), t = part[:, :3].to(device).unbind(1), part[:, 3].to(device) if part.shape[1] > 3 else None
             scores = model.scores(s, p, t) if side == "object" else model.subject_scores(p, o, t)
             right = answers(known[:, turn], part[:, turn], count).to(device)

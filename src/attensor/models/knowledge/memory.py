@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,10 +52,8 @@ def write_concept(brain: TensorBrain, state: Tensor, *, group: str = "entities")
         offset = -column.sum()[None] / 2
         brain.a0 = nn.Parameter(torch.cat([brain.a0[:place], offset, brain.a0[place:]]))
     counts = {"entities": "num_entities", "predicates": "num_predicates", "times": "num_times"}
-    if group in counts:
-        brain.config = replace(brain.config, **{counts[group]: size + 1})
-    else:
-        brain.config = replace(brain.config, unary={**brain.config.unary, group: size + 1})
+    grown: dict[str, Any] = {"unary": {**brain.config.unary, group: size + 1}}
+    brain.config = replace(brain.config, **({counts[group]: size + 1} if group in counts else grown))
     return size
 
 

@@ -106,7 +106,8 @@ class RESCAL(Scorer):
 
     def _matrices(self, p: Tensor, t: Tensor | None) -> Tensor:
         """G of each question, [B, r, r]."""
-        return self._table("relations")[p].unflatten(-1, (self.config.dim, -1))
+        rows: Tensor = self._table("relations")[p]
+        return rows.view(-1, self.config.dim, self.config.dim)
 
     def _query(self, s: Tensor, p: Tensor, t: Tensor | None) -> Tensor:
         return torch.einsum("bi,bik->bk", self._table("entities")[s], self._matrices(p, t))
@@ -151,7 +152,7 @@ class Tucker(RESCAL):
         # one product with the core: of predicate and time there are fewer than of entities
         both = (rows[:, :, None] * self._table("times")[t][:, None]).flatten(1)
         core = self._core().permute(1, 3, 0, 2).flatten(0, 1).flatten(1)
-        return (both @ core).unflatten(-1, (self.config.dim, -1))
+        return (both @ core).view(-1, self.config.dim, self.config.dim)
 
     def total(self, t: Tensor) -> Tensor:
         """Sum of theta over all triples at the times t [B]: [B]."""
@@ -166,7 +167,7 @@ class Tucker(RESCAL):
 
 
 def _complex(x: Tensor) -> Tensor:
-    return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
 
 
 def _real(x: Tensor) -> Tensor:

@@ -52,7 +52,10 @@ class Evolution(nn.Module):
     def forward(self, q: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The next q [B, D] and h [B, H]."""
         driven = torch.sigmoid(q) @ self.V.mT
-        h = driven + self.v0 if self.B is None else torch.sigmoid(torch.sigmoid(h) + driven) @ self.B.mT
+        if self.B is not None:
+            h = torch.sigmoid(torch.sigmoid(h) + driven) @ self.B.mT
+        elif self.v0 is not None:
+            h = self.v0 + driven
         return torch.sigmoid(h) @ self.W.mT, h
 
 
@@ -129,8 +132,8 @@ class TensorBrain(nn.Module):
                 raise ShapeError(f"TensorBrain.perceive: {argument} must be {wanted}, got {list(x.shape)}.")
         if with_time and not self.config.num_times:
             raise ValueError("TensorBrain.perceive: with_time needs times, num_times is 0; build it with num_times.")
-        told = {"truth": truth, "given": given, "generator": generator}
-        how = Choice("TensorBrain.perceive", self, len(scene), feedback, **told)
+        name, count = "TensorBrain.perceive", len(scene)
+        how = Choice(name, self, count, feedback, truth=truth, given=given, generator=generator)
         return self._decode([self.encoder(x) for x in windows.values()], how, with_time=with_time)
 
     def recall(
@@ -188,8 +191,9 @@ class TensorBrain(nn.Module):
             start = self.A.new_zeros(1, self.config.dim)
         if start.ndim != 2 or start.shape[1] != self.config.dim:
             raise ShapeError(f"TensorBrain.remember: start must be [B, {self.config.dim}], got {list(start.shape)}.")
-        told = {"truth": truth, "given": given, "generator": generator}
-        return self._decode([start, 0, 0, 0], Choice("TensorBrain.remember", self, len(start), feedback, **told))
+        name, count = "TensorBrain.remember", len(start)
+        how = Choice(name, self, count, feedback, truth=truth, given=given, generator=generator)
+        return self._decode([start, 0, 0, 0], how)
 
     def reason(self, subject: Tensor, *, truth: _Truth = None, generator: torch.Generator | None = None) -> Decoded:
         """Reasoning by chaining: each label is fed back, and the next group is decoded from it alone.
