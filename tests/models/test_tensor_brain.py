@@ -243,9 +243,10 @@ def test_what_does_not_fit_is_refused() -> None:
     brain, seen = drawn(), features()
     for call, words in (
         (lambda: brain.perceive(*seen[:3], seen[3][:, :5]), r"union must be \[3, 7\], got \[3, 5\]"),
-        (lambda: brain.perceive(*seen, feedback="hard"), "feedback must be one of"),
+        (lambda: brain.perceive(*seen, feedback="hard"), "feedback must be"),
         (lambda: brain.perceive(*seen, truth={"colour": torch.zeros(3)}), "must be of the windows"),
         (lambda: brain.perceive(*seen, truth={"subject": torch.tensor([1, 5, 0])}), r"must be 0 \.\. 4, got 0 \.\. 5"),
+        (lambda: brain.recall(3), r"recall: time must be a torch.Tensor, got 3"),  # type: ignore[arg-type]
         (lambda: brain.recall(torch.tensor([6])), r"time must be 0 \.\. 5"),
         (lambda: brain.remember(torch.tensor([5])), r"subject must be 0 \.\. 4"),
         (lambda: brain.columns("colours"), "group must be one of entities, class"),

@@ -108,6 +108,7 @@ class Scorer(nn.Module):
         """As `scores`, with a name."""
         return Scored(self.scores(s, p, t))
 
+    @checked
     def scores(self, s: Tensor, p: Tensor, t: Tensor | None = None) -> Tensor:
         """theta of every entity as the object: O(B N r) and one product of matrices.
 
@@ -124,6 +125,7 @@ class Scorer(nn.Module):
         self._check(t, s=(s, self.config.num_entities), p=(p, self.relations.num_embeddings))
         return self._query(s, p, t) @ self._table(self.roles[1]).mT
 
+    @checked
     def subject_scores(self, p: Tensor, o: Tensor, t: Tensor | None = None) -> Tensor:
         """theta of every entity as the subject, [B, N]: of the inverse predicate if there is one; as `scores`."""
         self._check(t, p=(p, self.config.num_relations), o=(o, self.config.num_entities))
@@ -131,6 +133,7 @@ class Scorer(nn.Module):
             return self.scores(o, p + self.config.num_relations, t)
         return self._subject_query(p, o, t) @ self._table(self.roles[0]).mT
 
+    @checked
     def triple_scores(self, s: Tensor, p: Tensor, o: Tensor, t: Tensor | None = None) -> Tensor:
         """theta of single triples, [B]; arguments as of `scores` and `subject_scores`."""
         entities = self.config.num_entities

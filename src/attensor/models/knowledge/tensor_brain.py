@@ -98,6 +98,7 @@ class TensorBrain(nn.Module):
         """As `perceive`, with the feedback of the configuration."""
         return self.perceive(scene, subject, object_, union)
 
+    @checked
     def perceive(
         self,
         scene: Tensor,
@@ -136,6 +137,7 @@ class TensorBrain(nn.Module):
         how = Choice(name, self, count, feedback, truth=truth, given=given, generator=generator)
         return self._decode([self.encoder(x) for x in windows.values()], how, with_time=with_time)
 
+    @checked
     def recall(
         self,
         time: Tensor,
@@ -163,6 +165,7 @@ class TensorBrain(nn.Module):
         how = Choice("TensorBrain.recall", self, len(start), feedback, truth=truth, generator=generator)
         return self._decode([start, 0, 0, 0], how)
 
+    @checked
     def remember(
         self,
         subject: Tensor | None = None,
@@ -195,6 +198,7 @@ class TensorBrain(nn.Module):
         how = Choice(name, self, count, feedback, truth=truth, given=given, generator=generator)
         return self._decode([start, 0, 0, 0], how)
 
+    @checked
     def reason(self, subject: Tensor, *, truth: _Truth = None, generator: torch.Generator | None = None) -> Decoded:
         """Reasoning by chaining: each label is fed back, and the next group is decoded from it alone.
 
