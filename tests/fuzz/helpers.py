@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from tests.fuzz.calls import Call, Rules, evaluate, need, optional, packing, pick, randn
+from tests.fuzz.knowledge import KNOWLEDGE
 from tests.fuzz.measures import MEASURES
 from tests.fuzz.operator_rules import NOTHING, cu_seqlens, same_device, shape
 
@@ -240,6 +241,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
     "RelativePositionBias": (_position_bias, {"num_heads": "*int:1", "block_size": "*int:1", **PLACE}, _of_sizes),
     "RelativePositionBias.forward": (_bias, {"height": "*int:0", "width": "*int:0"}, _of_bias),
     **MEASURES,
+    **KNOWLEDGE,
 }  # fmt: skip
 
 
@@ -250,9 +252,9 @@ def draw_helper(rng: random.Random) -> Call:
     target, arguments = draw(rng)
     called = target.partition("(")[0].rpartition(".")[2]
     # what belongs to other functions of the same row is no argument here
-    several = {"retrieval", "shares of ranks", "intervals"}
+    several = {"retrieval", "shares of ranks", "intervals", "TensorBrain"}
     known = {name: kind for name, kind in kinds.items() if title not in several or name in _accepted(target)}
-    says = {"listed": "generate", "entered": "backend", "used": r"\w*Cache", "append": "TokenCache"}
+    says = {"listed": "generate", "entered": "backend", "used": r"\w*Cache", "append": "TokenCache", "scores": r"\w+"}
     return Call(
         title=title if title not in several else called,
         target=target,
