@@ -71,8 +71,8 @@ def _brain(options: TrainTriples, graph: Graph, console: Console) -> tuple[Tenso
     how = BrainTraining(steps, options.batch_size, options.learning_rate, remember=True, seed=options.seed)
     judged = next(part for part in (graph.valid, graph.train[:500]) if len(part))
     with _bar(console, steps) as on_step:
-        given = {"episodes": episodes if len(episodes) else None, "on_step": on_step}
-        train_brain(model, triples, scenes, how, held_out=judged, **given)
+        past = episodes if len(episodes) else None
+        train_brain(model, triples, scenes, how, held_out=judged, episodes=past, on_step=on_step)
     tested = graph.test if len(graph.test) else graph.train
     found = {f"scenes, {name}": x for name, x in perception(model, tested, scenes).items()}
     found |= {f"episodes, {name}": x for name, x in recalled(model, episodes).items()} if len(episodes) else {}

@@ -10,6 +10,7 @@ Source: arXiv:2109.13392, section 4 (there: features of images, of two boxes, an
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -69,7 +70,7 @@ class SceneData:
         if not self.num_classes:
             return own
         centres = torch.randn(self.num_classes, self.input_size, generator=random)
-        return (1 - self.class_share) ** 0.5 * own + self.class_share**0.5 * centres[self.classes]
+        return math.sqrt(1 - self.class_share) * own + math.sqrt(self.class_share) * centres[self.classes]
 
     def features(self, triples: Tensor, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Scenes of triples: a pure function of its arguments.

@@ -104,7 +104,7 @@ def _pykeen(problem: TriplesProblem) -> Contestant:
         if problem.scorer == "tucker":
             interaction._parameters["core_tensor"] = model.core
         if problem.scorer == "rescal":
-            relations = relations.unflatten(-1, (problem.dim, -1))
+            relations = relations.view(-1, problem.dim, problem.dim)
         h, r, t = (_as_theirs(x, problem.scorer) for x in (_rows(model, 0)[s], relations, _rows(model, 1)))
         out: Tensor = interaction.score_t(h=h, r=r, all_entities=t)
         return out
@@ -119,7 +119,7 @@ def _rows(model: Scorer, role: int) -> Tensor:
 
 def _as_theirs(x: Tensor, scorer: str) -> Tensor:
     if scorer == "complex":
-        return torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_complex(x.view(*x.shape[:-1], -1, 2))
     return x[:, None] if scorer == "cp" else x
 
 
