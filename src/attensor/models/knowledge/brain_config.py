@@ -17,7 +17,7 @@ Offset = Literal["sums", "learned"]
 
 @dataclass(frozen=True)
 class TensorBrainConfig:
-    """Sizes and choices; the defaults are those of the paper but for the scores, see `centred`.
+    """Sizes and choices; the defaults are those of the paper but for the scores, see `centred`, and `beta`, there 1.
 
     Attributes:
         num_entities: symbols that can be subject or object.
