@@ -72,6 +72,7 @@ _EXTRAS = {
     "kornia": "train",
     "sklearn": "vision",
     "triton": "triton",
+    "rdflib": "graph",
 }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from tests.fuzz.calls import Call, Rules, evaluate, need, optional, packing, pick, randn
 from tests.fuzz.edits import EDITS
+from tests.fuzz.knowledge import KNOWLEDGE
 from tests.fuzz.measures import MEASURES
 from tests.fuzz.operator_rules import NOTHING, cu_seqlens, same_device, shape
 
@@ -244,6 +245,7 @@ HELPERS: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], 
     "RelativePositionBias.forward": (_bias, {"height": "*int:0", "width": "*int:0"}, _of_bias),
     **MEASURES,
     **EDITS,
+    **KNOWLEDGE,
 }  # fmt: skip
 
 
@@ -254,13 +256,14 @@ def draw_helper(rng: random.Random) -> Call:
     target, arguments = draw(rng)
     called = target.partition("(")[0].rpartition(".")[2]
     # what belongs to other functions of the same row is no argument here
-    several = {"retrieval", "shares of ranks", "intervals"}
+    several = {"retrieval", "shares of ranks", "intervals", "TensorBrain"}
     known = {name: kind for name, kind in kinds.items() if title not in several or name in _accepted(target)}
     says = {
         "listed": "generate",
         "entered": "backend" if title == "backend" else "capture",
         "used": r"\w*Cache",
         "append": "TokenCache",
+        "scores": r"\w+",
     }
     return Call(
         title=title if title not in several else called,
