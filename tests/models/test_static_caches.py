@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 from transformers import CompileConfig
 
@@ -106,6 +105,6 @@ def test_a_longer_sequence_than_there_is_room_for_is_refused() -> None:
             step(rows[:, :1], past_key_values=cache)
     with pytest.raises(ValueError, match="ModelCache: max_length must be at least 1, got 0"):
         model.new_cache(max_length=0)
+    helped: dict[str, Any] = {"assistant_model": build("card-softmax", seed=1), "max_new_tokens": 2, **GREEDY}
     with pytest.raises(ValueError, match="assisted generate is not supported with Static cache"):
-        helped: dict[str, Any] = {"assistant_model": build("card-softmax", seed=1), "max_new_tokens": 2, **GREEDY}
         model.generate(rows[:1], cache_implementation="static", **helped)

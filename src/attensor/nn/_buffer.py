@@ -37,6 +37,11 @@ class TokenBuffer:
         return self.storage[:, self._start : self._end]
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of what is held."""
+        return self.held.nbytes
+
+    @property
     def slides(self) -> bool:
         """Whether it goes on for ever in the same room."""
         return self.window is not None
@@ -110,6 +115,11 @@ class Ring:
         length = int(self._seen)
         slots = torch.arange(max(length - self._size, 0), length, device=self.storage.device) % self._size
         return self.storage.index_select(1, slots)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is held, slots without a token left out."""
+        return self.storage[:, : min(int(self._seen), self._size)].nbytes
 
     def append(self, new: Tensor, in_any_order: bool = False) -> Tensor:
         """All slots, or all tokens that the new ones may need.

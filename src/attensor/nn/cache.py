@@ -121,6 +121,10 @@ class Cache(ABC):
             return None
         return torch.arange(start, end, device=self._first.device) >= self.first[:, None]
 
+    def sizes(self, length: int) -> dict[str, list[int]]:
+        """Name -> size of each tensor of the contents after so many tokens, without the batch."""
+        return {name: self._sizes(name, length) for name in self._tensors()}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The contents as contiguous tensors, `length` and `first` included, ready for safetensors."""
         # copies: the cache goes on writing into its own memory
@@ -236,6 +240,7 @@ class Cache(ABC):
         else:
             self._seen.add_(tokens)
 
+    @abstractmethod
     def _check_room(self, length: int) -> None:
         """Refuse a length that a static cache of all tokens has no room for."""
 
@@ -380,6 +385,11 @@ class TokenCache(Cache):
                 )
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of what the next token needs (room reserved for later tokens is not counted)."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    @property
     def _any(self) -> Tensor:
         return next(iter(self._buffers.values())).storage
 
@@ -492,6 +502,9 @@ class StateCache(Cache):
 
     def _memory(self) -> list[Tensor]:
         return list(self.states.values())
+
+    def _check_room(self, length: int) -> None:
+        """States have room for any."""
 
     def _tensors(self) -> dict[str, Tensor]:
         return dict(self.states)

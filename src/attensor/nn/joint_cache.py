@@ -44,6 +44,11 @@ class JointCache(Cache):
             part.length = length
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of what the next token needs, of all parts."""
+        return sum(part.nbytes for part in self.parts.values())
+
+    @property
     def first(self) -> Tensor:
         """[B], int64: how many tokens of padding each row begins with."""
         return next(iter(self.parts.values())).first

@@ -175,8 +175,8 @@ class DecodingMixer(Mixer):
             )
         if static and max_length is None:
             raise ValueError(
-                f"{type(self).__name__}.new_cache: static=True needs max_length, the tokens of the longest sequence, got "
-                "None; give it, or call cache.make_static(max_length) after the prompt."
+                f"{type(self).__name__}.new_cache: static=True needs max_length, the tokens of the longest sequence, "
+                "got None; give it, or call cache.make_static(max_length) after the prompt."
             )
         device = self._device if device is None else torch.device(device)
         cache = self._new_cache(batch_size, None if static else max_length, device, dtype)

@@ -126,7 +126,8 @@ class ModelCache(Cache):
     @property
     def nbytes(self) -> int:
         """Bytes of what the next token needs, of all layers."""
-        return sum(getattr(layer, "held", None) is not None and layer.held.nbytes for layer in self.layers)  # type: ignore[attr-defined]
+        caches = [layer.held for layer in self.layers if isinstance(layer, MixerCacheLayer)]
+        return sum(cache.nbytes for cache in caches if cache is not None)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens in every layer.
@@ -168,8 +169,8 @@ def opened(cache: Cache, mixers: Sequence[Any], hidden_states: Tensor) -> list[M
         room = layer.max_length
         if room is not None and not layer.held.is_static and layer.held.length + hidden_states.shape[1] > room:
             raise ValueError(
-                f"past_key_values has room for max_length {room} tokens, got a prompt of {hidden_states.shape[1]}; make "
-                "a larger one with model.new_cache(max_length=..)."
+                f"past_key_values has room for max_length {room} tokens, got a prompt of {hidden_states.shape[1]}; "
+                "make a larger one with model.new_cache(max_length=..)."
             )
     return [layer.held for layer in layers if layer.held is not None]
 
@@ -177,6 +178,7 @@ def opened(cache: Cache, mixers: Sequence[Any], hidden_states: Tensor) -> list[M
 def settled(cache: Cache | None) -> None:
     """Make static what shall be after its first tokens, which were read at the cost of their own number."""
     for layer in () if cache is None else cache.layers:
-        if isinstance(layer, MixerCacheLayer) and layer.held is not None and layer.max_length is not None:
-            if not layer.held.is_static:
-                layer.held.make_static(layer.max_length)
+        if not isinstance(layer, MixerCacheLayer) or layer.held is None or layer.max_length is None:
+            continue
+        if not layer.held.is_static:
+            layer.held.make_static(layer.max_length)
