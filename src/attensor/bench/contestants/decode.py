@@ -29,9 +29,10 @@ __all__ = ["PEERS", "PROMPT", "DecodeProblem", "bench", "causal"]
 
 PROMPT = 48  # tokens that are read
 NOTE = (
-    "One layer with its cache; each timed call reads one token a sequence and adds it. The time that "
-    "other programs had the processor is taken off. Contexts are reached by repeating what is kept of a prompt of 48 tokens. transformers' layers have the same weights, and caches that grow by "
-    "concatenation, as its generate() makes them. 'state MiB' is what the next token needs."
+    "One layer with its cache; each timed call reads one token a sequence and adds it. The time that others had the "
+    "processor is taken off. Contexts are reached by repeating what is kept of a prompt of 48 tokens. "
+    "transformers' layers have the same weights, and caches that grow by concatenation, as its generate() makes them. "
+    "'state MiB' is what the next token needs."
 )
 
 
@@ -96,7 +97,7 @@ def _stretch(cache: Any, context: int) -> None:
     for name, size in sizes.items():
         tensor = held[name]
         if list(tensor.shape[1:]) != size:
-            held[name] = tensor[:, torch.arange(size[0], device=tensor.device) % tensor.shape[1]]
+            held[name] = tensor[:, torch.arange(context - size[0], context, device=tensor.device) % tensor.shape[1]]
     cache.load_state_dict({**held, "length": torch.tensor(context)})
 
 
@@ -130,6 +131,8 @@ def bench(options: BenchDecode) -> Bench:
     """The contest of the options."""
     sizes = options.batch_size, options.hidden_size, options.num_heads
     names = list(dict.fromkeys(name for given in options.mechanisms for name in _named(given)))
+    if min(options.contexts) < PROMPT:
+        raise ValueError(f"bench decode: --contexts must be at least {PROMPT}, a prompt, got {min(options.contexts)}.")
     cells = [
         Cell("decode", [DecodeProblem(name, context, *sizes, device=options.device) for name in names])
         for context in sorted(set(options.contexts))

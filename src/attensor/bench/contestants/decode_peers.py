@@ -57,7 +57,8 @@ class Theirs:
             if getattr(layer, "keys", None) is None:
                 continue
             window = getattr(layer, "sliding_window", None)
-            places = torch.arange(context if window is None else min(context, window - 1), device=layer.keys.device)
+            kept = context if window is None else min(context, window - 1)
+            places = torch.arange(context - kept, context, device=layer.keys.device)
             for name in ("keys", "values"):
                 held = getattr(layer, name)
                 setattr(layer, name, held.index_select(2, places % held.shape[2]))
