@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from attensor.models._registration import register_when_imported
 from attensor.models.language._hf_cache import ModelCache, opened, settled
 from attensor.models.language._packing import last_token_last, packed_boundaries
 from attensor.models.language._transformers import (
@@ -346,3 +347,6 @@ def register(
     AutoModel.register(config, model, exist_ok=True)
     AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
     AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+
+
+register_when_imported()  # who imports one family has all
