@@ -147,14 +147,8 @@ def state_table() -> str:
         formulas = " | ".join("-" if part == 0 else mathml(part) for part in card.state_parts)
         cells = " | ".join(size(number) for number in held)
         rows.append(f"| [{card.name}](cards/{card.name}.md) | {formulas} | {size(by_token)} | {cells} |")
-    return "\n".join(
-        [
-            *rows,
-            "",
-            f"Here: a layer of width {hidden_size} with {num_heads} heads, in float32. The pages of the mechanisms say what the letters mean.",
-            "",
-        ]
-    )
+    here = f"Here: a layer of width {hidden_size} with {num_heads} heads, in float32."
+    return "\n".join([*rows, "", f"{here} The pages of the mechanisms say what the letters mean.", ""])
 
 
 def card_page(card: Card) -> str:

@@ -173,10 +173,10 @@ class DecodingMixer(Mixer):
             raise ValueError(
                 f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
             )
-        if static and max_length is None:
+        if static and not max_length:
             raise ValueError(
                 f"{type(self).__name__}.new_cache: static=True needs max_length, the tokens of the longest sequence, "
-                "got None; give it, or call cache.make_static(max_length) after the prompt."
+                f"got {max_length}; give it, or call cache.make_static(max_length) after the prompt."
             )
         device = self._device if device is None else torch.device(device)
         cache = self._new_cache(batch_size, None if static else max_length, device, dtype)
