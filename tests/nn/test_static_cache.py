@@ -54,6 +54,21 @@ def test_a_static_cache_is_a_growing_one_of_fixed_size(case: Case, cuts: list[in
         assert (cache.length, cache.nbytes) == (growing.length, growing.nbytes)
 
 
+@CAUSAL
+@torch.no_grad()
+def test_a_layer_forgets_what_is_cropped(case: Case) -> None:
+    """Also where the room of forgotten tokens is read, as by layers that mask nothing."""
+    layer, x = case.layer(), case.hidden_states(space=(9,))
+    growing, fixed = layer.new_cache(2), layer.new_cache(2, ROOM, static=True)
+    outputs = []
+    for cache in (growing, fixed):
+        layer(x[:, :7], cache=cache)
+        cache.crop(4 if cache.can_crop else 0)
+        outputs.append([layer(x[:, 7 + t : 8 + t], cache=cache) for t in range(2)])
+    for got, expected in zip(*reversed(outputs)):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
 def pieces(count: int, *, seed: int = 0) -> Tensor:
     return torch.randn(3, count, 2, generator=torch.Generator().manual_seed(seed))
 
