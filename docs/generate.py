@@ -20,8 +20,9 @@ import yaml
 from latex2mathml.converter import convert
 
 from attensor import nn, ops
-from attensor.catalogue import Card, Mechanism, cards
+from attensor.catalogue import Card, Domain, Mechanism, build_mixer, cards, load, mechanisms
 from attensor.listing import argument_docs, domain_names, possessions
+from attensor.report.numbers import size
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -33,6 +34,7 @@ BEGIN = "<!-- systems: written by docs/generate.py -->"
 END = "<!-- end of systems -->"
 REFERENCE = {"Mechanisms": "cards", "Operators": "operators", "Layers": "layers"}
 FOLDERS = (".generated", "cards", "layers", "operators")
+STATE_OF = 1024, 16, (4096, 65536)  # channels, heads, tokens
 SECTIONS = ("Args", "Attributes", "Returns", "Yields", "Raises", "Cost", "Source")
 
 
@@ -56,6 +58,7 @@ def main() -> None:
 def pages() -> dict[str, str]:
     """Path below `docs/` -> Markdown."""
     found = {".generated/choosing.md": choosing_table()}
+    found[".generated/state.md"] = state_table()
     found["cards/index.md"] = "# Catalogue\n\n" + choosing_table("")
     found |= {f"cards/{card.name}.md": card_page(card) for card in cards().values()}
     for folder, title, members in (("operators", "Operators", operators()), ("layers", "Layers", layers())):
@@ -126,6 +129,28 @@ def choosing_table(to_cards: str = "cards/") -> str:
     return "\n".join([*purposes, "", *costs, "", f"Here {legend}.", ""])
 
 
+def state_table() -> str:
+    """What one layer of every causal mechanism keeps of a sequence, as formulas and for a layer of one width."""
+    hidden_size, num_heads, lengths = STATE_OF
+    ends = " | ".join(f"at {length:,} tokens" for length in lengths)
+    rows = [
+        f"| mechanism | bytes a token | fixed bytes | a token, here | {ends} |",
+        "| --- " * (4 + len(lengths)) + "|",
+    ]
+    for card in mechanisms().values():
+        if not card.is_causal or Domain.SEQUENCE not in card.domain:
+            continue
+        options = {**card.mixer_options(Domain.SEQUENCE), "device": "meta"}
+        layer = build_mixer(load(card.layer), hidden_size, num_heads, layer_index=0, num_layers=1, **options)
+        held = [card.cost("state_bytes", B=1, **layer.cost_sizes((length,))) for length in lengths]
+        by_token = (held[1] - held[0]) // (lengths[1] - lengths[0])
+        formulas = " | ".join("-" if part == 0 else mathml(part) for part in card.state_parts)
+        cells = " | ".join(size(number) for number in held)
+        rows.append(f"| [{card.name}](cards/{card.name}.md) | {formulas} | {size(by_token)} | {cells} |")
+    here = f"Here: a layer of width {hidden_size} with {num_heads} heads, in float32."
+    return "\n".join([*rows, "", f"{here} The pages of the mechanisms say what the letters mean.", ""])
+
+
 def card_page(card: Card) -> str:
     """A card in full: what it is for, what it costs if it mixes, how to use it, and where its parts are."""
     head = f"# {card.title}\n\n`{card.name}`"
@@ -168,7 +193,11 @@ def equation(card: Mechanism) -> str:
 
 def typeset(card: Mechanism, which: str) -> str:
     """The formula as MathML, which browsers draw without a script; its LaTeX source is inside, for copying."""
-    formula = card.formula(which)
+    return mathml(card.formula(which))
+
+
+def mathml(formula: sympy.Expr) -> str:
+    """A formula for a page."""
     drawn = sympy.mathml(formula, printer="presentation")
     source = f'<annotation encoding="application/x-tex">{sympy.latex(formula)}</annotation>'
     return f"<math><semantics>{drawn}{source}</semantics></math>"

@@ -168,7 +168,7 @@ def test_options_reach_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_generated_text_follows_the_prompt(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attensor.compare.generate.generate_text", lambda config: iter(["f", "():"]))
+    monkeypatch.setattr("attensor.compare.generate.generate_text", lambda config, pace: iter(["f", "():"]))
     assert cli.main(["generate", "--run", "runs/x", "--mechanism", "gla", "--prompt", "def "]) == 0
     assert capsys.readouterr().out == "def f():\n"
 

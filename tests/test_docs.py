@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from attensor import nn, ops
-from attensor.catalogue import cards, mechanisms
+from attensor.catalogue import Domain, cards, mechanisms
 from attensor.files import write_json
 from tests.report.sample_results import sample_results
 
@@ -65,6 +65,15 @@ def test_a_card_has_a_page_that_leads_to_its_layer_and_operator(name: str, pages
     links = re.findall(r"\]\(\.\./((?:layers|operators)/\w+\.md)\)", page)
     assert len(links) == len(card.operators) + len(card.layers)
     assert set(links) <= set(pages)
+
+
+def test_every_causal_card_is_in_the_table_of_states(generate: ModuleType, pages: dict[str, str]) -> None:
+    table = pages[".generated/state.md"]
+    causal = [name for name, card in mechanisms().items() if card.is_causal and Domain.SEQUENCE in card.domain]
+    assert re.findall(r"^\| \[([\w-]+)\]", table, re.MULTILINE) == causal
+    row = next(line for line in table.splitlines() if line.startswith("| [softmax]"))
+    assert row.endswith("| 8 KiB | 32 MiB | 512 MiB |")  # 2 x 1024 numbers of 4 bytes a token
+    assert '--8<-- "state.md"' in (DOCS / "language-models.md").read_text("utf-8")
 
 
 def test_a_picture_shows_what_a_layer_sees(generate: ModuleType) -> None:

@@ -236,6 +236,23 @@ class Mechanism(Card):
         symbols = {s: sympy.Symbol(s, positive=True, integer=True) for s in self.used_symbols}
         return sympy.sympify(getattr(self, which), locals={**symbols, "Min": sympy.Min, "Max": sympy.Max})
 
+    @property
+    def state_parts(self) -> tuple[sympy.Expr, sympy.Expr]:
+        """The decode state of a sequence, `state_bytes` with B = 1: bytes a token, and bytes whatever the length.
+
+        Raises:
+            ValueError: the formula is no line in T.
+        """
+        symbols = {symbol.name: symbol for symbol in self.formula("state_bytes").free_symbols}
+        state = self.formula("state_bytes").subs(symbols.get("B", 1), 1).expand()
+        tokens = symbols.get("T")
+        if tokens is None:
+            return state * 0, state
+        by_token, fixed = state.coeff(tokens, 1), state.coeff(tokens, 0)
+        if (state - by_token * tokens - fixed).expand() != 0:
+            raise ValueError(f"{self.name}: state_bytes must be linear in T, got {self.state_bytes}.")
+        return by_token, fixed
+
     def mixer_options(self, domain: Domain) -> dict[str, Any]:
         """Layer options for a comparison in one domain."""
         return {**self.options, **(self.grid_options if domain is Domain.GRID else {})}

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from attensor.bench.apart import Apart, FirstCall
 from attensor.bench.contest import OURS, Contest, Contestant, Peer, Row
-from attensor.bench.contestants import decode, latent, linear, linear_problem, neighborhood, relative, softmax
+from attensor.bench.contestants import latent, linear, linear_problem, neighborhood, relative, softmax
+from attensor.bench.contestants import linear_decode as decode
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import LinearProblem
 from attensor.bench.contestants.relative import RelativeProblem

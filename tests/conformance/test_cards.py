@@ -114,3 +114,6 @@ def test_the_state_formula_is_what_a_cache_holds(case: Case, context: int) -> No
     cache = layer.new_cache(2, context)
     layer(case.hidden_states(space=(context,)).float(), cache=cache)
     assert case.card.cost("state_bytes", B=2, **layer.cost_sizes((context,))) == cache.nbytes
+    sizes = layer.cost_sizes((context,))
+    by_token, fixed = (part.subs({s: sizes[s.name] for s in part.free_symbols}) for part in case.card.state_parts)
+    assert 2 * (by_token * context + fixed) == cache.nbytes

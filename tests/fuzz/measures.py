@@ -161,6 +161,7 @@ def _generate(rng: random.Random) -> tuple[str, dict[str, str]]:
         "max_new_tokens": pick(rng, [0, 1, 3]),
         **optional(rng, 0.5, temperature=pick(rng, [0, 0.7, 1.0])),
         **optional(rng, 0.4, top_k=pick(rng, [None, 1, 5, 100])),
+        **optional(rng, 0.4, top_p=pick(rng, [None, 0.1, 1.0])),
         **optional(rng, 0.3, generator="torch.Generator()"),
     }
 
@@ -172,6 +173,7 @@ def _of_generate(a: Arguments) -> str | None:
     need(not tokens.numel() or (int(tokens.min()) >= 0 and int(tokens.max()) < 11), "tokens: outside the vocabulary")
     need(a.get("temperature", 1.0) >= 0, "temperature: negative")
     need(a.get("top_k") is None or a["top_k"] >= 1, "top_k: below 1")
+    need(a.get("top_p") is None or 0 < a["top_p"] <= 1, "top_p: range")
     if a["max_new_tokens"] > 100:
         return "max_new_tokens: very many"
     return "temperature: tiny or tokens: none" if 0 < a.get("temperature", 1.0) < 1e-20 or not len(tokens) else None
@@ -207,7 +209,7 @@ MEASURES: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]],
     "generate": (
         _generate,
         {"tokens": "*tensor:integers", "max_new_tokens": "*count:0", "temperature": "float", "top_k": "int?"}
-        | {"generator": "instance?:Generator"},
+        | {"top_p": "float?", "generator": "instance?:Generator"},
         _of_generate,
     ),
 }

@@ -342,7 +342,7 @@ def test_logits_to_keep(variant: str) -> None:
     close(model(rows, logits_to_keep=torch.tensor([0, 3])).logits, logits[:, [0, 3]])
 
 
-@FAMILIES
+@EVERY
 def test_gradient_checkpointing_changes_no_gradient(variant: str) -> None:
     model, rows = build(variant).train(), tokens(3, 7)
     mask = torch.tensor(MASKS["inner"])
@@ -395,7 +395,7 @@ def test_hidden_states_of_every_block(variant: str) -> None:
         close(states, packed)
 
 
-@FAMILIES
+@EVERY
 def test_a_few_steps_of_training_lower_the_loss(variant: str) -> None:
     model, rows = build(variant, dtype=torch.float32).train(), tokens(8, 9)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from attensor.bench.apart import Apart, brief
 from attensor.bench.machine import matrix_product
-from attensor.bench.timing import alternate
+from attensor.bench.timing import alternate, seconds_of
 from attensor.ops import backend
 
 __all__ = ["OURS", "SAME", "Cell", "Check", "Contest", "Contestant", "Mode", "Peer", "Problem", "Row"]
@@ -217,6 +217,7 @@ class Contest:
         rounds: timed calls of each contestant; the median counts.
         budget: seconds that a call of a peer may take.
         tick: told what runs now, and the share of a cell that is newly done.
+        seconds: times a call.
     """
 
     def __init__(
@@ -226,7 +227,9 @@ class Contest:
         rounds: int = 5,
         budget: float = math.inf,
         tick: Callable[[str, float], None] = lambda running, share: None,
+        seconds: Callable[[Callable[[], Any]], float] = seconds_of,
     ) -> None:
+        self.seconds = seconds
         self.peers, self.rounds, self.budget, self.tick = peers, rounds, budget, tick
         self.checks: list[Check] = []
         self.apart = Apart()
@@ -314,6 +317,7 @@ class Contest:
             warmup=0,
             lead_in=int(cell.mode == "decode"),
             after_call=lambda name: self.tick(running, share),
+            seconds=self.seconds,
         )
         return seconds, statistics.median(seconds.pop("product")), 2.0 * size**3
 

@@ -19,6 +19,7 @@ from attensor.bench.contest import OURS, Cell, Contest, Peer, Problem, Row
 from attensor.bench.layout import Table
 from attensor.bench.machine import describe, torch_threads, version_of
 from attensor.bench.tables import check_table, measure_tables, summary_table
+from attensor.bench.timing import seconds_of
 from attensor.errors import BackendError, MissingExtraError
 from attensor.files import write_json, write_text
 from attensor.lab.display import clock
@@ -40,6 +41,7 @@ class Bench:
         note: how to read the figures.
         suffix: tells files of unusual sizes apart.
         findings: rows -> tables of what only this bench asks.
+        seconds: times a call.
     """
 
     peers: Sequence[Peer]
@@ -48,6 +50,7 @@ class Bench:
     note: str = ""
     suffix: str = ""
     findings: Callable[[Sequence[Row]], Iterable[Table]] = lambda rows: ()
+    seconds: Callable[[Callable[[], Any]], float] = seconds_of
 
 
 def hold(
@@ -72,7 +75,7 @@ def hold(
     peers = _chosen(name, bench.peers, options.peers)
     with torch_threads(options.threads), _progress(console, len(bench.cells)) as tick:
         machine = describe(*(package for peer in peers for package in peer.packages), device=options.device)
-        contest = Contest(peers, rounds=options.rounds, budget=options.budget, tick=tick)
+        contest = Contest(peers, rounds=options.rounds, budget=options.budget, tick=tick, seconds=bench.seconds)
         rows, interruption = _run(contest, bench)
     machine["complete"] = "no, interrupted" if interruption else "yes"
     summaries = *summary_table(rows), *bench.findings(rows)

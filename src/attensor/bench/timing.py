@@ -51,6 +51,7 @@ def alternate(
     *,
     lead_in: int = 0,
     after_call: Callable[[str], None] | None = None,
+    seconds: Callable[[Callable[[], Any]], float] | None = None,
 ) -> dict[str, list[float]]:
     """Time contestants against each other in one run: each round calls every one once.
 
@@ -64,6 +65,7 @@ def alternate(
         lead_in: calls right before each timed one, so that it finds the cache as it leaves it and not as its
             predecessor does.
         after_call: told the name after each timed call, outside the time that counts.
+        seconds: times a call; `seconds_of` if None.
     Returns:
         name -> seconds of its call in each round; work queued on a GPU is waited for.
     Raises:
@@ -74,16 +76,16 @@ def alternate(
     for call in contestants.values():
         for _ in range(warmup):
             call()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    time_of, found = seconds or seconds_of, dict[str, list[float]]((name, []) for name in contestants)
     for r in range(rounds):
         order = list(contestants.items())
         for name, call in order if r % 2 == 0 else reversed(order):
             for _ in range(lead_in):
                 call()
-            seconds[name].append(seconds_of(call))
+            found[name].append(time_of(call))
             if after_call is not None:
                 after_call(name)
-    return seconds
+    return found
 
 
 def seconds_of(call: Callable[[], Any]) -> float:

@@ -24,6 +24,7 @@ CARD = Mechanism(
     commands={
         "edit swap": "attensor.commands.edit_swap:EditSwap",
         "bench softmax": "attensor.commands.bench_softmax:BenchSoftmax",
+        "bench decode": "attensor.commands.bench_decode:BenchDecode",
     },
     shown_options={"num_kv_heads": 2},
     swaps_into=("transformers", "timm", "torch"),

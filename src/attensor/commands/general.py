@@ -91,19 +91,32 @@ class Compare(CompareConfig):
 class Generate(GenerateConfig):
     """Write text with a model that `attensor compare` trained, or with one in transformers' format."""
 
-    def run(self) -> None:
-        """Print the prompt and what follows, as it is decided."""
+    def run(self) -> int:
+        """Print the prompt and what follows, as it is decided; then, to the standard error, how fast it came."""
+        from attensor.commands.pace import sentence
         from attensor.compare.generate import generate_text
+        from attensor.models.language.generate import Pace
 
         if self.model is not None:
             need("transformers", purpose="a model in transformers' format")
-        pieces = generate_text(self)
-        first = next(pieces, "")  # whatever is wrong is said before anything is printed
-        sys.stdout.write(self.prompt + first)
-        for piece in pieces:
-            sys.stdout.write(piece)
+        pace, code, has_begun = Pace(), 0, False
+        pieces = generate_text(self, pace)
+        try:
+            first = next(pieces, "")  # whatever is wrong is said before anything is printed
+            has_begun = True
+            sys.stdout.write(self.prompt + first)
             sys.stdout.flush()
-        sys.stdout.write("\n")
+            for piece in pieces:
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:  # what is written stays
+            code = 130
+        if has_begun:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+        if pace.tokens:
+            sys.stderr.write(f"{sentence(pace)}\n")
+        return code
 
 
 @dataclass(frozen=True)

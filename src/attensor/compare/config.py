@@ -127,6 +127,12 @@ class GenerateConfig:
     """Below 1 sharpens the distribution, 0 always takes the most likely token."""
     top_k: int | None = None
     """Choose among this many most likely tokens only."""
+    top_p: float | None = None
+    """Choose among the most likely tokens only that together have this probability."""
+    static: bool = False
+    """Keep the past in memory of fixed size, prompt and --tokens together."""
+    compile: bool = False
+    """Compile the step from token to token, which takes a minute at first; with --static."""
     seed: int = 0
     """Seed of the choices."""
     seed_index: int = 0
@@ -136,8 +142,11 @@ class GenerateConfig:
         """Refuse anything but one model.
 
         Raises:
-            ValueError: neither or both of --run and --model, or --mechanism without --run or the other way round.
+            ValueError: neither or both of --run and --model, --mechanism without --run or the other way round, or
+                --compile without --static.
         """
+        if self.compile and not self.static:
+            raise ValueError("--compile needs --static: a past that grows would be compiled anew at every token.")
         if (self.folder is None) == (self.model is None) or (self.folder is None) != (self.mechanism is None):
             raise ValueError("give --run and --mechanism, or --model, but not both.")
 

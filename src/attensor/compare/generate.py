@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,30 +18,39 @@ if TYPE_CHECKING:
     from torch import nn
 
     from attensor.data.ngram import NGram
+    from attensor.models.language.generate import Pace
 
 __all__ = ["generate_text", "trained_model"]
 
 
-def generate_text(config: GenerateConfig) -> Iterator[str]:
+def generate_text(config: GenerateConfig, pace: Pace | None = None) -> Iterator[str]:
     """Continue `config.prompt`; pieces of text as they are decided, bytes that are not UTF-8 as U+FFFD.
 
     Args:
         config: which model, prompt and how to choose.
+        pace: receives how fast the tokens come.
     Yields:
         Text, one or a few characters at a time; the prompt is not repeated.
     Raises:
         ValueError: no such run or mechanism, a run on images, or a model that is damaged or not trained yet.
     """
+    choice: dict[str, Any] = {
+        "temperature": config.temperature,
+        "top_k": config.top_k,
+        "top_p": config.top_p,
+        "static": config.static,
+        "compiled": config.compile,
+        "pace": pace,
+    }
     if config.model is not None:
         from attensor.models.language.generate import continue_text
 
-        choice: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "seed": config.seed}
-        yield from continue_text(config.model, config.prompt, config.tokens, **choice)
+        yield from continue_text(config.model, config.prompt, config.tokens, seed=config.seed, **choice)
     else:
-        yield from _from_run(config, user_path(config.folder or "", "--run"), config.mechanism or "")
+        yield from _from_run(config, user_path(config.folder or "", "--run"), config.mechanism or "", choice)
 
 
-def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str]:
+def _from_run(config: GenerateConfig, run: Path, mechanism: str, choice: dict[str, Any]) -> Iterator[str]:
     """Continue with a model of a comparison."""
     plan = Plan.load(run)
     if all(mechanism != subject.name for subject in plan.subjects):
@@ -52,15 +60,12 @@ def _from_run(config: GenerateConfig, run: Path, mechanism: str) -> Iterator[str
     import torch
 
     from attensor.models.language import generate
+    from attensor.models.language._streaming import whole_bytes
 
     model: Any = trained_model(run, plan, plan.subject(mechanism), checkpoint)
     prompt = torch.tensor([list(config.prompt.encode() or b"\n")])
-    utf8 = codecs.getincrementaldecoder("utf-8")("replace")
     generator = torch.Generator().manual_seed(config.seed)
-    choice: dict[str, Any] = {"temperature": config.temperature, "top_k": config.top_k, "generator": generator}
-    for token in generate(model, prompt, config.tokens, **choice):
-        yield utf8.decode(bytes(token.tolist()))
-    yield utf8.decode(b"", final=True)
+    yield from whole_bytes(map(int, generate(model, prompt, config.tokens, generator=generator, **choice)))
 
 
 def trained_model(

@@ -6,191 +6,26 @@
 
 Rows of a batch may begin with padding: `cache.first = count` before the padded tokens come. A cache is changed by the
 forward that it is handed to. Where gradients are recorded, it holds the graph.
+
+    cache.make_static(max_length)         # from now on of fixed size, so that a compiled step is one graph for all
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.nn._buffer import TokenBuffer
+from attensor.nn._buffer import Ring, TokenBuffer
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import check_devices, check_integers, check_tensor, checked, is_readable
+from attensor.nn.base_cache import Cache
+from attensor.ops._checks import check_devices, check_tensor, checked
 
 __all__ = ["Cache", "StateCache", "TokenCache"]
-
-_PLACE = ("length", "first")
-
-
-class Cache(ABC):
-    """The past of `batch_size` sequences that have the same length, padding at their beginning included.
-
-    Attributes:
-        length: tokens seen so far.
-        can_crop: whether `crop` may go back to any earlier length.
-        fits: identity of the layer that it is known to fit; 0 if of none.
-    """
-
-    length: int = 0
-    fits: int = 0
-    can_crop: bool = True
-    _first: Tensor | None = None  # [B]; None as long as no row begins with padding
-    _last_padded: int | None = 0  # the largest of `first`, known without asking the device; None until it is asked
-
-    @property
-    def first(self) -> Tensor:
-        """[B], int64: how many tokens of padding each row begins with: its first real token's place."""
-        return self._any.new_zeros(self.batch_size, dtype=torch.int64) if self._first is None else self._first
-
-    @first.setter
-    def first(self, first: Tensor) -> None:
-        check_tensor(name := type(self).__name__, "first", first)
-        check_integers(name, "first", first, first)
-        if first.is_meta and not self._any.is_meta:
-            raise ValueError(f"{name}: first must hold numbers, got a meta tensor; use one on {self.device}.")
-        if first.shape != (self.batch_size,):
-            raise ShapeError(f"{name}: first must be [B] = [{self.batch_size}], got {list(first.shape)}.")
-        self._first, self._last_padded = first.to(device=self._any.device, dtype=torch.int64), None
-        self._learn_padding()
-
-    @property
-    def batch_size(self) -> int:
-        """Rows."""
-        return self._any.shape[0]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the contents live."""
-        return self._any.device
-
-    def is_like(self, other: Cache) -> bool:
-        """Whether both are of one kind, with the same names and sizes but for rows and tokens."""
-        if type(self) is not type(other) or self._tensors().keys() != other._tensors().keys():
-            return False
-        most = 2**62  # tokens, so that a window shows
-        return all(self._sizes(name, most) == other._sizes(name, most) for name in self._tensors())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of what the next token needs (room reserved for later tokens is not counted)."""
-        return sum(tensor.nbytes for tensor in self._tensors().values())
-
-    def real(self, start: int, end: int) -> Tensor | None:
-        """Which tokens from place `start` to `end` are not padding: [B, end - start], bool; None if all are.
-
-        In a compiled graph that was told of padding the tensor is returned even where all are: nothing can be asked.
-        """
-        self._learn_padding()
-        if self._first is None or (self._last_padded is not None and start >= self._last_padded):
-            return None
-        return torch.arange(start, end, device=self._first.device) >= self._first[:, None]
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The contents as contiguous tensors, `length` and `first` included, ready for safetensors."""
-        # copies: the cache goes on writing into its own memory
-        held = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in self._tensors().items()}
-        return {"length": torch.tensor(self.length), "first": self.first.clone(), **held}
-
-    @checked
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Take over contents exported by `state_dict` of a cache of the same layer; the batch size may differ.
-
-        Raises:
-            ShapeError: names or sizes are not those of this cache, or the tensors disagree with each other.
-        """
-        expected = self._tensors()
-        names = {*_PLACE, *expected}
-        if set(state_dict) != names:
-            raise ShapeError(f"{type(self).__name__}: state_dict must hold {sorted(names)}, got {sorted(state_dict)}.")
-        length, held = int(state_dict["length"]), {name: state_dict[name].clone() for name in expected}
-        for name, tensor in held.items():
-            fixed = [len(state_dict["first"]), *self._sizes(name, length)]
-            if list(tensor.shape) != fixed:
-                raise ShapeError(
-                    f"{type(self).__name__}: {name} must be {fixed} after {length} tokens, got {list(tensor.shape)}; "
-                    "was it exported by another layer?"
-                )
-        self._replace(held)
-        self.length = length
-        self.first = state_dict["first"]
-
-    @checked
-    def reorder(self, index: Tensor) -> None:
-        """Row i becomes what row `index[i]` was; rows may repeat or vanish (beam search).
-
-        Args:
-            index: [new batch size], integers.
-        Raises:
-            ShapeError, TypeError, ValueError: another rank, no integers, rows that are not there (seen on a CPU).
-        """
-        check_integers(name := f"{type(self).__name__}.reorder", "index", index, index)
-        if index.is_meta and not self._any.is_meta:
-            raise ValueError(f"{name}: index must hold numbers, got a meta tensor; use one on {self.device}.")
-        if index.ndim != 1:
-            raise ShapeError(f"{name}: index must be [new batch size], got {list(index.shape)}.")
-        if is_readable(index):
-            check_range(name, 0, self.batch_size, index=tuple(index.tolist()))
-        first = None if self.real(0, 1) is None else self.first
-        self._replace({n: t.index_select(0, index.to(t.device)) for n, t in self._tensors().items()})
-        if first is not None:
-            self.first = first[index.to(first.device)]
-
-    @checked
-    def crop(self, length: int) -> None:
-        """Forget everything after the first `length` tokens.
-
-        Raises:
-            ValueError: longer than the contents, or the contents no longer allow it; nothing is forgotten then.
-        """
-        self.check_crop(length)
-        self._crop(length)
-        self.length = length
-        if self.real(0, 1) is not None:
-            self.first = self.first.clamp(max=length)
-
-    @checked
-    def check_crop(self, length: int) -> None:
-        """Refuse what `crop` refuses, and change nothing.
-
-        Raises:
-            ValueError: see `crop`.
-        """
-        if not 0 <= length <= self.length:
-            raise ValueError(f"{type(self).__name__}.crop: length must be in [0, {self.length}], got {length}.")
-
-    def _learn_padding(self) -> None:
-        """Look once how far padding reaches: outside of compiled graphs, which would have to stop for it."""
-        if self._first is None or self._last_padded is not None or torch.compiler.is_compiling():
-            return
-        self._last_padded = int(self._first.max()) if self._first.numel() else 0
-        if not self._last_padded:
-            self._first = None
-
-    @property
-    def _any(self) -> Tensor:
-        return next(iter(self._tensors().values()))
-
-    @abstractmethod
-    def _tensors(self) -> dict[str, Tensor]:
-        """What is held, by name; the batch is the first dimension."""
-
-    @abstractmethod
-    def _sizes(self, name: str, length: int) -> list[int]:
-        """Sizes that a tensor has after so many tokens, without the batch."""
-
-    @abstractmethod
-    def _replace(self, held: Mapping[str, Tensor]) -> None:
-        """Hold these tensors instead."""
-
-    @abstractmethod
-    def _crop(self, length: int) -> None:
-        """Forget; `check_crop` has allowed it."""
 
 
 def _check_sizes(cache: Cache, sizes: Mapping[str, tuple[int, ...]]) -> None:
@@ -226,11 +61,12 @@ class TokenCache(Cache):
         _check_sizes(self, sizes)
         kept = windows if isinstance(windows, Mapping) else dict.fromkeys(sizes, windows)
         typed, factory = dtype is not None, partial(torch.empty, device=device, dtype=dtype)
-        self._buffers = {
+        self._buffers: dict[str, TokenBuffer | Ring] = {
             name: TokenBuffer(factory(batch_size, 0, *size), kept.get(name), max_length, is_typed=typed)
             for name, size in sizes.items()
         }
         self.can_crop = all(buffer.window is None for buffer in self._buffers.values())
+        self._is_sorted = True
 
     def append(self, **new: Tensor) -> dict[str, Tensor]:
         """Add the entries of new tokens to every tensor.
@@ -241,6 +77,7 @@ class TokenCache(Cache):
             By name what the new tokens may need, they last: [B, held before + T, *sizes]; `window - 1` before at most.
         Raises:
             ShapeError: a name is missing or unknown, or the batch, the number of tokens or an entry's sizes are wrong.
+            ValueError: a static cache has no room, or gradients are recorded. In a compiled graph a RuntimeError.
         """
         if set(new) != set(self._buffers):
             raise ShapeError(f"TokenCache.append: tensors must be {sorted(self._buffers)}, got {sorted(new)}.")
@@ -255,8 +92,25 @@ class TokenCache(Cache):
                     f"TokenCache.append: {name} must be {[sizes[0], tokens, *sizes[2:]]}, got {list(tensor.shape)}; "
                     f"all tensors have the same tokens; new_cache(batch_size={rows}) makes another batch."
                 )
-        self.length += tokens
-        return {name: self._buffers[name].append(tensor) for name, tensor in new.items()}
+        if self.is_static:
+            self._check_inference(**new)
+            self._check_room(self.length + tokens)
+        needed = {name: self._buffers[name].append(tensor, self.in_any_order) for name, tensor in new.items()}
+        self._is_sorted = tokens != 1 or not self.in_any_order
+        self._advance(tokens)
+        return needed
+
+    def real(self, start: int, end: int) -> Tensor | None:
+        """Which tokens from place `start` to `end` are not padding, see `Cache.real`.
+
+        Of what `append` has returned unsorted, `end` being the length: in that order.
+        """
+        # in this order: what is read before `append` writes it would tie a graph to its value
+        if self._seen is None or self._first is None or end != self.length or self._is_sorted:
+            return super().real(start, end)
+        size, last = end - start, self._seen - 1
+        places = last - (last - torch.arange(size, device=last.device)) % size
+        return places >= self._first[:, None]
 
     @checked
     def check_crop(self, length: int) -> None:
@@ -275,12 +129,39 @@ class TokenCache(Cache):
                 )
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of what the next token needs (room reserved for later tokens is not counted)."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    @property
     def _any(self) -> Tensor:
         return next(iter(self._buffers.values())).storage
 
     def _crop(self, length: int) -> None:
         for buffer in self._buffers.values():
             buffer.keep(length - self.length + buffer.held.shape[1])
+
+    def _make_room(self, max_length: int, held: Mapping[str, Tensor]) -> None:
+        seen = cast("Tensor", self._seen)
+        self._buffers = {
+            name: Ring(held[name], buffer.window, max_length, seen, is_typed=buffer.is_typed)
+            for name, buffer in self._buffers.items()
+        }
+
+    def _memory(self) -> list[Tensor]:
+        return [buffer.storage for buffer in self._buffers.values()]
+
+    def _check_room(self, length: int) -> None:
+        if self._seen is None or self.max_length is None or all(buffer.slides for buffer in self._buffers.values()):
+            return
+        message = (
+            f"{type(self).__name__}: a static cache has room for max_length {self.max_length} tokens, and all are "
+            "taken; make it larger with make_static(max_length=..)."
+        )
+        if torch.compiler.is_compiling():  # where lengths are counted from max_length
+            torch._assert_async(self._seen + (length - 2 * self.max_length) <= 0, message)
+        elif length > self.max_length:
+            raise ValueError(message.replace("and all are taken", f"got {length}"))
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: buffer.held for name, buffer in self._buffers.items()}
@@ -335,7 +216,8 @@ class StateCache(Cache):
         """Take the states, by name, after `tokens` more tokens.
 
         Raises:
-            ShapeError: a name is unknown, or a state has other sizes. ValueError: fewer than 0 tokens.
+            ShapeError: a name is unknown, or a state has other sizes. ValueError: fewer than 0 tokens, or gradients are
+                recorded of the states of a static cache.
         """
         check_range(name := "StateCache.update", 0, tokens=tokens)
         for key, state in states.items():
@@ -344,8 +226,16 @@ class StateCache(Cache):
             if held is None or state.shape != held.shape:
                 wanted = ", ".join(f"{own} {list(x.shape)}" for own, x in self.states.items())
                 raise ShapeError(f"{name}: states must be {wanted}, got {key} {list(state.shape)}.")
-        self.states.update(states)
-        self.length += tokens
+        if self.is_static:
+            self._check_inference(**states)
+            for key, state in states.items():
+                if self.states[key].dtype == state.dtype:
+                    self.states[key].copy_(state)
+                else:  # the first tokens tell the dtype
+                    self.states[key] = state.clone()
+        else:
+            self.states.update(states)
+        self._advance(tokens)
 
     @checked
     def check_crop(self, length: int) -> None:
@@ -364,6 +254,15 @@ class StateCache(Cache):
     def _crop(self, length: int) -> None:
         if length == 0:
             self.states = {name: torch.full_like(state, self._start[name]) for name, state in self.states.items()}
+
+    def _make_room(self, max_length: int, held: Mapping[str, Tensor]) -> None:
+        self.states = {name: state.detach().clone() for name, state in held.items()}
+
+    def _memory(self) -> list[Tensor]:
+        return list(self.states.values())
+
+    def _check_room(self, length: int) -> None:
+        """States have room for any."""
 
     def _tensors(self) -> dict[str, Tensor]:
         return dict(self.states)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.nn.cache import Cache
+from attensor.ops._checks import checked
 
 __all__ = ["JointCache"]
 
@@ -46,6 +47,11 @@ class JointCache(Cache):
             part.length = length
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of what the next token needs, of all parts."""
+        return sum(part.nbytes for part in self.parts.values())
+
+    @property
     def first(self) -> Tensor:
         """[B], int64: how many tokens of padding each row begins with."""
         return next(iter(self.parts.values())).first
@@ -59,6 +65,18 @@ class JointCache(Cache):
         """Which tokens from place `start` to `end` are not padding, see `Cache.real`."""
         return next(iter(self.parts.values())).real(start, end)
 
+    @checked
+    def make_static(self, max_length: int) -> None:
+        """Make every part static, see `Cache.make_static`.
+
+        Raises:
+            ValueError: fewer than are held, or than one.
+        """
+        for part in self.parts.values():
+            part.in_any_order = self.in_any_order
+            part.make_static(max_length)
+        self.max_length = max_length
+
     def check_crop(self, length: int) -> None:
         """Refuse what any part refuses.
 
@@ -71,6 +89,16 @@ class JointCache(Cache):
     def _crop(self, length: int) -> None:
         for part in self.parts.values():
             part.crop(length)
+
+    def _make_room(self, max_length: int, held: Mapping[str, Tensor]) -> None:
+        """Nothing: the parts do."""
+
+    def _memory(self) -> list[Tensor]:
+        return [tensor for part in self.parts.values() for tensor in part._memory()]
+
+    def _check_room(self, length: int) -> None:
+        for part in self.parts.values():
+            part._check_room(length)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {f"{name}.{n}": t for name, part in self.parts.items() for n, t in part._tensors().items()}

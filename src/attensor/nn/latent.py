@@ -86,6 +86,7 @@ class LatentAttention(SequenceMixer):
     """
 
     uses_positions = True
+    reads_in_any_order = True
     num_latents: int = 1  # a token
     form: Literal["naive", "absorbed"] | None = None  # of `latent_attention`: what costs less
     shown: tuple[str, ...] = ("hidden_size", "num_heads", "kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")

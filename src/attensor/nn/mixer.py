@@ -137,9 +137,12 @@ class DecodingMixer(Mixer):
 
     Attributes:
         is_causal: a token sees itself and what comes before it.
+        reads_in_any_order: `attend` gives the same for one token in whatever order the cache returns what it holds, so
+            that a static cache is read where it lies.
     """
 
     is_causal: bool = True
+    reads_in_any_order: bool = False
 
     @abstractmethod
     def _new_cache(
@@ -153,6 +156,7 @@ class DecodingMixer(Mixer):
         batch_size: int,
         max_length: int | None = None,
         *,
+        static: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Any:
@@ -161,10 +165,11 @@ class DecodingMixer(Mixer):
         Args:
             batch_size: rows.
             max_length: tokens to reserve room for.
+            static: room for `max_length` tokens and no more, for compiled steps, see `Cache.make_static`.
             device: the parameters' if None.
             dtype: of what is kept; that of the tokens if None. Recurrent states and features: at least float32.
         Raises:
-            ValueError: the layer is not causal, or a number is negative.
+            ValueError: the layer is not causal, a number is negative, or a static cache has no max_length.
             TypeError: an argument of another kind.
         """
         check_range(self, 0, batch_size=batch_size, max_length=max_length)
@@ -172,8 +177,17 @@ class DecodingMixer(Mixer):
             raise ValueError(
                 f"{type(self).__name__}: with is_causal=False every token changes all outputs: there is no cache."
             )
+        if static and not max_length:
+            raise ValueError(
+                f"{type(self).__name__}.new_cache: static=True needs max_length, the tokens of the longest sequence, "
+                f"got {max_length}; give it, or call cache.make_static(max_length) after the prompt."
+            )
         device = self._device if device is None else torch.device(device)
-        return self._new_cache(batch_size, max_length, device, dtype)
+        cache = self._new_cache(batch_size, None if static else max_length, device, dtype)
+        cache.in_any_order = self.reads_in_any_order
+        if static and max_length is not None:
+            cache.make_static(max_length)
+        return cache
 
     def _check_cache(self, hidden_states: Tensor, cache: object, rows: int) -> None:
         """Refuse, before anything is added to it, a cache that `new_cache` would not have made for these rows."""

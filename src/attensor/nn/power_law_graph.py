@@ -89,6 +89,7 @@ class PowerLawGraphAttention(SequenceMixer):
     """
 
     uses_positions = True
+    reads_in_any_order = True
     shown = ("hidden_size", "num_heads", "operator", "units", "depth", "net_size", "block_size")
     fixed_operator: Tensor
     keeps: Literal["operator", "tensor"] = "operator"

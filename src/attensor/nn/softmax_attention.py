@@ -46,6 +46,7 @@ class SoftmaxAttention(SequenceMixer):
     """
 
     ranks = (3, 4, 5)
+    reads_in_any_order = True
     window_size: int | None = None  # tokens that a cache keeps; all if None
     shown: tuple[str, ...] = ("hidden_size", "num_heads", "num_kv_heads", "is_causal", "rotary_base")
 

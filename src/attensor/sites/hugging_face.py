@@ -107,7 +107,7 @@ class HouseAttention(nn.Module):
                     f"{type(self.layer).__name__}: past_key_values already holds {held.get_seq_length()} tokens of "
                     "another attention; begin with an empty cache after a swap."
                 )
-            past.layers[self.layer_idx] = held = MixerCacheLayer()  # type: ignore[no-untyped-call]
+            past.layers[self.layer_idx] = held = MixerCacheLayer()
         view = ModelCache(0)
         view.layers = [held]
         return opened(view, [self.layer], hidden_states)[0]

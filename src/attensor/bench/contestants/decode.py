@@ -1,197 +1,177 @@
-"""One token at a time, at an early and at a late position: 24 layers of the sizes of GLA 340M.
+"""`attensor bench decode`: one more token at a context, in every causal mechanism and in transformers' own layers.
 
-A recurrent state is as large at position 32768 as at 100, and random numbers of the right size stand in for it; so do
-they for the keys and values that softmax attention keeps. What matters is what is read and computed for one token.
+The cache holds a short prompt that is really read. For longer contexts its tokens are repeated: what a key is worth
+does not change what reading it costs, and a recurrent state is as large after any number of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-from types import ModuleType
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from attensor.bench.contest import OURS, Contestant, Peer, Problem
-from attensor.bench.contestants.packages import fla_naive, load
-from attensor.nn import GatedLinearAttention, LightningAttention
-from attensor.ops import linear_attention_step
+from attensor.bench.apart import LeftOut
+from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, Row
+from attensor.bench.contestants.decode_peers import PEERS_OF, Theirs
+from attensor.bench.hold import Bench
+from attensor.bench.layout import Table
+from attensor.bench.tables import NOTHING, digits
+from attensor.bench.timing import own_seconds_of
+from attensor.catalogue import Domain, build_mixer, find_name, load, mechanisms
 
-__all__ = ["LAYERS", "MINIMAX", "PEERS", "POSITIONS", "TASKS", "DecodeProblem", "minimax_layer"]
+if TYPE_CHECKING:
+    from attensor.commands.bench_decode import BenchDecode
 
-POSITIONS = (100, 32768)
-NUM_HEADS, KEY_DIM, VALUE_DIM, HIDDEN_SIZE = 4, 128, 256, 1024
-LAYERS = 24
-# Softmax attention's keys and values are kept for as many layers as fit in this, and the time is scaled up to all.
-KEPT_BYTES = 2**30
-MINIMAX = "transformers.models.minimax.modeling_minimax"
-TASKS = "gates per channel, operator", "gated linear attention, layers", "lightning attention, layers"
-GATES, GATED, LIGHTNING = TASKS
-HOW_TO_READ = (
-    "Decoding: operators have K 128 and V 256, lightning layers K 256 and V 256. Recurrent states hold random numbers; "
-    "softmax attention's keys and values are kept for as many layers as fit in 1 GiB, its time is scaled to all layers."
+__all__ = ["PEERS", "PROMPT", "DecodeProblem", "bench", "causal"]
+
+PROMPT = 48  # tokens that are read
+NOTE = (
+    "One layer with its cache; each timed call reads one token a sequence and adds it. The time that others had the "
+    "processor is taken off. Contexts are reached by repeating what is kept of a prompt of 48 tokens. "
+    "transformers' layers have the same weights, and caches that grow by concatenation, as its generate() makes them. "
+    "'state MiB' is what the next token needs."
 )
 
 
 @dataclass(frozen=True)
 class DecodeProblem(Problem):
-    """A token through all layers, each added to its input (operators: each with the same input).
+    """The token after `context` others of each sequence."""
 
-    Attributes:
-        task: what a layer is.
-        position: tokens before this one.
-        layers: so many.
-    """
+    mechanism: str
+    context: int
+    batch_size: int
+    hidden_size: int
+    num_heads: int
 
-    task: str
-    position: int
-    layers: int = LAYERS
-
-    kind = property(lambda self: self.task)
-    label = property(lambda self: f"position {self.position}")
-    size = property(lambda self: (self.position,))
+    kind = property(lambda self: self.mechanism)
     title = property(
-        lambda self: f"B1, {self.layers} layers of width {HIDDEN_SIZE} with {NUM_HEADS} heads: {self.task}"
+        lambda self: f"a layer of width {self.hidden_size} with {self.num_heads} heads, batch {self.batch_size}"
     )
+    label = property(lambda self: f"{self.mechanism}, context {self.context}")
+    size = property(lambda self: (self.context,))
+    tokens = property(lambda self: self.batch_size)
 
     @property
-    def token(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k [1, H, K], v [1, H, V] and log decays [1, H, K]."""
-        q, k = (self.draw(1, NUM_HEADS, KEY_DIM, seed=seed) for seed in (1, 2))
-        gates = F.logsigmoid(self.draw(1, NUM_HEADS, KEY_DIM, seed=3, dtype=torch.float32)) / 16
-        return q, k, self.draw(1, NUM_HEADS, VALUE_DIM, seed=4), gates
+    def layer(self) -> Any:
+        """Of the mechanism, the same weights each time."""
+        card = mechanisms()[self.mechanism]
+        options = {**card.mixer_options(Domain.SEQUENCE), "device": self.device, "dtype": self.dtype}
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        try:
+            return build_mixer(
+                load(card.layer), self.hidden_size, self.num_heads, layer_index=0, num_layers=1, **options
+            ).eval()
+        finally:
+            torch.set_rng_state(state)
 
-    def states(self, key_dim: int, value_dim: int) -> list[Tensor]:
-        """[1, H, K, V] for every layer; a copy, as some advance them in place."""
-        shape = (1, NUM_HEADS, key_dim, value_dim)
-        return [self.draw(*shape, seed=layer, dtype=torch.float32).clone() for layer in range(self.layers)]
-
-    def stack(self, make: Callable[..., Any]) -> list[Any]:
-        """That many layers of ours, the same ones for every contestant."""
-        return _stack(make, replace(self, position=0))
-
-
-@lru_cache(maxsize=2)
-def _stack(make: Callable[..., Any], problem: DecodeProblem) -> list[Any]:
-    layers = range(problem.layers)
-    return [make(HIDDEN_SIZE, NUM_HEADS, device=problem.device, dtype=problem.dtype) for _ in layers]
+    def hidden_states(self, tokens: int, seed: int) -> Tensor:
+        """[B, tokens, C]."""
+        return self.draw(self.batch_size, tokens, self.hidden_size, seed=seed)
 
 
-def _ours_operator(problem: DecodeProblem) -> Contestant:
-    q, k, v, gates = problem.token
-    return _recurrent(problem, lambda state: linear_attention_step(q, k, v, state, log_decay=gates))
-
-
-def _fla(problem: DecodeProblem, advance: Callable[..., tuple[Tensor, Tensor]]) -> Contestant:
-    token = [x[:, None] for x in problem.token]
-    return _recurrent(problem, lambda state: advance(*token, initial_state=state, output_final_state=True))
-
-
-def _fla_naive(problem: DecodeProblem) -> Contestant:
-    return _fla(problem, fla_naive("gla").naive_recurrent_gla)
-
-
-def _fla_kernel(problem: DecodeProblem) -> Contestant:
-    return _fla(problem, load("fla.ops.gla", "fla-core", problem.device).fused_recurrent_gla)
-
-
-def _recurrent(problem: DecodeProblem, advance: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Contestant:
-    states = problem.states(KEY_DIM, VALUE_DIM)
+@torch.no_grad()
+def _ours(problem: DecodeProblem) -> Contestant:
+    layer = problem.layer
+    if not hasattr(layer, "new_cache"):
+        raise LeftOut(f"{type(layer).__name__} has no new_cache(), so it cannot decode token by token")
+    cache, token = layer.new_cache(problem.batch_size), problem.hidden_states(1, seed=2)
+    layer(problem.hidden_states(PROMPT, seed=1), cache=cache)
+    if problem.context > PROMPT:
+        _stretch(cache, problem.context)
+    state_bytes = cache.nbytes
 
     def step() -> Tensor:
-        for layer, state in enumerate(states):
-            out, states[layer] = advance(state)
+        out: Tensor = layer(token, cache=cache)
         return out
-
-    return Contestant(step, state_bytes=sum(state.nbytes for state in states))
-
-
-def _softmax(problem: DecodeProblem) -> Contestant:
-    q, k, v, _ = (x[:, :, None] for x in problem.token)  # [1, H, 1, D]
-    size = problem.position * NUM_HEADS * (KEY_DIM + VALUE_DIM) * k.element_size()
-    layers = max(1, min(problem.layers, KEPT_BYTES // size))
-    # filled, not drawn: what a key is worth does not change what reading it costs
-    kept = [tuple(x.expand(-1, -1, problem.position, -1).contiguous() for x in (k, v)) for _ in range(layers)]
-
-    def step() -> Tensor:
-        return [F.scaled_dot_product_attention(q, keys, values) for keys, values in kept][-1]
-
-    return Contestant(step, state_bytes=layers * size, share=layers / problem.layers)
-
-
-def _layers(problem: DecodeProblem) -> Contestant:
-    """Ours, of either task."""
-    layers = problem.stack(GatedLinearAttention if problem.task == GATED else LightningAttention)
-    caches = [layer.new_cache(1) for layer in layers]
-    for cache, state in zip(caches, problem.states(layers[0].key_dim, layers[0].value_dim)):
-        cache.update(problem.position, state=state)
-    steps = [partial(layer, cache=cache) for layer, cache in zip(layers, caches)]
-    return _stacked(problem, steps, sum(cache.nbytes for cache in caches))
-
-
-def _minimax(problem: DecodeProblem) -> Contestant:
-    module = load(MINIMAX, "transformers")
-    ours, caches = problem.stack(LightningAttention), []
-    for state in problem.states(ours[0].key_dim, ours[0].value_dim):
-        caches.append(module.MiniMaxCache())
-        caches[-1].set_linear_cache(0, state.to(problem.dtype))
-
-    def call(layer: Callable[..., Any], cache: Any, hidden: Tensor) -> Tensor:
-        out: Tensor = layer(hidden, None, None, past_key_values=cache)[0]
-        return out
-
-    steps = [partial(call, minimax_layer(module, layer), cache) for layer, cache in zip(ours, caches)]
-    return _stacked(problem, steps, sum(cache.get_linear_cache(0).nbytes for cache in caches))
-
-
-def _stacked(problem: DecodeProblem, layers: Sequence[Callable[[Tensor], Tensor]], state_bytes: int) -> Contestant:
-    hidden = problem.draw(1, 1, HIDDEN_SIZE, seed=0)
-
-    def step() -> Tensor:
-        mixed = hidden
-        for layer in layers:
-            mixed = mixed + layer(mixed)
-        return mixed
 
     return Contestant(step, state_bytes=state_bytes)
 
 
-def minimax_layer(module: ModuleType, ours: LightningAttention) -> nn.Module:
-    """transformers' MiniMax lightning layer with the weights of ours.
+def _stretch(cache: Any, context: int) -> None:
+    """As if so many tokens had come: those that are held, again and again."""
+    held, sizes = cache.state_dict(), cache.sizes(context)
+    for name, size in sizes.items():
+        tensor = held[name]
+        if list(tensor.shape[1:]) != size:
+            held[name] = tensor[:, torch.arange(context - size[0], context, device=tensor.device) % tensor.shape[1]]
+    cache.load_state_dict({**held, "length": torch.tensor(context)})
 
-    Args:
-        module: the one named `MINIMAX`.
-        ours: the only layer of its stack.
-    """
-    config = module.MiniMaxConfig(
-        hidden_size=ours.hidden_size,
-        num_attention_heads=ours.num_heads,
-        num_key_value_heads=ours.num_heads,
-        num_hidden_layers=1,
-        layer_types=["linear_attention"],
-    )
-    weight = ours.q_proj.weight
-    layer: nn.Module = module.MiniMaxLightningAttention(config, 0).to(weight.device, weight.dtype)
-    heads = (ours.num_heads, -1, ours.hidden_size)
-    by_head = [project.weight.detach().view(heads) for project in (ours.q_proj, ours.k_proj, ours.v_proj)]
-    weights = {
-        "qkv_proj.weight": torch.cat(by_head, 1).flatten(0, 1),  # q, k, v of head 0, then of head 1
-        "out_proj.weight": ours.o_proj.weight.detach(),
-        "output_gate.weight": ours.g_proj.weight.detach(),
-    }
-    layer.load_state_dict(weights, strict=False)  # its norm has weight 1, as ours
-    return layer
+
+@torch.no_grad()
+def _theirs(problem: DecodeProblem) -> Contestant:
+    theirs: Theirs = PEERS_OF[problem.mechanism](problem.layer, problem.device)
+    theirs.read(problem.hidden_states(PROMPT, seed=1), 0)
+    if problem.context > PROMPT:
+        theirs.stretch(problem.context)
+    token, state_bytes = problem.hidden_states(1, seed=2), theirs.nbytes
+    angles = theirs.angles(token, problem.context)  # once for all layers of a model
+
+    def step() -> Tensor:
+        return theirs.call(token, angles)
+
+    return Contestant(step, state_bytes=state_bytes)
 
 
 PEERS = (
-    Peer(OURS, _ours_operator, kinds=(GATES,)),
-    Peer("fla-recurrent-naive", _fla_naive, kinds=(GATES,), packages=("fla-core",)),
-    Peer("fla-recurrent", _fla_kernel, kinds=(GATES,), packages=("fla-core", "triton")),
-    Peer("sdpa", _softmax, kinds=(GATES,), packages=("torch",), computes="softmax attention, same sizes"),
-    Peer(OURS, _layers, kinds=(GATED, LIGHTNING), packages=("attensor",)),
-    Peer("minimax", _minimax, kinds=(LIGHTNING,), packages=("transformers",)),
+    Peer(OURS, _ours, packages=("attensor",)),
+    Peer("transformers", _theirs, kinds=tuple(PEERS_OF), packages=("transformers",)),
 )
+
+
+def causal() -> list[str]:
+    """Mechanisms of sequences that decode."""
+    return [name for name, card in mechanisms().items() if card.is_causal and Domain.SEQUENCE in card.domain]
+
+
+def bench(options: BenchDecode) -> Bench:
+    """The contest of the options."""
+    sizes = options.batch_size, options.hidden_size, options.num_heads
+    names = list(dict.fromkeys(name for given in options.mechanisms for name in _named(given)))
+    if min(options.contexts) < PROMPT:
+        raise ValueError(f"bench decode: --contexts must be at least {PROMPT}, a prompt, got {min(options.contexts)}.")
+    cells = [
+        Cell("decode", [DecodeProblem(name, context, *sizes, device=options.device) for name in names])
+        for context in sorted(set(options.contexts))
+    ]
+    small = [DecodeProblem(name, PROMPT, *sizes, device=options.device) for name in names]
+    suffix = "" if sizes == (1, 512, 8) else "-b{}-c{}-h{}".format(*sizes)
+    return Bench(PEERS, small, cells, NOTE, suffix, _by_context, own_seconds_of)
+
+
+def _named(given: str) -> list[str]:
+    if given == "all":
+        return causal()
+    name = given if given in causal() else find_name(given)
+    if name not in causal():
+        raise ValueError(f"bench decode: --mechanisms: {given!r} is none of {', '.join(causal())}.")
+    return [name]
+
+
+def _by_context(rows: Sequence[Row]) -> Iterable[Table]:
+    """Time of a token, and state, of every contestant side by side."""
+    contexts = sorted({row.problem.context for row in rows})
+    places: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in rows:
+        places.setdefault((row.problem.mechanism, row.peer), {})[row.problem.context] = row
+    shown = {place: found for place, found in places.items() if any(row.seconds for row in found.values())}
+    columns = "mechanism", "by", *(f"context {context}" for context in contexts)
+
+    def table(title: str, note: str, figure: Any) -> Table:
+        made = Table(title, columns, note=note)
+        made.rows += [
+            (*place, *(figure(found[context]) if context in found else NOTHING for context in contexts))
+            for place, found in shown.items()
+        ]
+        return made
+
+    if shown:
+        yield table(
+            "milliseconds a token",
+            "Medians; all contestants of one context took turns. Of one layer: times the layers of a model.",
+            lambda row: digits(1e3 * row.seconds) if row.seconds else NOTHING,
+        )
+        yield table("state, KiB", "What one layer keeps of all sequences.", lambda row: digits(row.state_bytes / 2**10))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attensor.bench.apart import LeftOut
 from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem
-from attensor.bench.contestants import decode
+from attensor.bench.contestants import linear_decode as decode
 from attensor.bench.contestants.left_product import left_product
 from attensor.bench.contestants.linear_problem import (
     OPERATOR_VARIANTS,

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from attensor.models.language._hf_cache import ModelCache, opened
+from attensor.models._registration import register_when_imported
+from attensor.models.language._hf_cache import ModelCache, opened, settled
 from attensor.models.language._packing import last_token_last, packed_boundaries
 from attensor.models.language._transformers import (
     AutoConfig,
@@ -140,9 +141,16 @@ class CausalPreTrainedModel(PreTrainedModel):
         if reset is not None and not (own and all(getattr(t, "_is_hf_initialized", False) for t in own)):
             reset()
 
-    def new_cache(self) -> ModelCache:
-        """Empty decode states, for `past_key_values`; their batch size is that of the first tokens."""
-        return ModelCache(self.config.num_hidden_layers)
+    def new_cache(self, max_length: int | None = None) -> ModelCache:
+        """Empty decode states, for `past_key_values`; their batch size is that of the first tokens.
+
+        Args:
+            max_length: tokens in all, padding included, for states of fixed size (transformers' static caches): after
+                the prompt, a compiled step is one graph for every length. None: states that grow.
+        Raises:
+            ValueError: max_length below 1.
+        """
+        return ModelCache(self.config.num_hidden_layers, max_length)
 
 
 class CausalModel(CausalPreTrainedModel, Body):
@@ -197,6 +205,7 @@ class CausalModel(CausalPreTrainedModel, Body):
         hidden_states = self.run(
             hidden_states, caches=caches, attention_mask=attention_mask, cu_seqlens=cu_seqlens, seen=seen
         )
+        settled(cache)
         states = None if seen is None else (*seen, hidden_states)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=cache, hidden_states=states)
 
@@ -300,9 +309,25 @@ class CausalLM(CausalPreTrainedModel, GenerationMixin):
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any
     ) -> None:
+        has_own = model_kwargs.get("past_key_values") is not None or generation_config.use_cache is False
+        if generation_config.cache_implementation == "static" and not has_own:
+            room = max(args[-1], generation_config.max_cache_len or 0)
+            model_kwargs["past_key_values"] = self.new_cache(room)
+            return
         super()._prepare_cache_for_generation(generation_config, model_kwargs, *args)  # type: ignore[misc]
         if generation_config.use_cache is not False:
             model_kwargs.setdefault("past_key_values", self.new_cache())
+
+    @staticmethod
+    def create_masks_for_generate(attention_mask: Tensor | None, inputs_embeds: Tensor, **kwargs: Any) -> Tensor | None:
+        """The mask of the new tokens of a step with a static cache; none where all are real.
+
+        What the cache holds of padding it knows itself, and a mask of all tokens would be another one at each step.
+        """
+        if attention_mask is None:
+            return None
+        new = attention_mask[:, attention_mask.shape[1] - inputs_embeds.shape[1] :]
+        return None if new.all() else new
 
 
 class SequenceClassifier(GenericForSequenceClassification, CausalPreTrainedModel):
@@ -323,3 +348,6 @@ def register(
     AutoModel.register(config, model, exist_ok=True)
     AutoModelForCausalLM.register(config, causal_lm, exist_ok=True)
     AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+
+
+register_when_imported()  # who imports one family has all

@@ -13,20 +13,32 @@ from torch import Tensor
 
 from attensor.models.language._transformers import Cache, CacheLayerMixin
 from attensor.nn import Cache as MixerCache
+from attensor.nn._shapes import check_range
 
-__all__ = ["MixerCacheLayer", "ModelCache", "opened"]
+__all__ = ["MixerCacheLayer", "ModelCache", "opened", "settled"]
 
 
 class MixerCacheLayer(CacheLayerMixin):
     """One layer of a transformers cache that holds a cache of `attensor.nn`.
 
+    Args:
+        max_length: tokens in all, for a static cache; None for one that grows.
+
     Attributes:
         held: the mixer's cache; None until the first tokens come, because only they tell the batch size.
     """
 
-    is_compileable = False
     supports_early_init = False
     held: MixerCache | None = None
+
+    def __init__(self, max_length: int | None = None) -> None:
+        super().__init__()
+        self.max_length = max_length
+
+    @property
+    def is_compileable(self) -> bool:  # type: ignore[override]
+        """Whether a compiled step serves every length."""
+        return self.max_length is not None
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]
@@ -38,8 +50,8 @@ class MixerCacheLayer(CacheLayerMixin):
         return 0 if self.held is None else self.held.length
 
     def get_max_length(self) -> int:
-        """-1: any number of tokens fits."""
-        return -1
+        """Tokens that fit; -1 for any number."""
+        return -1 if self.max_length is None else self.max_length
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of a mask over all tokens, the new ones included."""
@@ -88,10 +100,34 @@ class MixerCacheLayer(CacheLayerMixin):
 
 
 class ModelCache(Cache):
-    """The caches of so many layers, cropped together or not at all."""
+    """The caches of so many layers, cropped together or not at all.
 
-    def __init__(self, num_layers: int) -> None:
-        super().__init__(layers=[MixerCacheLayer() for _ in range(num_layers)])
+    Args:
+        num_layers: how many.
+        max_length: tokens in all, for static caches; None for those that grow.
+    """
+
+    def __init__(self, num_layers: int, max_length: int | None = None) -> None:
+        check_range("ModelCache", 1, max_length=max_length)
+        super().__init__(layers=[MixerCacheLayer(max_length) for _ in range(num_layers)])
+
+    def make_static(self, max_length: int) -> None:
+        """From now on hold room for `max_length` tokens, for compiled steps; see `attensor.nn.Cache.make_static`.
+
+        Raises:
+            ValueError: fewer than are held, or than one.
+        """
+        for layer in self.layers:
+            if isinstance(layer, MixerCacheLayer):
+                layer.max_length = max_length
+                if layer.held is not None:
+                    layer.held.make_static(max_length)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what the next token needs, of all layers."""
+        caches = [layer.held for layer in self.layers if isinstance(layer, MixerCacheLayer)]
+        return sum(cache.nbytes for cache in caches if cache is not None)
 
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens in every layer.
@@ -114,6 +150,7 @@ def opened(cache: Cache, mixers: Sequence[Any], hidden_states: Tensor) -> list[M
         hidden_states: [B, T, C], for batch size and dtype.
     Raises:
         TypeError: another kind of cache, or one of another number of layers.
+        ValueError: a prompt for which a static cache has no room.
     """
     layers = [layer for layer in cache.layers if isinstance(layer, MixerCacheLayer)]
     if not len(layers) == len(cache.layers) == len(mixers):
@@ -129,4 +166,19 @@ def opened(cache: Cache, mixers: Sequence[Any], hidden_states: Tensor) -> list[M
             device = hidden_states.device if device.type == "meta" else device
             layer.held = mixer.new_cache(hidden_states.shape[0], device=device, dtype=hidden_states.dtype)
             layer.is_initialized = True
+        room = layer.max_length
+        if room is not None and not layer.held.is_static and layer.held.length + hidden_states.shape[1] > room:
+            raise ValueError(
+                f"past_key_values has room for max_length {room} tokens, got a prompt of {hidden_states.shape[1]}; "
+                "make a larger one with model.new_cache(max_length=..)."
+            )
     return [layer.held for layer in layers if layer.held is not None]
+
+
+def settled(cache: Cache | None) -> None:
+    """Make static what shall be after its first tokens, which were read at the cost of their own number."""
+    for layer in () if cache is None else cache.layers:
+        if not isinstance(layer, MixerCacheLayer) or layer.held is None or layer.max_length is None:
+            continue
+        if not layer.held.is_static:
+            layer.held.make_static(layer.max_length)

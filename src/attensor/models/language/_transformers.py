@@ -18,6 +18,7 @@ try:
     from transformers import PreTrainedModel as PreTrainedModel
     from transformers.cache_utils import Cache as Cache
     from transformers.cache_utils import CacheLayerMixin as CacheLayerMixin
+    from transformers.cache_utils import StaticCache as StaticCache
     from transformers.modeling_layers import GenericForSequenceClassification as GenericForSequenceClassification
     from transformers.modeling_layers import GradientCheckpointingLayer as GradientCheckpointingLayer
     from transformers.modeling_outputs import BaseModelOutputWithPast as BaseModelOutputWithPast

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from attensor.models.language._streaming import Pace, bytes_of, whole_bytes, whole_characters
 from attensor.models.language.counted import CountedDecoder
 from attensor.models.language.decoder import Decoder
+from attensor.nn import Cache
 from attensor.ops._checks import checked
 
-__all__ = ["continue_text", "generate", "import_families", "load_text_model"]
+__all__ = ["Pace", "continue_text", "generate", "import_families", "load_text_model"]
 
 
 @checked
@@ -26,7 +30,11 @@ def generate(
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    top_p: float | None = None,
     generator: torch.Generator | None = None,
+    static: bool = False,
+    compiled: bool = False,
+    pace: Pace | None = None,
 ) -> Iterator[Tensor]:
     """Continue every row of a prompt.
 
@@ -38,31 +46,63 @@ def generate(
         max_new_tokens: how many to add.
         temperature: divides the logits; 0 takes the most likely token.
         top_k: sample among the k most likely only.
+        top_p: sample among the most likely only that together have this probability.
         generator: source of randomness on the tokens' device.
+        static: caches of fixed size after the prompt, see `nn.Cache.make_static`.
+        compiled: compile the step, with static caches once for all tokens.
+        pace: receives how fast the tokens come.
     Yields:
         [B], the next token of each row.
     Raises:
-        ValueError: an empty prompt, tokens that the model does not have, a negative temperature, or top_k below 1.
+        ValueError: an empty prompt, tokens that the model does not have, a negative temperature, top_k below 1, top_p
+            that is no probability above 0, compiled without static, or static where a mixer has no cache.
     """
     _check_prompt(decoder, tokens)
-    _check_choices(max_new_tokens, temperature, top_k)
-    caches = None
+    choose = _Choice(max_new_tokens, temperature, top_k, top_p, generator)
+    _check_static(static, compiled, can_decode=decoder.can_decode)
+    total, caches = tokens.shape[1] + max_new_tokens, None
     if decoder.can_decode:
-        caches = decoder.new_caches(tokens.shape[0], tokens.shape[1] + max_new_tokens)
+        caches = decoder.new_caches(tokens.shape[0], None if static else total)
     read = tokens[:, :0]
+    inner = decoder.decoder if isinstance(decoder, CountedDecoder) else decoder
+    pace = pace or Pace()
+    held = [cache for cache in caches or () if isinstance(cache, Cache)]
+    pace.state_bytes = lambda: sum(cache.nbytes for cache in held)
 
     def step(unread: Tensor) -> Tensor:
         nonlocal read
         read = unread if caches is not None else torch.cat([read, unread], 1)
         logits: Tensor = decoder(read, caches=caches)
+        if static and not held[0].is_static:
+            for cache in held:
+                cache.make_static(total)
+            if compiled:
+                inner.compile(fullgraph=True, dynamic=False)
         return logits[:, -1]
 
-    return _sample(step, tokens, max_new_tokens, temperature=temperature, top_k=top_k, generator=generator)
+    def tokens_one_by_one() -> Iterator[Tensor]:
+        try:
+            yield from _sample(step, tokens, choose, pace, compiles=compiled)
+        finally:
+            if compiled:
+                inner._compiled_call_impl = None  # as it was
+
+    return tokens_one_by_one()
 
 
 @checked
 def continue_text(
-    folder: str | Path, prompt: str, max_new_tokens: int, *, temperature: float, top_k: int | None, seed: int
+    folder: str | Path,
+    prompt: str,
+    max_new_tokens: int,
+    *,
+    temperature: float,
+    top_k: int | None,
+    seed: int,
+    top_p: float | None = None,
+    static: bool = False,
+    compiled: bool = False,
+    pace: Pace | None = None,
 ) -> Iterator[str]:
     """Continue a text with a model in transformers' format, one of the families here or another.
 
@@ -70,8 +110,7 @@ def continue_text(
         folder: what `save_pretrained` wrote. Without a tokenizer in it, tokens are bytes: 256 of them.
         prompt: text to continue.
         max_new_tokens: how many tokens to add; an end-of-text token ends sooner.
-        temperature: divides the logits; 0 takes the most likely token.
-        top_k: sample among the k most likely only.
+        temperature, top_k, top_p, static, compiled, pace: see `generate`.
         seed: of the choices.
     Yields:
         Text, as soon as its characters are whole; the prompt is not repeated.
@@ -79,39 +118,53 @@ def continue_text(
         ValueError: no model in that folder, or neither a tokenizer nor bytes; see also `generate`.
         MissingExtraError: transformers is not installed.
     """
-    _check_choices(max_new_tokens, temperature, top_k)
-    model, encode, decode, ends = load_text_model(Path(folder))
-    past: Any = None
+    choose = _Choice(max_new_tokens, temperature, top_k, top_p, torch.Generator().manual_seed(seed))
+    _check_static(static, compiled, can_decode=True)
+    folder = Path(folder)
+    model, encode, decode, ends = load_text_model(folder)
+    ids = encode(prompt or "\n")
+    if not ids or max(ids) >= model.config.vocab_size:
+        found = f"token {max(ids)}" if ids else "no token"
+        raise ValueError(
+            f"{folder}: the prompt becomes {found}, and the model has {model.config.vocab_size}; write a longer "
+            "prompt, or save the tokenizer that the model was trained with beside it."
+        )
+    pace = pace or Pace()
+    past: Any = _static_cache(model, len(ids) + max_new_tokens) if static else None
+    run = model
 
     def step(unread: Tensor) -> Tensor:
-        nonlocal past
-        out = model(unread, past_key_values=past, use_cache=True)
+        nonlocal past, run
+        out = run(unread, past_key_values=past, use_cache=True)
         past = out.past_key_values
+        if compiled and run is model:
+            run = torch.compile(model, fullgraph=True, dynamic=False)
         return cast("Tensor", out.logits[:, -1])
 
-    tokens, generator = torch.tensor([encode(prompt or "\n")]), torch.Generator().manual_seed(seed)
-    written: list[int] = []
-    text = ""
-    for token in _sample(step, tokens, max_new_tokens, temperature=temperature, top_k=top_k, generator=generator):
-        if token.item() in ends:
-            break
-        written.append(int(token))
-        whole = decode(written)
-        if not whole.endswith("\ufffd"):  # the rest of a character may follow
-            yield whole[len(text) :]
-            text = whole
-    yield decode(written)[len(text) :]
+    pace.state_bytes = lambda: bytes_of(past)
+    stream = (int(token) for token in _sample(step, torch.tensor([ids]), choose, pace, compiles=compiled))
+    until_end = itertools.takewhile(lambda token: token not in ends, stream)
+    yield from whole_bytes(until_end) if decode is None else whole_characters(until_end, decode)
+
+
+def _static_cache(model: Any, max_length: int) -> Any:
+    """A cache of fixed size of one of the families here, or transformers' own."""
+    if hasattr(model, "new_cache"):
+        return model.new_cache(max_length=max_length)
+    from attensor.models.language._transformers import StaticCache
+
+    return StaticCache(config=model.config, max_cache_len=max_length)
 
 
 def load_text_model(
     folder: Path,
-) -> tuple[Any, Callable[[str], list[int]], Callable[[list[int]], str], list[int]]:
-    """Model, text to tokens, tokens to text, and the tokens that end a text.
+) -> tuple[Any, Callable[[str], list[int]], Callable[[list[int]], str] | None, list[int]]:
+    """Model, text to tokens, tokens to text (None: they are bytes), and the tokens that end a text.
 
     Args:
         folder: what `save_pretrained` wrote. Without a tokenizer in it, tokens are bytes: 256 of them.
     Raises:
-        ValueError: no model in that folder, or neither a tokenizer nor bytes.
+        ValueError: no language model in that folder, or neither a tokenizer nor bytes.
         MissingExtraError: transformers is not installed.
     """
     if not (folder / "config.json").exists():
@@ -119,7 +172,14 @@ def load_text_model(
     from attensor.models.language._transformers import AutoModelForCausalLM, AutoTokenizer
 
     import_families()
-    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    except Exception as error:  # whatever transformers and safetensors say of a folder
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{folder} holds no language model that can be read: {reason} Give a folder that save_pretrained of a "
+            "model that predicts the next token wrote."
+        ) from error
     if (folder / "tokenizer_config.json").exists():
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         ends = torch.tensor([] if model.config.eos_token_id is None else model.config.eos_token_id).flatten()
@@ -129,7 +189,7 @@ def load_text_model(
             f"{folder} has no tokenizer, and the model's {model.config.vocab_size} tokens are not the 256 bytes; save "
             "the tokenizer beside it with tokenizer.save_pretrained(folder)."
         )
-    return model, lambda text: list(text.encode()), lambda tokens: bytes(tokens).decode("utf-8", "replace"), []
+    return model, lambda text: list(text.encode()), None, []
 
 
 def _check_prompt(decoder: Decoder | CountedDecoder, tokens: Tensor) -> None:
@@ -146,40 +206,68 @@ def _check_prompt(decoder: Decoder | CountedDecoder, tokens: Tensor) -> None:
         )
 
 
-def _check_choices(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
-    if max_new_tokens < 0:
-        raise ValueError(f"generate: max_new_tokens must be at least 0, got {max_new_tokens}.")
-    if temperature < 0:
-        raise ValueError(f"generate: temperature must be at least 0, got {temperature}; 0 takes the most likely token.")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"generate: top_k must be at least 1, got {top_k}; None samples among all tokens.")
+@dataclass(frozen=True)
+class _Choice:
+    """How many tokens, and how one is chosen of logits."""
+
+    count: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    generator: torch.Generator | None
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"generate: max_new_tokens must be at least 0, got {self.count}.")
+        if self.temperature < 0:
+            raise ValueError(
+                f"generate: temperature must be at least 0, got {self.temperature}; 0 takes the most likely token."
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"generate: top_k must be at least 1, got {self.top_k}; None samples among all tokens.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(
+                f"generate: top_p must be above 0 and at most 1, got {self.top_p}; None samples among all tokens."
+            )
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """[B, V] to [B]."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        logits = logits.float() / float(self.temperature)
+        if self.top_k is not None and self.top_k < logits.shape[-1]:
+            smallest = logits.topk(self.top_k).values[:, -1:]
+            logits = logits.masked_fill(logits < smallest, float("-inf"))
+        shares = logits.softmax(-1)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, order = shares.sort(dim=-1, descending=True)
+            # one that is needed to reach it is kept
+            is_beyond = ordered.cumsum(-1) - ordered >= self.top_p
+            shares = shares.masked_fill(is_beyond.gather(-1, order.argsort(-1)), 0.0)
+        return torch.multinomial(shares, 1, generator=self.generator).squeeze(1)
+
+
+def _check_static(static: bool, compiled: bool, *, can_decode: bool) -> None:
+    if compiled and not static:
+        raise ValueError(
+            "generate: compiled needs static=True: caches that grow would be compiled anew at every token; set both."
+        )
+    if static and not can_decode:
+        raise ValueError(
+            "generate: static needs mixers with a cache (new_cache), got one that has none; leave static out."
+        )
 
 
 @torch.no_grad()
 def _sample(
-    step: Callable[[Tensor], Tensor],
-    tokens: Tensor,
-    max_new_tokens: int,
-    *,
-    temperature: float,
-    top_k: int | None,
-    generator: torch.Generator | None,
+    step: Callable[[Tensor], Tensor], tokens: Tensor, choose: _Choice, pace: Pace, *, compiles: bool
 ) -> Iterator[Tensor]:
     """[B] at a time; `step` maps the tokens it has not read yet to the logits [B, V] of the next."""
-    for _ in range(max_new_tokens):
-        chosen = _choose(step(tokens), temperature, top_k, generator)
+    pace.prompt = tokens.shape[1]
+    for _ in range(choose.count):
+        chosen = pace.timed(lambda unread: choose(step(unread)), tokens, compiles=compiles)
         yield chosen
         tokens = chosen[:, None]
-
-
-def _choose(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator | None) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits.float() / float(temperature)
-    if top_k is not None and top_k < logits.shape[-1]:
-        smallest = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < smallest, float("-inf"))
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(1)
 
 
 def import_families() -> None:

@@ -1,0 +1,65 @@
+"""The language families become known to transformers' Auto classes when these are imported, and no sooner.
+
+transformers takes seconds to import, and most of attensor needs none of it. So `import attensor.models` registers at
+once where the Auto classes are there already, and otherwise waits for whoever imports them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__all__ = ["register_when_imported"]
+
+AUTO = "transformers.models.auto.modeling_auto"
+
+
+def register_when_imported() -> None:
+    """Register the families now or as soon as `AutoModelForCausalLM` exists; again is harmless."""
+    if AUTO in sys.modules:
+        _register()
+    elif not any(isinstance(finder, _Waiting) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Waiting())
+
+
+class _Waiting(MetaPathFinder):
+    """Finds the module as Python would, and registers after it has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The module's own spec; None for all others."""
+        if fullname != AUTO:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: ModuleType) -> None:
+                run(module)
+                _register()
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+def _register() -> None:
+    if _is_under_way("attensor.models.language._transformers"):  # ours asked for the Auto classes, and calls again
+        return
+    from attensor.models.language.generate import import_families
+
+    try:
+        import_families()
+    except Exception as error:  # a transformers that is too old must not break for those who need it for other models
+        warnings.warn(f"attensor's language models are not known to transformers: {error}", stacklevel=2)
+
+
+def _is_under_way(name: str) -> bool:
+    """Whether the import of a module has begun and not ended."""
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
