@@ -22,10 +22,21 @@ from torch import Tensor
 
 from attensor.data.files import generator
 from attensor.data.mqar import IGNORED
-from attensor.data.tours import MOST_EXACT, exact_tours
+from attensor.data.tours import MOST_EXACT, exact_tours, short_tour
 from attensor.errors import require
 
-__all__ = ["IGNORED", "TASKS", "Instances", "PointBatches", "Task", "draw_instances", "label", "padded"]
+__all__ = [
+    "IGNORED",
+    "TASKS",
+    "Instances",
+    "PointBatches",
+    "Task",
+    "best_answer",
+    "draw_instances",
+    "label",
+    "ordered_triangles",
+    "padded",
+]
 
 Task = Literal["hull", "tsp", "delaunay"]
 TASKS: tuple[Task, ...] = ("hull", "tsp", "delaunay")
@@ -80,29 +91,58 @@ def _tours(points: Array) -> list[list[int] | None]:
 
 
 def _hull(points: Array) -> list[int] | None:
-    spatial = require("scipy.spatial", purpose="convex hulls")
-    try:
-        hull = spatial.ConvexHull(points)
-    except spatial.QhullError:  # all on one line
+    hull = _qhull("ConvexHull", points)
+    if hull is None:
         return None
     inside = np.ones(len(points), dtype=bool)
     inside[hull.vertices] = False
     if (points[inside] @ hull.equations[:, :2].T + hull.equations[:, 2] > -_APART).any():
         return None
-    first = np.roll(hull.vertices, -int(hull.vertices.argmin())) + 1
-    return [*first.tolist(), int(first[0]), 0]
+    return _as_hull(hull.vertices)
+
+
+def _as_hull(vertices: Array) -> list[int]:
+    first: list[int] = (np.roll(vertices, -int(vertices.argmin())) + 1).tolist()
+    return [*first, first[0], 0]
 
 
 def _delaunay(points: Array) -> list[int] | None:
-    spatial = require("scipy.spatial", purpose="Delaunay triangulations")
+    found, hull = _qhull("Delaunay", points), _qhull("ConvexHull", points)
+    if found is None or hull is None:
+        return None
+    if len(found.simplices) != 2 * len(points) - 2 - len(hull.vertices) or _is_cocircular(points, found.simplices):
+        return None
+    return _as_triples(points, found.simplices)
+
+
+def _as_triples(points: Array, triples: Array) -> list[int]:
+    return [*(ordered_triangles(points, triples) + 1).flatten().tolist(), 0]
+
+
+def _qhull(what: str, points: Array) -> Any:
+    """scipy's answer, None where all points lie on one line."""
+    spatial = require("scipy.spatial", purpose="convex hulls and triangulations")
     try:
-        found, hull = spatial.Delaunay(points), spatial.ConvexHull(points)
+        return getattr(spatial, what)(points)
     except spatial.QhullError:
         return None
-    triples = np.sort(found.simplices, -1)
-    if len(triples) != 2 * len(points) - 2 - len(hull.vertices) or _is_cocircular(points, triples):
+
+
+def best_answer(task: Task, points: Array) -> list[int] | None:
+    """The answer of a solver for different points [n, 2], n >= 3, in any position.
+
+    Returns:
+        scipy's hull or triangulation, one of several where four points lie on a circle; the exact tour up to 12 cities,
+        beyond a short one. None where all points lie on one line and there is no polygon.
+    """
+    if task == "tsp":
+        exact = len(points) <= MOST_EXACT
+        tour = exact_tours(points[None])[0] if exact else short_tour(points)
+        return [*(tour + 1).tolist(), 1, 0]
+    found = _qhull("ConvexHull" if task == "hull" else "Delaunay", points)
+    if found is None:
         return None
-    return [*(ordered_triangles(points, triples) + 1).flatten().tolist(), 0]
+    return _as_hull(found.vertices) if task == "hull" else _as_triples(points, found.simplices)
 
 
 def _is_cocircular(points: Array, triples: Array) -> bool:

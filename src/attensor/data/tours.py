@@ -138,8 +138,9 @@ def _two_opt(tour: Array, distances: Array) -> Array | None:
     """The best exchange of two edges, or None."""
     own, after = distances[np.ix_(tour, tour)], np.roll(tour, -1)
     edges = distances[tour, after]
-    change = own + distances[np.ix_(after, after)] - edges[:, None] - edges[None]
-    first, second = np.unravel_index(np.triu(change, 2).argmin(), change.shape)
+    # an edge with itself or the next one is no exchange
+    change = np.triu(own + distances[np.ix_(after, after)] - edges[:, None] - edges[None], 2)
+    first, second = np.unravel_index(change.argmin(), change.shape)
     if change[first, second] >= -1e-12:
         return None
     return np.concatenate([tour[: first + 1], tour[first + 1 : second + 1][::-1], tour[second + 1 :]])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +26,7 @@ class PointSetup:
     Attributes:
         task: `"hull"`, `"tsp"` or `"delaunay"`.
         sizes: numbers of points of the training sets.
-        model: `"pointer"`, or `"attention"` and `"plain"` for the baselines, whose vocabulary ends with the largest size.
+        model: `"pointer"`, or `"attention"` and `"plain"`, the baselines, whose vocabulary ends with the largest size.
         hidden_size: units of the LSTMs.
         steps: of the optimizer.
         batch_size: sets of a step, all of one size.
@@ -94,7 +92,7 @@ class PointTraining:
         self._held_out = {
             size: draw_instances(setup.task, setup.held_out, size, seed=setup.seed, stream=-1) for size in setup.sizes
         }
-        self.scores: dict[int, dict[str, float]] = {}
+        self.scores: dict[int, dict[str, float]] = {}  # of the last evaluation, by size
 
     def loss(self, model: nn.Module, batch: Instances) -> Tensor:
         """Mean negative log-likelihood of a choice, in nats."""
@@ -112,13 +110,6 @@ class PointTraining:
         }
         name = HEADLINE[self.setup.task]
         return sum(found[name] for found in self.scores.values()) / len(self.scores)
-
-    def keep(self, path: Path) -> dict[str, Any]:
-        """Write the weights, and return what a reader must know to build the model."""
-        from safetensors.torch import save_file
-
-        save_file({name: x.detach().contiguous() for name, x in self.model.state_dict().items()}, path)
-        return {"hidden_size": self.setup.hidden_size, "model": self.setup.model, "max_points": max(self.setup.sizes)}
 
 
 @torch.no_grad()
