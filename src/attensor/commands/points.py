@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from tyro.conf import Positional, arg
 
 from attensor.errors import need
 
@@ -24,7 +25,7 @@ class SolvePoints:
 
     task: ClassVar[Literal["hull", "tsp", "delaunay"]]
 
-    points: Path
+    points: Positional[Annotated[Path, arg(metavar="FILE")]]
     """Text file with a point a line, x and y parted by commas, semicolons, tabs or spaces, with or without a header; or
     a TSPLIB file, .tsp."""
     out: Path | None = None

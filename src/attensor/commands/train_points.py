@@ -36,8 +36,8 @@ class TrainPoints:
     sizes: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
     """Numbers of points of the training sets: 5,6,7."""
     model: Literal["pointer", "attention", "plain"] = "pointer"
-    """The pointer network, or one of the paper's baselines with a fixed vocabulary: sequence to sequence with attention,
-    or without."""
+    """The pointer network, or a baseline of the paper with a fixed vocabulary: sequence to sequence with attention, or
+    without."""
     hidden_size: int = 128
     """Units of the LSTMs; the paper has 256 or 512."""
     steps: int = 5000
@@ -51,7 +51,7 @@ class TrainPoints:
     learning_rate: float = 3e-3
     """Peak; it falls along a half cosine."""
     init_range: float = 0.25
-    """Parameters begin uniform within it. With the paper's 0.08 the loss of a small model stays where it is for long."""
+    """Parameters begin uniform within it. With the paper's 0.08 a small model learns nothing for long."""
     width: int = 1
     """Beams of the scores."""
     threads: int = 1

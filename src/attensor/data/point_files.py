@@ -30,8 +30,7 @@ def read_points(path: str | Path) -> Array:
             that names x and y says which columns they are, otherwise there must be two. A TSPLIB file (.tsp) is read as
             such. Empty lines and what follows # are left out.
     Raises:
-        DataError: no text, a line with other columns, what is no number, NaN or infinity; with the line's number.
-        FileNotFoundError: there is no such file.
+        DataError: no such file, no text, a line with other columns, what is no number, NaN or infinity; with the line.
     """
     path = Path(path)
     if path.suffix.lower() == ".tsp":
@@ -52,6 +51,8 @@ def read_points(path: str | Path) -> Array:
 def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {str(path)!r}.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{str(path)!r} is no text in UTF-8; give a table with two columns of numbers.") from error
 

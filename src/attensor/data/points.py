@@ -137,7 +137,7 @@ def best_answer(task: Task, points: Array) -> list[int] | None:
     """
     if task == "tsp":
         exact = len(points) <= MOST_EXACT
-        tour = exact_tours(points[None])[0] if exact else short_tour(points)
+        tour = exact_tours(points[None])[0] if exact else short_tour(points, starts=max(1, min(5, 400 // len(points))))
         return [*(tour + 1).tolist(), 1, 0]
     found = _qhull("ConvexHull" if task == "hull" else "Delaunay", points)
     if found is None:

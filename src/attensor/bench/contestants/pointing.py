@@ -97,7 +97,7 @@ def bench(options: BenchPointing) -> Bench:
 
 
 def _tours(rows: Sequence[Row], *, cities: Sequence[int]) -> Iterable[Table]:
-    """Milliseconds of one tour after the other, median of five instances, and the mean length over the shortest found."""
+    """Milliseconds of a tour, the median of five, and the mean length over the shortest that was found."""
     try:
         model, _ = load_pointing(shipped_model("tsp"))
     except FileNotFoundError:
@@ -105,9 +105,7 @@ def _tours(rows: Sequence[Row], *, cities: Sequence[int]) -> Iterable[Table]:
     solvers: dict[str, Callable[[Any], Any]] = {
         "pointer network, 1 beam": partial(_pointed, model, 1),
         "pointer network, 3 beams": partial(_pointed, model, 3),
-        "dynamic programming (ours)": lambda points: (
-            exact_tours(points[None])[0] if len(points) <= MOST_EXACT else None
-        ),
+        "dynamic programming (ours)": _exact,
         "local search (ours)": short_tour,
         **{f"{name} {version_of(name)}": solve for name, solve in _INSTALLED.items() if version_of(name)},
     }
@@ -147,6 +145,10 @@ def _pointed(model: Any, width: int, points: Any) -> Any:
     given = torch.from_numpy(points).float()[None]
     answer = model.decode(given, width=width, constraint="tsp").best[0]
     return (answer[: len(points)] - 1).numpy()
+
+
+def _exact(points: Any) -> Any:
+    return exact_tours(points[None])[0] if len(points) <= MOST_EXACT else None
 
 
 def _python_tsp(points: Any) -> Any:

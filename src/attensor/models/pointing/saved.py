@@ -72,7 +72,5 @@ def shipped_model(task: str) -> Path:
     """
     path = Path(str(resources.files("attensor.models.pointing") / "weights" / f"{task}.safetensors"))
     if not path.is_file():
-        raise FileNotFoundError(
-            f"shipped_model: no model for {task!r} comes with attensor; train one and give --model."
-        )
+        raise FileNotFoundError(f"shipped_model: no model for {task!r} comes with attensor; train one.")
     return path

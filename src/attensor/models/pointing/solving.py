@@ -11,7 +11,7 @@ import torch
 
 from attensor.data.points import Task, best_answer
 from attensor.data.tours import MOST_EXACT
-from attensor.errors import DataError
+from attensor.errors import DataError, require
 from attensor.metrics.polygons import (
     is_simple,
     is_tour,
@@ -71,6 +71,7 @@ def solve_points(
     Raises:
         DataError: fewer than three different points, or all of them on one line where a polygon is asked for.
     """
+    require("scipy.spatial", purpose=f"attensor solve {task}")  # before the clock runs
     notes = []
     _, first = np.unique(points, axis=0, return_index=True)
     first = np.sort(first)
@@ -112,7 +113,7 @@ def _hulls(points: torch.Tensor, answer: list[int], best: list[int]) -> tuple[An
     elif is_simple(_at(points, found)):
         verdict = f"The model's polygon is not the hull; it covers {shares[0]:.1%} of its area."
     else:
-        verdict = "The model's polygon crosses itself: it is no hull."
+        verdict = "The model's polygon crosses or touches itself: it is no hull."
     measures = {
         "corners": (str(len(found)), str(len(right))),
         "share of the hull's area": (f"{shares[0]:.1%}" if is_simple(_at(points, found)) else "-", "100 %"),
@@ -141,9 +142,7 @@ def _triangulations(points: torch.Tensor, answer: list[int], best: list[int]) ->
     share = len(set(found) & set(right)) / len(right)
     verdict = "The model's triangulation is the right one."
     if set(found) != set(right):
-        verdict = (
-            f"The model has {share:.1%} of the triangles, and {len(set(found) - set(right))} that are none of them."
-        )
+        verdict = f"The model has {share:.1%} of the triangles, and {len(set(found) - set(right))} others."
     measures = {
         "triangles": (str(len(found)), str(len(right))),
         "of the triangles": (f"{share:.1%}", "100 %"),
