@@ -127,7 +127,11 @@ def _columns(solution: Solution) -> list[str]:
 
 def _rows(solution: Solution) -> list[list[str]]:
     rows = [[name, *both] for name, both in solution.measures.items()]
-    return [*rows, ["time, ms", *(f"{1000 * seconds:.3g}" for seconds in solution.seconds)]]
+    return [*rows, ["time, ms", *(_milliseconds(seconds) for seconds in solution.seconds)]]
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
 
 
 def _table(solution: Solution) -> Table:

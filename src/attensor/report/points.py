@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["Drawing", "drawings"]
 
-SIDE, MARGIN = 360.0, 16.0
+SIDE, MARGIN = 340.0, 20.0
 _NAMED = 60  # points whose numbers can be read
 
 
@@ -22,7 +22,7 @@ class Drawing:
         wrong: the same for lines that the best answer does not have.
         dots: x, y and number of each point; no number where there are too many.
         radius: of a dot.
-        side: of the square.
+        width, height: of the drawing.
         text: for who cannot see it.
     """
 
@@ -31,30 +31,33 @@ class Drawing:
     wrong: str
     dots: list[tuple[float, float, str]]
     radius: float
-    side: float
+    width: float
+    height: float
     text: str
 
 
 def drawings(solution: Any) -> list[Drawing]:
     """Both answers of a `Solution`, the model's first; its lines that the best answer does not have are told apart."""
-    places = [(MARGIN + SIDE * x, MARGIN + SIDE * (1 - y)) for x, y in solution.points.tolist()]
+    right, top = solution.points.max(0).tolist()
+    places = [(MARGIN + SIDE * x, MARGIN + SIDE * (top - y)) for x, y in solution.points.tolist()]
     size = 3 if solution.task == "delaunay" else 0
     edges = [_edges(answer, size) for answer in (solution.found, solution.best)]
     titles = ("Pointer network", f"Solver: {solution.solver}")
     found = []
     for title, own, other, answer in zip(titles, edges, edges[::-1], (solution.found, solution.best)):
         is_model = title == titles[0]
-        right = [edge for edge in own if edge in set(other) or not is_model]
+        agreed = [edge for edge in own if edge in set(other) or not is_model]
         wrong = [edge for edge in own if edge not in set(other) and is_model]
         text = f"{title}: {', '.join(str(solution.rows[place - 1]) for place in answer)}"
         found.append(
             Drawing(
                 title,
-                _path(right, places),
+                _path(agreed, places),
                 _path(wrong, places),
                 [(x, y, str(row) if len(places) <= _NAMED else "") for (x, y), row in zip(places, solution.rows)],
                 3.5 if len(places) <= _NAMED else 2.0,
-                SIDE + 2 * MARGIN,
+                SIDE * right + 2 * MARGIN,
+                SIDE * top + 2 * MARGIN,
                 text,
             )
         )

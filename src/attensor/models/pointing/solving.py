@@ -80,7 +80,8 @@ def solve_points(
     if len(first) < 3:
         raise DataError(f"solve {task}: there are {len(first)} different points; at least 3 are needed.")
     own = points[first] - points[first].min(0)
-    own = own / own.max()
+    scale = own.max()
+    own = own / scale
     began = time.perf_counter()
     best = best_answer(task, own)
     after = time.perf_counter()
@@ -95,7 +96,7 @@ def solve_points(
             "expect little of its answer."
         )
     compare = {"hull": _hulls, "tsp": _tours, "delaunay": _triangulations}[task]
-    found, right, measures, verdict = compare(torch.from_numpy(own), answer, best)
+    found, right, measures, verdict = compare(torch.from_numpy(own * scale), answer, best)
     solver = SOLVERS.get(task) or ("dynamic programming, exact" if len(own) <= MOST_EXACT else "local search")
     rows = (first + 1).tolist()
     return Solution(task, own, rows, found, right, solver, seconds, measures, verdict, notes)
@@ -134,7 +135,7 @@ def _tours(points: torch.Tensor, answer: list[int], best: list[int]) -> tuple[An
     else:
         verdict = f"The model's tour is {abs(gap):.1%} {'longer' if gap > 0 else 'shorter'} than that of local search,"
         verdict += " which is not proven to be the shortest."
-    return found, right, {"length in the unit square": (f"{lengths[0]:.4f}", f"{lengths[1]:.4f}")}, verdict
+    return found, right, {"length": (f"{lengths[0]:.6g}", f"{lengths[1]:.6g}")}, verdict
 
 
 def _triangulations(points: torch.Tensor, answer: list[int], best: list[int]) -> tuple[Any, ...]:
