@@ -54,7 +54,8 @@ def load_pointing(path: str | Path) -> tuple[Pointing, dict[str, Any]]:
         with safe_open(file, framework="pt") as opened:
             described = json.loads((opened.metadata() or {})["attensor"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-        kind = {"PointerNetwork": PointerNetwork, "Seq2SeqBaselines": Seq2SeqBaselines}[described["class"]]
+        kinds: dict[str, Any] = {"PointerNetwork": PointerNetwork, "Seq2SeqBaselines": Seq2SeqBaselines}
+        kind = kinds[described["class"]]
     except Exception as error:  # safetensors raises a type of its own, and metadata may be anything
         raise ValueError(f"load_pointing: {str(file)!r} is no pointer network of attensor: {error}.") from error
     with torch.device("meta"):
