@@ -40,6 +40,12 @@ def test_polygons_are_those_of_shapely() -> None:
     assert simple > 60
 
 
+def test_edges_on_one_line_may_be_apart() -> None:
+    comb = torch.tensor([[0, 0], [1, 0], [1, 1], [2, 1], [2, 0], [3, 0], [3, 2], [0, 2]]).double()
+    assert is_simple(comb)
+    assert not is_simple(comb[[0, 5, 2, 3, 4, 1, 6, 7]])
+
+
 def test_rings_and_places() -> None:
     assert places_of([2, 3, 5, 2, 0, 4]) == [2, 3, 5]
     assert places_of([2, 3, 5, 0, -100]) == [2, 3, 5]

@@ -139,11 +139,12 @@ def test_beams_are_different_and_sorted() -> None:
 
 @pytest.mark.parametrize("task", ["hull", "tsp", "delaunay"])
 def test_constrained_answers_obey_the_rules_whatever_the_weights(task: str) -> None:
-    for seed in range(5):
+    for seed in range(6):
         model = drawn("pointer", seed)
         counts = torch.tensor([3, 5, 8])
-        answers = model.decode(torch.rand(3, 8, 2, dtype=torch.float64), counts, width=3, constraint=task)
+        answers = model.decode(torch.rand(3, 8, 2, dtype=torch.float64), counts, width=1 + seed % 3, constraint=task)
         alive = answers.log_probs > -torch.inf
+        assert alive[:, 0].all()
         for row, count, is_alive in zip(answers.sequences, counts.tolist(), alive, strict=True):
             for answer in row[is_alive].tolist():
                 _obeys(task, answer, count)
