@@ -168,7 +168,7 @@ def test_a_small_model_learns() -> None:
 
 @pytest.mark.parametrize(
     ("task", "size", "name", "least"),
-    [("hull", 6, "accuracy", 0.4), ("tsp", 6, "valid", 1.0), ("delaunay", 5, "coverage", 0.6)],
+    [("hull", 6, "accuracy", 0.6), ("tsp", 6, "valid", 1.0), ("delaunay", 5, "coverage", 0.45)],
 )
 def test_models_that_come_along_are_trained(task, size: int, name: str, least: float) -> None:
     assert shipped_model(task).stat().st_size < 2_000_000
