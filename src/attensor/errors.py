@@ -71,6 +71,7 @@ _EXTRAS = {
     "PIL": "vision",
     "kornia": "train",
     "sklearn": "vision",
+    "scipy": "solve",
     "triton": "triton",
     "rdflib": "graph",
 }

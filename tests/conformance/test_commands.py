@@ -157,9 +157,9 @@ def test_a_new_card_with_a_command_needs_no_edit(
     shown = capsys.readouterr().out
     assert "look, solve" in shown
     assert "attensor solve puzzle, attensor ponder" in shown
-    solved = sorted([*(words.partition(" ")[2] for words in ALL if words.startswith("solve ")), "puzzle"])
-    listed = f"Give a problem to a trained model. ({', '.join(solved)})"
-    for menu, text in (([], listed), (["solve"], "Solve a puzzle.")):
+    solved = ", ".join(words.partition(" ")[2] for words in cli.commands() if words.startswith("solve "))
+    assert "puzzle" in solved
+    for menu, text in (([], f"Give a problem to a trained model. ({solved})"), (["solve"], "Solve a puzzle.")):
         with pytest.raises(SystemExit):  # and the broken member of another group is not imported
             cli.main(menu)
         assert text in capsys.readouterr().out

@@ -253,6 +253,21 @@ def power_law(a: Arguments) -> str | None:
     return is_empty(x)
 
 
+def pointer(a: Arguments) -> str | None:
+    queries, keys, weight, kind = a["queries"], a["keys"], a.get("weight"), a.get("kind", "additive")
+    need(queries.ndim == keys.ndim == 3, "queries, keys: rank")
+    need(queries.shape[0] == keys.shape[0], "queries, keys: batch")
+    widths = [queries.shape[-1], keys.shape[-1]]
+    same_device(a, queries, "keys", "weight")
+    for name in ("keys", "weight"):
+        need(a.get(name) is None or a[name].dtype == queries.dtype, f"{name}: another dtype")
+    if kind == "additive" or weight is None:
+        need(widths[0] == widths[1], "queries, keys: channels")
+    shape(a, "weight", widths if kind == "bilinear" else widths[:1])
+    need(a.get("chunk_size") is None or kind == "additive", "chunk_size: for bilinear")
+    return is_empty(queries, keys)
+
+
 def latent(a: Arguments) -> str | None:
     q, kept, turned, keys = a["q"], a["latent"], a.get("q_rotary"), a.get("k_rotary")
     need((turned is None) == (keys is None), "q_rotary, k_rotary: one without the other")

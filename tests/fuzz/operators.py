@@ -227,6 +227,24 @@ def _power_law(rng: random.Random, dtype: str) -> dict[str, str]:
     }
 
 
+def _pointer(rng: random.Random, dtype: str) -> dict[str, str]:
+    batch, queries, keys = rng.choice([1, 2]), rng.choice([1, 3, 7]), rng.choice([1, 4, 11])
+    kind, width = rng.choice(["additive", "bilinear"]), rng.choice([2, 3])
+    more, given = width, {}
+    if kind == "bilinear" and rng.random() < 0.6:
+        more = rng.choice([2, 5])
+        given["weight"] = randn(dtype, width, more)
+    elif kind == "additive":
+        given = optional(rng, 0.7, weight=randn(dtype, width), chunk_size=pick(rng, [None, 1, 2, 64]))
+    return {
+        "queries": randn(dtype, batch, queries, width),
+        "keys": randn(dtype, batch, keys, more),
+        "kind": repr(kind),
+        **given,
+        **optional(rng, 0.4, backend=pick(rng, [None, "torch", "reference"])),
+    }
+
+
 def _routed(rng: random.Random, dtype: str) -> dict[str, str]:
     queries = size(rng, [1, 3, 7, 11])
     batch, _, given = _packed(rng, queries)
@@ -409,6 +427,12 @@ OPERATORS: dict[str, tuple[dict[str, str], Draw, Rules]] = {
         | {"additional_keys": "tensor?:float", "additional_values": "tensor?:float"},
         _neighborhood,
         rules.neighborhood,
+    ),
+    "pointer_scores": (
+        {"queries": "*tensor:float", "keys": "*tensor:float", "kind": "choice:additive|bilinear"}
+        | {"weight": "tensor?:float", "chunk_size": "int?:1", "backend": "choice?:reference|torch"},
+        _pointer,
+        rules.pointer,
     ),
     "power_law_operator": (
         dict.fromkeys(("a", "weight", "bias", "exponent", "mix", "mix_bias"), "*tensor:float")

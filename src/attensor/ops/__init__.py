@@ -35,6 +35,8 @@ from attensor.ops.merge import merge_attention as merge_attention
 from attensor.ops.merge import merge_attention_reference as merge_attention_reference
 from attensor.ops.neighborhood_attention import neighborhood_attention as neighborhood_attention
 from attensor.ops.neighborhood_attention import neighborhood_attention_reference as neighborhood_attention_reference
+from attensor.ops.pointer_scores import pointer_scores as pointer_scores
+from attensor.ops.pointer_scores import pointer_scores_reference as pointer_scores_reference
 from attensor.ops.power_law_operator import power_law_operator as power_law_operator
 from attensor.ops.power_law_operator import power_law_operator_reference as power_law_operator_reference
 from attensor.ops.relative_kernel_attention import relative_kernel_attention as relative_kernel_attention

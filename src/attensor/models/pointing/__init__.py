@@ -1,0 +1,6 @@
+"""Models whose answers are places of their input."""
+
+from attensor.models.pointing.beam import Beams as Beams
+from attensor.models.pointing.beam import beam_search as beam_search
+from attensor.models.pointing.pointer_network import PointerNetwork as PointerNetwork
+from attensor.models.pointing.pointer_network import Seq2SeqBaselines as Seq2SeqBaselines

@@ -1,0 +1,180 @@
+"""`attensor train points` and `attensor solve`: runs that go on, answers beside solvers, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from attensor import cli
+from attensor.data.points import TASKS, draw_instances
+from attensor.models.pointing import PointerNetwork, Seq2SeqBaselines
+from attensor.models.pointing.saved import load_pointing, save_pointing, shipped_model
+from attensor.models.pointing.solving import solve_points
+from attensor.train.points import PointSetup, PointTraining, scores_of
+
+SMALL = ["--sizes", "5,6", "--steps", "6", "--instances", "30", "--held-out", "8", "--hidden-size", "8"]
+
+
+def trained(out: Path, task: str = "hull", *more: str) -> int:
+    return cli.main(["train", "points", "--task", task, "--out", str(out), *SMALL, *more])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_model_is_trained_kept_and_asked(task: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = {"hull": "attention", "tsp": "pointer", "delaunay": "plain"}[task]
+    assert trained(tmp_path / "run", task, "--model", kind) == 0
+    assert "6/6" in capsys.readouterr().out.replace(" ", "")
+    kept = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert kept["task"] == task
+    assert set(kept["held_out"]) == {"5", "6"}
+    (tmp_path / "points.csv").write_text("0,0\n1,0.1\n0.2,1\n0.4,0.3\n0.9,0.8\n0.9,0.8\n")
+    command = ["solve", task, str(tmp_path / "points.csv"), "--model", str(tmp_path / "run")]
+    for suffix in ("html", "csv"):
+        assert cli.main([*command, "--out", str(tmp_path / f"answer.{suffix}")]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "1 of 6 points are repetitions" in shown
+    assert "pointer network" in shown
+    page = (tmp_path / "answer.html").read_text()
+    assert page.count("<circle") == 2 * 5
+    assert page.count("<svg") == 2
+    rows = (tmp_path / "answer.csv").read_text().split()
+    assert rows[0] == "place,point"
+    assert trained(tmp_path / "run", task, "--model", kind) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert trained(tmp_path / "run", task, "--model", kind, "--seed", "1") == 2
+    assert "seed was 0 and is now 1" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from attensor.lab.interruption import Interruption
+
+    assert trained(tmp_path / "whole") == 0
+    asked = iter([False, False, True])
+    with monkeypatch.context() as patched:
+        patched.setattr(Interruption, "requested", property(lambda self: next(asked), lambda self, value: None), False)
+        assert trained(tmp_path / "cut") == 130
+    assert "stopped after step 3 of 6; the same command goes on" in capsys.readouterr().out.lower()
+    assert not (tmp_path / "cut" / "config.json").exists()
+    assert trained(tmp_path / "cut") == 0
+    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], x) for name, x in cut.items())
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--steps", "0"], "--steps 0: must be at least 1"),
+        (["--sizes", "2,5"], "must be from 3 to"),
+        (["--task", "tsp", "--sizes", "13"], "must be from 3 to 12"),
+        (["--learning-rate", "0"], "must be above 0"),
+    ],
+)
+def test_impossible_trainings_are_refused(
+    more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert trained(tmp_path / "run", "hull", *more) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        ("0,0\n1,1\n2,2\n5,5\n", [], "all points lie on one line"),
+        ("0,0\n1,1\n1,1\n", [], "2 different points; at least 3"),
+        ("0,0\n1,1\nnan,1\n", [], "line 3: nan is not finite"),
+        ("0,0\n1,1\n2,0\n", ["--out", "plot.png"], "must end in .html or .csv"),
+        ("0,0\n1,1\n2,0\n", ["--out", "no/such/plot.html"], "there is no folder"),
+        ("0,0\n1,1\n2,0\n", ["--width", "0"], "--width must be at least 1"),
+        ("0,0\n1,1\n2,0\n", ["--model", "no-model"], "no model at 'no-model'"),
+    ],
+)
+def test_bad_questions_are_one_line(
+    text: str, options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "points.csv").write_text(text)
+    assert cli.main(["solve", "hull", str(tmp_path / "points.csv"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert words in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
+def test_a_model_of_another_task_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "points.csv").write_text("0,0\n1,1\n2,0\n")
+    command = ["solve", "tsp", str(tmp_path / "points.csv"), "--model", str(shipped_model("hull"))]
+    assert cli.main(command) == 2
+    assert "was trained for hull" in capsys.readouterr().err
+
+
+def test_saved_models_are_the_same(tmp_path: Path) -> None:
+    inputs, targets = torch.rand(2, 5, 2), torch.tensor([[1, 2, 0], [3, 0, -100]])
+    for model in (
+        PointerNetwork(8, end_starts_encoder=False, logit_clip=3.0),
+        Seq2SeqBaselines(8, 7, attention=True),
+        Seq2SeqBaselines(8, 7),
+    ):
+        save_pointing(model, tmp_path / "model.safetensors", {"task": "hull", "sizes": [5]})
+        other, facts = load_pointing(tmp_path)
+        assert torch.equal(other(inputs, targets), model(inputs, targets))
+        assert facts == {"task": "hull", "sizes": [5]}
+    (tmp_path / "other.safetensors").write_bytes(b"1234")
+    with pytest.raises(ValueError, match="is no pointer network of attensor"):
+        load_pointing(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(("task", "size"), [("hull", 500), ("tsp", 60), ("tsp", 12), ("hull", 3), ("delaunay", 3)])
+def test_solvers_answer_any_number_of_points_in_any_units(task, size: int) -> None:
+    points = np.random.default_rng(size).random((size, 2)) * 1e6 - 5e8
+    model = PointerNetwork(8, init_range=1.0).eval()
+    found = solve_points(task, points, model, trained=[5, 6], width=1)
+    assert ("more" if size > 6 else "fewer") in found.notes[0]
+    if task == "tsp":
+        assert sorted(found.best) == sorted(found.found) == list(range(1, size + 1))
+        assert ("exact" in found.solver) == (size <= 12)
+    elif size == 3:
+        assert sorted(found.best) == [1, 2, 3]
+        assert "the right one" in found.verdict
+
+
+def test_points_on_a_grid_have_one_of_several_triangulations() -> None:
+    grid = np.array([[i, j] for i in range(4) for j in range(4)], dtype=float)
+    found = solve_points("delaunay", grid, PointerNetwork(8).eval(), width=1)
+    assert len(found.best) == 3 * 18
+
+
+@pytest.mark.slow
+def test_a_small_model_learns() -> None:
+    """300 steps on hulls of 5: far above what is right by chance."""
+    from attensor.train.loop import train
+
+    training = PointTraining(PointSetup(task="hull", sizes=(5,), steps=300, hidden_size=64, instances=1500))
+    train(
+        training.model,
+        training.batch,
+        training.loss,
+        training.setup.config,
+        evaluate=training.evaluate,
+        optimizer=training.optimizer,
+    )
+    assert training.scores[5]["accuracy"] > 0.3
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "name", "least"),
+    [("hull", 6, "accuracy", 0.6), ("tsp", 6, "valid", 1.0), ("delaunay", 5, "coverage", 0.45)],
+)
+def test_models_that_come_along_are_trained(task, size: int, name: str, least: float) -> None:
+    assert shipped_model(task).stat().st_size < 2_000_000
+    model, facts = load_pointing(shipped_model(task))
+    assert facts["task"] == task
+    scores = scores_of(model, draw_instances(task, 200, size, seed=7, stream=-3), task, width=3)
+    assert scores[name] >= least
+    if task == "tsp":
+        assert scores["gap"] < 0.1
