@@ -107,9 +107,11 @@ def test_mixed_layouts(model: OAT) -> None:
 def test_generation_repeats_and_ends(model: OAT) -> None:
     given = scenes()
     one, two = (model.generate(given, samples=7, generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(one[0], two[0]) and torch.equal(one[1], two[1])
+    assert torch.equal(one[0], two[0])
+    assert torch.equal(one[1], two[1])
     paths, lengths = one
-    assert paths.shape[:2] == lengths.shape == (2, 7) and int(lengths.min()) >= 1
+    assert paths.shape[:2] == lengths.shape == (2, 7)
+    assert int(lengths.min()) >= 1
     assert torch.equal(paths >= 0, torch.arange(paths.shape[-1]) < lengths[..., None])
     frequent = model.generate(given, samples=4000, generator=torch.Generator().manual_seed(4))[0][:, :, 0]
     first = model(given, torch.empty(2, 0, dtype=torch.int64))[:, 0, :6].softmax(-1)
