@@ -41,7 +41,8 @@ class Crops(nn.Module):
         """[B, N, height, width, 3] to [B, N, `width`]."""
         found = self.cnn2(self.cnn1(crops.flatten(0, 1).movedim(-1, 1)))
         pooled = found.flatten(1) if self.levels == 0 else self._pyramid(found)
-        return self.fc(pooled).unflatten(0, crops.shape[:2])
+        out: Tensor = self.fc(pooled)
+        return out.view(*crops.shape[:2], -1)
 
     def _pyramid(self, x: Tensor) -> Tensor:
         """Maxima of ever finer grids [B, 32 (1 + 4 + 16 + ..)]; what a cell lacks at the border is 0, as published."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -142,7 +142,7 @@ class OAT(nn.Module):
     def __init__(self, config: OATConfig) -> None:
         super().__init__()
         self.config = config
-        options = {"dropout": config.dropout, "batch_first": True}
+        options: dict[str, Any] = {"dropout": config.dropout, "batch_first": True}
         sizes = (config.hidden_size, config.num_heads, config.intermediate_size)
         self.transformer_encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(*sizes, **options), config.num_encoder_layers, enable_nested_tensor=False
@@ -160,17 +160,6 @@ class OAT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         codes = gaussian_positions(config.max_places, config.sigma, width=config.place_width, norm=config.place_norm)
         self.register_buffer("places", codes.to(torch.get_default_dtype()))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw everything anew: matrices as Xavier and Bengio, as published."""
-        for module in self.modules():
-            if module is not self and hasattr(module, "reset_parameters"):
-                module.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, nn.MultiheadAttention):
-                module._reset_parameters()
         for parameter in self.parameters():
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -251,14 +240,19 @@ class OAT(nn.Module):
         The heads are added before the softmax, so that their weights can be multiplied before anything is decoded.
         """
         weights = self.readout.weight[0] / math.sqrt(self.config.hidden_size)
-        keys, offsets = 0.0, self.readout.bias
-        for pointer, weight in zip(self.cross_attentions, weights, strict=True):
+        keys, offsets = torch.zeros_like(encoded.memory), self.readout.bias.expand(encoded.memory.shape[:2])
+        for pointer, weight in zip(self.pointer_heads, weights, strict=True):
             read = weight * pointer.encode_fc(encoded.memory)
             keys = keys + read @ pointer.decode_fc.weight
             offsets = offsets + read @ pointer.decode_fc.bias
         if encoded.hidden is not None:
             offsets = offsets.masked_fill(encoded.hidden, -torch.inf)
         return keys, offsets
+
+    @property
+    def pointer_heads(self) -> list[Pointer]:
+        """Heads of the readout."""
+        return list(self.cross_attentions)  # type: ignore[arg-type]
 
     def points(self, found: Tensor, keys: Tensor, offsets: Tensor) -> Tensor:
         """Scores [B, M, N + 2] of decoder outputs [B, M, D]."""

@@ -85,12 +85,13 @@ class Layer:
         q = self._split(layer.multihead_attn, x)[0]
         found = softmax_attention(q, *self.scene, attn_mask=seen).flatten(2)
         x = layer.norm2(x + layer.multihead_attn.out_proj(found))
-        return layer.norm3(x + layer.linear2(F.relu(layer.linear1(x))))
+        out: Tensor = layer.norm3(x + layer.linear2(F.relu(layer.linear1(x))))
+        return out
 
     def _split(self, attention: nn.MultiheadAttention, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values [B, T, H, D / H] of [B, T, D]."""
         together = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-        return tuple(part.unflatten(-1, (self.heads, -1)) for part in together.chunk(3, -1))
+        return tuple(part.view(*x.shape[:2], self.heads, -1) for part in together.chunk(3, -1))
 
 
 def _choose(scores: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:

@@ -39,4 +39,6 @@ def gaussian_positions(n: int, sigma: float = 2.0, *, width: int = 86, norm: flo
     values, vectors = torch.linalg.eigh(alike)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.mT
     drawn = torch.randn(width, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return norm * root @ torch.linalg.qr(drawn).Q[:n]
+    directions: Tensor = torch.linalg.qr(drawn).Q
+    codes: Tensor = norm * root @ directions[:n]
+    return codes

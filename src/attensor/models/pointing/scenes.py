@@ -88,7 +88,8 @@ class Scenes:
     def to(self, device: torch.device | str) -> Scenes:
         """The same elsewhere."""
         present = None if self.present is None else self.present.to(device)
-        return Scenes(*(x.to(device) for x in (self.looks, self.cells, self.target, self.grid)), present)
+        looks, cells, target, grid = (x.to(device) for x in (self.looks, self.cells, self.target, self.grid))
+        return Scenes(looks, cells, target, grid, present)
 
     @staticmethod
     def join(parts: Sequence[Scenes]) -> Scenes:
