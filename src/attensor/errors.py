@@ -61,6 +61,7 @@ _EXTRAS = {
     "PIL": "vision",
     "kornia": "train",
     "sklearn": "vision",
+    "scipy": "solve",
     "triton": "triton",
 }
 

@@ -1,0 +1,177 @@
+"""`attensor train points`: what it can be asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.console import Console
+
+from attensor.errors import Diverged, Stopped, need
+from attensor.files import locked, user_path, write_json
+
+if TYPE_CHECKING:
+    from attensor.train.points import PointTraining
+    from attensor.train.run_folder import RunFolder
+
+__all__ = ["TrainPoints"]
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class TrainPoints:
+    """Train a pointer network on points of the unit square: convex hulls, round tours or Delaunay triangulations.
+
+    Answers are computed on the way: hulls and triangulations by scipy, tours exactly up to 12 cities. The same command
+    goes on with a run that was interrupted, to the same numbers.
+    """
+
+    task: Literal["hull", "tsp", "delaunay"]
+    """What is asked of the points."""
+    out: str = "pointer-network"
+    """Folder of the run: checkpoint, curve, and at the end model.safetensors for attensor solve --model."""
+    sizes: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
+    """Numbers of points of the training sets: 5,6,7."""
+    model: Literal["pointer", "attention", "plain"] = "pointer"
+    """The pointer network, or one of the paper's baselines with a fixed vocabulary: sequence to sequence with attention,
+    or without."""
+    hidden_size: int = 128
+    """Units of the LSTMs; the paper has 256 or 512."""
+    steps: int = 5000
+    """Of the optimizer, Adam; some 15 ms each at the default sizes on one core."""
+    batch_size: int = 64
+    """Sets of a step, all of one size."""
+    instances: int = 6000
+    """Training sets of each size."""
+    held_out: int = 200
+    """Other sets of each size that are scored."""
+    learning_rate: float = 3e-3
+    """Peak; it falls along a half cosine."""
+    init_range: float = 0.25
+    """Parameters begin uniform within it. With the paper's 0.08 the loss of a small model stays where it is for long."""
+    width: int = 1
+    """Beams of the scores."""
+    threads: int = 1
+    """Threads of PyTorch; the last bits depend on it."""
+    seed: int = 0
+    """Of weights, points and their order."""
+
+    def __post_init__(self) -> None:
+        """Refuse impossible values.
+
+        Raises:
+            ValueError: the message names the option, its value and the repair.
+        """
+        for option in ("hidden_size", "steps", "batch_size", "instances", "held_out", "width", "threads"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be at least 1.")
+        for option in ("learning_rate", "init_range"):
+            if not 0 < getattr(self, option) < float("inf"):
+                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be above 0.")
+        most = 12 if self.task == "tsp" else 1000
+        if not self.sizes or min(self.sizes) < 3 or max(self.sizes) > most:
+            reason = " (beyond, tours are not solved exactly)" if self.task == "tsp" else ""
+            raise ValueError(f"--sizes {','.join(map(str, self.sizes))}: must be from 3 to {most}{reason}.")
+
+    def run(self) -> int:
+        """Train, show how it goes, and keep the model.
+
+        Raises:
+            ValueError, OSError: found before the training: options, the folder.
+        """
+        need("scipy", purpose="attensor train points")
+        from attensor.train.run_folder import RunFolder
+
+        console = Console()
+        folder = RunFolder(user_path(self.out, "--out"))
+        asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
+        is_new = folder.kept() is None
+        folder.check(asked)
+        if folder.is_finished:
+            _say(console, f"{folder.path} is finished: give another --out to train anew.")
+            return 0
+        import torch
+
+        from attensor.train.points import PointSetup, PointTraining
+
+        torch.set_num_threads(self.threads)
+        options = {name: value for name, value in asked.items() if name != "threads"}
+        sets = len(self.sizes) * (self.instances + self.held_out)
+        _say(console, f"{self.task}: {sets} sets of {min(self.sizes)} to {max(self.sizes)} points are drawn and solved")
+        training = PointTraining(PointSetup(**options))
+        if is_new:
+            folder.begin(asked, {})
+        return self._carry_out(training, folder, console)
+
+    def _carry_out(self, training: PointTraining, folder: RunFolder, console: Console) -> int:
+        from attensor.lab.interruption import Interruption
+        from attensor.lab.step_display import StepDisplay
+        from attensor.train.loop import Progress, train
+
+        parameters = sum(p.numel() for p in training.model.parameters())
+        _say(console, f"{parameters:,} parameters, {self.steps} steps of {self.batch_size}: {folder.path}")
+        with (
+            locked(folder.path),
+            Interruption().listening() as interruption,
+            StepDisplay(self.steps, units=self.batch_size, unit="sets", console=console) as display,
+        ):
+
+            def on_step(progress: Progress) -> bool:
+                is_scored = bool(progress.curve) and progress.curve[-1].step == progress.step
+                display.step(progress.step, _words(training.scores) if is_scored else "")
+                return not interruption.requested
+
+            try:
+                progress = train(
+                    training.model,
+                    training.batch,
+                    training.loss,
+                    training.setup.config,
+                    evaluate=training.evaluate,
+                    checkpoint=folder.checkpoint,
+                    optimizer=training.optimizer,
+                    on_step=on_step,
+                )
+            except Stopped as stop:
+                display.say(f"{str(stop).capitalize()}; the same command goes on.")
+                return INTERRUPTED
+            except Diverged as error:
+                sys.stderr.write(f"attensor: {error}; try a smaller --learning-rate, in another --out.\n")
+                return 2
+        self._conclude(training, folder, progress.curve, console)
+        return 0
+
+    def _conclude(self, training: PointTraining, folder: RunFolder, curve: list[Any], console: Console) -> None:
+        from attensor.models.pointing.saved import save_pointing
+
+        facts = {"task": self.task, "sizes": list(self.sizes), "steps": self.steps, "seed": self.seed}
+        save_pointing(training.model, folder.path / "model.safetensors", facts)
+        training.evaluate(training.model.eval())
+        points = [[point.step, point.score] for point in curve]
+        write_json(folder.path / "config.json", {**facts, "held_out": _plain(training.scores), "curve": points})
+        _say(console, f"Held out: {_words(training.scores)}")
+        _say(console, f"Also: attensor solve {self.task} points.csv --model {folder.path} --out plot.html")
+
+
+def _words(scores: dict[int, dict[str, float]]) -> str:
+    """Of each size, the first two scores."""
+    parts = []
+    for size, found in scores.items():
+        named = [f"{name} {value:.3f}" for name, value in list(found.items())[:3]]
+        parts.append(f"{size} points: {', '.join(named)}")
+    return "; ".join(parts)
+
+
+def _plain(scores: dict[int, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """As JSON has it: what is not a number is null."""
+    return {
+        str(size): {name: value if value == value else None for name, value in found.items()}
+        for size, found in scores.items()
+    }
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,109 @@
+"""Beam search over sequences of places or tokens, for any decoder whose state can be re-ordered.
+
+Constraints are applied before the softmax, so that probabilities are those among what is allowed; a beam that is
+finished goes on with the end symbol at no cost, and is never continued otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Beams", "State", "beam_search"]
+
+
+class State(Protocol):
+    """What a decoder keeps between steps, a row for each beam; the caches of `attensor.nn` are such."""
+
+    def reorder(self, index: Tensor) -> None:
+        """Row i becomes what row `index[i]` was."""
+        ...
+
+
+class Beams(NamedTuple):
+    """What was found, the best first.
+
+    Attributes:
+        sequences: [B, width, steps], int64; behind the first end symbol there are only end symbols.
+        log_probs: [B, width], sums over the steps, not divided by their number; -inf where there was no such beam.
+    """
+
+    sequences: Tensor
+    log_probs: Tensor
+
+    @property
+    def best(self) -> Tensor:
+        """[B, steps]."""
+        return self.sequences[:, 0]
+
+
+@torch.no_grad()
+def beam_search(
+    step: Callable[[Tensor | None, State], Tensor],
+    state: State,
+    *,
+    batch_size: int,
+    max_steps: int,
+    width: int = 1,
+    allowed: Callable[[Tensor], Tensor] | None = None,
+    end: int = 0,
+    renormalise: bool = True,
+) -> Beams:
+    """The most likely sequences, as far as `width` beams at a time find them.
+
+    Args:
+        step: (last choices [B, width], or None before the first; state) to logits [B, width, choices]; changes the
+            state in place.
+        state: with a row for each of the B inputs; it is spread over the beams here.
+        batch_size: B.
+        max_steps: longest sequence, the end symbol included.
+        width: beams of an input; 1 is greedy.
+        allowed: beams so far [B, width, steps] to a mask [B, width, choices], True for what may follow.
+        end: the choice that finishes a beam.
+        renormalise: probabilities are those among what is allowed; False leaves them as the model has them.
+    Raises:
+        ValueError: a number below 1.
+    Cost: one call of `step` for each place of the longest sequence.
+    """
+    for name, number in (("max_steps", max_steps), ("width", width), ("batch_size", batch_size)):
+        if number < 1:
+            raise ValueError(f"beam_search: {name} must be at least 1, got {number}.")
+    sequences = log_probs = finished = None
+    first = torch.arange(batch_size)
+    state.reorder(first.repeat_interleave(width))
+    for number in range(max_steps):
+        logits = step(None if sequences is None else sequences[..., -1], state)
+        if sequences is None or log_probs is None or finished is None:
+            # all beams are the same before the first choice: one of them counts
+            log_probs = logits.new_full((batch_size, width), -torch.inf)
+            log_probs[:, 0] = 0.0
+            sequences = torch.empty(batch_size, width, 0, dtype=torch.int64, device=logits.device)
+            finished = torch.zeros(batch_size, width, dtype=torch.bool, device=logits.device)
+        mask = None if allowed is None else allowed(sequences)
+        scores = log_probs[..., None] + _log_probabilities(logits, mask, finished, end, renormalise)
+        log_probs, chosen = scores.flatten(1).topk(width)
+        parents, choices = chosen // logits.shape[-1], chosen % logits.shape[-1]
+        rows = first.to(parents.device)[:, None] * width + parents
+        state.reorder(rows.flatten())
+        sequences = torch.cat([sequences.gather(1, parents[..., None].expand(-1, -1, number)), choices[..., None]], -1)
+        finished = finished.gather(1, parents) | (choices == end) | (log_probs == -torch.inf)
+        if bool(finished.all()):
+            break
+    assert sequences is not None  # noqa: S101 (max_steps is at least 1)
+    assert log_probs is not None  # noqa: S101
+    return Beams(sequences, log_probs)
+
+
+def _log_probabilities(logits: Tensor, mask: Tensor | None, finished: Tensor, end: int, renormalise: bool) -> Tensor:
+    """Of the next choice [B, width, choices]; -inf for what is not allowed."""
+    if mask is not None and renormalise:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    found = logits.log_softmax(-1)
+    if mask is not None:
+        found = found.masked_fill(~mask, -torch.inf)
+    only_end = torch.full_like(found[:1, :1], -torch.inf)
+    only_end[..., end] = 0.0
+    return torch.where(finished[..., None], only_end, found)

@@ -1,0 +1,151 @@
+"""A trained pointer network's answer to a user's points, beside a solver's: how good it is, and how long both take."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from attensor.data.points import Task, best_answer
+from attensor.data.tours import MOST_EXACT
+from attensor.errors import DataError
+from attensor.metrics.polygons import (
+    is_simple,
+    is_tour,
+    places_of,
+    polygon_area,
+    ring_length,
+    same_ring,
+    triangles_of,
+)
+from attensor.models.pointing.pointing import Pointing
+
+__all__ = ["Solution", "solve_points"]
+
+Array = np.ndarray[Any, Any]
+SOLVERS = {"hull": "scipy, exact", "delaunay": "scipy, exact"}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Two answers to the same points.
+
+    Attributes:
+        task: what was asked.
+        points: [n, 2], different ones, in the unit square.
+        rows: of each, its place among the user's points, from 1 on.
+        found, best: places from 1 on: the corners of a ring, or of triangles three by three.
+        solver: who gave the best one.
+        seconds: of the model and of the solver.
+        measures: name -> (the model's, the solver's).
+        verdict: how the model's answer compares, in one sentence.
+        notes: what a reader must know beside it.
+    """
+
+    task: Task
+    points: Array
+    rows: list[int]
+    found: list[int]
+    best: list[int]
+    solver: str
+    seconds: tuple[float, float]
+    measures: dict[str, tuple[str, str]]
+    verdict: str
+    notes: list[str]
+
+
+def solve_points(
+    task: Task, points: Array, model: Pointing, *, trained: list[int] | None = None, width: int = 3
+) -> Solution:
+    """Ask the model and a solver.
+
+    Args:
+        task: `"hull"`, `"tsp"` or `"delaunay"`.
+        points: [n, 2] as the user has them; moved and scaled into the unit square, their order is kept.
+        model: trained on this task.
+        trained: numbers of points that it was trained on, for a note.
+        width: beams.
+    Raises:
+        DataError: fewer than three different points, or all of them on one line where a polygon is asked for.
+    """
+    notes = []
+    _, first = np.unique(points, axis=0, return_index=True)
+    first = np.sort(first)
+    if len(first) < len(points):
+        notes.append(f"{len(points) - len(first)} of {len(points)} points are repetitions of others and are left out.")
+    if len(first) < 3:
+        raise DataError(f"solve {task}: there are {len(first)} different points; at least 3 are needed.")
+    own = points[first] - points[first].min(0)
+    own = own / own.max()
+    began = time.perf_counter()
+    best = best_answer(task, own)
+    after = time.perf_counter()
+    if best is None:
+        raise DataError(f"solve {task}: all points lie on one line, and span neither a polygon nor a triangle.")
+    answer = model.decode(torch.from_numpy(own).float()[None], width=width, constraint=task).best[0].tolist()
+    seconds = time.perf_counter() - after, after - began
+    if trained and not min(trained) <= len(own) <= max(trained):
+        beyond = "more" if len(own) > max(trained) else "fewer"
+        notes.append(
+            f"{len(own)} points are {beyond} than the {min(trained)} to {max(trained)} that the model was trained on: "
+            "expect little of its answer."
+        )
+    compare = {"hull": _hulls, "tsp": _tours, "delaunay": _triangulations}[task]
+    found, right, measures, verdict = compare(torch.from_numpy(own), answer, best)
+    solver = SOLVERS.get(task) or ("dynamic programming, exact" if len(own) <= MOST_EXACT else "local search")
+    rows = (first + 1).tolist()
+    return Solution(task, own, rows, found, right, solver, seconds, measures, verdict, notes)
+
+
+def _at(points: torch.Tensor, places: list[int]) -> torch.Tensor:
+    return points[[place - 1 for place in places]]
+
+
+def _hulls(points: torch.Tensor, answer: list[int], best: list[int]) -> tuple[Any, ...]:
+    found, right = places_of(answer), places_of(best)
+    shares = [abs(polygon_area(_at(points, ring))) / abs(polygon_area(_at(points, right))) for ring in (found, right)]
+    if same_ring(found, right):
+        verdict = "The model's hull is the right one."
+    elif is_simple(_at(points, found)):
+        verdict = f"The model's polygon is not the hull; it covers {shares[0]:.1%} of its area."
+    else:
+        verdict = "The model's polygon crosses itself: it is no hull."
+    measures = {
+        "corners": (str(len(found)), str(len(right))),
+        "share of the hull's area": (f"{shares[0]:.1%}" if is_simple(_at(points, found)) else "-", "100 %"),
+    }
+    return found, right, measures, verdict
+
+
+def _tours(points: torch.Tensor, answer: list[int], best: list[int]) -> tuple[Any, ...]:
+    found, right = places_of(answer), places_of(best)
+    if not is_tour(answer, len(points)):
+        raise DataError("solve tsp: the model gave no tour; --width must be at least 1.")
+    lengths = [ring_length(_at(points, ring)) for ring in (found, right)]
+    gap, is_exact = lengths[0] / lengths[1] - 1, len(points) <= MOST_EXACT
+    if same_ring(found, right) or abs(gap) < 1e-9:
+        verdict = "The model's tour is " + ("the shortest." if is_exact else "as short as that of local search.")
+    elif is_exact:
+        verdict = f"The model's tour is {gap:.1%} longer than the shortest."
+    else:
+        verdict = f"The model's tour is {abs(gap):.1%} {'longer' if gap > 0 else 'shorter'} than that of local search,"
+        verdict += " which is not proven to be the shortest."
+    return found, right, {"length in the unit square": (f"{lengths[0]:.4f}", f"{lengths[1]:.4f}")}, verdict
+
+
+def _triangulations(points: torch.Tensor, answer: list[int], best: list[int]) -> tuple[Any, ...]:
+    found, right = sorted(triangles_of(answer)), sorted(triangles_of(best))
+    share = len(set(found) & set(right)) / len(right)
+    verdict = "The model's triangulation is the right one."
+    if set(found) != set(right):
+        verdict = (
+            f"The model has {share:.1%} of the triangles, and {len(set(found) - set(right))} that are none of them."
+        )
+    measures = {
+        "triangles": (str(len(found)), str(len(right))),
+        "of the triangles": (f"{share:.1%}", "100 %"),
+    }
+    return [place for one in found for place in one], [place for one in right for place in one], measures, verdict
