@@ -12,14 +12,18 @@ Sizes: B scenes, N objects, M fixations, D hidden size, S samples. Source: arXiv
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
+from attensor.files import atomic_path, read_json, write_json
+from attensor.models.convert import load_weights, read_weights
 from attensor.models.pointing.looks import Crops
 from attensor.models.pointing.oat_decoding import Decoding
 from attensor.models.pointing.places import gaussian_positions
@@ -49,6 +53,7 @@ class OATConfig:
         max_places: rows or columns that have a code; a scene may have no more of either.
         sigma: places at which two codes are no longer alike, see `gaussian_positions`.
         place_norm: length of the codes.
+        marks_target: say of each token whether it is the target; without it the end cannot be told.
         max_length: fixations that are generated at most.
     Raises:
         ValueError: a number out of its range, or heads that do not divide the channels.
@@ -67,6 +72,7 @@ class OATConfig:
     max_places: int = 14
     sigma: float = 2.0
     place_norm: float = 8.764
+    marks_target: bool = True
     max_length: int = 30
 
     def __post_init__(self) -> None:
@@ -216,7 +222,8 @@ class OAT(nn.Module):
 
     def _place(self, cells: Tensor, flags: Tensor) -> Tensor:
         """Row, column and flag, each by the same table: [.., D - look size]."""
-        codes = self.places[torch.cat([cells, flags[..., None]], -1)].flatten(-2)
+        marks = flags[..., None] * self.config.marks_target
+        codes = self.places[torch.cat([cells, marks], -1)].flatten(-2)
         return codes[..., : self.config.hidden_size - self.config.appearance]
 
     def steps(self, encoded: Encoded, fixations: Tensor) -> Tensor:
@@ -291,6 +298,31 @@ class OAT(nn.Module):
             return Decoding(self, self.encode(scenes), samples).run(temperature, generator)
         finally:
             self.train(was_training)
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors and, last, config.json."""
+        weights = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file(weights, temporary)
+        write_json(folder / "config.json", {"model": "oat", **asdict(self.config)})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """A model that `save` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: there is none. ValueError: a folder of another model.
+        """
+        found = read_json(Path(folder) / "config.json")
+        if found is None:
+            raise FileNotFoundError(
+                f"OAT.load: there is no model at {str(folder)!r}; attensor train scanpaths makes one."
+            )
+        if found.pop("model", None) != "oat":
+            raise ValueError(f"OAT.load: {str(folder)!r} holds another kind of model.")
+        model = cls(OATConfig(**{**found, "look": tuple(found["look"])}))
+        load_weights(model, read_weights(folder), source=str(folder))
+        return model.eval()
 
     def _check(self, scenes: Scenes, fixations: Tensor) -> None:
         name, look = type(self).__name__, self.config.look
