@@ -20,4 +20,5 @@ paths, lengths = OAT(OAT.presets["oat_generated"]).generate(scene, samples=100)
         "train scanpaths": "attensor.commands.train_scanpaths:TrainScanpaths",
         "solve scanpath": "attensor.commands.scanpath:SolveScanpath",
     },
+    recipe="attensor.recipes.oat_scanpath",
 )
