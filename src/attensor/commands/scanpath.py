@@ -12,13 +12,13 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from attensor.commands.small_training import say
-from attensor.errors import need
+from attensor.errors import DataError, need
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from attensor.models.pointing.oat import OAT
-    from attensor.models.pointing.scenes import Scenes
+    from attensor.data.scenes import Scenes
 
 __all__ = ["SolveScanpath"]
 
@@ -58,8 +58,9 @@ class SolveScanpath:
         """Read, look, print and write.
 
         Raises:
-            DataError, ValueError: a scene that cannot be read, or does not fit the model; no folder to write to.
-            FileNotFoundError: no scene or model.
+            DataError, ValueError: a scene that is not there, cannot be read or does not fit the model; no folder to
+                write to.
+            FileNotFoundError: no model.
         """
         if self.out is not None and self.out.suffix.lower() == ".html":
             need("jinja2", purpose="a page")
@@ -71,7 +72,7 @@ class SolveScanpath:
         from attensor.models.pointing.oat import OAT
 
         if not self.scene.is_file():
-            raise FileNotFoundError(f"{self.scene}: there is no such file; it holds a scene in JSON.")
+            raise DataError(f"{self.scene}: there is no such file; it holds a scene in JSON.")
         model = OAT.load(self.model)
         look = model.config.look
         found = read_scanpaths(self.scene, crop_size=(look[0], look[1]) if len(look) == 2 else None)

@@ -26,7 +26,9 @@ INTERRUPTED = 130
 class Training(Protocol):
     """What is trained, on what, and how it is scored."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """In training."""
 
     def batch(self, step: int, /) -> Any:
         """Of a step."""

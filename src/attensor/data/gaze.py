@@ -11,12 +11,11 @@ from torch.nn import functional as F
 
 from attensor.data.files import generator
 from attensor.data.scanpath_files import Recorded
+from attensor.data.scenes import Scenes
 from attensor.data.shelves import Shelves
 from attensor.errors import DataError
-from attensor.metrics.scanpath import sequence_score
-from attensor.models.pointing.scenes import Scenes
 
-__all__ = ["Gaze", "ceiling", "generated", "padded_paths", "recorded"]
+__all__ = ["Gaze", "generated", "padded_paths", "recorded"]
 
 
 @dataclass(frozen=True)
@@ -95,15 +94,3 @@ def padded_paths(paths: Sequence[Tensor]) -> Tensor:
     """[P, longest], -1 behind the end of each."""
     longest = max(len(path) for path in paths)
     return torch.stack([F.pad(path, (0, longest - len(path)), value=-1) for path in paths])
-
-
-def ceiling(gaze: Gaze) -> float | None:
-    """Mean sequence score of two people's paths over the same scene; None where no scene has two."""
-    order = gaze.groups.argsort(stable=True)
-    groups, paths = gaze.groups[order], gaze.paths[order]
-    pairs = [torch.empty(0, dtype=torch.float64)]
-    for apart in range(1, int(torch.bincount(groups).max())):
-        same = groups[apart:] == groups[:-apart]
-        pairs.append(sequence_score(paths[:-apart][same], paths[apart:][same]))
-    scores = torch.cat(pairs)
-    return scores.mean().item() if len(scores) else None

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attensor.data.scenes import Scenes
 from attensor.errors import DataError, ShapeError, need
-from attensor.models.pointing.scenes import Scenes
 
 __all__ = ["Recorded", "read_scanpaths"]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.data.files import generator
-from attensor.models.pointing.scenes import Scenes
+from attensor.data.scenes import Scenes
 
 __all__ = ["Shelves", "ShelvesConfig", "observe"]
 

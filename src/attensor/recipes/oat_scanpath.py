@@ -33,7 +33,7 @@ def train_observers(variant: str, seed: int, steps: int) -> dict[str, Any]:
     """Train on shelves of 3 x 6; scores there, on other products and on other shelves, and what simple rules reach."""
     shelves = Shelves()
     # what the flag had is given to the look
-    sizes = {"marks_target": False, "look_size": 48, "max_places": 6} if variant == NO_FLAG else {}
+    sizes: dict[str, Any] = {"marks_target": False, "look_size": 48, "max_places": 6} if variant == NO_FLAG else {}
     config = dataclasses.replace(OAT.presets["oat_generated"], **sizes)
     held_out = _held_out(shelves, seed)
     training = ScanpathTraining(
@@ -46,7 +46,7 @@ def train_observers(variant: str, seed: int, steps: int) -> dict[str, Any]:
         optimizer=training.optimizer,
     )  # fmt: skip
     model = training.model.eval()
-    found = {"curve": [[point.step, point.score] for point in progress.curve]}
+    found: dict[str, Any] = {"curve": [[point.step, point.score] for point in progress.curve]}
     found["drawn"] = scores_of(model, held_out, samples=_SAMPLES, seed=seed)
     if variant == OURS:
         found |= {"likely": scores_of(model, held_out, temperature=0.0), **_elsewhere(model, shelves, seed)}
@@ -93,7 +93,8 @@ def _sines(places: Tensor) -> Tensor:
     speeds = torch.exp(torch.arange(0, places.shape[1], 2) * (-9.21 / places.shape[1]))
     turned = torch.arange(len(places))[:, None] * speeds
     codes = torch.stack([turned.sin(), turned.cos()], -1).flatten(1)[:, : places.shape[1]]
-    return F.normalize(codes, dim=1) * places.norm(dim=1, keepdim=True)
+    lengths: Tensor = places.norm(dim=1, keepdim=True)
+    return F.normalize(codes, dim=1) * lengths
 
 
 def judge(runs: Runs) -> Verdict:

@@ -12,7 +12,7 @@ from attensor.data.pictures import png
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attensor.models.pointing.scenes import Scenes
+    from attensor.data.scenes import Scenes
 
 __all__ = ["Picture", "pictures"]
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from attensor.data.gaze import Gaze, ceiling, padded_paths
+from attensor.data.gaze import Gaze, padded_paths
 from attensor.metrics.scanpath import behaviour, delta, edit_distance, sequence_score
 from attensor.models.pointing.oat import OAT, OATConfig
 from attensor.train.loop import TrainConfig
 
-__all__ = ["ScanpathSetup", "ScanpathTraining", "scores_of"]
+__all__ = ["ScanpathSetup", "ScanpathTraining", "ceiling", "compared", "scores_of"]
 
 _AT_ONCE = 256  # scenes that are looked at together
 
@@ -110,3 +110,15 @@ def compared(found: list[Tensor], gaze: Gaze, samples: int = 1) -> dict[str, flo
     }
     most = ceiling(gaze)
     return scores if most is None else {**scores, "ceiling": most}
+
+
+def ceiling(gaze: Gaze) -> float | None:
+    """Mean sequence score of two people's paths over the same scene; None where no scene has two."""
+    order = gaze.groups.argsort(stable=True)
+    groups, paths = gaze.groups[order], gaze.paths[order]
+    pairs = [torch.empty(0, dtype=torch.float64)]
+    for apart in range(1, int(torch.bincount(groups).max())):
+        same = groups[apart:] == groups[:-apart]
+        pairs.append(sequence_score(paths[:-apart][same], paths[apart:][same]))
+    scores = torch.cat(pairs)
+    return scores.mean().item() if len(scores) else None

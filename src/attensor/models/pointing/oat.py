@@ -21,13 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.data.scenes import Scenes
 from attensor.errors import ShapeError
 from attensor.files import atomic_path, read_json, write_json
 from attensor.models.convert import load_weights, read_weights
 from attensor.models.pointing.looks import Crops
 from attensor.models.pointing.oat_decoding import Decoding
 from attensor.models.pointing.places import gaussian_positions
-from attensor.models.pointing.scenes import Scenes
 from attensor.nn._shapes import check_range
 from attensor.ops import pointer_scores
 from attensor.ops._checks import check_integers, checked
@@ -231,7 +231,8 @@ class OAT(nn.Module):
         number = encoded.tokens.shape[1] - 1
         which = F.pad(fixations, (1, 0), value=number).clamp(min=0)
         tokens = encoded.tokens.gather(1, which[..., None].expand(-1, -1, encoded.tokens.shape[-1]))
-        return self.dropout(tokens + self.times(which.shape[1]).to(tokens))
+        placed: Tensor = self.dropout(tokens + self.times(which.shape[1]).to(tokens))
+        return placed
 
     def times(self, count: int) -> Tensor:
         """Sines of the steps [count, D], at least float32."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from attensor.errors import ShapeError
-from attensor.ops._checks import check_integers, check_tensor, is_readable
 
 __all__ = ["Scenes"]
 
@@ -37,7 +36,7 @@ class Scenes:
 
     def __post_init__(self) -> None:
         """Refuse what does not fit together."""
-        check_tensor("Scenes", "looks", self.looks)
+        _check_tensor("looks", self.looks)
         if self.looks.ndim not in (3, 5) or not self.looks.is_floating_point():
             raise ShapeError(
                 "Scenes: looks must be [B, N, height, width, 3] crops or [B, N, numbers], floating, got "
@@ -47,12 +46,16 @@ class Scenes:
         expected = {"cells": [*sizes, 2], "target": sizes[:1], "grid": [sizes[0], 2]}
         for name, shape in expected.items():
             x = getattr(self, name)
-            check_tensor("Scenes", name, x)
-            check_integers("Scenes", name, x, self.looks)
+            _check_tensor(name, x)
+            if x.dtype != torch.int64 or x.device != self.looks.device:
+                raise TypeError(
+                    f"Scenes: {name} must be int64 on {self.looks.device}, as looks, got {x.dtype} on {x.device}; use "
+                    ".long() or .to(..)."
+                )
             if list(x.shape) != shape:
                 raise ShapeError(f"Scenes: {name} must be {shape} beside looks {sizes}, got {list(x.shape)}.")
         if self.present is not None:
-            check_tensor("Scenes", "present", self.present)
+            _check_tensor("present", self.present)
             if list(self.present.shape) != sizes or self.present.dtype != torch.bool:
                 raise ShapeError(
                     f"Scenes: present must be {sizes} bool, got {list(self.present.shape)} {self.present.dtype}."
@@ -60,7 +63,7 @@ class Scenes:
         self._check_places()
 
     def _check_places(self) -> None:
-        if not is_readable(self.looks) or not self.looks.shape[0]:
+        if self.looks.is_meta or torch.compiler.is_compiling() or not self.looks.shape[0]:
             return
         present = torch.ones_like(self.cells[..., 0], dtype=torch.bool) if self.present is None else self.present
         number = self.looks.shape[1]
@@ -113,3 +116,8 @@ class Scenes:
             torch.cat([x, x.new_zeros(x.shape[0], more, *x.shape[2:])], 1) for x in (self.looks, self.cells, present)
         )
         return looks, cells, self.target, self.grid, present
+
+
+def _check_tensor(name: str, x: object) -> None:
+    if not isinstance(x, Tensor) or x.layout is not torch.strided or x.is_nested:
+        raise TypeError(f"Scenes: {name} must be a dense torch.Tensor, got {type(x).__name__}; use torch.as_tensor.")
