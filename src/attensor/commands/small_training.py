@@ -1,0 +1,95 @@
+"""The frame of commands that train a small model of their own: progress, interruption, a folder that goes on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+
+from attensor.errors import Diverged, Stopped
+from attensor.files import locked
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from attensor.train.loop import Progress, TrainConfig
+    from attensor.train.run_folder import RunFolder
+
+__all__ = ["INTERRUPTED", "Training", "carry_out", "say"]
+
+INTERRUPTED = 130
+
+
+class Training(Protocol):
+    """What is trained, on what, and how it is scored."""
+
+    @property
+    def model(self) -> nn.Module:
+        """In training."""
+
+    def batch(self, step: int, /) -> Any:
+        """Of a step."""
+
+    def loss(self, model: nn.Module, batch: Any, /) -> Tensor:
+        """To be minimised."""
+
+    def optimizer(self, model: nn.Module, learning_rate: float, /) -> torch.optim.Optimizer:
+        """With the peak rate."""
+
+    def evaluate(self, model: nn.Module, /) -> float:
+        """The first score."""
+
+
+def carry_out(
+    training: Training, config: TrainConfig, folder: RunFolder, console: Console, *, units: int, unit: str,
+    words: Callable[[], str],
+) -> Progress | int:  # fmt: skip
+    """Train, and show how it goes.
+
+    Args:
+        training: what.
+        config: how.
+        folder: of the run, begun.
+        console: to write to.
+        units: how many of `unit` a step takes.
+        unit: what is counted, in the plural.
+        words: the latest scores.
+    Returns:
+        Where the run is at its end; or a code to exit with, after saying why.
+    """
+    from attensor.lab.interruption import Interruption
+    from attensor.lab.step_display import StepDisplay
+    from attensor.train.loop import train
+
+    parameters = sum(x.numel() for x in training.model.parameters())
+    say(console, f"{parameters:,} parameters, {config.steps} steps of {units}: {folder.path}")
+    with (
+        locked(folder.path),
+        Interruption().listening() as interruption,
+        StepDisplay(config.steps, units=units, unit=unit, console=console) as display,
+    ):
+
+        def on_step(progress: Progress) -> bool:
+            is_scored = bool(progress.curve) and progress.curve[-1].step == progress.step
+            display.step(progress.step, words() if is_scored else "")
+            return not interruption.requested
+
+        try:
+            return train(
+                training.model, training.batch, training.loss, config, evaluate=training.evaluate,
+                checkpoint=folder.checkpoint, optimizer=training.optimizer, on_step=on_step,
+            )  # fmt: skip
+        except Stopped as stop:
+            display.say(f"{str(stop).capitalize()}; the same command goes on.")
+            return INTERRUPTED
+        except Diverged as error:
+            sys.stderr.write(f"attensor: {error}; try a smaller --learning-rate, in another --out.\n")
+            return 2
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
