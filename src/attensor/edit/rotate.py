@@ -52,7 +52,7 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
     if how == "hadamard":
         if rank < 1 or rank & (rank - 1):
             raise ValueError(
-                f"rotation: rank must be, for 'hadamard', a power of two, got {rank}; use 'pca' for others."
+                f"rotation: rank must be, for 'hadamard', a power of two, got {rank}; 'pca' takes others."
             )
         matrix = torch.ones(1, 1, dtype=torch.float64)
         while matrix.shape[0] < rank:
