@@ -107,8 +107,6 @@ def _reasons(call: Call, function: Callable[..., Any], arguments: dict[str, Any]
 
 def _names(call: Call, reason: str | None) -> set[str]:
     """Of arguments that an error may be about: those that were changed, and all that are wrong."""
-    # where sizes are wrong, or there is nothing, which argument is it that is wrong?
-    is_any = reason == NOTHING or RESHAPED.intersection(call.corrupted.values())
     reasons = [reason]
     # each change may make another argument wrong, sizes that are drawn may be, and the first hides the others
     for name in call.corrupted:
@@ -118,6 +116,8 @@ def _names(call: Call, reason: str | None) -> set[str]:
             arguments[name] = call.legal[name]
         one = replace(call, arguments=arguments, corrupted=others)
         reasons += _reasons(one, evaluate(call.target), values_of(arguments))
+    # where sizes are wrong, or there is nothing, which argument is it that is wrong?
+    is_any = NOTHING in reasons or RESHAPED.intersection(call.corrupted.values())
     words = (re.findall(r"\w+", (why or "").partition(":")[0]) for why in reasons)
     return {*(call.arguments if is_any else call.corrupted), *(word for found in words for word in found)}
 

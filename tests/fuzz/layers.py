@@ -101,6 +101,10 @@ def _softmax(a: Arguments) -> str | None:
     return _rotary(a)
 
 
+def _taylor(a: Arguments) -> str | None:
+    return _rotary({"rotary_base": None, **a})
+
+
 def _moh(a: Arguments) -> str | None:
     heads, shared, active = a["num_heads"], a.get("num_shared"), a.get("num_active", 0.75)
     need(active > 0, "num_active: not positive")
@@ -226,7 +230,7 @@ LAYERS: dict[str, tuple[Choices, Callable[[Arguments], str | None]]] = {
         {"num_kv_heads": KV, "second_order": ("choice:diagonal|full", ["'diagonal'", "'full'"])}
         | {"normalize": ("choice:joint|separate", ["'joint'", "'separate'"])}
         | {"rotary_base": ROTARY, "qkv_bias": ("bool", BOTH), "qk_norm": ("bool", BOTH)},
-        _rotary,
+        _taylor,
     ),
     "KeyScoredAttention": ({"qkv_bias": ("bool", BOTH), "qk_norm": ("bool", BOTH)}, _heads),
     "RelativeKernelAttention": (

@@ -357,3 +357,13 @@ def test_a_grid_without_cells_gives_nothing(space: tuple[int, ...], more: dict, 
     found[0].sum().backward()
     assert q.grad is not None
     assert q.grad.shape == q.shape
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+@pytest.mark.parametrize("entry", range(9))
+def test_an_entry_that_is_not_finite_reaches_those_who_look_at_it_and_no_other(entry: int, value: float) -> None:
+    q, k, v, extra = (torch.randn(2, *sizes, 2, 4) for sizes in ((5, 6), (5, 6), (5, 6), (3,)))
+    bias = torch.randn(2, 9).index_fill(1, torch.tensor([entry]), value).view(2, 3, 3)
+    given = {"window_size": 2, "relative_bias": bias, "additional_keys": extra, "additional_values": extra}
+    found, right = (f(q, k, v, **given) for f in (neighborhood_attention, neighborhood_attention_reference))
+    assert torch.equal(found.isfinite(), right.isfinite())

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from attensor.errors import Diverged, Stopped, need
-from attensor.files import locked, user_path, write_json
+from attensor.commands.small_training import carry_out, say
+from attensor.errors import need
+from attensor.files import user_path, write_json
 
 if TYPE_CHECKING:
     from attensor.train.points import PointTraining
     from attensor.train.run_folder import RunFolder
 
 __all__ = ["TrainPoints"]
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -91,7 +89,7 @@ class TrainPoints:
         is_new = folder.kept() is None
         folder.check(asked)
         if folder.is_finished:
-            _say(console, f"{folder.path} is finished: give another --out to train anew.")
+            say(console, f"{folder.path} is finished: give another --out to train anew.")
             return 0
         import torch
 
@@ -100,47 +98,19 @@ class TrainPoints:
         torch.set_num_threads(self.threads)
         options = {name: value for name, value in asked.items() if name != "threads"}
         sets = len(self.sizes) * (self.instances + self.held_out)
-        _say(console, f"{self.task}: {sets} sets of {min(self.sizes)} to {max(self.sizes)} points are drawn and solved")
+        say(console, f"{self.task}: {sets} sets of {min(self.sizes)} to {max(self.sizes)} points are drawn and solved")
         training = PointTraining(PointSetup(**options))
         if is_new:
             folder.begin(asked, {})
         return self._carry_out(training, folder, console)
 
     def _carry_out(self, training: PointTraining, folder: RunFolder, console: Console) -> int:
-        from attensor.lab.interruption import Interruption
-        from attensor.lab.step_display import StepDisplay
-        from attensor.train.loop import Progress, train
-
-        parameters = sum(p.numel() for p in training.model.parameters())
-        _say(console, f"{parameters:,} parameters, {self.steps} steps of {self.batch_size}: {folder.path}")
-        with (
-            locked(folder.path),
-            Interruption().listening() as interruption,
-            StepDisplay(self.steps, units=self.batch_size, unit="sets", console=console) as display,
-        ):
-
-            def on_step(progress: Progress) -> bool:
-                is_scored = bool(progress.curve) and progress.curve[-1].step == progress.step
-                display.step(progress.step, _words(training.scores) if is_scored else "")
-                return not interruption.requested
-
-            try:
-                progress = train(
-                    training.model,
-                    training.batch,
-                    training.loss,
-                    training.setup.config,
-                    evaluate=training.evaluate,
-                    checkpoint=folder.checkpoint,
-                    optimizer=training.optimizer,
-                    on_step=on_step,
-                )
-            except Stopped as stop:
-                display.say(f"{str(stop).capitalize()}; the same command goes on.")
-                return INTERRUPTED
-            except Diverged as error:
-                sys.stderr.write(f"attensor: {error}; try a smaller --learning-rate, in another --out.\n")
-                return 2
+        progress = carry_out(
+            training, training.setup.config, folder, console, units=self.batch_size, unit="sets",
+            words=lambda: _words(training.scores),
+        )  # fmt: skip
+        if isinstance(progress, int):
+            return progress
         self._conclude(training, folder, progress.curve, console)
         return 0
 
@@ -152,8 +122,8 @@ class TrainPoints:
         training.evaluate(training.model.eval())
         points = [[point.step, point.score] for point in curve]
         write_json(folder.path / "config.json", {**facts, "held_out": _plain(training.scores), "curve": points})
-        _say(console, f"Held out: {_words(training.scores)}")
-        _say(console, f"Also: attensor solve {self.task} points.csv --model {folder.path} --out plot.html")
+        say(console, f"Held out: {_words(training.scores)}")
+        say(console, f"Also: attensor solve {self.task} points.csv --model {folder.path} --out plot.html")
 
 
 def _words(scores: dict[int, dict[str, float]]) -> str:
@@ -171,7 +141,3 @@ def _plain(scores: dict[int, dict[str, float]]) -> dict[str, dict[str, float | N
         str(size): {name: value if value == value else None for name, value in found.items()}
         for size, found in scores.items()
     }
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from attensor.nn._shapes import check_hidden_states, check_range
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import neighborhood_attention
+from attensor.ops._free_sizes import is_sure
 from attensor.ops.neighborhood_attention.neighborhood import axes_of, keys_seen
 
 __all__ = ["NeighborhoodAttention"]
@@ -107,6 +108,8 @@ class NeighborhoodAttention(GridMixer):
     def attend(self, heads: Heads, *, prefix: Heads | None = None) -> Tensor:
         """Neighbourhood attention with what fits the grid; every cell also sees the tokens `prefix`, [B, E, H, D]."""
         q, k, v, *_ = heads
+        if any(is_sure(n == 0) for n in q.shape[1:-2]):
+            return v  # as empty as the output
         windows, dilations, strides = self._fit(q.shape[1:-2])
         out: Tensor = neighborhood_attention(
             q,

@@ -121,7 +121,8 @@ def cut(x: Operands, axes: tuple[Axis, ...], base: float = LOG2_E) -> Iterator[P
         if x.bias is not None:
             offsets = entries
             of_pairs = of_each_pair(x.bias, entries).to(x.dtype) * base
-            added = closed + F.pad(of_pairs, (0, extra))[:, None]
+            # hidden pairs stay hidden, whatever their entry of the table is
+            added = F.pad(of_pairs, (0, extra))[:, None].masked_fill(closed == -math.inf, -math.inf)
         tile_scores = max(1, heads * closed.numel())
         rows = max(1, min(batch, _SCORES // tile_scores))
         for part in pieces(combination, _SCORES // (tile_scores * rows)):
