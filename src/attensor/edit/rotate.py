@@ -51,9 +51,7 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         return torch.eye(rank, dtype=torch.float64)
     if how == "hadamard":
         if rank < 1 or rank & (rank - 1):
-            raise ValueError(
-                f"rotation: rank must be, for 'hadamard', a power of two, got {rank}; 'pca' takes others."
-            )
+            raise ValueError(f"rotation: rank must be, for 'hadamard', a power of two, got {rank}; 'pca' takes others.")
         matrix = torch.ones(1, 1, dtype=torch.float64)
         while matrix.shape[0] < rank:
             matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
