@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from attensor import edit, nn, ops, sites
 from attensor.errors import RoomError
@@ -75,6 +76,10 @@ def test_an_integer_has_64_bits(number: int) -> None:
         (lambda: nn.SoftmaxAttention(2**40, 1), "SoftmaxAttention: hidden_size 1099511627776, num_heads 1"),
         (lambda: nn.RelativePositionBias(2**31, 1), "RelativePositionBias: num_heads 2147483648, block_size 1"),
         (lambda: nn.LearnedFeatures(4, 2**31), "LearnedFeatures: key_dim 4, num_features 2147483648"),
+        (
+            lambda: ops.block_attention(*[torch.zeros(0, 7, 5, 1, 3)] * 3, pattern="window", block_size=2**31),
+            "block_size",
+        ),
         (lambda: nn.Retention(12, 3).new_cache(2**50), "StateCache: batch_size 1125899906842624"),
     ],
 )

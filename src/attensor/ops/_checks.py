@@ -93,7 +93,7 @@ def checked(function: F, owner: str = "") -> F:
 
 
 # what torch says of sizes that are too large; of a GPU's memory it says more than we could
-_NO_ROOM = re.compile(r"DefaultCPUAllocator|[Oo]verflow(ed)? (when unpacking|with sizes)|multiplication overflow")
+_NO_ROOM = re.compile(r"DefaultCPUAllocator|[Oo]verflow when unpacking|calculation overflowed|multiplication overflow")
 
 
 def _too_large(name: str, arguments: dict[str, Any], error: Exception) -> RoomError:
