@@ -113,7 +113,7 @@ def _check_layer(model: Any, options: TrialOptions) -> None:
         ValueError: as of `edit.swap`; an option of another kind, too.
     """
     found = find_sites(model)
-    index = chosen(found, options.layers)[0]
+    index = chosen(found, options.layers, "swap")[0]
     try:
         layer_for(options.to, found[index], index, len(found), dict(options.options))
     except TypeError as error:

@@ -164,5 +164,5 @@ def layer_for(
     if not isinstance(layer, nn.Module):
         raise TypeError(f"swap: to must make a layer of attensor, got {type(layer).__name__} from {to!r:.80}.")
     if is_fresh:
-        layer.reset_parameters()
-    return cast("nn.Module", layer)
+        cast("Any", layer).reset_parameters()
+    return layer

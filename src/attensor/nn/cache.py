@@ -31,7 +31,8 @@ __all__ = ["Cache", "StateCache", "TokenCache"]
 def _check_sizes(cache: Cache, sizes: Mapping[str, tuple[int, ...]]) -> None:
     if not sizes:
         raise ValueError(f"{type(cache).__name__}: sizes must name a tensor, got none; see new_cache() of a layer.")
-    check_range(cache, 0, **sizes)
+    by_name: dict[str, Any] = dict(sizes)
+    check_range(cache, 0, **by_name)
 
 
 class TokenCache(Cache):

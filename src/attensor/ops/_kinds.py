@@ -109,8 +109,10 @@ def _row(kind: Kind, length: int | None, rows: tuple[type, ...] = (tuple, list))
     """A sequence of one kind, of one length if given; strings are none."""
 
     def accepts(x: Any) -> bool:
-        is_row = isinstance(x, rows) and length in (None, len(x))
-        return is_row and all((type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for y in x)
+        if not isinstance(x, rows):
+            return False
+        row: Any = x
+        return length in (None, len(row)) and all((type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for y in row)
 
     several = kind.expected.removeprefix("a finite ").removeprefix("an ").removeprefix("a ") + "s"
     return Kind(frozenset(), accepts, f"a tuple of {'' if length is None else f'{length} '}{several}")
@@ -129,8 +131,10 @@ def _is_number(x: Any) -> bool:
 
 
 def _is_integer(x: Any) -> bool:
-    if type(x) is int or (isinstance(x, numbers.Integral) and not isinstance(x, bool)):
-        return -(2**63) <= x < 2**63
+    if isinstance(x, bool):
+        return False
+    if isinstance(x, numbers.Integral):
+        return -(2**63) <= int(x) < 2**63
     return isinstance(x, torch.SymInt)
 
 
