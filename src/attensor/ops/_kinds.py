@@ -112,7 +112,9 @@ def _row(kind: Kind, length: int | None, rows: tuple[type, ...] = (tuple, list))
         if not isinstance(x, rows):
             return False
         row: Any = x
-        return length in (None, len(row)) and all((type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for y in row)
+        return length in (None, len(row)) and all(
+            (type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for y in row
+        )
 
     several = kind.expected.removeprefix("a finite ").removeprefix("an ").removeprefix("a ") + "s"
     return Kind(frozenset(), accepts, f"a tuple of {'' if length is None else f'{length} '}{several}")
