@@ -31,6 +31,7 @@ APART |= {
     "Interval",
     "SignFlip",
     "Denominator",
+    "AttentionFunction",
 }
 APART |= {"JointCache", "Any", "kernels_form", "backend"}
 APART |= {"PositiveRandomFeatures", "TrigonometricRandomFeatures", "TaylorFeatures"}

@@ -86,7 +86,7 @@ def test_a_model_is_turned_sliced_and_configured() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="gains must be one of one, reciprocal, fitted, got 'two'"):
+    with pytest.raises(ValueError, match="gains must be one of 'one', 'reciprocal', 'fitted', got 'two'"):
         edit.to_tpla(layer(), [inputs()], gains="two")
     with pytest.raises(ValueError, match="how='pca' needs batches"):
         edit.to_tpla(layer())

@@ -11,9 +11,9 @@ CARD = Card(
     avoid="scenes that are not cut into objects, and people who look around without searching anything",
     example="""
 import torch; from attensor.models.pointing import OAT, Scenes
-cells = torch.tensor([[[0, 0], [0, 1], [1, 0], [1, 1]]])
-scene = Scenes(torch.rand(1, 4, 8), cells, torch.tensor([3]), torch.tensor([[2, 2]]))
-paths, lengths = OAT(OAT.presets["oat_generated"]).generate(scene, samples=100)
+scene = Scenes(torch.rand(1, 3, 8), torch.tensor([[[0, 0], [0, 1], [1, 0]]]),
+               torch.tensor([2]), torch.tensor([[2, 2]]))
+paths, lengths = OAT(OAT.presets["oat_generated"]).generate(scene)
 """,
     operators=("attensor.ops:pointer_scores",),
     commands={

@@ -35,6 +35,7 @@ from attensor.errors import ShapeError
 from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.latent import LatentAttention
 from attensor.nn.rotary import Frequencies, Yarn
+from attensor.ops._checks import checked
 from attensor.sites import AttentionSite, find_sites
 
 __all__ = ["LatentConversion", "gqa_to_latent", "input_moments"]
@@ -70,6 +71,7 @@ class _Keys(NamedTuple):
     turned: float
 
 
+@checked
 def gqa_to_latent(
     source: AttentionWeights | AttentionSite | nn.Module,
     *,
@@ -271,6 +273,7 @@ def _small(down: Tensor, inputs: Tensor) -> float:
     return 2.0 ** math.floor(0.5 * math.log2(2 * _EPS * _LINEAR / mean)) if mean > 0 else 1.0
 
 
+@checked
 def input_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, Tensor]:
     """Second moments of what every attention of a model receives: name of the site -> float64 [C, C].
 

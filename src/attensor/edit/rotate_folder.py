@@ -24,6 +24,7 @@ from attensor.edit.rotate import How, check_layer, moment_of, rotation, slice_no
 from attensor.files import atomic_path, locked, read_json, write_json
 from attensor.models.language.deepseek import refuse_packed
 from attensor.nn.latent import Slicing
+from attensor.ops._checks import checked
 
 __all__ = ["SLICINGS", "Rotation", "check_folder", "load_slicings", "partial_of", "rotate_folder"]
 
@@ -258,6 +259,7 @@ def _write_slicings(path: Path, asked: Rotation, slicings: Mapping[str, Slicing]
     write_json(path, {**asdict(asked), "layers": layers})
 
 
+@checked
 def load_slicings(folder: str | os.PathLike[str]) -> dict[str, Slicing]:
     """Slices of each latent layer of a folder that `attensor edit rotate-latent` wrote, for `apply_slicings`.
 

@@ -36,6 +36,7 @@ from attensor.edit.rotate import (
     rotation,
 )
 from attensor.nn.latent import LatentAttention, Slicing
+from attensor.ops._checks import checked
 
 __all__ = ["GAINS", "Gains", "ScoreMoments", "apply_slicings", "score_moments", "slicing_options", "to_tpla"]
 
@@ -50,6 +51,7 @@ class ScoreMoments(NamedTuple):
     queries: Tensor
 
 
+@checked
 def to_tpla(
     model: nn.Module,
     batches: Iterable[Any] = (),
@@ -119,6 +121,7 @@ def fitted_gains(scores: ScoreMoments, matrix: Tensor, groups: int) -> tuple[flo
 
 
 @torch.no_grad()
+@checked
 def score_moments(model: nn.Module, batches: Iterable[Any]) -> dict[str, ScoreMoments]:
     """Moments of every latent layer's latents and of the queries as they meet them, by norm and without its weight.
 
@@ -178,6 +181,7 @@ def _query_hook(sums: dict[str, list[Tensor]], name: str, modules: Mapping[str, 
     return hook
 
 
+@checked
 def apply_slicings(model: nn.Module, slicings: Mapping[str, Slicing]) -> None:
     """Let layers of attensor decode in slices, in place.
 
@@ -203,6 +207,7 @@ def apply_slicings(model: nn.Module, slicings: Mapping[str, Slicing]) -> None:
         layer.slicing = slicings[name]
 
 
+@checked
 def slicing_options(slicings: Mapping[str, Slicing]) -> dict[str, dict[str, Any]]:
     """Slices as `mixer_options` of a `StackConfig`: number of each layer -> its options, as JSON can hold them.
 

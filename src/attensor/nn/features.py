@@ -93,6 +93,7 @@ class LearnedFeatures(nn.Module):
         super().__init__()
         check_range(self, 1, key_dim=key_dim, num_features=num_features)
         check_room(self, (num_features or key_dim) * key_dim, key_dim=key_dim, num_features=num_features)
+        self.key_dim = key_dim
         self.proj = _Linear(key_dim, num_features or key_dim, bias=False, device=device, dtype=dtype)
         self.reset_parameters()
 
@@ -105,9 +106,9 @@ class LearnedFeatures(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, T, H, K] to [B, T, H, 2 M] in at least float32."""
         check_tensor(name := "LearnedFeatures", "x", x)
-        check_float(name, "x", x, self.proj.weight, "the weight")
-        if not x.ndim or x.shape[-1] != self.proj.in_features:
-            raise ShapeError(f"{name}: x must be [B, T, H, {self.proj.in_features}], got {list(x.shape)}.")
+        check_float(name, "x", x, getattr(self.proj, "weight", x), "the weight")  # a quantised one may have none
+        if not x.ndim or x.shape[-1] != self.key_dim:
+            raise ShapeError(f"{name}: x must be [B, T, H, {self.key_dim}], got {list(x.shape)}.")
         projected = self.proj(x.to(torch.promote_types(x.dtype, torch.float32)))
         return torch.cat([projected.softmax(-1), (-projected).softmax(-1)], -1)
 

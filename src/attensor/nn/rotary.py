@@ -31,6 +31,7 @@ from attensor.ops._checks import check_cu_seqlens, check_float, check_integers, 
 __all__ = ["Frequencies", "Yarn", "grid_rotary_embedding", "rotary_embedding", "token_positions"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Frequencies:
     """Rotary positions whose pairs turn as they are told, for layers whose keys are those of several heads.

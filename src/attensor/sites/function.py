@@ -9,6 +9,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from attensor.errors import require
+from attensor.ops._checks import checked
 
 __all__ = ["AttentionFunction", "attention_function"]
 
@@ -40,6 +41,7 @@ class AttentionFunction:
         self.remove()
 
 
+@checked
 def attention_function(
     model: nn.Module, name: str, f: Callable[..., Tensor], *, part: str | None = None
 ) -> AttentionFunction:

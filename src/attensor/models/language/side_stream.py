@@ -21,6 +21,7 @@ class BesideAttention(SoftmaxAttention):
     is the same tensor: (B + 1) L C numbers for B rows of L tokens, as the paper's table has them.
     """
 
+    reads_in_any_order = False  # the keys lie in the order of the places
     _kept: tuple[Tensor, Tensor] | None = None
 
     def forward(
@@ -37,7 +38,8 @@ class BesideAttention(SoftmaxAttention):
             return super().forward(hidden_states, cache=cache, cu_seqlens=cu_seqlens, qk_source=qk_source)
         positions = self._accepted(hidden_states, cache, cu_seqlens)
         heads = self._project_apart(hidden_states, qk_source, positions)
-        heads = heads._replace(v=cache.append(values=heads.v)["values"])
+        values = cache.append(values=heads.v)["values"]
+        heads = heads._replace(v=values[:, -cache.length :])  # a static cache begins with slots that hold no token yet
         k = self._keys(stream)[:, : cache.length]
         real = cache.real(0, cache.length)
         if real is None:
