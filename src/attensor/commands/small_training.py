@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from attensor.lab.interruption import Interruption
+    from attensor.lab.step_display import StepDisplay
     from attensor.train.loop import Progress, TrainConfig
     from attensor.train.run_folder import RunFolder
 
@@ -71,16 +74,11 @@ def carry_out(
         Interruption().listening() as interruption,
         StepDisplay(config.steps, units=units, unit=unit, console=console) as display,
     ):
-
-        def on_step(progress: Progress) -> bool:
-            is_scored = bool(progress.curve) and progress.curve[-1].step == progress.step
-            display.step(progress.step, words() if is_scored else "")
-            return not interruption.requested
-
+        watch = _Watch(display, interruption, words)
         try:
             return train(
                 training.model, training.batch, training.loss, config, evaluate=training.evaluate,
-                checkpoint=folder.checkpoint, optimizer=training.optimizer, on_step=on_step,
+                checkpoint=folder.checkpoint, optimizer=training.optimizer, on_step=watch.on_step,
             )  # fmt: skip
         except Stopped as stop:
             display.say(f"{str(stop).capitalize()}; the same command goes on.")
@@ -88,6 +86,21 @@ def carry_out(
         except Diverged as error:
             sys.stderr.write(f"attensor: {error}; try a smaller --learning-rate, in another --out.\n")
             return 2
+
+
+@dataclass(frozen=True)
+class _Watch:
+    """Shows each step of a training, and ends it when the user asks for it."""
+
+    display: StepDisplay
+    interruption: Interruption
+    words: Callable[[], str]
+
+    def on_step(self, progress: Progress) -> bool:
+        """Whether the training goes on."""
+        is_scored = bool(progress.curve) and progress.curve[-1].step == progress.step
+        self.display.step(progress.step, self.words() if is_scored else "")
+        return not self.interruption.requested
 
 
 def say(console: Console, text: str) -> None:

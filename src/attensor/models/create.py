@@ -56,8 +56,7 @@ def create(
     _check_options(num_classes, img_size, features_only or out_indices is None)
     check_range("models.create", 0, 1, drop_path_rate=drop_path_rate)
     model_class, config = _find(name)
-    changes = {"num_classes": num_classes, "image_size": _pair(img_size), "drop_path_rate": drop_path_rate}
-    config = _changed(name, config, **changes)
+    config = _changed(name, config, num_classes=num_classes, image_size=_pair(img_size), drop_path_rate=drop_path_rate)
     weights = None if pretrained is None else read_weights(pretrained)
     if weights is not None and issubclass(model_class, ImageModel):
         config = model_class.fitted(config, weights)

@@ -64,32 +64,50 @@ def train_brain(
     Raises:
         Diverged, Stopped: see `train`.
     """
+    lessons = _Lessons(triples, scenes, how, held_out, episodes)
+    config = TrainConfig(how.steps, how.learning_rate, warmup_fraction=0.02, clip_norm=None, evaluations=5)
+    return train(
+        model, lessons.batch, lessons.loss, config, evaluate=lessons.score, checkpoint=checkpoint, optimizer=_adam,
+        on_step=on_step,
+    )  # fmt: skip
 
-    def batch(step: int) -> tuple[int, Tensor, Tensor]:
-        random, counts = generator(how.seed, step), (len(triples), 0 if episodes is None else len(episodes))
-        seen, past = (torch.randint(max(1, n), (min(how.batch_size, n),), generator=random) for n in counts)
+
+@dataclass(frozen=True)
+class _Lessons:
+    """What a Tensor Brain learns from, see `train_brain`."""
+
+    triples: Tensor
+    scenes: SceneData
+    how: BrainTraining
+    held_out: Tensor
+    episodes: Tensor | None
+
+    def batch(self, step: int) -> tuple[int, Tensor, Tensor]:
+        """The step, and places among the triples and among the episodes."""
+        random = generator(self.how.seed, step)
+        counts = len(self.triples), 0 if self.episodes is None else len(self.episodes)
+        seen, past = (torch.randint(max(1, n), (min(self.how.batch_size, n),), generator=random) for n in counts)
         return step, seen, past
 
-    def loss(model: nn.Module, batch: tuple[int, Tensor, Tensor]) -> Tensor:
+    def loss(self, model: nn.Module, batch: tuple[int, Tensor, Tensor]) -> Tensor:
+        """Sum over what is perceived, remembered and recalled."""
         assert isinstance(model, TensorBrain)  # noqa: S101
         step, seen, past = batch
         told = []
-        right = scenes.truth(triples[seen])
-        if how.perceive:
-            told.append(model.perceive(*scenes.features(triples[seen], step), truth=right).loss(right))
-        if how.remember:
-            told.append(model.remember(triples[seen, 0], truth=right).loss(_without(right, "subject")))
-        if episodes is not None:
-            right = _without(scenes.truth(episodes[past]), "class")
+        right = self.scenes.truth(self.triples[seen])
+        if self.how.perceive:
+            told.append(model.perceive(*self.scenes.features(self.triples[seen], step), truth=right).loss(right))
+        if self.how.remember:
+            told.append(model.remember(self.triples[seen, 0], truth=right).loss(_without(right, "subject")))
+        if self.episodes is not None:
+            right = _without(self.scenes.truth(self.episodes[past]), "class")
             told.append(model.recall(past, truth=right).loss(right))
         return torch.stack(told).sum()
 
-    def score(model: nn.Module) -> float:
+    def score(self, model: nn.Module) -> float:
+        """Share of held-out scenes whose predicate is the first; 0 where scenes are not learned from."""
         assert isinstance(model, TensorBrain)  # noqa: S101
-        return perception(model, held_out, scenes)["predicate@1"] if how.perceive else 0.0
-
-    config = TrainConfig(how.steps, how.learning_rate, warmup_fraction=0.02, clip_norm=None, evaluations=5)
-    return train(model, batch, loss, config, evaluate=score, checkpoint=checkpoint, optimizer=_adam, on_step=on_step)
+        return perception(model, self.held_out, self.scenes)["predicate@1"] if self.how.perceive else 0.0
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -60,34 +60,8 @@ def generate(
     _check_prompt(decoder, tokens)
     choose = _Choice(max_new_tokens, temperature, top_k, top_p, generator)
     _check_static(static, compiled, can_decode=decoder.can_decode)
-    total, caches = tokens.shape[1] + max_new_tokens, None
-    if decoder.can_decode:
-        caches = decoder.new_caches(tokens.shape[0], None if static else total)
-    read = tokens[:, :0]
-    inner = decoder.decoder if isinstance(decoder, CountedDecoder) else decoder
-    pace = pace or Pace()
-    held = [cache for cache in caches or () if isinstance(cache, Cache)]
-    pace.state_bytes = lambda: sum(cache.nbytes for cache in held)
-
-    def step(unread: Tensor) -> Tensor:
-        nonlocal read
-        read = unread if caches is not None else torch.cat([read, unread], 1)
-        logits: Tensor = decoder(read, caches=caches)
-        if static and not held[0].is_static:
-            for cache in held:
-                cache.make_static(total)
-            if compiled:
-                inner.compile(fullgraph=True, dynamic=False)
-        return logits[:, -1]
-
-    def tokens_one_by_one() -> Iterator[Tensor]:
-        try:
-            yield from _sample(step, tokens, choose, pace, compiles=compiled)
-        finally:
-            if compiled:
-                inner._compiled_call_impl = None  # as it was
-
-    return tokens_one_by_one()
+    steps = _DecoderSteps(decoder, tokens, max_new_tokens, static=static, compiled=compiled)
+    return _sample(steps, tokens, choose, pace or Pace())
 
 
 @checked
@@ -123,28 +97,94 @@ def continue_text(
     folder = Path(folder)
     model, encode, decode, ends = load_text_model(folder)
     ids = encode(prompt or "\n")
-    if not ids or max(ids) >= model.config.vocab_size:
-        found = f"token {max(ids)}" if ids else "no token"
-        raise ValueError(
-            f"{folder}: the prompt becomes {found}, and the model has {model.config.vocab_size}; write a longer "
-            "prompt, or save the tokenizer that the model was trained with beside it."
-        )
-    pace = pace or Pace()
-    past: Any = _static_cache(model, len(ids) + max_new_tokens) if static else None
-    run = model
-
-    def step(unread: Tensor) -> Tensor:
-        nonlocal past, run
-        out = run(unread, past_key_values=past, use_cache=True)
-        past = out.past_key_values
-        if compiled and run is model:
-            run = torch.compile(model, fullgraph=True, dynamic=False)
-        return cast("Tensor", out.logits[:, -1])
-
-    pace.state_bytes = lambda: bytes_of(past)
-    stream = (int(token) for token in _sample(step, torch.tensor([ids]), choose, pace, compiles=compiled))
+    _check_encoded(folder, ids, model.config.vocab_size)
+    steps = _TransformersSteps(model, len(ids) + max_new_tokens, static=static, compiled=compiled)
+    stream = (int(token) for token in _sample(steps, torch.tensor([ids]), choose, pace or Pace()))
     until_end = itertools.takewhile(lambda token: token not in ends, stream)
     yield from whole_bytes(until_end) if decode is None else whole_characters(until_end, decode)
+
+
+def _check_encoded(folder: Path, ids: list[int], vocabulary: int) -> None:
+    if not ids or max(ids) >= vocabulary:
+        found = f"token {max(ids)}" if ids else "no token"
+        raise ValueError(
+            f"{folder}: the prompt becomes {found}, and the model has {vocabulary}; write a longer "
+            "prompt, or save the tokenizer that the model was trained with beside it."
+        )
+
+
+class _Steps(Protocol):
+    """A model that reads on: called with the tokens it has not read yet, it gives the logits [B, V] of the next."""
+
+    compiled: bool
+
+    def __call__(self, unread: Tensor, /) -> Tensor: ...
+
+    def state_bytes(self) -> int:
+        """What it keeps of the past."""
+
+    def end(self) -> None:
+        """Leave the model as it was, and let go of it."""
+
+
+class _DecoderSteps:
+    """Steps of a decoder; without caches it reads everything anew."""
+
+    def __init__(
+        self, decoder: Decoder | CountedDecoder, tokens: Tensor, new: int, *, static: bool, compiled: bool
+    ) -> None:
+        self.compiled, self._static, self._total = compiled, static, tokens.shape[1] + new
+        self._decoder, self._caches, self._read = decoder, None, tokens[:, :0]
+        if decoder.can_decode:
+            self._caches = decoder.new_caches(tokens.shape[0], None if static else self._total)
+        self._held = [cache for cache in self._caches or () if isinstance(cache, Cache)]
+
+    def __call__(self, unread: Tensor) -> Tensor:
+        self._read = unread if self._caches is not None else torch.cat([self._read, unread], 1)
+        logits: Tensor = self._decoder(self._read, caches=self._caches)
+        if self._static and not self._held[0].is_static:
+            self._freeze()
+        return logits[:, -1]
+
+    def state_bytes(self) -> int:
+        return sum(cache.nbytes for cache in self._held)
+
+    def end(self) -> None:
+        if self.compiled:
+            self._compilable._compiled_call_impl = None
+        del self._decoder  # a pace that is looked at later keeps these steps, and shall not keep the model
+
+    def _freeze(self) -> None:
+        """After the prompt all steps are alike: caches of fixed size, and one compilation serves them all."""
+        for cache in self._held:
+            cache.make_static(self._total)
+        if self.compiled:
+            self._compilable.compile(fullgraph=True, dynamic=False)
+
+    @property
+    def _compilable(self) -> Decoder:
+        return self._decoder.decoder if isinstance(self._decoder, CountedDecoder) else self._decoder
+
+
+class _TransformersSteps:
+    """Steps of a model in transformers' format."""
+
+    def __init__(self, model: Any, max_length: int, *, static: bool, compiled: bool) -> None:
+        self.compiled, self._model, self._run = compiled, model, model
+        self._past: Any = _static_cache(model, max_length) if static else None
+
+    def __call__(self, unread: Tensor) -> Tensor:
+        out = self._run(unread, past_key_values=self._past, use_cache=True)
+        self._past = out.past_key_values
+        if self.compiled and self._run is self._model:  # the prompt's step has another shape than all that follow
+            self._run = torch.compile(self._model, fullgraph=True, dynamic=False)
+        return cast("Tensor", out.logits[:, -1])
+
+    def state_bytes(self) -> int:
+        return bytes_of(self._past)
+
+    def end(self) -> None:
+        del self._model, self._run  # as in _DecoderSteps; the model itself was not compiled in place
 
 
 def _static_cache(model: Any, max_length: int) -> Any:
@@ -258,16 +298,22 @@ def _check_static(static: bool, compiled: bool, *, can_decode: bool) -> None:
         )
 
 
+def _sample(steps: _Steps, tokens: Tensor, choose: _Choice, pace: Pace) -> Iterator[Tensor]:
+    """[B] at a time; the pace knows of the state even before the first token is asked for."""
+    pace.state_bytes = steps.state_bytes
+    return _one_by_one(steps, tokens, choose, pace)
+
+
 @torch.no_grad()
-def _sample(
-    step: Callable[[Tensor], Tensor], tokens: Tensor, choose: _Choice, pace: Pace, *, compiles: bool
-) -> Iterator[Tensor]:
-    """[B] at a time; `step` maps the tokens it has not read yet to the logits [B, V] of the next."""
+def _one_by_one(steps: _Steps, tokens: Tensor, choose: _Choice, pace: Pace) -> Iterator[Tensor]:
     pace.prompt = tokens.shape[1]
-    for _ in range(choose.count):
-        chosen = pace.timed(lambda unread: choose(step(unread)), tokens, compiles=compiles)
-        yield chosen
-        tokens = chosen[:, None]
+    try:
+        for _ in range(choose.count):
+            chosen = pace.timed(lambda unread: choose(steps(unread)), tokens, compiles=steps.compiled)
+            yield chosen
+            tokens = chosen[:, None]
+    finally:
+        steps.end()
 
 
 def import_families() -> None:

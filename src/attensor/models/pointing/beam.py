@@ -55,8 +55,7 @@ def beam_search(
     """The most likely sequences, as far as `width` beams at a time find them.
 
     Args:
-        step: (last choices [B, width], or None before the first; state) to logits [B, width, choices]; changes the
-            state in place.
+        step: (last choices [B, width], None before the first; state) to logits [B, width, choices]; changes the state.
         state: with a row for each of the B inputs; it is spread over the beams here.
         batch_size: B.
         max_steps: longest sequence, the end symbol included.
@@ -68,33 +67,52 @@ def beam_search(
         ValueError: a number below 1.
     Cost: one call of `step` for each place of the longest sequence.
     """
-    for name, number in (("max_steps", max_steps), ("width", width), ("batch_size", batch_size)):
+    _check_numbers(max_steps=max_steps, width=width, batch_size=batch_size)
+    state.reorder(torch.arange(batch_size).repeat_interleave(width))
+    logits = step(None, state)
+    beams = _Unfinished.before_first(logits, batch_size, width)
+    for number in range(max_steps):
+        if number > 0:
+            logits = step(beams.sequences[..., -1], state)
+        mask = None if allowed is None else allowed(beams.sequences)
+        scores = beams.log_probs[..., None] + _log_probabilities(logits, mask, beams.finished, end, renormalise)
+        beams, rows = beams.extended(scores, end)
+        state.reorder(rows)
+        if bool(beams.finished.all()):
+            break
+    return Beams(beams.sequences, beams.log_probs)
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, number in numbers.items():
         if number < 1:
             raise ValueError(f"beam_search: {name} must be at least 1, got {number}.")
-    sequences = log_probs = finished = None
-    first = torch.arange(batch_size)
-    state.reorder(first.repeat_interleave(width))
-    for number in range(max_steps):
-        logits = step(None if sequences is None else sequences[..., -1], state)
-        if sequences is None or log_probs is None or finished is None:
-            # all beams are the same before the first choice: one of them counts
-            log_probs = logits.new_full((batch_size, width), -torch.inf)
-            log_probs[:, 0] = 0.0
-            sequences = torch.empty(batch_size, width, 0, dtype=torch.int64, device=logits.device)
-            finished = torch.zeros(batch_size, width, dtype=torch.bool, device=logits.device)
-        mask = None if allowed is None else allowed(sequences)
-        scores = log_probs[..., None] + _log_probabilities(logits, mask, finished, end, renormalise)
+
+
+class _Unfinished(NamedTuple):
+    """Beams between two steps: as in `Beams`, and which of them [B, width] have ended."""
+
+    sequences: Tensor
+    log_probs: Tensor
+    finished: Tensor
+
+    @classmethod
+    def before_first(cls, logits: Tensor, batch_size: int, width: int) -> _Unfinished:
+        # all beams are the same before the first choice: one of them counts
+        log_probs = logits.new_full((batch_size, width), -torch.inf)
+        log_probs[:, 0] = 0.0
+        sequences = torch.empty(batch_size, width, 0, dtype=torch.int64, device=logits.device)
+        return cls(sequences, log_probs, torch.zeros(batch_size, width, dtype=torch.bool, device=logits.device))
+
+    def extended(self, scores: Tensor, end: int) -> tuple[_Unfinished, Tensor]:
+        """The best of all continuations, by scores [B, width, choices]; and of which row [B width] each is one."""
+        batch_size, width, steps = self.sequences.shape
         log_probs, chosen = scores.flatten(1).topk(width)
-        parents, choices = chosen // logits.shape[-1], chosen % logits.shape[-1]
-        rows = first.to(parents.device)[:, None] * width + parents
-        state.reorder(rows.flatten())
-        sequences = torch.cat([sequences.gather(1, parents[..., None].expand(-1, -1, number)), choices[..., None]], -1)
-        finished = finished.gather(1, parents) | (choices == end) | (log_probs == -torch.inf)
-        if bool(finished.all()):
-            break
-    assert sequences is not None  # noqa: S101 (max_steps is at least 1)
-    assert log_probs is not None  # noqa: S101
-    return Beams(sequences, log_probs)
+        parents, choices = chosen // scores.shape[-1], chosen % scores.shape[-1]
+        rows = torch.arange(batch_size, device=parents.device)[:, None] * width + parents
+        before = self.sequences.gather(1, parents[..., None].expand(-1, -1, steps))
+        finished = self.finished.gather(1, parents) | (choices == end) | (log_probs == -torch.inf)
+        return _Unfinished(torch.cat([before, choices[..., None]], -1), log_probs, finished), rows.flatten()
 
 
 def _log_probabilities(logits: Tensor, mask: Tensor | None, finished: Tensor, end: int, renormalise: bool) -> Tensor:

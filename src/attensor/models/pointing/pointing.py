@@ -128,27 +128,28 @@ class Pointing(nn.Module):
         Cost: each step reads all points; keys are projected once.
         """
         counts = self._check(points, counts)
-        name = constraint if isinstance(constraint, str) else None
+        longest = self._longest_answer(points, counts, constraint)
         rule = CONSTRAINTS[constraint] if isinstance(constraint, str) else constraint
-        if name in ("hull", "delaunay", "tsp") and counts.numel() and int(counts.min()) < 3:
-            raise ValueError(f"{type(self).__name__}.decode: {name} needs at least 3 points, got {int(counts.min())}.")
-        longest = max_steps or (3 * (2 * points.shape[1] - 5) + 1 if name == "delaunay" else points.shape[1] + 2)
         with full_precision(points):
             memory, state = self._encode(points, counts)
-
-            def step(last: Tensor | None, state: Any) -> Tensor:
-                given = self.start.expand(len(points), width, -1) if last is None else self._chosen(points, last)
-                return self._step(given, memory, state)
-
+            search = _Search(self, points, counts, memory, rule, width)
             return beam_search(
-                step,
+                search.step,
                 state,
                 batch_size=len(points),
-                max_steps=longest,
+                max_steps=max_steps or longest,
                 width=width,
-                allowed=lambda prefix: rule(prefix, counts, self._choices(points)),
+                allowed=search.allowed,
                 renormalise=renormalise,
             )
+
+    def _longest_answer(self, points: Tensor, counts: Tensor, constraint: ConstraintName | Constraint) -> int:
+        """Steps that any answer fits in; refuses too few points for a shape."""
+        if constraint in ("hull", "delaunay", "tsp") and counts.numel() and int(counts.min()) < 3:
+            raise ValueError(
+                f"{type(self).__name__}.decode: {constraint} needs at least 3 points, got {int(counts.min())}."
+            )
+        return 3 * (2 * points.shape[1] - 5) + 1 if constraint == "delaunay" else points.shape[1] + 2
 
     def _check(self, points: Tensor, counts: Tensor | None) -> Tensor:
         name = type(self).__name__
@@ -205,3 +206,27 @@ class Pointing(nn.Module):
     def _step(self, given: Tensor, memory: Any, state: Decoding) -> Tensor:
         """Logits [B, width, choices] of the next step; changes the state."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What a beam search asks a model about its points."""
+
+    model: Pointing
+    points: Tensor
+    counts: Tensor
+    memory: Any
+    rule: Constraint
+    width: int
+
+    def step(self, last: Tensor | None, state: Any) -> Tensor:
+        """Logits [B, width, choices] after the last choices, or of the first if None."""
+        if last is None:
+            given = self.model.start.expand(len(self.points), self.width, -1)
+        else:
+            given = self.model._chosen(self.points, last)
+        return self.model._step(given, self.memory, state)
+
+    def allowed(self, prefix: Tensor) -> Tensor:
+        """What may follow each beam."""
+        return self.rule(prefix, self.counts, self.model._choices(self.points))

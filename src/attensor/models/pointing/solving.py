@@ -72,11 +72,7 @@ def solve_points(
         DataError: fewer than three different points, or all of them on one line where a polygon is asked for.
     """
     require("scipy.spatial", purpose=f"attensor solve {task}")  # before the clock runs
-    notes = []
-    _, first = np.unique(points, axis=0, return_index=True)
-    first = np.sort(first)
-    if len(first) < len(points):
-        notes.append(f"{len(points) - len(first)} of {len(points)} points are repetitions of others and are left out.")
+    first = np.sort(np.unique(points, axis=0, return_index=True)[1])
     if len(first) < 3:
         raise DataError(f"solve {task}: there are {len(first)} different points; at least 3 are needed.")
     own = points[first] - points[first].min(0)
@@ -89,17 +85,25 @@ def solve_points(
         raise DataError(f"solve {task}: all points lie on one line, and span neither a polygon nor a triangle.")
     answer = model.decode(torch.from_numpy(own).float()[None], width=width, constraint=task).best[0].tolist()
     seconds = time.perf_counter() - after, after - began
-    if trained and not min(trained) <= len(own) <= max(trained):
-        beyond = "more" if len(own) > max(trained) else "fewer"
-        notes.append(
-            f"{len(own)} points are {beyond} than the {min(trained)} to {max(trained)} that the model was trained on: "
-            "expect little of its answer."
-        )
     compare = {"hull": _hulls, "tsp": _tours, "delaunay": _triangulations}[task]
     found, right, measures, verdict = compare(torch.from_numpy(own * scale), answer, best)
     solver = SOLVERS.get(task) or ("dynamic programming, exact" if len(own) <= MOST_EXACT else "local search")
-    rows = (first + 1).tolist()
+    rows, notes = (first + 1).tolist(), _notes(len(points), len(own), trained)
     return Solution(task, own, rows, found, right, solver, seconds, measures, verdict, notes)
+
+
+def _notes(given: int, different: int, trained: list[int] | None) -> list[str]:
+    """What a reader must know of the numbers of points."""
+    notes = []
+    if different < given:
+        notes.append(f"{given - different} of {given} points are repetitions of others and are left out.")
+    if trained and not min(trained) <= different <= max(trained):
+        beyond = "more" if different > max(trained) else "fewer"
+        notes.append(
+            f"{different} points are {beyond} than the {min(trained)} to {max(trained)} that the model was trained on: "
+            "expect little of its answer."
+        )
+    return notes
 
 
 def _at(points: torch.Tensor, places: list[int]) -> torch.Tensor:
