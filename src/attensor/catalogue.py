@@ -62,8 +62,8 @@ _OF_MODELS = {
     }
 }
 
-# a line of code fits a terminal
-_WIDEST = 80
+_WIDEST = 80  # a line of code fits a terminal
+_MOST_LAYERS = 1000
 _EXAMPLE = """
 import torch; from attensor import nn
 {layer}
@@ -208,8 +208,7 @@ class Mechanism(Card):
             if len(layer) > _WIDEST:
                 layer = f"layer = nn.{name}(\n    {', '.join(arguments)}\n)"
             space = "1000" if Domain.SEQUENCE in self.domain else "32, 32"
-            example = _EXAMPLE.format(layer=layer, space=space)
-            object.__setattr__(self, "example", example)
+            object.__setattr__(self, "example", _EXAMPLE.format(layer=layer, space=space))
 
     @property
     def used_symbols(self) -> dict[str, str]:
@@ -224,7 +223,7 @@ class Mechanism(Card):
             ValueError: a symbol of the formula has no size.
         """
         expression = self.formula(formula)
-        missing = sorted(symbol.name for symbol in expression.free_symbols if symbol.name not in sizes)
+        missing = sorted({symbol.name for symbol in expression.free_symbols} - sizes.keys())
         if missing:
             raise ValueError(f"{self.name}: the formula {formula} = {expression} needs {', '.join(missing)} as well.")
         return int(expression.subs({symbol: sizes[symbol.name] for symbol in expression.free_symbols}))
@@ -335,9 +334,6 @@ def named(kind: str, name: str, known: Mapping[str, Named], others: Mapping[str,
 
 def _aliases() -> dict[str, str]:
     return {alias: one.name for one in cards().values() for alias in one.aliases}
-
-
-_MOST_LAYERS = 1000
 
 
 def parse_stack(text: str) -> tuple[str, ...]:

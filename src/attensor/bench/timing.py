@@ -55,15 +55,13 @@ def alternate(
 ) -> dict[str, list[float]]:
     """Time contestants against each other in one run: each round calls every one once.
 
-    Every second round goes through them backwards, so that a machine that slows down during the run slows all
-    of them.
+    Every second round goes through them backwards: a machine that slows down during the run slows all of them.
 
     Args:
         contestants: name -> function of no arguments.
         rounds: timed calls of each contestant.
         warmup: calls of each contestant before the first timed one.
-        lead_in: calls right before each timed one, so that it finds the cache as it leaves it and not as its
-            predecessor does.
+        lead_in: calls right before each timed one, which finds the cache as it leaves it, not as its predecessor does.
         after_call: told the name after each timed call, outside the time that counts.
         seconds: times a call; `seconds_of` if None.
     Returns:

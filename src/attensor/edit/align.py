@@ -117,19 +117,18 @@ def transfer(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     trained = nn.ModuleList([layer for layers in students.values() for layer in layers.values()])
     journal.recall(trained, optimizer, found)
-
-    def after(share: float) -> None:
-        journal.stepped(f"step {found.steps}", share, trained, optimizer, found)
-
+    pace = _Pace(found, optimizer, learning_rate, minutes, steps)
     was_training = model.training
     model.eval()
     try:
-        for batch in _paced(batches, found, optimizer, learning_rate, minutes, steps, after):
+        for batch in pace.batches(batches):
             with torch.no_grad(), _taught(sites, students, batch.get("attention_mask"), found):
                 model(**batch, **({"use_cache": False} if _has_cache(model) else {}))
             optimizer.step()
             optimizer.zero_grad()
-        after(1.0)
+            share = pace.step()
+            journal.stepped(f"step {found.steps}", share, trained, optimizer, found)
+        journal.stepped(f"step {found.steps}", 1.0, trained, optimizer, found)
     finally:
         model.train(was_training)
     return found
@@ -164,16 +163,18 @@ def distill(
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
     frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
-    found, told = Alignment(), journal or Journal()
+    found, journal = Alignment(), journal or Journal()
+    pace = _Pace(found, optimizer, learning_rate, minutes, steps)
     with _still(model, frozen):
-        pace = lambda share: told.stepped(f"step {found.steps}", share)  # noqa: E731
-        for batch in _paced(batches, found, optimizer, learning_rate, minutes, steps, pace):
+        for batch in pace.batches(batches):
             with originals(model), torch.no_grad():
                 target = _output(model(**batch, **options))
             torch.autograd.backward(_divergence(model(**batch, **options), target, batch.get("attention_mask")))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad()
+            share = pace.step()
+            journal.stepped(f"step {found.steps}", share)
     return model
 
 
@@ -197,39 +198,48 @@ def _check_pace(name: str, minutes: float | None, steps: int | None, learning_ra
     check_range(name, 1, steps=steps)
 
 
-def _paced(
-    batches: Iterable[Batch],
-    found: Alignment,
-    optimizer: torch.optim.Optimizer,
-    peak: float,
-    minutes: float | None,
-    steps: int | None,
-    after: Callable[[float], None],
-) -> Iterator[Batch]:
-    """Batches until the time or the steps are over, with a learning rate that falls to zero at that end.
+@dataclass
+class _Pace:
+    """When a training ends, and its learning rate until then; steps that `found` has already are not done again.
 
-    `after` is called with the share that is done when a step is; steps that `found` has already are not done again.
+    Attributes:
+        found: what the steps and seconds are counted in.
+        optimizer: whose learning rate falls from `peak` to zero at the end.
+        minutes, steps: when to end.
     """
-    start = time.monotonic() - found.seconds
 
-    def share() -> float:
-        spent = (time.monotonic() - start) / (60 * minutes) if minutes else 0.0
-        return max(spent, found.steps / steps if steps else 0.0)
+    found: Alignment
+    optimizer: torch.optim.Optimizer
+    peak: float
+    minutes: float | None
+    steps: int | None
 
-    for batch in itertools.islice(batches, found.steps, None):
-        if not isinstance(batch, Mapping):
-            raise TypeError(f"align: batches must hold mappings from names to tensors, got {type(batch).__name__}.")
-        gone = share()
-        if gone >= 1:
-            break
-        warm = min(1.0, (found.steps + 1) / 10)
-        optimizer.param_groups[0]["lr"] = peak * warm * (1 - gone)
-        yield batch
-        found.steps += 1
-        found.seconds = time.monotonic() - start
-        after(min(1.0, share()))
-    if not found.steps:
-        raise ValueError("align: batches must hold one, and minutes or steps allow one; got none.")
+    def __post_init__(self) -> None:
+        self._start = time.monotonic() - self.found.seconds
+
+    def batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Those until the time or the steps are over; `step` is to be called after each."""
+        for batch in itertools.islice(batches, self.found.steps, None):
+            if not isinstance(batch, Mapping):
+                raise TypeError(f"align: batches must hold mappings from names to tensors, got {type(batch).__name__}.")
+            gone = self._share()
+            if gone >= 1:
+                break
+            warm = min(1.0, (self.found.steps + 1) / 10)
+            self.optimizer.param_groups[0]["lr"] = self.peak * warm * (1 - gone)
+            yield batch
+        if not self.found.steps:
+            raise ValueError("align: batches must hold one, and minutes or steps allow one; got none.")
+
+    def step(self) -> float:
+        """Count a step; the share of the training that is done, from 0 to 1."""
+        self.found.steps += 1
+        self.found.seconds = time.monotonic() - self._start
+        return min(1.0, self._share())
+
+    def _share(self) -> float:
+        spent = (time.monotonic() - self._start) / (60 * self.minutes) if self.minutes else 0.0
+        return max(spent, self.found.steps / self.steps if self.steps else 0.0)
 
 
 Compare = Callable[[tuple[Any, ...], dict[str, Any], Tensor], None]

@@ -164,9 +164,7 @@ def rotate_folder(
             if not (partial / file).exists():
                 _write_shard(source / file, partial / file, inside, bases)
             tick(file, done, len(shards))
-        for path in source.iterdir():
-            if path.is_file() and path.suffix not in _WEIGHTS and path.name != SLICINGS and path.name[0] != ".":
-                shutil.copyfile(path, partial / path.name)
+        _copy_others(source, partial)
         _write_slicings(partial / SLICINGS, asked, slicings)
         yield partial, slicings
     for name in (_BASES, _ASKED, _LOCK):
@@ -233,6 +231,13 @@ def _bases(
     with atomic_path(partial / _BASES) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in found.items()}, temporary)
     return found, slicings
+
+
+def _copy_others(source: Path, partial: Path) -> None:
+    """Everything beside the weights: configuration, tokenizer, licence."""
+    for path in source.iterdir():
+        if path.is_file() and path.suffix not in _WEIGHTS and path.name != SLICINGS and path.name[0] != ".":
+            shutil.copyfile(path, partial / path.name)
 
 
 def _write_shard(source: Path, target: Path, inside: list[str], bases: Mapping[str, Tensor]) -> None:

@@ -79,12 +79,7 @@ def to_tpla(
     Raises:
         ValueError: what `rotate_latent` refuses, unknown gains, or no batches where they are needed.
     """
-    if gains not in GAINS:
-        raise ValueError(f"to_tpla: gains must be one of {', '.join(GAINS)}, got {gains!r}.")
-    texts = list(batches)
-    if not texts and (how == "pca" or gains == "fitted"):
-        asking = "how='pca'" if how == "pca" else "gains='fitted'"
-        raise ValueError(f"to_tpla: {asking} needs batches, text of the model's use, got none.")
+    texts = _texts(batches, how, gains)
     moments = latent_moments(model, texts) if texts else None
     scores = score_moments(model, texts) if gains == "fitted" else {}
     state, slicings = rotate_latent(model.state_dict(), how, groups=groups, moments=moments, seed=seed)
@@ -94,6 +89,17 @@ def to_tpla(
         found = _gains(slicing, gains, rotation(how, rank, moment=moment, seed=seed), scores.get(name))
         slicings[name] = replace(slicing, gains=found, softmax=softmax, when=when)
     return state, slicings
+
+
+def _texts(batches: Iterable[Any], how: How, gains: Gains) -> list[Any]:
+    """The batches, to be read more than once; refused where there are none and some are needed."""
+    if gains not in GAINS:
+        raise ValueError(f"to_tpla: gains must be one of {', '.join(GAINS)}, got {gains!r}.")
+    texts = list(batches)
+    if not texts and (how == "pca" or gains == "fitted"):
+        asking = "how='pca'" if how == "pca" else "gains='fitted'"
+        raise ValueError(f"to_tpla: {asking} needs batches, text of the model's use, got none.")
+    return texts
 
 
 def _gains(slicing: Slicing, kind: Gains, matrix: Tensor, scores: ScoreMoments | None) -> tuple[float, ...] | None:

@@ -7,6 +7,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from attensor.errors import RoomError, ShapeError
 from attensor.ops._kernel import is_direct
-from attensor.ops._kinds import ANYTHING, TENSOR, kinds_of, refuse
+from attensor.ops._kinds import ANYTHING, TENSOR, Kind, kinds_of, refuse
 from attensor.ops._precision import FLOATS
 
 __all__ = [
@@ -37,7 +38,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 C = TypeVar("C")
 
 _INTEGERS = (torch.int32, torch.int64)
-_TABLES: list[Any] = []  # of `checked`: a compiler takes no constructor that holds them itself
 _HEADS_FIRST = " Tensors laid out as [B, H, T, D]? Call .transpose(1, 2) first."
 
 
@@ -52,45 +52,75 @@ def checked(function: F, owner: str = "") -> F:
             number that is NaN or infinite, a string that is none of the choices. RoomError: sizes beyond the memory.
     Cost: 1 to 2 us a call; nothing under `torch.compile`.
     """
-    name = owner or function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
-    kinds = kinds_of(function)
-    # pairs, because they are looked at in every call
-    pairs = {argument: (kind.sure, kind.accepts) for argument, kind in kinds.items()}
-    anything = (ANYTHING.sure, ANYTHING.accepts)
-    parameters = list(inspect.signature(function).parameters)
-    in_order = [pairs.get(argument, anything) for argument in parameters]
     number = len(_TABLES)
-    _TABLES.append((parameters, kinds, pairs, in_order, anything))
-
-    def called(arguments: tuple[Any, ...]) -> str:
-        # a method may be another class's than the one that defines it
-        if owner or not arguments or parameters[0] not in ("self", "cls"):
-            return name
-        kind = arguments[0] if isinstance(arguments[0], type) else type(arguments[0])
-        return kind.__name__ + name[len(name.partition(".")[0]) :]
+    _TABLES.append(_Table.of(function, owner))
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         if torch.compiler.is_compiling():
             return function(*arguments, **options)
-        parameters, kinds, pairs, in_order, anything = _TABLES[number]
-        for place, value in enumerate(arguments[: len(in_order)]):
-            sure, accepts = in_order[place]
+        table = _TABLES[number]
+        for (argument, sure, accepts), value in zip(table.in_order, arguments):
             if (type(value) not in sure and not accepts(value)) or _is_odd(value):
-                refuse(called(arguments), parameters[place], value, kinds.get(parameters[place], ANYTHING))
+                table.refuse(arguments, argument, value)
         for argument, value in options.items():
-            sure, accepts = pairs.get(argument, anything)
+            _, sure, accepts = table.by_name.get(argument, _ANYTHING)
             if (type(value) not in sure and not accepts(value)) or _is_odd(value):
-                refuse(called(arguments), argument, value, kinds.get(argument, ANYTHING))
+                table.refuse(arguments, argument, value)
         try:
             return function(*arguments, **options)
         except (RuntimeError, TypeError, OverflowError) as error:
             if _NO_ROOM.search(str(error)):
-                raise _too_large(called(arguments), {**dict(zip(parameters, arguments)), **options}, error) from error
+                raise table.too_large(arguments, options, error) from error
             raise
 
     return call  # type: ignore[return-value]
 
+
+_Accepted = tuple[str, frozenset[type], Callable[[Any], bool]]  # name of an argument, `sure` and `accepts` of its kind
+_ANYTHING: _Accepted = ("", ANYTHING.sure, ANYTHING.accepts)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What `checked` knows of a function.
+
+    Attributes:
+        name: of the function, for messages.
+        is_method: of a class that may be another than the one that defines it.
+        kinds: by argument.
+        in_order, by_name: the same as tuples, because they are looked at in every call.
+    """
+
+    name: str
+    is_method: bool
+    kinds: dict[str, Kind]
+    in_order: list[_Accepted]
+    by_name: dict[str, _Accepted]
+
+    @classmethod
+    def of(cls, function: Callable[..., Any], owner: str) -> _Table:
+        name = owner or function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+        parameters, kinds = list(inspect.signature(function).parameters), kinds_of(function)
+        by_name = {argument: (argument, kind.sure, kind.accepts) for argument, kind in kinds.items()}
+        in_order = [by_name.get(argument, (argument, *_ANYTHING[1:])) for argument in parameters]
+        return cls(name, not owner and parameters[:1] in (["self"], ["cls"]), kinds, in_order, by_name)
+
+    def name_in(self, arguments: tuple[Any, ...]) -> str:
+        if not arguments or not self.is_method:
+            return self.name
+        kind = arguments[0] if isinstance(arguments[0], type) else type(arguments[0])
+        return kind.__name__ + self.name[len(self.name.partition(".")[0]) :]
+
+    def refuse(self, arguments: tuple[Any, ...], argument: str, value: Any) -> None:
+        refuse(self.name_in(arguments), argument, value, self.kinds.get(argument, ANYTHING))
+
+    def too_large(self, arguments: tuple[Any, ...], options: dict[str, Any], error: Exception) -> RoomError:
+        named = dict(zip((argument for argument, _, _ in self.in_order), arguments))
+        return _too_large(self.name_in(arguments), {**named, **options}, error)
+
+
+_TABLES: list[_Table] = []  # of `checked`: a compiler takes no constructor that holds them itself
 
 # what torch says of sizes that are too large; of a GPU's memory it says more than we could
 _NO_ROOM = re.compile(r"DefaultCPUAllocator|[Oo]verflow when unpacking|calculation overflowed|multiplication overflow")

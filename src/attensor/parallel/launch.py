@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -48,13 +48,7 @@ def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any, timeout:
                 process.start()
                 there.close()
                 started.append((process, here))
-            deadline = time.monotonic() + timeout
-            waiting: dict[Any, int] = {here: rank for rank, (_, here) in enumerate(started)}
-            while waiting and (ready := wait(list(waiting), max(deadline - time.monotonic(), 0.0))):
-                for connection in ready:
-                    rank = waiting.pop(connection)
-                    _take(connection, started[rank][0], rank, found, reasons)
-            reasons |= dict.fromkeys(waiting.values(), f"was not ready after {timeout:g} s")
+            _collect(started, timeout, found, reasons)
         finally:
             for process, here in started:
                 here.close()
@@ -63,6 +57,19 @@ def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any, timeout:
     if reasons:
         raise RankError("; ".join(f"rank {rank} of {ranks} {reasons[rank]}" for rank in sorted(reasons)))
     return [found[rank] for rank in range(ranks)]
+
+
+def _collect(
+    started: Sequence[tuple[Any, Any]], timeout: float, found: dict[int, Any], reasons: dict[int, str]
+) -> None:
+    """What each process and its connection give, by rank, or the reason why it gives nothing."""
+    deadline = time.monotonic() + timeout
+    waiting: dict[Any, int] = {here: rank for rank, (_, here) in enumerate(started)}
+    while waiting and (ready := wait(list(waiting), max(deadline - time.monotonic(), 0.0))):
+        for connection in ready:
+            rank = waiting.pop(connection)
+            _take(connection, started[rank][0], rank, found, reasons)
+    reasons |= dict.fromkeys(waiting.values(), f"was not ready after {timeout:g} s")
 
 
 def _take(connection: Any, process: Any, rank: int, found: dict[int, Any], reasons: dict[int, str]) -> None:

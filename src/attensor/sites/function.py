@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Container
 from typing import Any, Self
 
 from torch import Tensor, nn
@@ -73,11 +73,7 @@ def attention_function(
         )
     whole: Any = model
     functions, masks = _interfaces()
-    if name in functions or name == "eager" or not name.replace("-", "").replace("_", "").isalnum():
-        raise ValueError(f"attention_function: name must be a new word, got {name!r}; choose another.")
-    if part is not None and part not in whole.config.sub_configs:
-        there = ", ".join(whole.config.sub_configs) or "none"
-        raise ValueError(f"attention_function: part must be among the model's parts ({there}), got {part!r}.")
+    _check_words(name, part, functions, whole.config.sub_configs)
     handle = AttentionFunction(whole, name, _implementations(whole.config))
     functions.register(name, _called(f))
     masks.register(name, masks["sdpa"])
@@ -87,6 +83,14 @@ def attention_function(
         handle.remove()
         raise
     return handle
+
+
+def _check_words(name: str, part: str | None, taken: Container[str], parts: Collection[str]) -> None:
+    if name in taken or name == "eager" or not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError(f"attention_function: name must be a new word, got {name!r}; choose another.")
+    if part is not None and part not in parts:
+        there = ", ".join(parts) or "none"
+        raise ValueError(f"attention_function: part must be among the model's parts ({there}), got {part!r}.")
 
 
 def _called(f: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, None]]:

@@ -36,6 +36,7 @@ _PLAIN = frozenset(
         "camembert",
     }
 )
+_EXTRAS = ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")  # of modules, which projections do not say
 
 
 class HouseAttention(nn.Module):
@@ -178,11 +179,7 @@ class _HuggingFaceSite(AttentionSite):
 
     def _refuse_extras(self) -> None:
         kind, m = getattr(self.config, "model_type", None), self._module
-        extras = [
-            name
-            for name in ("q_norm", "k_norm", "sinks", "attn_logit_softcapping")
-            if getattr(m, name, None) is not None
-        ]
+        extras = [name for name in _EXTRAS if getattr(m, name, None) is not None]
         if kind not in _PLAIN:
             extras.append(f"the conventions of model_type {kind!r}, which are not known here")
         if not abs(self._scale() * self._head_dim() ** 0.5 - 1) < 1e-6:
