@@ -108,14 +108,12 @@ def transfer(
         sites: those that are to be replaced.
         students: arm -> name of a site -> layer.
         batches, minutes, steps, learning_rate: see `align`.
-        journal: is told of each step, and may know an alignment that was interrupted, with which this one goes on: its
-            steps and seconds count, and their batches are left out.
+        journal: is told of each step, and may know an interrupted alignment that goes on: its steps and seconds count.
     """
-    journal = journal or Journal()
     found = Alignment(errors={arm: {name: [] for name in layers} for arm, layers in students.items()})
-    parameters = [p for layers in students.values() for layer in layers.values() for p in layer.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     trained = nn.ModuleList([layer for layers in students.values() for layer in layers.values()])
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=0.0)
+    journal = journal or Journal()
     journal.recall(trained, optimizer, found)
     pace = _Pace(found, optimizer, learning_rate, minutes, steps)
     was_training = model.training
@@ -150,8 +148,7 @@ def distill(
     squared error of their last hidden states. All other parameters stay as they are.
 
     Args:
-        model, batches, minutes, steps, learning_rate: see `align`.
-        journal: is told of each step.
+        model, batches, minutes, steps, learning_rate: see `align`. journal: is told of each step.
     Raises:
         ValueError: nothing was swapped, or there was no batch.
     """

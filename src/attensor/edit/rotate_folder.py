@@ -150,8 +150,7 @@ def rotate_folder(
     Yields:
         The folder as long as it is not renamed, and the slices of each layer.
     Raises:
-        ValueError: out is there, or an unfinished one was begun with other arguments.
-        OSError: no room.
+        ValueError: out is there, or an unfinished one was begun with other arguments. OSError: no room.
     """
     shards, partial = check_folder(source, asked.groups), partial_of(out)
     _refuse_taken(source, out)

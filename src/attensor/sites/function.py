@@ -58,8 +58,7 @@ def attention_function(
             those of the cache before the new ones, mask [B or 1, 1, Tq, Tk] true where a query sees a key or None;
             causal is counted from the last key. One with `dropout_p` gets the model's in training, one with `module`
             the module that calls, whose `layer_idx` says where it is.
-        part: a model inside a larger one, by its configuration: `"text_config"` leaves the images' tower alone; all
-            if None.
+        part: a model inside a larger one, as its configuration names it (`"text_config"`: not the images'); None: all.
     Returns:
         A handle: `remove()` it, or use it in `with`; the model then computes bit for bit what it did.
     Raises:
