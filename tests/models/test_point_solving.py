@@ -168,7 +168,7 @@ def test_a_small_model_learns() -> None:
 
 @pytest.mark.parametrize(
     ("task", "size", "name", "least"),
-    [("hull", 6, "accuracy", 0.6), ("tsp", 6, "valid", 1.0), ("delaunay", 5, "coverage", 0.45)],
+    [("hull", 10, "accuracy", 0.55), ("tsp", 8, "valid", 1.0), ("delaunay", 5, "coverage", 0.45)],
 )
 def test_models_that_come_along_are_trained(task, size: int, name: str, least: float) -> None:
     assert shipped_model(task).stat().st_size < 2_000_000
@@ -177,4 +177,4 @@ def test_models_that_come_along_are_trained(task, size: int, name: str, least: f
     scores = scores_of(model, draw_instances(task, 200, size, seed=7, stream=-3), task, width=3)
     assert scores[name] >= least
     if task == "tsp":
-        assert scores["gap"] < 0.1
+        assert scores["gap"] < 0.06
