@@ -149,12 +149,13 @@ def test_points_on_a_grid_have_one_of_several_triangulations() -> None:
     assert len(found.best) == 3 * 18
 
 
-@pytest.mark.slow
 def test_a_small_model_learns() -> None:
-    """300 steps on hulls of 5: far above what is right by chance."""
+    """500 steps on 16 hulls: half of the loss is gone; what whole trainings reach is asked of the shipped models."""
     from attensor.train.loop import train
 
-    training = PointTraining(PointSetup(task="hull", sizes=(5,), steps=300, hidden_size=64, instances=1500))
+    sizes = {"sizes": (5,), "hidden_size": 64, "instances": 16, "batch_size": 16, "held_out": 8}
+    training = PointTraining(PointSetup(task="hull", steps=500, **sizes))
+    before = training.loss(training.model, training.batch(0)).item()
     train(
         training.model,
         training.batch,
@@ -163,7 +164,7 @@ def test_a_small_model_learns() -> None:
         evaluate=training.evaluate,
         optimizer=training.optimizer,
     )
-    assert training.scores[5]["accuracy"] > 0.3
+    assert training.loss(training.model, training.batch(0)).item() < 0.6 * before
 
 
 @pytest.mark.parametrize(
