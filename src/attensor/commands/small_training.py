@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 
 from attensor.errors import Diverged, Stopped
-from attensor.files import locked
+from attensor.files import locked, user_path
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from attensor.train.loop import Progress, TrainConfig
     from attensor.train.run_folder import RunFolder
 
-__all__ = ["INTERRUPTED", "Training", "carry_out", "say"]
+__all__ = ["INTERRUPTED", "Training", "asked_of", "carry_out", "say", "unfinished"]
 
 INTERRUPTED = 130
 
@@ -44,6 +45,27 @@ class Training(Protocol):
 
     def evaluate(self, model: nn.Module, /) -> float:
         """The first score."""
+
+
+def asked_of(options: Any) -> dict[str, Any]:
+    """What decides a run: all options but where it is kept."""
+    return {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+
+
+def unfinished(options: Any, console: Console) -> RunFolder | None:
+    """The folder of the run that was asked for; None, after saying so, if it is finished.
+
+    Raises:
+        ValueError: the folder holds another run, or something else.
+    """
+    from attensor.train.run_folder import RunFolder
+
+    folder = RunFolder(user_path(options.out, "--out"))
+    folder.check(asked_of(options))
+    if not folder.is_finished:
+        return folder
+    say(console, f"{folder.path} is finished: give another --out to train anew.")
+    return None
 
 
 def carry_out(

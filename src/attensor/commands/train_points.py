@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 
-from attensor.commands.small_training import carry_out, say
+from attensor.commands.small_training import asked_of, carry_out, say, unfinished
 from attensor.errors import need
-from attensor.files import user_path, write_json
+from attensor.files import write_json
 
 if TYPE_CHECKING:
     from attensor.train.points import PointTraining
@@ -81,27 +80,20 @@ class TrainPoints:
             ValueError, OSError: found before the training: options, the folder.
         """
         need("scipy", purpose="attensor train points")
-        from attensor.train.run_folder import RunFolder
-
         console = Console()
-        folder = RunFolder(user_path(self.out, "--out"))
-        asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
-        is_new = folder.kept() is None
-        folder.check(asked)
-        if folder.is_finished:
-            say(console, f"{folder.path} is finished: give another --out to train anew.")
+        folder = unfinished(self, console)
+        if folder is None:
             return 0
         import torch
 
         from attensor.train.points import PointSetup, PointTraining
 
         torch.set_num_threads(self.threads)
-        options = {name: value for name, value in asked.items() if name != "threads"}
+        options = {name: value for name, value in asked_of(self).items() if name != "threads"}
         sets = len(self.sizes) * (self.instances + self.held_out)
         say(console, f"{self.task}: {sets} sets of {min(self.sizes)} to {max(self.sizes)} points are drawn and solved")
         training = PointTraining(PointSetup(**options))
-        if is_new:
-            folder.begin(asked, {})
+        folder.begin(asked_of(self), {})
         return self._carry_out(training, folder, console)
 
     def _carry_out(self, training: PointTraining, folder: RunFolder, console: Console) -> int:

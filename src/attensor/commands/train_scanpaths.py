@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from attensor.commands.small_training import carry_out, say
+from attensor.commands.small_training import asked_of, carry_out, say, unfinished
 from attensor.errors import DataError
-from attensor.files import user_path, write_json
+from attensor.files import write_json
 
 if TYPE_CHECKING:
     from attensor.data.gaze import Gaze
@@ -76,15 +76,9 @@ class TrainScanpaths:
         Raises:
             DataError, ValueError, OSError: found before the training: data, options, the folder.
         """
-        from attensor.train.run_folder import RunFolder
-
         console = Console()
-        folder = RunFolder(user_path(self.out, "--out"))
-        asked = {name: value for name, value in dataclasses.asdict(self).items() if name != "out"}
-        is_new = folder.kept() is None
-        folder.check(asked)
-        if folder.is_finished:
-            say(console, f"{folder.path} is finished: give another --out to train anew.")
+        folder = unfinished(self, console)
+        if folder is None:
             return 0
         import torch
 
@@ -98,8 +92,7 @@ class TrainScanpaths:
         )  # fmt: skip
         say(console, f"{len(train)} paths to learn from, {len(held_out)} held out, {_sizes(train)}")
         training = ScanpathTraining(setup, train, held_out)
-        if is_new:
-            folder.begin(asked, {})
+        folder.begin(asked_of(self), {})
         progress = carry_out(
             training, setup.train_config, folder, console, units=self.batch_size, unit="paths",
             words=lambda: _words(training.scores),
@@ -141,8 +134,8 @@ class TrainScanpaths:
         self, training: ScanpathTraining, folder: RunFolder, curve: list[list[float]], console: Console
     ) -> None:
         training.evaluate(training.model.eval())
-        training.model.save(folder.path)
         write_json(folder.path / "scores.json", {"held_out": training.scores, "curve": curve})
+        training.model.save(folder.path)
         say(console, f"Held out: {_words(training.scores)}")
         say(console, f"Also: attensor solve scanpath scene.json --model {folder.path} --out path.html")
 
