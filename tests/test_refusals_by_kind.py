@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import pytest
 import torch
 
@@ -98,3 +99,18 @@ def test_a_method_is_named_by_the_class_that_is_called() -> None:
         layer.new_cache(2).crop(None)
     with pytest.raises(TypeError, match=r"^Retention.cost_sizes: space must be a tuple of integers"):
         nn.Retention(12, 3).cost_sizes(3)
+
+
+@pytest.mark.parametrize("huge", [2**62, 2**40])
+@pytest.mark.parametrize("integer", [int, numpy.int64])
+def test_what_is_computed_of_sizes_does_not_overflow(integer: Callable[[int], Any], huge: int) -> None:
+    """Integers of numpy would in silence, and torch then spoke of negative sizes."""
+    for kind, options in (
+        (nn.GatedDeltaNet, {"expand_v": 2**70, "conv_size": None}),
+        (nn.LatentAttention, {"nope_dim": integer(huge)}),
+        (nn.SoftmaxAttention, {"head_dim": integer(huge)}),
+        (nn.WindowGridAttention, {"block_size": integer(huge)}),
+        (nn.NeighborhoodAttention, {"hidden_size": integer(huge)}),
+    ):
+        with pytest.raises((RoomError, ValueError), match=f"{kind.__name__}: |RelativePositionBias: "):
+            kind(**{"hidden_size": integer(12), "num_heads": integer(2), **options})

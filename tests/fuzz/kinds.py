@@ -135,7 +135,9 @@ def _function(name: str, x: Any, of: str) -> str | None:
 
 
 def _instance(name: str, x: Any, of: str) -> None:
-    need(type(x).__name__ in of.split("|"), f"{name}: no {of}")
+    """One of these classes; of settings the attributes by name, too."""
+    is_by_name = of == "Slicing" and isinstance(x, dict) and all(isinstance(key, str) for key in x)
+    need(is_by_name or type(x).__name__ in of.split("|"), f"{name}: no {of}")
 
 
 def _numbers(name: str, x: Any, of: str) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import numbers
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -67,6 +68,8 @@ def checked(function: F, owner: str = "") -> F:
             _, sure, accepts = table.by_name.get(argument, _ANYTHING)
             if (type(value) not in sure and not accepts(value)) or _is_odd(value):
                 table.refuse(arguments, argument, value)
+        if table.makes:
+            arguments, options = _plain(arguments), dict(zip(options, _plain(options.values())))
         try:
             return function(*arguments, **options)
         except (RuntimeError, TypeError, OverflowError) as error:
@@ -88,12 +91,14 @@ class _Table:
     Attributes:
         name: of the function, for messages.
         is_method: of a class that may be another than the one that defines it.
+        makes: it is a constructor.
         kinds: by argument.
         in_order, by_name: the same as tuples, because they are looked at in every call.
     """
 
     name: str
     is_method: bool
+    makes: bool
     kinds: dict[str, Kind]
     in_order: list[_Accepted]
     by_name: dict[str, _Accepted]
@@ -104,7 +109,8 @@ class _Table:
         parameters, kinds = list(inspect.signature(function).parameters), kinds_of(function)
         by_name = {argument: (argument, kind.sure, kind.accepts) for argument, kind in kinds.items()}
         in_order = [by_name.get(argument, (argument, *_ANYTHING[1:])) for argument in parameters]
-        return cls(name, not owner and parameters[:1] in (["self"], ["cls"]), kinds, in_order, by_name)
+        is_method, makes = not owner and parameters[:1] in (["self"], ["cls"]), function.__name__ == "__init__"
+        return cls(name, is_method, makes, kinds, in_order, by_name)
 
     def name_in(self, arguments: tuple[Any, ...]) -> str:
         if not arguments or not self.is_method:
@@ -118,6 +124,12 @@ class _Table:
     def too_large(self, arguments: tuple[Any, ...], options: dict[str, Any], error: Exception) -> RoomError:
         named = dict(zip((argument for argument, _, _ in self.in_order), arguments))
         return _too_large(self.name_in(arguments), {**named, **options}, error)
+
+
+def _plain(values: Iterable[Any]) -> tuple[Any, ...]:
+    """The same with integers of numpy as Python's: sizes that are computed of theirs would overflow in silence."""
+    own = (int, bool)
+    return tuple(int(x) if type(x) not in own and isinstance(x, numbers.Integral) else x for x in values)
 
 
 _TABLES: list[_Table] = []  # of `checked`: a compiler takes no constructor that holds them itself
