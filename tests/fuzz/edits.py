@@ -131,7 +131,7 @@ def _of_yarn(a: Arguments) -> str | None:
     need(a["factor"] > 0 and a["original_length"] > 0, "factor, original_length: not positive")
     need(a.get("base", 1e4) > 1, "base: at most 1")
     need(a.get("beta_slow", 1.0) > 0, "beta_slow: not positive")
-    need(a.get("beta_fast", 32.0) > a.get("beta_slow", 1.0), "beta_fast, beta_slow: order")
+    need(a.get("beta_fast", 32.0) >= a.get("beta_slow", 1.0), "beta_fast, beta_slow: order")
     return None
 
 

@@ -41,6 +41,8 @@ def _latent(a: Arguments) -> None:
     latents = a.get("num_latents")
     need(latents is None or a["num_heads"] % latents == 0, "num_latents: no divisor")
     need((a.get("rotary_dim") or 2) % 2 == 0, "rotary_dim: odd")
+    if isinstance(a.get("slicing"), dict):
+        need((a.get("kv_rank") or 2) % a["slicing"].get("groups", 2) == 0, "slicing, kv_rank: no multiple")
 
 
 def _half(a: Arguments) -> None:
