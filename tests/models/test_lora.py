@@ -13,9 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from tests.models.families import CAUSAL, FAMILIES, build, tokens
 
-pytestmark = pytest.mark.filterwarnings(  # PEFT 0.21 asks transformers 5.23 by an old name
-    "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.slow,  # every causal mechanism is trained
+    pytest.mark.filterwarnings(  # PEFT 0.21 asks transformers 5.23 by an old name
+        "ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"
+    ),
+]
 EVERY = pytest.mark.parametrize("variant", [*FAMILIES, *(f"card-{name}" for name in CAUSAL), "hybrid"])
 
 

@@ -12,6 +12,8 @@ from transformers import CompileConfig
 
 from tests.models.families import CAUSAL, FAMILIES, VARIANTS, build, tokens
 
+pytestmark = pytest.mark.slow  # every causal mechanism is traced or trained
+
 EVERY = pytest.mark.parametrize("variant", VARIANTS)
 COMPILED = pytest.mark.parametrize(
     "variant", [f"card-{name}" for name in CAUSAL] + [pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]

@@ -16,6 +16,8 @@ from attensor.nn.cache import Cache, StateCache, TokenCache
 from attensor.nn.joint_cache import JointCache
 from tests.conformance.cases import Case, all_cases, name
 
+pytestmark = pytest.mark.slow  # every causal mechanism is traced or trained
+
 ROOM = 12
 CAUSAL = pytest.mark.parametrize("case", [case for case in all_cases() if case.is_causal], ids=name)
 
