@@ -260,7 +260,7 @@ def test_memory_does_not_grow_with_the_window(value_dim):
     q, k, v = (x.detach() for x in make((40, 44), batch=1, value_dim=value_dim, dtype=torch.float32))
     sizes = {}
     for window in (5, 13):
-        options = ((window, 1, 0) * 2, 0.5)
+        options = ((window, 1, 1, 0) * 2, 0.5)
         with pytest.MonkeyPatch.context() as patch, Largest() as largest:
             patch.setattr(scores, "_SCORES", 2**17)
             out, lse = function._run(q, k, v, *[None] * 4, *options)
