@@ -67,7 +67,7 @@ def _windows(axes: Sequence[Axis]) -> tuple[int, ...]:
 def axes_with(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
     """The axes of queries of shape [B, *space, H, K], of what `Options.windows` holds."""
     rows = zip(q[1:-2], windows[::4], windows[1::4], windows[2::4], windows[3::4])
-    return tuple(Axis(*row, *_BORDERS[border]) for *row, border in rows)
+    return tuple(Axis(n, window, step, stride, *_BORDERS[border]) for n, window, step, stride, border in rows)
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,6 @@ def _call(tensors: dict[str, Tensor], pointers: dict[str, Tensor | None], option
     # kept by name: a view does not keep what it shows
     views = {name: readable(x.flatten(1, -3)) for name, x in tensors.items()}
     held = {"seen": seen, **pointers}
-    is_backward = "grad_out" in tensors
     work = q.shape[0] * q.shape[-2] * prod(map(keys_seen, axes)) * (k.shape[-1] + v.shape[-1])
     window = _Window(
         **{name: TensorView.of(x) for name, x in views.items()},
@@ -91,7 +90,7 @@ def _call(tensors: dict[str, Tensor], pointers: dict[str, Tensor | None], option
         threads=min(torch.get_num_threads(), 1 + work // _LEAST),
         scale=scale,
     )
-    if not kernel("neighborhood_window", working_dtype(q, v))(ctypes.byref(window), int(is_backward)):
+    if not kernel("neighborhood_window", working_dtype(q, v))(ctypes.byref(window), int("grad_out" in tensors)):
         raise MemoryError("neighborhood_attention: the cpp back-end got no memory.")
 
 
