@@ -77,20 +77,21 @@ LAWS: dict[str, list[Callable[..., None]]] = {}
 CAUSAL_LAWS: set[str] = set()
 
 
-def law(called: str, *, causal: bool = False, slow: bool = False) -> Callable[[Callable[..., None]], Any]:
+def law(called: str, *, causal: bool = False) -> Callable[[Callable[..., None]], Any]:
     """A test of the law of that name, over all cases but those whose card says that it breaks it by definition.
+
+    Variants of a card belong to the slow tests.
 
     Args:
         called: what `breaks` of a card names.
         causal: of causal cases only.
-        slow: variants belong to the slow tests.
     """
 
     def tests(test: Callable[..., None]) -> Any:
         LAWS.setdefault(called, []).append(test)
         CAUSAL_LAWS.update([called] * causal)
         bound = [c for c in all_cases() if called not in c.card.breaks and (c.is_causal or not causal)]
-        marked = [pytest.param(c, marks=[pytest.mark.slow] * (slow and c.variant is not None)) for c in bound]
+        marked = [pytest.param(c, marks=[pytest.mark.slow] * (c.variant is not None)) for c in bound]
         return pytest.mark.parametrize("case", marked, ids=name)(test)
 
     return tests

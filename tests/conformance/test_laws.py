@@ -190,8 +190,8 @@ def test_autocast(case: Case) -> None:
 # 8. compilation (the cost formula has a file of its own)
 
 
-# a variant traces as its card does, and tracing takes seconds
-@law("tracing", slow=True)
+@pytest.mark.slow
+@law("tracing")
 def test_traces_as_one_graph(case: Case) -> None:
     layer, x = case.layer(), case.hidden_states()
     torch._dynamo.reset()
@@ -203,9 +203,8 @@ def test_traces_as_one_graph(case: Case) -> None:
 FREE = [c for c in all_cases() if c.variant is None]
 
 
-@pytest.mark.parametrize(
-    "with_gradients", [pytest.param(False, marks=pytest.mark.slow, id="inference"), pytest.param(True, id="gradients")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("with_gradients", [False, True], ids=["inference", "gradients"])
 @pytest.mark.parametrize("case", FREE, ids=name)
 def test_exports_with_free_sizes(case: Case, with_gradients: bool) -> None:
     """One graph for all batches and lengths from 5 to 2048, as torch.export makes it without Dynamo."""

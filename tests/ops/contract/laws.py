@@ -21,9 +21,13 @@ def form_id(value: Any) -> str:
     return value.name if isinstance(value, Contract) else str(value)
 
 
-def cases(chosen: Sequence[Any]) -> pytest.MarkDecorator:
-    """A test for each of the chosen (contract, form, case)."""
-    return pytest.mark.parametrize(("contract", "form", "case"), chosen, ids=form_id)
+def cases(chosen: Sequence[tuple[Contract, str, str]], quick: int = 3) -> pytest.MarkDecorator:
+    """A test for each of the chosen (contract, form, case); beyond an operator's first `quick` cases slow ones."""
+    marked = [
+        pytest.param(contract, form, case, marks=[pytest.mark.slow] * (list(contract.cases).index(case) >= quick))
+        for contract, form, case in chosen
+    ]
+    return pytest.mark.parametrize(("contract", "form", "case"), marked, ids=form_id)
 
 
 EVERY_CASE = cases(ALL)

@@ -22,14 +22,7 @@ from tests.ops.contract.laws import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-# one graph more costs half a second
-QUICK = (*((contract.name, next(iter(contract.cases))) for contract, *_ in ALL),)
-GRAPHS = cases(
-    [
-        pytest.param(contract, form, case, marks=() if (contract.name, case) in QUICK else pytest.mark.slow)
-        for contract, form, case in ALL
-    ]
-)
+GRAPHS = cases(ALL, quick=1)  # one graph more costs half a second
 
 
 @GRAPHS
