@@ -134,7 +134,7 @@ def filtered_ranks(model: Scorer, triples: Tensor, known: Tensor, *, batch_size:
             (s, p, o), t = part[:, :3].to(device).unbind(1), part[:, 3].to(device) if part.shape[1] > 3 else None
             scores = model.scores(s, p, t) if side == "object" else model.subject_scores(p, o, t)
             right = answers(known[:, turn], part[:, turn], count).to(device)
-            found.append(ranks(scores, o if side == "object" else s, ignore=right))
+            found.append(ranks(scores, o if side == "object" else s, filter=right))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
 
 
