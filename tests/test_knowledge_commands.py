@@ -121,7 +121,7 @@ def test_what_cannot_be_asked(folder: Path) -> None:
         (lambda: LensDecode(model=brain, out=folder / "x.png"), "--out must end in .html"),
         (lambda: LensDecode(model=brain, out=folder / "no" / "x.html").run(), "there is no folder"),
         (lambda: TrainTriples(data="x", out=folder, learning_rate=0.0), "--learning-rate 0.0: must be above 0"),
-        (lambda: TrainTriples(data="x", out=folder, held_out=0.5), "--held-out 0.5: must be 0 to below 0.5"),
+        (lambda: TrainTriples(data="x", out=folder, held_out=0.5), "--held-out 0.5: must be at least 0 and below 0.5"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)):
             call()
