@@ -40,8 +40,8 @@ def trained(folder: Path, *options: str, graph: str = "graph.tsv") -> Path:
 def test_a_scorer_answers_what_it_was_told(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = trained(folder, "--model", kind, "--epochs", "60", "--dim", "16")
     shown = capsys.readouterr().out
-    assert "10 entities, 3 predicates, 28 / 0 / 0 triples" in shown
-    assert float(re.findall(r"training mrr (\d\.\d+)", shown)[0]) > 0.9
+    assert "10 entities, 3 predicates; 28 triples to learn from, 0 to validate, 0 to test" in shown
+    assert float(re.findall(r"Training triples, both sides: MRR (\d\.\d+)", shown)[0]) > 0.9
     assert set(read_json(out / "config.json")) == {"model", "config", "notes"}
     assert cli.main(["solve", "recall", "--model", str(out), "--subject", "person3", "--predicate", "plus2"]) in (
         0,

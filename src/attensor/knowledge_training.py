@@ -22,6 +22,9 @@ __all__ = ["Lesson", "prepare"]
 CLASSES = 8  # of the generated labels of a brain
 EPOCHS = 120  # of a brain, where the setup says none
 
+_SHARES = "@k: share where the right one is among the first k"
+_RANKS = f"hits{_SHARES}; MRR: mean of 1 / its place; other right answers are left out of a ranking"
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -32,14 +35,17 @@ class Lesson:
         config: how.
         score: what its curve is called.
         vocabulary: names of the model's rows or columns.
-        figures: scores of the trained model by their names, on the test part, or on the training where there is none.
+        figures: scores of the trained model by what they are of and their names, on the test part, or on the training
+            where there is none.
+        reading: what the figures mean.
     """
 
     training: Training[Any, Any]
     config: TrainConfig
     score: str
     vocabulary: Vocabulary
-    figures: Callable[[], dict[str, float]]
+    figures: Callable[[], dict[str, dict[str, float]]]
+    reading: str
 
 
 def prepare(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
@@ -48,19 +54,26 @@ def prepare(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
     Raises:
         ValueError: a graph with times, and a scorer that takes none.
     """
+    if graph.times and setup.model == "rescal":
+        raise ValueError(
+            f"--model rescal: takes no times, of which the graph has {len(graph.times)}; take --model tucker, or leave "
+            "out the fourth column."
+        )
     return (_of_brain if setup.model == "brain" else _of_scorer)(setup, graph, device)
 
 
 def _of_scorer(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
     training = ScorerTraining(setup, graph, device=device)
-    part, judged = ("test", graph.test) if len(graph.test) else ("training", graph.train)
+    part, judged = _judged(graph)
 
-    def figures() -> dict[str, float]:
+    def figures() -> dict[str, dict[str, float]]:
         found = ranking(filtered_ranks(training.model, judged, graph.known))
-        return {f"{part} {name}": value for name, value in found.items()}
+        return {
+            f"{part} triples, both sides": {"MRR" if name == "mrr" else name: value for name, value in found.items()}
+        }
 
     names = {"entities": graph.entities, "relations": graph.relations, "times": graph.times}
-    return Lesson(training, training.config, "MRR", names, figures)
+    return Lesson(training, training.config, "MRR", names, figures, _RANKS)
 
 
 def _of_brain(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
@@ -72,14 +85,19 @@ def _of_brain(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
     judged = next(part for part in (graph.valid, graph.train[:500]) if len(part))
     model = _brain(setup, graph, scenes, len(episodes)).to(device)
     training = BrainTraining(model, triples, scenes, how, judged, episodes if len(episodes) else None)
-    tested = graph.test if len(graph.test) else graph.train
+    part, tested = _judged(graph)
 
-    def figures() -> dict[str, float]:
-        found = {f"scenes, {name}": x for name, x in perception(model, tested, scenes).items()}
-        past = recalled(model, episodes) if len(episodes) else {}
-        return found | {f"episodes, {name}": x for name, x in past.items()}
+    def figures() -> dict[str, dict[str, float]]:
+        found = perception(model, tested, scenes)
+        seen = {name: value for name, value in found.items() if "@" in name}
+        past = {f"{name}@1": value for name, value in recalled(model, episodes).items()} if len(episodes) else {}
+        return {f"Scenes of {part.lower()} triples": seen} | ({"Episodes from their times": past} if past else {})
 
-    return Lesson(training, how.config, "predicates of held-out scenes told right", _names(graph, episodes), figures)
+    return Lesson(training, how.config, "predicate@1", _names(graph, episodes), figures, _SHARES)
+
+
+def _judged(graph: Graph) -> tuple[str, torch.Tensor]:
+    return ("Test", graph.test) if len(graph.test) else ("Training", graph.train)
 
 
 def _brain(setup: TripleSetup, graph: Graph, scenes: SceneData, num_times: int) -> TensorBrain:

@@ -92,7 +92,7 @@ def test_one_file_is_split_and_no_name_is_lost(tmp_path: Path) -> None:
             "line 2: must be subject, predicate, object and maybe a time with tabs between, got 1 column; put a tab",
         ),
         ("a\tr\t\n", "leave none empty"),
-        ("a\tr\n", "got 2 columns; put a tab between them"),
+        ("a\tr\n", "got 2 columns; give each line a subject"),
         ("a,r,b\n", "got 1 column; put tabs in the place of commas"),
         ("<a:a> <a:r> <a:b> .\n", "if it is N-Triples, call it .nt"),
         ("a\tr\tb\na\tr\tb\tc\n", "line 2: has 4 columns, the lines before it 3"),

@@ -10,6 +10,7 @@ from rich.console import Console
 from tyro.conf import Positional
 
 from attensor.commands.small_training import asked_of, carry_out, check_options, say, unfinished
+from attensor.files import user_path
 from attensor.train.setups import TripleSetup
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ class TrainTriples(TripleSetup):
         """
         import torch
 
-        from attensor.data.triples import open_graph
+        from attensor.data.triples import BUNDLED, open_graph
         from attensor.knowledge_training import prepare
         from attensor.train.devices import training_device
 
         console, device = Console(), training_device(self.device)
-        graph = open_graph(self.data, held_out=self.held_out, seed=self.seed)
+        source = self.data if self.data in BUNDLED else str(user_path(self.data, "DATA"))
+        graph = open_graph(source, held_out=self.held_out, seed=self.seed)
         asked = asked_of(self, without=("data",), device=device.type, data_fingerprint=graph.fingerprint)
         folder = unfinished(self.out, asked, console)
         if folder is None:
@@ -78,35 +80,39 @@ class TrainTriples(TripleSetup):
         say(console, _counted(self.data, graph))
         lesson = prepare(self, graph, device)
         folder.begin(asked, {})
-        return self._carry_out(lesson, folder, console)
+        return self._carry_out(lesson, graph, folder, console)
 
-    def _carry_out(self, lesson: Lesson, folder: RunFolder, console: Console) -> int:
+    def _carry_out(self, lesson: Lesson, graph: Graph, folder: RunFolder, console: Console) -> int:
         from attensor.models.knowledge.saved import save_knowledge
 
         progress = carry_out(
-            lesson.training, lesson.config, folder, console, units=self.batch_size, unit="triples",
-            words=lambda score: f"{lesson.score} {score:.3f}",
+            lesson.training, lesson.config, folder, console, units=min(self.batch_size, len(graph.train)),
+            unit="triples", words=lambda score: f"{lesson.score} {score:.3f}",
         )  # fmt: skip
         if isinstance(progress, int):
             return progress
         model, found = lesson.training.model.eval(), lesson.figures()
-        notes: dict[str, Any] = {"data": self.data, "seed": self.seed, **found}
+        notes: dict[str, Any] = {"data": self.data, "seed": self.seed, "scores": found}
         save_knowledge(folder.path, model, lesson.vocabulary, notes)
-        say(console, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
-        for words in self._uses(lesson):
+        for what, scores in found.items():
+            say(console, f"{what}: {', '.join(f'{name} {value:.3f}' for name, value in scores.items())}")
+        say(console, f"({lesson.reading}{'' if len(graph.test) else '; nothing was held out'})")
+        for words in self._uses(graph):
             say(console, f"Also: attensor {words}")
         return 0
 
-    def _uses(self, lesson: Lesson) -> list[str]:
-        """Commands that take the model, as they are typed."""
-        names, model = lesson.vocabulary, shlex.quote(self.out)
-        asked = f"solve recall --model {model} --subject {shlex.quote(names['entities'][0])}"
+    def _uses(self, graph: Graph) -> list[str]:
+        """Commands that take the model, as they are typed, for the first triple."""
+        subject, *_, last = graph.train[0].tolist()
+        model = shlex.quote(self.out)
+        asked = f"solve recall --model {model} --subject {shlex.quote(graph.entities[subject])}"
         if self.model == "brain":
             return [asked, f"lens decode --model {model} --out decode.html"]
-        return [asked + (f" --time {shlex.quote(names['times'][0])}" if names["times"] else "")]
+        return [asked + (f" --time {shlex.quote(graph.times[last])}" if graph.times else "")]
 
 
 def _counted(data: str, graph: Graph) -> str:
     times = f", {len(graph.times)} times" if graph.times else ""
-    parts = f"{len(graph.train)} / {len(graph.valid)} / {len(graph.test)} triples to learn from, to follow and to test"
-    return f"{data}: {len(graph.entities)} entities, {len(graph.relations)} predicates{times}, {parts}"
+    sizes = f"{len(graph.entities)} entities, {len(graph.relations)} predicates{times}"
+    parts = f"{len(graph.train)} triples to learn from, {len(graph.valid)} to validate, {len(graph.test)} to test"
+    return f"{data}: {sizes}; {parts}"

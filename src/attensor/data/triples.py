@@ -104,7 +104,7 @@ def read_triples(place: _Place) -> list[_Names]:
     """
     rows = _n_triples(place) if place.name.endswith(".nt") else _tab_separated(place)
     if not rows:
-        raise DataError(f"{place}: has no triples.")
+        raise DataError(f"{place}: has no triples; give lines of subject, predicate and object with tabs between.")
     return rows
 
 
@@ -158,7 +158,9 @@ def _text(place: _Place) -> str:
         # Excel puts a mark before the first name
         return place.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: is no UTF-8 text (byte {error.start}); give lines with tabs between.") from error
+        raise DataError(
+            f"{place}: is no UTF-8 text (byte {error.start}); save it as UTF-8, with tabs between."
+        ) from error
 
 
 def _tab_separated(place: _Place) -> list[_Names]:
@@ -182,6 +184,8 @@ def _tab_separated(place: _Place) -> list[_Names]:
 def _repair(line: str, row: _Names) -> str:
     if len(row) in (3, 4):
         return "leave none empty"
+    if len(row) > 1:
+        return "give each line a subject, a predicate and an object"
     if line.rstrip().endswith((" .", ">.")):
         return "if it is N-Triples, call it .nt"
     return "put tabs in the place of commas" if line.count(",") > 1 else "put a tab between them"

@@ -45,7 +45,7 @@ def read_config(folder: Path, names: Collection[str], *, writer: str | None = No
     Raises:
         FileNotFoundError: there is no config.json. ValueError: another class, or no JSON.
     """
-    found = read_json(folder / _CONFIG)
+    found = read_json(folder / _CONFIG) if folder.is_dir() else None
     if found is None:
         repair = f"; `{writer}` writes one" if writer else ""
         raise FileNotFoundError(f"{folder} holds no model: there is no {_CONFIG} in it{repair}.")

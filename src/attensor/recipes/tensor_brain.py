@@ -36,7 +36,9 @@ ARMS: dict[str, tuple[Any, Any]] = {
 }
 LABEL_ARMS = (SOFT, NONE)
 EPISODES, RANK = 200, 768
-CLASSES, SUBJECT_NOISE, NEW_SHARE = 8, 1.0, 0.2
+NEW_SHARE = 0.2  # of the entities
+# of a new entity little tells the class but its prototype's likeness; of a learned one, who it is
+LABELLED: dict[str, Any] = {"num_classes": 8, "subject_noise": 2.0, "class_share": 0.2}
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # symbols in one state
 _LOG_LEAST = 1e-300
 
@@ -70,14 +72,14 @@ def label(arm: str, seed: int, steps: int) -> dict[str, Any]:
     """
     context, feedback = ARMS[arm]
     graph = open_graph("kinships")
-    scenes = SceneData(len(graph.entities), num_classes=CLASSES, subject_noise=SUBJECT_NOISE, seed=seed)
+    scenes = SceneData(len(graph.entities), seed=seed, **LABELLED)
     new = torch.zeros(len(graph.entities), dtype=torch.bool)
     new[torch.randperm(len(new), generator=generator(seed, 4))[: round(NEW_SHARE * len(new))]] = True
     # of each part: triples of learned entities alone, and those of a new subject
     train, valid, test = (part[~new[part[:, [0, 2]]].any(1)] for part in (graph.train, graph.valid, graph.test))
     unseen = graph.known[new[graph.known[:, 0]]]
     how = BrainSetup(steps=steps, learning_rate=1e-2, seed=seed)
-    brain = _drawn(graph, seed, unary={"class": CLASSES}, context=context, feedback=feedback)
+    brain = _drawn(graph, seed, unary={"class": scenes.num_classes}, context=context, feedback=feedback)
     run_training(BrainTraining(brain, train, scenes, how, valid), how.config)
     return {"known": perception(brain, test, scenes), "new": perception(brain, unseen, scenes)}
 

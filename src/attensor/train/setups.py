@@ -65,4 +65,4 @@ class TripleSetup:
     episodes: int = 200
     """Triples that a brain keeps as episodes, each at a time of its own, the first of the training."""
     seed: int = 0
-    """Of random weights and the order."""
+    """Of random weights, the order, and what is held out of a single file."""
