@@ -55,7 +55,7 @@ def test_a_scorer_answers_what_it_was_told(kind: str, folder: Path, capsys: pyte
 
 def test_times_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = trained(folder, "--model", "cp", "--epochs", "3", graph="timed.tsv")
-    assert "3 times" in capsys.readouterr().out
+    assert read_json(out / "vocabulary.json")["times"] == ["day0", "day1", "day2"]
     SolveRecall(model=out, subject="person1", time="day2", count=3).run()
     assert capsys.readouterr().out.count("person") >= 3
     with pytest.raises(ValueError, match="the model has 3 times; name one, such as 'day0'"):
@@ -79,6 +79,8 @@ def test_a_brain_recalls_and_is_looked_at(folder: Path, capsys: pytest.CaptureFi
     windows = ["scene", "subject", "class", "object", "predicate"]
     assert found.radios == {f"decode-{number}": 5 for number in (1, 2, 3)}
     assert found.labels == windows * 3
+    # each begins at its subject: no labels of the scene are taught
+    assert re.findall(r'id="step-(\d-\d)" checked', text) == ["1-2", "2-2", "3-2"]
     assert "Perception: " in capsys.readouterr().out
 
 
@@ -117,6 +119,9 @@ def test_what_cannot_be_asked(folder: Path) -> None:
         (lambda: SolveRecall(model=brain, subject="person1", predicate="plus1").run(), "--predicate is of scorers"),
         (lambda: SolveRecall(model=brain, time="5").run(), "5 episodes, from 0 to 4"),
         (lambda: SolveRecall(model=folder, subject="person1").run(), "there is no config.json"),
+        (lambda: SolveRecall(model=folder / "graph.tsv", subject="person1").run(), "there is no config.json"),
+        (lambda: TrainTriples(data=str(folder / "timed.tsv"), model="rescal").run(), "take --model tucker"),
+        (lambda: TrainTriples(data="").run(), "DATA is empty"),
         (lambda: LensDecode(model=scorer, out=folder / "x.html").run(), "train one with --model brain"),
         (lambda: LensDecode(model=brain, out=folder / "x.png"), "--out must end in .html"),
         (lambda: LensDecode(model=brain, out=folder / "no" / "x.html").run(), "there is no folder"),

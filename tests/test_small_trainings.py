@@ -81,3 +81,13 @@ def test_a_folder_of_others_is_left_alone(place: Path, capsys: pytest.CaptureFix
         assert cli.main(["train", *TRIPLES, "--out", out]) == 2
         assert "there is something else already; give a new folder" in capsys.readouterr().err
     assert [path.name for path in (place / "mine").iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("training", ["triples", "brain"])
+def test_a_model_is_trained_on_a_gpu_and_read_without_one(training: str, place: Path) -> None:
+    command = ["train", *TRAININGS[training], "--device", "cuda", "--out", "run"]
+    assert cli.main(command) == 0
+    assert all(x.isfinite().all() for x in load_file(place / "run" / "model.safetensors").values())
+    assert cli.main(["solve", "recall", "--model", "run", "--subject", "a0"]) in (0, None)
