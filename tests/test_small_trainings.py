@@ -45,6 +45,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert not (place / "cut" / "config.json").exists()
     torch.rand(7)  # a resumed process has another random state
     assert cli.main([*command, "cut"]) == 0
+    resumed = capsys.readouterr().out
+    assert "step 6/6" in resumed
+    assert "step 1/6" not in resumed
     whole, cut = (load_file(place / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], x) for name, x in cut.items())
 
@@ -68,7 +71,7 @@ def test_a_graph_is_known_by_what_is_in_it(place: Path, capsys: pytest.CaptureFi
     assert cli.main(["train", *TRIPLES, "--out", "run"]) == 0
     (place / "graph.tsv").rename(place / "moved.tsv")
     assert cli.main(["train", "triples", "moved.tsv", *TRIPLES[2:], "--out", "run"]) == 0
-    (place / "graph.tsv").write_text((place / "moved.tsv").read_text() + "a0\tplus4\ta4\n")
+    (place / "graph.tsv").write_text((place / "moved.tsv").read_text() + "a0\tplus1\ta4\n")
     capsys.readouterr()
     assert cli.main(["train", *TRIPLES, "--out", "run"]) == 2
     assert "the data are others than they were" in capsys.readouterr().err
