@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch.func import vmap
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import attensor
 from attensor.errors import ShapeError
 from attensor.ops import (
     halo_attention,
@@ -27,6 +29,12 @@ function = importlib.import_module("attensor.ops.neighborhood_attention.function
 line = importlib.import_module("attensor.ops.neighborhood_attention.line")
 scores = importlib.import_module("attensor.ops.neighborhood_attention.scores")
 tiles = importlib.import_module("attensor.ops.neighborhood_attention.tiles")
+
+
+@pytest.fixture(autouse=True, scope="module", params=["cpp", "torch"])
+def _form(request: pytest.FixtureRequest) -> Iterator[None]:
+    with attensor.backend(request.param):
+        yield
 
 
 def make(space, *, batch=2, heads=4, kv_heads=2, key_dim=3, value_dim=5, dtype=torch.float64):
@@ -260,7 +268,7 @@ def test_memory_does_not_grow_with_the_window(value_dim):
     q, k, v = (x.detach() for x in make((40, 44), batch=1, value_dim=value_dim, dtype=torch.float32))
     sizes = {}
     for window in (5, 13):
-        options = ((window, 1, 0) * 2, 0.5)
+        options = ((window, 1, 1, 0) * 2, 0.5)
         with pytest.MonkeyPatch.context() as patch, Largest() as largest:
             patch.setattr(scores, "_SCORES", 2**17)
             out, lse = function._run(q, k, v, *[None] * 4, *options)

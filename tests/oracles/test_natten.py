@@ -7,6 +7,7 @@ import random
 import pytest
 import torch
 
+import attensor
 from attensor.ops import neighborhood_attention
 
 natten = pytest.importorskip("natten", reason='needs NATTEN: pip install "attensor[oracles]"')
@@ -33,7 +34,7 @@ def random_problem(rank, seed):
     return space, window, {"dilation": tuple(dilation), "stride": tuple(stride), "is_causal": tuple(is_causal)}
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", ["cpp", "torch", "reference"])
 @pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 12))])
 @pytest.mark.parametrize("rank", [1, 2, 3])
 def test_random_problems(rank, seed, backend):
@@ -41,7 +42,8 @@ def test_random_problems(rank, seed, backend):
     heads, kv_heads = [(2, 2), (4, 2), (3, 1)][seed % 3]
     q, k, v = (torch.randn(2, *space, h, 8) for h in (heads, kv_heads, kv_heads))
     theirs = getattr(natten, THEIRS[rank])(q, k, v, kernel_size=tuple(window), return_lse=True, **options)
-    ours = neighborhood_attention(q, k, v, window_size=tuple(window), return_lse=True, backend=backend, **options)
+    with attensor.backend(backend):
+        ours = neighborhood_attention(q, k, v, window_size=tuple(window), return_lse=True, **options)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 

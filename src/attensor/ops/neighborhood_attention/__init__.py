@@ -23,6 +23,7 @@ from torch import Tensor
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_cu_seqlens, check_devices, check_float, check_qkv, checked
 from attensor.ops._operator import Implementation, Operator, reference_of
+from attensor.ops.neighborhood_attention.cpp import window as cpp
 from attensor.ops.neighborhood_attention.neighborhood import Axis
 from attensor.ops.neighborhood_attention.reference import Problem, define
 from attensor.ops.neighborhood_attention.torch import neighborhood_attention_torch
@@ -36,6 +37,7 @@ _OPERATOR: Operator[Problem, Attended] = Operator(
     {
         "reference": Implementation(define),
         "torch": Implementation(neighborhood_attention_torch),
+        "cpp": Implementation(cpp.run, cpp.why_not),
     },
 )
 
@@ -81,7 +83,8 @@ def neighborhood_attention(
         return_lse: also return the log-sum-exp of the scores; differentiable.
         cu_seqlens: [N + 1] int32 or int64: bounds of packed sequences on one causal axis without dilation and stride,
             B = 1. A query sees its own sequence only.
-        backend: `"reference"` or `"torch"`; the best available if None.
+        backend: `"reference"`, `"torch"` or `"cpp"` (on a CPU, without additional keys and packed sequences); the best
+            available if None.
     Returns:
         out [B, *space, H, V] in v's dtype; with `return_lse` also lse [B, *space, H], natural logarithm, in at least
         float32.

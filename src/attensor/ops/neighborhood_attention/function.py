@@ -39,7 +39,7 @@ from attensor.ops.neighborhood_attention.scores import (
 )
 from attensor.ops.neighborhood_attention.tiles import Run
 
-__all__ = ["Options", "neighborhood"]
+__all__ = ["Options", "axes_with", "for_each_bias", "neighborhood"]
 
 _BORDERS = ((False, False), (True, False), (False, True), (True, True))  # is_causal, is_cut
 _TINY = torch.finfo(torch.float32).tiny  # no sum of weights is smaller, unless no key is seen
@@ -47,32 +47,32 @@ _TINY = torch.finfo(torch.float32).tiny  # no sum of weights is smaller, unless 
 
 @dataclass(frozen=True)
 class Options:
-    """What is no tensor: of each axis window, stride and how its borders are, in a row; and the scale."""
+    """What is no tensor: of each axis window, dilation, stride and how its borders are, in a row; and the scale."""
 
     windows: tuple[int, ...]
     scale: float
 
     @classmethod
     def of(cls, axes: Sequence[Axis], scale: float) -> Options:
-        """Of undilated axes, without their lengths."""
+        """Of axes, without their lengths."""
         return cls(_windows(axes), scale)
 
 
 @kept
 def _windows(axes: Sequence[Axis]) -> tuple[int, ...]:
-    return tuple(n for axis in axes for n in (axis.window, axis.stride, _BORDERS.index(axis[-2:])))
+    return tuple(n for axis in axes for n in (*axis[1:4], _BORDERS.index(axis[-2:])))
 
 
 @kept
-def _axes(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
-    """The axes of queries of shape [B, *space, H, K]."""
-    triples = zip(q[1:-2], windows[::3], windows[1::3], windows[2::3])
-    return tuple(Axis(n, window, 1, stride, *_BORDERS[border]) for n, window, stride, border in triples)
+def axes_with(q: Sequence[int], windows: Sequence[int]) -> tuple[Axis, ...]:
+    """The axes of queries of shape [B, *space, H, K], of what `Options.windows` holds."""
+    rows = zip(q[1:-2], windows[::4], windows[1::4], windows[2::4], windows[3::4])
+    return tuple(Axis(n, window, step, stride, *_BORDERS[border]) for n, window, step, stride, border in rows)
 
 
 def _run(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     *more, windows, scale = rest
-    axes = _axes(q.shape, windows)
+    axes = axes_with(q.shape, windows)
     fused = _run_fused((q, k, v, *more), axes, scale)
     if fused is not None and is_finite(fused[0]) and not (may_hide(fused[1]) and not is_finite(q, k)):
         return fused
@@ -114,7 +114,7 @@ def _weights(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _run_backward(q: Tensor, k: Tensor, v: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     """Gradients of q, k, v, bias, additional keys and values; empty where there are none."""
     *more, out, lse, grad_out, grad_lse, windows, scale = rest
-    axes = _axes(q.shape, windows)
+    axes = axes_with(q.shape, windows)
     is_plain = scale > 0 and grad_lse is None
     spacing = spacing_of((q, k, v, *more), axes) if is_plain else None
     if spacing is not None and not loses_digits(lse):
@@ -180,7 +180,7 @@ def _tiles_backward(
 def _pairs(q: Sequence[int], *rest: Any) -> int:
     """Pairs of a query and a key that it sees, over batch and heads."""
     _, extra, *_, windows, _ = rest
-    pairs = prod(keys_seen(axis) for axis in _axes(q, windows))
+    pairs = prod(keys_seen(axis) for axis in axes_with(q, windows))
     return q[0] * q[-2] * (pairs + (prod(q[1:-2]) * extra[1] if extra else 0))
 
 
@@ -206,7 +206,7 @@ _kernel_backward = register(
 
 def _forward(tensors: Tensors, options: Options, keep: bool) -> tuple[Tensor, ...]:
     with full_precision(tensors[0]):
-        return _for_each_bias(_kernel, tensors, options)
+        return for_each_bias(_kernel, tensors, options)
 
 
 def _backward(
@@ -215,11 +215,11 @@ def _backward(
     out, lse = kept
     grad_out = torch.zeros_like(out) if grads[0] is None else grads[0]
     with full_precision(out):
-        found = _for_each_bias(_kernel_backward, (*tensors, out, lse, grad_out, grads[1]), options)
+        found = for_each_bias(_kernel_backward, (*tensors, out, lse, grad_out, grads[1]), options)
     return *(g if needed else None for g, needed in zip(found, needs)), None
 
 
-def _for_each_bias(run: Callable[..., Any], tensors: Tensors, options: Options) -> tuple[Tensor, ...]:
+def for_each_bias(run: Callable[..., Any], tensors: Tensors, options: Options) -> tuple[Tensor, ...]:
     """`run` on the whole batch, or entry by entry where `torch.vmap` gave each its own bias."""
     bias, batch = tensors[3], tensors[0].shape[0]
     if bias is None or bias.shape[0] == 1:
@@ -232,7 +232,7 @@ def _for_each_bias(run: Callable[..., Any], tensors: Tensors, options: Options) 
 
 
 def _definition(tensors: Tensors, options: Options) -> tuple[Tensor, Tensor]:
-    return dense_neighborhood(tensors, _axes(tensors[0].shape, options.windows), options.scale)
+    return dense_neighborhood(tensors, axes_with(tensors[0].shape, options.windows), options.scale)
 
 
 # (q, k, v, bias [1, H, ..], additional keys and values, first_key) to (out, lse) of undilated neighbourhood attention

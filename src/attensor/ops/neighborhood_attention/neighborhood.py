@@ -57,7 +57,7 @@ def key_range(query: Index, axis: Axis) -> tuple[Index, Index]:
 def keys_seen(axis: Axis) -> int:
     """Pairs of a query and a key that it sees along one axis."""
     pairs = 0
-    for remainder in range(axis.dilation):
+    for remainder in range(min(axis.dilation, axis.length)):
         group = axis.group(len(range(remainder, axis.length, axis.dilation)))
         ranges = (key_range(query, group) for query in range(group.length))
         pairs += sum(end - first for first, end in ranges)
