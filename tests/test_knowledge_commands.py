@@ -40,8 +40,8 @@ def trained(folder: Path, *options: str, graph: str = "graph.tsv") -> Path:
 def test_a_scorer_answers_what_it_was_told(kind: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = trained(folder, "--model", kind, "--epochs", "60", "--dim", "16")
     shown = capsys.readouterr().out
-    assert "10 entities, 3 predicates, 28 / 0 / 0 triples" in shown
-    assert float(re.findall(r"training mrr (\d\.\d+)", shown)[0]) > 0.9
+    assert "10 entities, 3 predicates; 28 triples to learn from, 0 to validate, 0 to test" in shown
+    assert float(re.findall(r"Training triples, both sides: MRR (\d\.\d+)", shown)[0]) > 0.9
     assert set(read_json(out / "config.json")) == {"model", "config", "notes"}
     assert cli.main(["solve", "recall", "--model", str(out), "--subject", "person3", "--predicate", "plus2"]) in (
         0,
@@ -54,8 +54,8 @@ def test_a_scorer_answers_what_it_was_told(kind: str, folder: Path, capsys: pyte
 
 
 def test_times_are_asked_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = trained(folder, "--model", "cp", "--epochs", "3", "--seed", "1", graph="timed.tsv")
-    assert "3 times" in capsys.readouterr().out
+    out = trained(folder, "--model", "cp", "--epochs", "3", graph="timed.tsv")
+    assert read_json(out / "vocabulary.json")["times"] == ["day0", "day1", "day2"]
     SolveRecall(model=out, subject="person1", time="day2", count=3).run()
     assert capsys.readouterr().out.count("person") >= 3
     with pytest.raises(ValueError, match="the model has 3 times; name one, such as 'day0'"):
@@ -79,6 +79,8 @@ def test_a_brain_recalls_and_is_looked_at(folder: Path, capsys: pytest.CaptureFi
     windows = ["scene", "subject", "class", "object", "predicate"]
     assert found.radios == {f"decode-{number}": 5 for number in (1, 2, 3)}
     assert found.labels == windows * 3
+    # each begins at its subject: no labels of the scene are taught
+    assert re.findall(r'id="step-(\d-\d)" checked', text) == ["1-2", "2-2", "3-2"]
     assert "Perception: " in capsys.readouterr().out
 
 
@@ -117,11 +119,14 @@ def test_what_cannot_be_asked(folder: Path) -> None:
         (lambda: SolveRecall(model=brain, subject="person1", predicate="plus1").run(), "--predicate is of scorers"),
         (lambda: SolveRecall(model=brain, time="5").run(), "5 episodes, from 0 to 4"),
         (lambda: SolveRecall(model=folder, subject="person1").run(), "there is no config.json"),
+        (lambda: SolveRecall(model=folder / "graph.tsv", subject="person1").run(), "there is no config.json"),
+        (lambda: TrainTriples(data=str(folder / "timed.tsv"), model="rescal").run(), "take --model tucker"),
+        (lambda: TrainTriples(data="").run(), "DATA is empty"),
         (lambda: LensDecode(model=scorer, out=folder / "x.html").run(), "train one with --model brain"),
         (lambda: LensDecode(model=brain, out=folder / "x.png"), "--out must end in .html"),
         (lambda: LensDecode(model=brain, out=folder / "no" / "x.html").run(), "there is no folder"),
         (lambda: TrainTriples(data="x", out=folder, learning_rate=0.0), "--learning-rate 0.0: must be above 0"),
-        (lambda: TrainTriples(data="x", out=folder, held_out=0.5), "--held-out 0.5: must be 0 to below 0.5"),
+        (lambda: TrainTriples(data="x", out=folder, held_out=0.5), "--held-out 0.5: must be at least 0 and below 0.5"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=re.escape(words)):
             call()

@@ -28,6 +28,7 @@ from attensor.lab.worker import taking_kernels
 from attensor.models.convert import read_weights
 from attensor.models.vision.image_model import ImageModel
 from attensor.ops import kernels_form
+from attensor.train.devices import training_device
 from attensor.train.image import ImageSetup, ImageTraining
 from attensor.train.image_folder import ImageFolder
 from attensor.train.image_recipe import ImageRecipe, find_recipe
@@ -67,7 +68,7 @@ def train_image(command: TrainImage, *, console: Console | None = None) -> int:
     recipe = _recipe(command)
     if recipe.views.needs_kornia:
         need("kornia", purpose=f"the recipe {command.recipe}")
-    device = _device(command)
+    device = training_device(command.device)
     source = open_image_source(command.data, held_out=command.held_out)
     asked = _asked(command, source, device)
     folder.check(asked)
@@ -154,13 +155,6 @@ def _recipe(command: TrainImage) -> ImageRecipe:
     if command.data == "digits" and command.flip is None:
         options["flip"] = 0.0  # a 2 in the mirror is none
     return recipe.with_options(**options)
-
-
-def _device(command: TrainImage) -> torch.device:
-    has_gpu = torch.cuda.is_available()
-    if command.device == "cuda" and not has_gpu:
-        raise ValueError("--device cuda: PyTorch sees no GPU here; see attensor doctor.")
-    return torch.device("cuda" if has_gpu and command.device != "cpu" else "cpu")
 
 
 def _asked(command: TrainImage, source: ImageSource, device: torch.device) -> dict[str, Any]:

@@ -1,110 +1,115 @@
-"""`attensor train triples` from the options to the folder: read, train with a bar, rank, keep."""
+"""What `attensor train triples` trains: a scorer or a Tensor Brain for a graph, with its names and its figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from attensor.data.scenes import SceneData
-from attensor.data.triples import Graph, open_graph
-from attensor.models.knowledge.saved import save_knowledge
-from attensor.models.knowledge.scorers import KINDS, Scorer, ScorerConfig
+from attensor.data.triples import Graph
+from attensor.models.knowledge.saved import Vocabulary
 from attensor.models.knowledge.tensor_brain import TensorBrain, TensorBrainConfig
-from attensor.train.brain import BrainTraining, perception, recalled, train_brain
-from attensor.train.triples import ScorerTraining, filtered_ranks, ranking, train_scorer
+from attensor.train.brain import BrainSetup, BrainTraining, perception, recalled
+from attensor.train.loop import TrainConfig, Training
+from attensor.train.setups import TripleSetup
+from attensor.train.triples import ScorerTraining, filtered_ranks, ranking
 
-if TYPE_CHECKING:
-    from attensor.commands.train_triples import TrainTriples
-
-__all__ = ["train_triples"]
+__all__ = ["Lesson", "prepare"]
 
 CLASSES = 8  # of the generated labels of a brain
+EPOCHS = 120  # of a brain, where the setup says none
+
+_SHARES = "@k: share where the right one is among the first k"
+_RANKS = f"hits{_SHARES}; MRR: mean of 1 / its place; other right answers are left out of a ranking"
 
 
-def train_triples(options: TrainTriples) -> int:
-    """See `TrainTriples`; 0."""
-    console, graph = Console(), open_graph(options.data, held_out=options.held_out, seed=options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    counted = f"{len(graph.entities)} entities, {len(graph.relations)} predicates"
-    times = f", {len(graph.times)} times" if graph.times else ""
-    parts = f"{len(graph.train)} / {len(graph.valid)} / {len(graph.test)} triples"
-    console.print(f"{options.data}: {counted}{times}, {parts}", highlight=False, markup=False, soft_wrap=True)
-    torch.manual_seed(options.seed)
-    model, found, names = (_brain if options.model == "brain" else _scorer)(options, graph, console)
-    notes = {"data": options.data, "seed": options.seed, **found}
-    save_knowledge(options.out, model, names, notes)
-    said = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
-    console.print(f"{said}. Written: {options.out}", highlight=False, markup=False, soft_wrap=True)
-    return 0
+@dataclass(frozen=True)
+class Lesson:
+    """A training and what belongs to it.
+
+    Attributes:
+        training: what is trained.
+        config: how.
+        score: what its curve is called.
+        vocabulary: names of the model's rows or columns.
+        figures: scores of the trained model by what they are of and their names, on the test part, or on the training
+            where there is none.
+        reading: what the figures mean.
+    """
+
+    training: Training[Any, Any]
+    config: TrainConfig
+    score: str
+    vocabulary: Vocabulary
+    figures: Callable[[], dict[str, dict[str, float]]]
+    reading: str
 
 
-def _scorer(options: TrainTriples, graph: Graph, console: Console) -> tuple[Scorer, dict[str, float], Any]:
-    dim = options.dim or (32 if options.model in ("rescal", "tucker") else 64)
-    config = ScorerConfig(len(graph.entities), len(graph.relations), dim=dim, num_times=len(graph.times))
-    model = KINDS[options.model](config)
-    how = ScorerTraining(
-        epochs=options.epochs or 30, batch_size=options.batch_size, learning_rate=options.learning_rate,
-        label_smoothing=options.label_smoothing, l2=options.l2, n3=options.n3, seed=options.seed,
-    )  # fmt: skip
-    with _bar(console, how.epochs * -(-len(graph.train) // how.batch_size)) as on_step:
-        train_scorer(model, graph, how, on_step=on_step)
-    judged = graph.test if len(graph.test) else graph.train
-    found = ranking(filtered_ranks(model, judged, graph.known))
+def prepare(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
+    """The lesson of a graph for a scorer or a brain, whose weights are drawn here.
+
+    Raises:
+        ValueError: a graph with times, and a scorer that takes none.
+    """
+    if graph.times and setup.model == "rescal":
+        raise ValueError(
+            f"--model rescal: takes no times, of which the graph has {len(graph.times)}; take --model tucker, or leave "
+            "out the fourth column."
+        )
+    return (_of_brain if setup.model == "brain" else _of_scorer)(setup, graph, device)
+
+
+def _of_scorer(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
+    training = ScorerTraining(setup, graph, device=device)
+    part, judged = _judged(graph)
+
+    def figures() -> dict[str, dict[str, float]]:
+        found = ranking(filtered_ranks(training.model, judged, graph.known))
+        return {
+            f"{part} triples, both sides": {"MRR" if name == "mrr" else name: value for name, value in found.items()}
+        }
+
     names = {"entities": graph.entities, "relations": graph.relations, "times": graph.times}
-    return model, {f"{'test' if len(graph.test) else 'training'} {name}": x for name, x in found.items()}, names
+    return Lesson(training, training.config, "MRR", names, figures, _RANKS)
 
 
-def _brain(options: TrainTriples, graph: Graph, console: Console) -> tuple[TensorBrain, dict[str, float], Any]:
+def _of_brain(setup: TripleSetup, graph: Graph, device: torch.device) -> Lesson:
     triples = graph.train[:, :3]
-    episodes = triples[: options.episodes]
-    scenes = SceneData(len(graph.entities), num_classes=min(CLASSES, len(graph.entities)), seed=options.seed)
-    config = TensorBrainConfig(
-        len(graph.entities), len(graph.relations), {"class": scenes.num_classes}, len(episodes),
-        input_size=scenes.input_size, dim=options.dim or 96,
-    )  # fmt: skip
-    model = TensorBrain(config)
-    steps = (options.epochs or 120) * -(-len(triples) // options.batch_size)
-    how = BrainTraining(steps, options.batch_size, options.learning_rate, remember=True, seed=options.seed)
+    episodes = triples[: setup.episodes]
+    scenes = SceneData(len(graph.entities), num_classes=min(CLASSES, len(graph.entities)), seed=setup.seed)
+    steps = (setup.epochs or EPOCHS) * -(-len(triples) // setup.batch_size)
+    how = BrainSetup(steps, setup.batch_size, setup.learning_rate, remember=True, seed=setup.seed)
     judged = next(part for part in (graph.valid, graph.train[:500]) if len(part))
-    with _bar(console, steps) as on_step:
-        past = episodes if len(episodes) else None
-        train_brain(model, triples, scenes, how, held_out=judged, episodes=past, on_step=on_step)
-    tested = graph.test if len(graph.test) else graph.train
-    found = {f"scenes, {name}": x for name, x in perception(model, tested, scenes).items()}
-    found |= {f"episodes, {name}": x for name, x in recalled(model, episodes).items()} if len(episodes) else {}
-    moments = [" ".join(_named(graph, row)) for row in episodes.tolist()]
-    names = {"entities": graph.entities, "relations": graph.relations, "class": _classes(scenes)}
-    return model.eval(), found, names | {"times": [f"{i}: {text}" for i, text in enumerate(moments)]}
+    model = _brain(setup, graph, scenes, len(episodes)).to(device)
+    training = BrainTraining(model, triples, scenes, how, judged, episodes if len(episodes) else None)
+    part, tested = _judged(graph)
+
+    def figures() -> dict[str, dict[str, float]]:
+        found = perception(model, tested, scenes)
+        seen = {name: value for name, value in found.items() if "@" in name}
+        past = {f"{name}@1": value for name, value in recalled(model, episodes).items()} if len(episodes) else {}
+        return {f"Scenes of {part.lower()} triples": seen} | ({"Episodes from their times": past} if past else {})
+
+    return Lesson(training, how.config, "predicate@1", _names(graph, episodes), figures, _SHARES)
 
 
-def _named(graph: Graph, row: list[int]) -> tuple[str, str, str]:
-    return graph.entities[row[0]], graph.relations[row[1]], graph.entities[row[2]]
+def _judged(graph: Graph) -> tuple[str, torch.Tensor]:
+    return ("Test", graph.test) if len(graph.test) else ("Training", graph.train)
 
 
-def _classes(scenes: SceneData) -> list[str]:
-    return [f"class {number}" for number in range(scenes.num_classes)]
+def _brain(setup: TripleSetup, graph: Graph, scenes: SceneData, num_times: int) -> TensorBrain:
+    torch.manual_seed(setup.seed)
+    sizes: dict[str, Any] = {"input_size": scenes.input_size, "dim": setup.dim or 96, "num_times": num_times}
+    unary = {"class": scenes.num_classes}
+    return TensorBrain(TensorBrainConfig(len(graph.entities), len(graph.relations), unary, **sizes))
 
 
-class _bar:
-    """A bar of steps, with the last validation score."""
-
-    def __init__(self, console: Console, steps: int) -> None:
-        columns = (TextColumn("training"), BarColumn(), TextColumn("{task.completed}/{task.total} steps{task.fields[score]}"))  # noqa: E501  # fmt: skip
-        self._progress = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
-        self._task = self._progress.add_task("", total=steps, score="")
-
-    def __enter__(self) -> Callable[[Any], bool]:
-        self._progress.start()
-        return self._step
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def _step(self, progress: Any) -> bool:
-        score = f", score {progress.curve[-1].score:.3f}" if progress.curve else ""
-        self._progress.update(self._task, completed=progress.step, score=score)
-        return True
+def _names(graph: Graph, episodes: torch.Tensor) -> Vocabulary:
+    """Of a brain; its times are called by their number and what was then."""
+    moments = [(graph.entities[s], graph.relations[p], graph.entities[o]) for s, p, o in episodes.tolist()]
+    times = [f"{number}: {' '.join(words)}" for number, words in enumerate(moments)]
+    classes = [f"class {number}" for number in range(min(CLASSES, len(graph.entities)))]
+    return {"entities": graph.entities, "relations": graph.relations, "class": classes, "times": times}

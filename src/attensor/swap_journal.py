@@ -8,11 +8,10 @@ trial.json           what was found, written last
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from rich.console import Console
@@ -22,10 +21,11 @@ from torch import nn
 from attensor.edit.align import Alignment
 from attensor.edit.journal import Journal
 from attensor.errors import Stopped
-from attensor.files import RUN_MARK, read_json, write_json
+from attensor.files import read_json, write_json
 from attensor.lab.display import clock
 from attensor.lab.interruption import Interruption
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
+from attensor.train.run_folder import RunFolder
 
 __all__ = ["SwapFolder", "SwapJournal"]
 
@@ -33,26 +33,28 @@ _LINE_SECONDS, _KEEP_SECONDS = 20.0, 120.0
 _KEPT = ("steps", "seconds", "errors")
 
 
-class SwapFolder:
-    """Files of one run.
+class SwapFolder(RunFolder):
+    """Files of one swap.
 
     Args:
         path: the folder; made when the run begins.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoint, self.scores = path / "aligned.safetensors", path / "scores.json"
-        self.asked, self.numbers = path / "run.json", path / "trial.json"
+    state_name, last_name = "aligned.safetensors", "trial.json"
+    others: ClassVar[Mapping[str, str]] = {"model": "the model is another", "text": "the text is another"}
 
-    def check(self, *, is_resumed: bool) -> None:
-        """Refuse a folder that holds something else than what is asked for.
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.scores, self.numbers = path / "scores.json", path / self.last_name
+
+    def open(self, *, is_resumed: bool) -> None:
+        """Refuse a folder in which nothing can begin, or go on.
 
         Raises:
             ValueError: names the folder and the repair.
         """
-        self.is_resumed, kept = is_resumed, read_json(self.asked)
-        if self.numbers.exists():
+        kept = self.kept()
+        if self.is_finished:
             raise ValueError(f"--out {self.path}: holds a finished swap; give another folder.")
         if is_resumed and kept is None:
             raise ValueError(f"--out {self.path}: there is no interrupted swap; leave out --resume to begin one.")
@@ -60,32 +62,21 @@ class SwapFolder:
             raise ValueError(
                 f"--out {self.path}: holds a swap that was interrupted; add --resume to go on, or give another folder."
             )
-        if kept is None and self.path.exists() and (not self.path.is_dir() or self._has_others()):
-            raise ValueError(f"--out {self.path}: there is something else already; give a new folder.")
 
-    def _has_others(self) -> bool:
-        return any(not file.name.startswith(".") for file in self.path.iterdir())
-
-    def begin(self, asked: Mapping[str, Any]) -> None:
+    def prepare(self, asked: Mapping[str, Any]) -> None:
         """Make the folder, or compare the request with that of the run in it.
 
         Raises:
             ValueError: another request; names the first option that differs. OSError: the folder cannot be written.
         """
-        now, kept = json.loads(json.dumps(dict(asked))), read_json(self.asked)
-        self._now = now
-        for option in now if kept else ():
-            if kept.get(option) != now[option]:
-                what = f"{option} was {kept.get(option)!r} and is now {now[option]!r}"
-                what = f"the {option} is another" if option in ("model", "text") else what
-                raise ValueError(f"--out {self.path}: holds a run that goes on only as it began: {what}.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / RUN_MARK).touch()
+        self.check(asked)
+        self._asked = asked
+        self.make()
 
     def keep_request(self) -> None:
         """Note what the run was asked for, once it is sure that it can be done."""
-        if not self.asked.exists():
-            write_json(self.asked, self._now)
+        if self.kept() is None:
+            self.begin(self._asked, {})
 
     def finish(self) -> None:
         """Remove what only an unfinished run needs."""

@@ -60,13 +60,13 @@ def swap_command(asked: EditSwap) -> int:
         context=asked.context,
     )
     folder = SwapFolder(user_path(asked.out, "--out"))
-    folder.check(is_resumed=asked.resume)
+    folder.open(is_resumed=asked.resume)
     torch.manual_seed(asked.seed)
     model = load_original(user_path(asked.model, "DIR"))
     task = _task(asked, model)
     _check_layer(model, options)
     given = {name: value for name, value in vars(asked).items() if name not in _NO_NUMBERS}
-    folder.begin({**given, "model": _fingerprint(asked.model), "text": task.data.fingerprint})
+    folder.prepare({**given, "model": _fingerprint(asked.model), "text": task.data.fingerprint})
     with locked(folder.path), Interruption().listening() as interruption:
         with SwapJournal(folder, console, interruption) as journal:
             try:

@@ -41,6 +41,15 @@ def test_a_fourth_column_is_a_time(tmp_path: Path) -> None:
         open_graph(".")
 
 
+def test_headings_marks_and_odd_signs_are_no_names(tmp_path: Path) -> None:
+    """Excel's byte order mark, Windows' ends of lines, and names with what Python takes for an end of a line."""
+    text = "\ufeffHead\tRelation\tTail\r\nBjörk\tlives in\tReykjavík\r\nж\x85ж\tr\t東\u2028京\r\n"
+    (tmp_path / "graph.tsv").write_bytes(text.encode())
+    assert read_triples(tmp_path / "graph.tsv") == [("Björk", "lives in", "Reykjavík"), ("ж\x85ж", "r", "東\u2028京")]
+    (tmp_path / "graph.tsv").write_text("a\tr\tb\nhead\trelation\ttail\n")
+    assert len(read_triples(tmp_path / "graph.tsv")) == 2
+
+
 def test_n_triples(tmp_path: Path) -> None:
     text = '<http://x/a> <http://x/r> <http://x/b> .\n<http://x/b> <http://x/name> "B\\u00e4r"@de .\n# nothing\n'
     (tmp_path / "graph.nt").write_text(text)
@@ -80,9 +89,12 @@ def test_one_file_is_split_and_no_name_is_lost(tmp_path: Path) -> None:
     [
         (
             "a\tr\tb\na b c\n",
-            "line 2: must be subject, predicate, object and maybe a time with tabs between, got 1 columns",
+            "line 2: must be subject, predicate, object and maybe a time with tabs between, got 1 column; put a tab",
         ),
         ("a\tr\t\n", "leave none empty"),
+        ("a\tr\n", "got 2 columns; give each line a subject"),
+        ("a,r,b\n", "got 1 column; put tabs in the place of commas"),
+        ("<a:a> <a:r> <a:b> .\n", "if it is N-Triples, call it .nt"),
         ("a\tr\tb\na\tr\tb\tc\n", "line 2: has 4 columns, the lines before it 3"),
         ("\n", "has no triples"),
     ],

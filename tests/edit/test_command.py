@@ -135,7 +135,7 @@ def test_an_interrupted_alignment_goes_on_to_the_same_bits(place: Path) -> None:
 
     whole, expected = align(Journal())
     folder, interruption = SwapFolder(place / "run"), Interruption()
-    folder.begin({})
+    folder.prepare({})
 
     class Stopping(SwapJournal):
         def stepped(self, text: str, share: float, *kept: Any) -> None:

@@ -22,7 +22,7 @@ def _scores(rng: random.Random, name: str, masks: str) -> dict[str, str]:
     dtype = rng.choice(["float32", "float64", "float16"])
     given = {"scores": randn(dtype, 4, 6)}
     given |= {"target": "torch.randint(6, (4,))"} if name == "ranks" else {"relevant": masks}
-    return {**given, **optional(rng, 0.4, ignore="torch.rand(4, 6) > 0.8")}
+    return {**given, **optional(rng, 0.4, filter="torch.rand(4, 6) > 0.8")}
 
 
 def _ranks(rng: random.Random) -> tuple[str, dict[str, str]]:
@@ -38,8 +38,8 @@ def _ranks(rng: random.Random) -> tuple[str, dict[str, str]]:
 def _of_ranks(a: Arguments) -> str | None:
     scores = a["scores"]
     need(scores.ndim == 2, "scores: rank")
-    same_device(a, scores, "target", "relevant", "ignore")
-    for mask in ("relevant", "ignore"):
+    same_device(a, scores, "target", "relevant", "filter")
+    for mask in ("relevant", "filter"):
         shape(a, mask, list(scores.shape))
     if scores.device.type == "meta":
         return "scores: meta"
@@ -183,7 +183,7 @@ def _nothing(a: Arguments) -> None:
     return None
 
 
-SCORES = {"scores": "*tensor:float", "ignore": "tensor?:bool", "chunk_size": "int"}
+SCORES = {"scores": "*tensor:float", "filter": "tensor?:bool", "chunk_size": "int"}
 MEASURES: dict[str, tuple[Callable[[random.Random], tuple[str, dict[str, str]]], dict[str, str], Rules]] = {
     "retrieval": (
         _ranks,

@@ -41,7 +41,7 @@ def first_places(scores: list[float], relevant: list[bool], ignore: list[bool]) 
 @pytest.mark.parametrize(("ties", "summary"), [("optimistic", min), ("pessimistic", max), ("mean", None)])
 def test_first_ranks_over_all_orders_of_equals(ties, summary) -> None:
     scores, relevant, ignore = problem()
-    actual = first_ranks(scores, relevant, ignore=ignore, ties=ties, chunk_size=5)
+    actual = first_ranks(scores, relevant, filter=ignore, ties=ties, chunk_size=5)
     for row, rank in enumerate(actual.tolist()):
         places = first_places(scores[row].tolist(), relevant[row].tolist(), ignore[row].tolist())
         if not bool((relevant & ~ignore)[row].any()):
@@ -57,7 +57,7 @@ def test_ranks_of_one_target_with_other_answers_filtered(ties) -> None:
     scores, _, ignore = problem()
     target = torch.arange(23) % 7
     ignore[torch.arange(23), target] = True
-    actual = ranks(scores, target, ignore=ignore, ties=ties, chunk_size=4)
+    actual = ranks(scores, target, filter=ignore, ties=ties, chunk_size=4)
     for row, rank in enumerate(actual.tolist()):
         own = scores[row, target[row]]
         others = [scores[row, j] for j in range(7) if not ignore[row, j]]
@@ -70,7 +70,7 @@ def test_infinite_scores_are_scores() -> None:
     assert ranks(scores, torch.tensor([0]), ties="pessimistic").item() == 4
     assert ranks(scores, torch.tensor([0]), ties="optimistic").item() == 3
     relevant, ignore = torch.tensor([[True, False, False, True]]), torch.tensor([[False, True, False, False]])
-    assert average_precision(scores, relevant, ignore=ignore).item() == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(scores, relevant, filter=ignore).item() == pytest.approx((1 + 2 / 3) / 2)
 
 
 def test_average_precision_by_hand() -> None:
@@ -79,7 +79,7 @@ def test_average_precision_by_hand() -> None:
     relevant = torch.tensor([[True, False, False, True]]).expand(3, 4)
     ignore = torch.tensor([[False] * 4, [False] * 4, [False, True, False, False]])
     expected = [(1 + 2 / 4) / 2, (1 / 2 + 2 / 4) / 2, (1 + 2 / 3) / 2]
-    assert average_precision(scores, relevant, ignore=ignore).tolist() == pytest.approx(expected)
+    assert average_precision(scores, relevant, filter=ignore).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
@@ -87,7 +87,7 @@ def test_average_precision_is_that_of_scikit_learn(dtype) -> None:
     metrics = pytest.importorskip("sklearn.metrics")
     scores, relevant, ignore = problem(queries=40, candidates=61, levels=17)
     relevant[7] = False
-    actual = average_precision(scores.to(dtype), relevant, ignore=ignore, chunk_size=9)
+    actual = average_precision(scores.to(dtype), relevant, filter=ignore, chunk_size=9)
     expected = []
     for row in range(40):
         kept = ~ignore[row]
@@ -95,7 +95,7 @@ def test_average_precision_is_that_of_scikit_learn(dtype) -> None:
         expected.append(metrics.average_precision_score(right, values) if right.any() else math.nan)
     assert actual.tolist() == pytest.approx(expected, rel=1e-12, nan_ok=True)
     known = [value for value in expected if not math.isnan(value)]
-    assert mean_average_precision(scores, relevant, ignore=ignore) == pytest.approx(sum(known) / len(known))
+    assert mean_average_precision(scores, relevant, filter=ignore) == pytest.approx(sum(known) / len(known))
 
 
 def test_summaries_of_ranks() -> None:
@@ -108,8 +108,8 @@ def test_summaries_of_ranks() -> None:
 def test_chunks_change_nothing_and_no_query_gives_no_rank() -> None:
     scores, relevant, ignore = problem()
     for function in (first_ranks, average_precision):
-        whole = function(scores, relevant, ignore=ignore)
-        torch.testing.assert_close(function(scores, relevant, ignore=ignore, chunk_size=1), whole, equal_nan=True)
+        whole = function(scores, relevant, filter=ignore)
+        torch.testing.assert_close(function(scores, relevant, filter=ignore, chunk_size=1), whole, equal_nan=True)
         assert function(scores[:0], relevant[:0]).shape == (0,)
     assert ranks(scores[:0], torch.zeros(0, dtype=torch.long)).shape == (0,)
 
@@ -122,8 +122,8 @@ def test_wrong_input_is_refused() -> None:
         first_ranks(scores, relevant, ties="random")
     with pytest.raises(ValueError, match=r"relevant must be a bool tensor \[23, 7\] .* got \[23, 6\]"):
         average_precision(scores, relevant[:, 1:])
-    with pytest.raises(ValueError, match=r"ignore must be a bool tensor .* \[23, 7\] torch\.int64"):
-        first_ranks(scores, relevant, ignore=relevant.long())
+    with pytest.raises(ValueError, match=r"filter must be a bool tensor .* \[23, 7\] torch\.int64"):
+        first_ranks(scores, relevant, filter=relevant.long())
     with pytest.raises(ValueError, match="scores must be numbers, got 1 that are NaN"):
         average_precision(
             scores.index_fill(0, torch.tensor([2]), 0.0).index_put(

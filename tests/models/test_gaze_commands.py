@@ -1,4 +1,4 @@
-"""`attensor train scanpaths` and `attensor solve scanpath`: runs that go on, pictures, and what is refused."""
+"""`attensor train scanpaths` and `attensor solve scanpath`: models, pictures, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from attensor import cli
 from attensor.data.gaze import Gaze, generated
@@ -57,26 +56,6 @@ def test_a_model_is_trained_kept_and_asked(tmp_path: Path, capsys: pytest.Captur
     assert page.count("<rect") == 3 * 6
     kept = json.loads((tmp_path / "path.json").read_text())
     assert len(kept["samples"]) == 20
-    assert trained(tmp_path / "run") == 0
-    assert "is finished" in capsys.readouterr().out
-    assert trained(tmp_path / "run", "--seed", "1") == 2
-    assert "seed was 0 and is now 1" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_goes_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from attensor.lab.interruption import Interruption
-
-    assert trained(tmp_path / "whole") == 0
-    asked = iter([False, False, True])
-    with monkeypatch.context() as patched:
-        patched.setattr(Interruption, "requested", property(lambda self: next(asked), lambda self, value: None), False)
-        assert trained(tmp_path / "cut") == 130
-    assert "the same command goes on" in capsys.readouterr().out
-    assert trained(tmp_path / "cut") == 0
-    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], x) for name, x in cut.items())
 
 
 def test_recorded_gaze_of_mixed_shelves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`attensor train points` and `attensor solve`: runs that go on, answers beside solvers, and what is refused."""
+"""`attensor train points` and `attensor solve`: models, answers beside solvers, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from attensor import cli
 from attensor.data.points import TASKS, draw_instances
 from attensor.models.pointing import PointerNetwork, Seq2SeqBaselines
 from attensor.models.pointing.saved import load_pointing, save_pointing, shipped_model
 from attensor.models.pointing.solving import solve_points
-from attensor.train.points import PointSetup, PointTraining, scores_of
+from attensor.train.loop import run_training
+from attensor.train.points import PointTraining, scores_of
+from attensor.train.setups import PointSetup
 
 SMALL = ["--sizes", "5,6", "--steps", "6", "--instances", "30", "--held-out", "8", "--hidden-size", "8"]
 
@@ -44,27 +45,6 @@ def test_a_model_is_trained_kept_and_asked(task: str, tmp_path: Path, capsys: py
     assert page.count("<svg") == 2
     rows = (tmp_path / "answer.csv").read_text().split()
     assert rows[0] == "place,point"
-    assert trained(tmp_path / "run", task, "--model", kind) == 0
-    assert "is finished" in capsys.readouterr().out
-    assert trained(tmp_path / "run", task, "--model", kind, "--seed", "1") == 2
-    assert "seed was 0 and is now 1" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_goes_on_to_the_same_bits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from attensor.lab.interruption import Interruption
-
-    assert trained(tmp_path / "whole") == 0
-    asked = iter([False, False, True])
-    with monkeypatch.context() as patched:
-        patched.setattr(Interruption, "requested", property(lambda self: next(asked), lambda self, value: None), False)
-        assert trained(tmp_path / "cut") == 130
-    assert "stopped after step 3 of 6; the same command goes on" in capsys.readouterr().out.lower()
-    assert not (tmp_path / "cut" / "config.json").exists()
-    assert trained(tmp_path / "cut") == 0
-    whole, cut = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
-    assert all(torch.equal(whole[name], x) for name, x in cut.items())
 
 
 @pytest.mark.parametrize(
@@ -151,19 +131,10 @@ def test_points_on_a_grid_have_one_of_several_triangulations() -> None:
 
 def test_a_small_model_learns() -> None:
     """500 steps on 16 hulls: half of the loss is gone; what whole trainings reach is asked of the shipped models."""
-    from attensor.train.loop import train
-
     sizes = {"sizes": (5,), "hidden_size": 64, "instances": 16, "batch_size": 16, "held_out": 8}
     training = PointTraining(PointSetup(task="hull", steps=500, **sizes))
     before = training.loss(training.model, training.batch(0)).item()
-    train(
-        training.model,
-        training.batch,
-        training.loss,
-        training.setup.config,
-        evaluate=training.evaluate,
-        optimizer=training.optimizer,
-    )
+    run_training(training, training.config)
     assert training.loss(training.model, training.batch(0)).item() < 0.6 * before
 
 

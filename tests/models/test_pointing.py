@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attensor.errors import ShapeError
 from attensor.models.pointing import PointerNetwork, Seq2SeqBaselines, beam_search
 from attensor.models.pointing.constraints import CONSTRAINTS
-from attensor.models.pointing.pointing import pointing_loss
+from attensor.models.pointing.pointing import Pointing, pointing_loss
 from tests.golden.drawn import golden, summaries, weights
 from tests.golden.record_pointer import HIDDEN, TARGETS, points
 
@@ -227,3 +227,12 @@ def test_glued_sizes_and_options() -> None:
 def test_what_is_refused(change, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         change(PointerNetwork(8), torch.rand(2, 5, 2), torch.tensor([[1, 2, 0], [3, 0, -100]]))
+
+
+def test_a_kind_of_pointing_states_everything() -> None:
+    class Half(Pointing):
+        def _memory(self, encoded: torch.Tensor, counts: torch.Tensor) -> None:
+            return None
+
+    with pytest.raises(TypeError, match=r"abstract class Half .*_forced'?, '?_step"):
+        Half(8, 2, 0, 0.1)

@@ -11,6 +11,7 @@ from torch import Tensor
 from attensor.metrics.retrieval import hits_at, mean_reciprocal_rank
 from attensor.models.knowledge.memory import marginalise
 from attensor.models.knowledge.saved import from_pykeen, load_knowledge, save_knowledge
+from attensor.models.knowledge.scorer import TimedScorer
 from attensor.models.knowledge.scorers import KINDS, RESCAL, ComplEx, DistMult, Scorer, ScorerConfig, Tucker
 from attensor.train.triples import filtered_ranks, one_to_n_loss
 from tests.golden.drawn import golden, listing, uniform
@@ -165,6 +166,28 @@ def test_the_loss_is_cross_entropy_of_both_questions(kind: str) -> None:
     if kind == "complex":  # the size of a complex number, not of its halves
         weights = model.entities.weight[batch[0, 0]]
         torch.testing.assert_close(rows[0][0], (weights[::2].square() + weights[1::2].square()).sqrt())
+
+
+def test_a_kind_of_scorer_states_everything() -> None:
+    class Half(Scorer):
+        def _query(self, s: Tensor, p: Tensor, t: Tensor | None) -> Tensor:
+            return self.relations(p)
+
+    class Timeless(TimedScorer):
+        _query = _subject_query = Half._query
+
+    for kind, missing in ((Half, "_subject_query"), (Timeless, "_mixed'?, '?_total"), (Scorer, "_query")):
+        with pytest.raises(TypeError, match=f"abstract class {kind.__name__} .*{missing}"):
+            kind(ScorerConfig(7, 3))
+
+
+def test_sums_over_times_need_times() -> None:
+    rescal, cp = (KINDS[kind](ScorerConfig(7, 3)) for kind in ("rescal", "cp"))
+    for model, repair in ((rescal, "RESCAL: has no times .* use Tucker"), (cp, "CP: has no times .* num_times")):
+        with pytest.raises(ValueError, match=repair):
+            model.total(torch.tensor([0]))
+        with pytest.raises(ValueError, match=repair):
+            model.at_mixed_time(torch.ones(1))
 
 
 def test_bad_questions_are_refused() -> None:

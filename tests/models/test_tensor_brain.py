@@ -14,7 +14,8 @@ from attensor.data.scenes import SceneData
 from attensor.models.knowledge.memory import mean_time, superposition_curve, write_concept
 from attensor.models.knowledge.saved import load_knowledge, save_knowledge
 from attensor.models.knowledge.tensor_brain import TensorBrain, TensorBrainConfig
-from attensor.train.brain import BrainTraining, perception, recalled, train_brain
+from attensor.train import run_training
+from attensor.train.brain import BrainSetup, BrainTraining, perception, recalled
 
 SIZES = TensorBrainConfig(5, 3, {"class": 2, "kind": 4}, 6, input_size=7, dim=8, hidden_size=9)
 WINDOWS = ["scene", "subject", "class", "kind", "object", "predicate"]
@@ -267,13 +268,13 @@ def test_it_learns_scenes_and_episodes() -> None:
     scenes, episodes = SceneData(12, num_classes=3, noise=0.3), triples[:10]
     torch.manual_seed(0)
     brain = TensorBrain(TensorBrainConfig(12, 4, {"class": 3}, dim=48, hidden_size=48))
-    how = BrainTraining(steps=150, batch_size=64, learning_rate=0.03)
-    train_brain(brain, triples[:120], scenes, how, held_out=triples[120:])
+    how = BrainSetup(steps=150, batch_size=64, learning_rate=0.03)
+    run_training(BrainTraining(brain, triples[:120], scenes, how, triples[120:]), how.config)
     found = perception(brain, triples[120:], scenes)
     assert found["predicate@1"] > 0.9
     assert found["class@1"] > 0.9
     assert found["spread subject"] > 0.2
     brain = TensorBrain(TensorBrainConfig(12, 4, num_times=10, dim=48, hidden_size=48))
-    how = BrainTraining(steps=400, learning_rate=0.01, perceive=False)
-    train_brain(brain, triples, SceneData(12), how, held_out=triples, episodes=episodes)
+    how = BrainSetup(steps=400, learning_rate=0.01, perceive=False)
+    run_training(BrainTraining(brain, triples, SceneData(12), how, triples, episodes), how.config)
     assert recalled(brain, episodes)["triple"] > 0.6  # by chance 1 of 576

@@ -31,6 +31,9 @@ def test_cells_at_a_small_size() -> None:
     assert len(completed["curve"]) == 2
     seen = recipe.perceive(recipe.SOFT, seed=0, steps=3)
     assert set(seen) >= {"predicate@1", "predicate@10", "subject@1", "spread subject", "curve"}
+    told = recipe.label(recipe.SOFT, seed=0, steps=3)
+    assert set(told) == {"known", "new"}
+    assert all("class@1" in found for found in told.values())
     kept = recipe.keep_episodes(seed=0, steps=3)
     assert kept["deviation"] < 1e-12
     assert kept["kl"] > 0.05  # nothing is learned in three steps
@@ -49,9 +52,15 @@ def results(*, feedback: float, mrr: float, deviation: float) -> dict[str, Runs]
     seen = Runs(
         {arm: seeds(**{"predicate@1": x, "predicate@10": 0.6 + x, "spread subject": 0.5}) for arm, x in arms.items()}
     )
+    labels = Runs(
+        {
+            recipe.SOFT: [{"known": {"class@1": feedback + 0.6, "subject@1": 0.8}, "new": {"class@1": 0.6}}] * 3,
+            recipe.NONE: [{"known": {"class@1": 0.8, "subject@1": 0.8}, "new": {"class@1": 0.61}}] * 3,
+        }
+    )
     kept = Runs(episodes=[{"triple": 0.95, "kl": 0.01, "deviation": deviation}] * 3)
     held = Runs(states=[{"recall": [1.0] * len(recipe.SIZES), "few": 1.0}] * 3)
-    return {"completed": completed, "seen": seen, "kept": kept, "held": held}
+    return {"completed": completed, "seen": seen, "labels": labels, "kept": kept, "held": held}
 
 
 def test_the_verdict_follows_the_numbers() -> None:
@@ -60,7 +69,8 @@ def test_the_verdict_follows_the_numbers() -> None:
     assert "predicate first, P-Direct" in good.figures
     bad = recipe.judge(**results(feedback=0.13, mrr=0.7, deviation=1e-9))
     missed = " ".join(check.text for check in bad.checks if not check.passed)
-    for part in ("UMLS, complex", "Kinships, complex, MRR", "P-SA over P-Direct", "P-SA over no feedback", "1e-12"):
+    expected = ("UMLS, complex", "Kinships, complex, MRR", "P-SA over P-Direct", "P-SA over no feedback", "1e-12")
+    for part in (*expected, "class of learned"):
         assert part in missed
 
 

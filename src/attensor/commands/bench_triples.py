@@ -23,7 +23,7 @@ class BenchTriples(BenchOptions):
     entities: tuple[int, ...] = (135, 1000, 10_000)
     """Entities of the graph."""
     kinds: tuple[Literal["distmult", "cp", "complex", "rescal", "tucker"], ...] = ("distmult", "complex", "rescal")
-    """Scorers."""
+    """Scorers, out of distmult, cp, complex, rescal and tucker."""
     modes: tuple[Literal["forward", "training"], ...] = ("forward", "training")
     """Out of forward and training (forward + backward)."""
     questions: int = 128

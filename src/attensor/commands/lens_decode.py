@@ -64,7 +64,8 @@ class LensDecode:
 
         model, names = load_knowledge(self.model)
         if not isinstance(model, TensorBrain):
-            raise ValueError(f"--model {self.model}: is a {type(model).__name__}, which decodes nothing; train one with --model brain.")  # noqa: E501  # fmt: skip
+            kind = type(model).__name__
+            raise ValueError(f"--model {self.model}: is a {kind}, which decodes nothing; train one with --model brain.")
         readings = read_decodes(model, names, **self._asked(model, names))
         facts = {"model": str(self.model), "config": model.config}
         write_document(self.out, "attensor.report:decode.html", decodes=readings, facts=facts)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -14,45 +14,47 @@ from attensor.errors import Diverged, Stopped
 from attensor.files import locked, user_path
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
-
     from attensor.lab.interruption import Interruption
     from attensor.lab.step_display import StepDisplay
-    from attensor.train.loop import Progress, TrainConfig
+    from attensor.train.loop import Batch, Model, Progress, TrainConfig, Training
     from attensor.train.run_folder import RunFolder
 
-__all__ = ["INTERRUPTED", "Training", "asked_of", "carry_out", "say", "unfinished"]
+__all__ = ["INTERRUPTED", "asked_of", "carry_out", "check_options", "say", "unfinished"]
 
 INTERRUPTED = 130
 
 
-class Training(Protocol):
-    """What is trained, on what, and how it is scored."""
+def check_options(options: Any, least: float, *names: str, is_open: bool = False) -> None:
+    """Refuse numbers of a command that are too small; None, where it is left out, never is.
 
-    @property
-    def model(self) -> nn.Module:
-        """In training."""
-
-    def batch(self, step: int, /) -> Any:
-        """Of a step."""
-
-    def loss(self, model: nn.Module, batch: Any, /) -> Tensor:
-        """To be minimised."""
-
-    def optimizer(self, model: nn.Module, learning_rate: float, /) -> torch.optim.Optimizer:
-        """With the peak rate."""
-
-    def evaluate(self, model: nn.Module, /) -> float:
-        """The first score."""
+    Args:
+        options: the command.
+        least: of the numbers; `is_open` leaves it out itself.
+        names: of its fields.
+    Raises:
+        ValueError: the message names the option, its value and the least one.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is None or ((least < value if is_open else least <= value) and value < float("inf")):
+            continue
+        bound = f"above {least}" if is_open else f"at least {least}"
+        raise ValueError(f"--{name.replace('_', '-')} {value}: must be {bound}.")
 
 
-def asked_of(options: Any) -> dict[str, Any]:
-    """What decides a run: all options but where it is kept."""
-    return {name: value for name, value in dataclasses.asdict(options).items() if name != "out"}
+def asked_of(options: Any, *, without: Collection[str] = (), **found: Any) -> dict[str, Any]:
+    """What decides a run: all options but where it is kept, and those that are told in another form.
+
+    Args:
+        options: the command.
+        without: fields that decide nothing by themselves, such as the path of data.
+        found: what was found instead: the device, the data's fingerprint.
+    """
+    given = {name: value for name, value in dataclasses.asdict(options).items() if name not in {"out", *without}}
+    return given | found
 
 
-def unfinished(options: Any, console: Console) -> RunFolder | None:
+def unfinished(out: str, asked: Mapping[str, Any], console: Console) -> RunFolder | None:
     """The folder of the run that was asked for; None, after saying so, if it is finished.
 
     Raises:
@@ -60,8 +62,8 @@ def unfinished(options: Any, console: Console) -> RunFolder | None:
     """
     from attensor.train.run_folder import RunFolder
 
-    folder = RunFolder(user_path(options.out, "--out"))
-    folder.check(asked_of(options))
+    folder = RunFolder(user_path(out, "--out"))
+    folder.check(asked)
     if not folder.is_finished:
         return folder
     say(console, f"{folder.path} is finished: give another --out to train anew.")
@@ -69,8 +71,8 @@ def unfinished(options: Any, console: Console) -> RunFolder | None:
 
 
 def carry_out(
-    training: Training, config: TrainConfig, folder: RunFolder, console: Console, *, units: int, unit: str,
-    words: Callable[[], str],
+    training: Training[Model, Batch], config: TrainConfig, folder: RunFolder, console: Console, *, units: int,
+    unit: str, words: Callable[[float], str],
 ) -> Progress | int:  # fmt: skip
     """Train, and show how it goes.
 
@@ -81,13 +83,13 @@ def carry_out(
         console: to write to.
         units: how many of `unit` a step takes.
         unit: what is counted, in the plural.
-        words: the latest scores.
+        words: what is said of a score, the latest.
     Returns:
         Where the run is at its end; or a code to exit with, after saying why.
     """
     from attensor.lab.interruption import Interruption
     from attensor.lab.step_display import StepDisplay
-    from attensor.train.loop import train
+    from attensor.train.loop import run_training
 
     parameters = sum(x.numel() for x in training.model.parameters())
     say(console, f"{parameters:,} parameters, {config.steps} steps of {units}: {folder.path}")
@@ -98,10 +100,7 @@ def carry_out(
     ):
         watch = _Watch(display, interruption, words)
         try:
-            return train(
-                training.model, training.batch, training.loss, config, evaluate=training.evaluate,
-                checkpoint=folder.checkpoint, optimizer=training.optimizer, on_step=watch.on_step,
-            )  # fmt: skip
+            return run_training(training, config, checkpoint=folder.checkpoint, on_step=watch.on_step)
         except Stopped as stop:
             display.say(f"{str(stop).capitalize()}; the same command goes on.")
             return INTERRUPTED
@@ -116,12 +115,12 @@ class _Watch:
 
     display: StepDisplay
     interruption: Interruption
-    words: Callable[[], str]
+    words: Callable[[float], str]
 
     def on_step(self, progress: Progress) -> bool:
         """Whether the training goes on."""
         is_scored = bool(progress.curve) and progress.curve[-1].step == progress.step
-        self.display.step(progress.step, self.words() if is_scored else "")
+        self.display.step(progress.step, self.words(progress.curve[-1].score) if is_scored else "")
         return not self.interruption.requested
 
 

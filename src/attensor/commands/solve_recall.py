@@ -71,8 +71,9 @@ class SolveRecall:
             repair = f"name one, such as {names['times'][0]!r}" if names["times"] else "leave it out"
             raise ValueError(f"--time {self.time}: the model has {len(names['times'])} times; {repair}.")
         subject = number_of(names, "entities", self.subject, option="--subject")
-        every = range(len(names["relations"]))
-        asked = list(every) if self.predicate is None else [number_of(names, "relations", self.predicate, option="--predicate")]  # noqa: E501  # fmt: skip
+        asked = list(range(len(names["relations"])))
+        if self.predicate is not None:
+            asked = [number_of(names, "relations", self.predicate, option="--predicate")]
         p = torch.tensor(asked)
         when = None if self.time is None else torch.full_like(p, number_of(names, "times", self.time, option="--time"))
         with torch.inference_mode():
@@ -99,10 +100,10 @@ class SolveRecall:
                 "--subject and --time exclude each other for a Tensor Brain: memory starts from one of them."
             )
         with torch.inference_mode():
-            if self.time is not None:
+            if self.subject is None:
                 decoded = model.recall(torch.tensor([self._episode(names)]))
             else:
-                decoded = model.remember(torch.tensor([number_of(names, "entities", self.subject or "", option="--subject")]))  # noqa: E501  # fmt: skip
+                decoded = model.remember(torch.tensor([number_of(names, "entities", self.subject, option="--subject")]))
         table = _table(self.subject or f"time {self.time}", "window", "symbol", "P")
         for step in decoded.steps:
             if step.window == "scene" or (step.window == "subject" and self.subject is not None):

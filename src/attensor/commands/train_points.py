@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from attensor.commands.small_training import asked_of, carry_out, say, unfinished
+from attensor.commands.small_training import asked_of, carry_out, check_options, say, unfinished
 from attensor.errors import need
 from attensor.files import write_json
+from attensor.train.setups import PointSetup
 
 if TYPE_CHECKING:
     from attensor.train.points import PointTraining
@@ -18,43 +19,18 @@ if TYPE_CHECKING:
 __all__ = ["TrainPoints"]
 
 
-@dataclass(frozen=True)
-class TrainPoints:
+@dataclass(frozen=True, kw_only=True)
+class TrainPoints(PointSetup):
     """Train a pointer network on points of the unit square: convex hulls, round tours or Delaunay triangulations.
 
     Answers are computed on the way: hulls and triangulations by scipy, tours exactly up to 12 cities. The same command
     goes on with a run that was interrupted, to the same numbers.
     """
 
-    task: Literal["hull", "tsp", "delaunay"]
-    """What is asked of the points."""
     out: str = "pointer-network"
     """Folder of the run: checkpoint, curve, and at the end model.safetensors for attensor solve --model."""
-    sizes: tuple[int, ...] = (5, 6, 7, 8, 9, 10)
-    """Numbers of points of the training sets: 5,6,7."""
-    model: Literal["pointer", "attention", "plain"] = "pointer"
-    """The pointer network, or a baseline of the paper with a fixed vocabulary: sequence to sequence with attention, or
-    without."""
-    hidden_size: int = 128
-    """Units of the LSTMs; the paper has 256 or 512."""
-    steps: int = 5000
-    """Of the optimizer, Adam; some 15 ms each at the default sizes on one core."""
-    batch_size: int = 64
-    """Sets of a step, all of one size."""
-    instances: int = 6000
-    """Training sets of each size."""
-    held_out: int = 200
-    """Other sets of each size that are scored."""
-    learning_rate: float = 3e-3
-    """Peak; it falls along a half cosine."""
-    init_range: float = 0.25
-    """Parameters begin uniform within it. With the paper's 0.08 a small model learns nothing for long."""
-    width: int = 1
-    """Beams of the scores."""
     threads: int = 1
     """Threads of PyTorch; the last bits depend on it."""
-    seed: int = 0
-    """Of weights, points and their order."""
 
     def __post_init__(self) -> None:
         """Refuse impossible values.
@@ -62,12 +38,8 @@ class TrainPoints:
         Raises:
             ValueError: the message names the option, its value and the repair.
         """
-        for option in ("hidden_size", "steps", "batch_size", "instances", "held_out", "width", "threads"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be at least 1.")
-        for option in ("learning_rate", "init_range"):
-            if not 0 < getattr(self, option) < float("inf"):
-                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be above 0.")
+        check_options(self, 1, "hidden_size", "steps", "batch_size", "instances", "held_out", "width", "threads")
+        check_options(self, 0, "learning_rate", "init_range", is_open=True)
         most = 12 if self.task == "tsp" else 1000
         if not self.sizes or min(self.sizes) < 3 or max(self.sizes) > most:
             reason = " (beyond, tours are not solved exactly)" if self.task == "tsp" else ""
@@ -81,25 +53,24 @@ class TrainPoints:
         """
         need("scipy", purpose="attensor train points")
         console = Console()
-        folder = unfinished(self, console)
+        folder = unfinished(self.out, asked_of(self), console)
         if folder is None:
             return 0
         import torch
 
-        from attensor.train.points import PointSetup, PointTraining
+        from attensor.train.points import PointTraining
 
         torch.set_num_threads(self.threads)
-        options = {name: value for name, value in asked_of(self).items() if name != "threads"}
         sets = len(self.sizes) * (self.instances + self.held_out)
         say(console, f"{self.task}: {sets} sets of {min(self.sizes)} to {max(self.sizes)} points are drawn and solved")
-        training = PointTraining(PointSetup(**options))
+        training = PointTraining(self)
         folder.begin(asked_of(self), {})
         return self._carry_out(training, folder, console)
 
     def _carry_out(self, training: PointTraining, folder: RunFolder, console: Console) -> int:
         progress = carry_out(
-            training, training.setup.config, folder, console, units=self.batch_size, unit="sets",
-            words=lambda: _words(training.scores),
+            training, training.config, folder, console, units=self.batch_size, unit="sets",
+            words=lambda _: _words(training.scores),
         )  # fmt: skip
         if isinstance(progress, int):
             return progress

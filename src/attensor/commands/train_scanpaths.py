@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from attensor.commands.small_training import asked_of, carry_out, say, unfinished
+from attensor.commands.small_training import asked_of, carry_out, check_options, say, unfinished
 from attensor.errors import DataError
 from attensor.files import write_json
 
@@ -60,11 +60,8 @@ class TrainScanpaths:
         Raises:
             ValueError: the message names the option, its value and the repair.
         """
-        for option in ("steps", "batch_size", "threads", "scenes"):
-            if getattr(self, option) < 1:
-                raise ValueError(f"--{option.replace('_', '-')} {getattr(self, option)}: must be at least 1.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ValueError(f"--learning-rate {self.learning_rate}: must be above 0.")
+        check_options(self, 1, "steps", "batch_size", "threads", "scenes")
+        check_options(self, 0, "learning_rate", is_open=True)
         if not 0 < self.held_out < 1:
             raise ValueError(f"--held-out {self.held_out}: must be above 0 and below 1.")
         if self.crop is not None and (len(self.crop) != 2 or min(self.crop) < 1):
@@ -77,7 +74,7 @@ class TrainScanpaths:
             DataError, ValueError, OSError: found before the training: data, options, the folder.
         """
         console = Console()
-        folder = unfinished(self, console)
+        folder = unfinished(self.out, asked_of(self), console)
         if folder is None:
             return 0
         import torch
@@ -95,7 +92,7 @@ class TrainScanpaths:
         folder.begin(asked_of(self), {})
         progress = carry_out(
             training, setup.train_config, folder, console, units=self.batch_size, unit="paths",
-            words=lambda: _words(training.scores),
+            words=lambda _: _words(training.scores),
         )  # fmt: skip
         if isinstance(progress, int):
             return progress

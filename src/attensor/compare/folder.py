@@ -15,11 +15,12 @@ from attensor.compare.artefacts import Artefact, Balance, Measured, Pace, Pilot,
 from attensor.compare.config import CompareConfig
 from attensor.compare.counts import counts_bytes
 from attensor.compare.pace import SCHEDULE_FILE
-from attensor.compare.plan import Plan, need_device, training_time
+from attensor.compare.plan import Plan, training_time
 from attensor.compare.subjects import Subject
 from attensor.compare.tasks import open_task
 from attensor.errors import BackendError
 from attensor.files import DamagedFileError, new_folder, read_json
+from attensor.train.devices import training_device
 
 __all__ = [
     "check_disk",
@@ -92,7 +93,7 @@ def reopened(run: Path, config: CompareConfig) -> Plan:
         path = Path(subject.path)
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != subject.digest:
             raise ValueError(f"--resume {run}: {path} has changed since the run was started. Start a new run.")
-    need_device(plan.device)
+    training_device(plan.device)
     if plan.kernels == "cpp" and plan.device == "cpu":
         _need_kernels(run)
     check_files(run)

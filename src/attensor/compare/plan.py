@@ -22,7 +22,7 @@ from attensor.ops import kernels_form
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["SIZES", "Plan", "make_plan", "need_device", "training_time"]
+__all__ = ["SIZES", "Plan", "make_plan", "training_time"]
 
 PLAN_FILE = "plan.json"
 
@@ -210,22 +210,9 @@ def _opened(config: CompareConfig) -> tuple[str, Any]:
     return source, open_data(source, minimum_bytes=4 * (config.length or length) + 1, image_size=image_size)
 
 
-def need_device(device: str) -> bool:
-    """Whether there is a GPU.
-
-    Raises:
-        ValueError: there is none, and `device` is one.
-    """
-    import torch
-
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ValueError("--device cuda: this PyTorch sees no GPU. Use --device cpu, or see `attensor doctor`.")
-    return has_gpu
-
-
 def _machine(config: CompareConfig) -> tuple[str, str]:
-    has_gpu = need_device(config.device)
-    device = "cuda" if has_gpu and config.device != "cpu" else "cpu"
+    from attensor.train.devices import training_device
+
+    device = training_device(config.device).type
     dtype = config.dtype if config.dtype != "auto" else ("bfloat16" if device == "cuda" else "float32")
     return device, dtype

@@ -1,14 +1,17 @@
 """Knowledge graphs from files: triples (subject, predicate, object), or four columns with a time, in three parts.
 
-A source is a folder with train.txt, valid.txt and test.txt, one file of lines with tabs between (any suffix), one of
-N-Triples (.nt), or the name of a graph inside PyKEEN: kinships, nations or umls. PyKEEN's licence is MIT, but that of
-these graphs is not stated, so that none is copied here: it is read from an installed pykeen, or from its wheel in the
-folder where you are, as `pip download --no-deps pykeen` leaves it there, without importing it.
+A source is a folder with train.txt, valid.txt and test.txt, one file of lines with tabs between (any suffix; a first
+line "subject predicate object" or "head relation tail" is left out), one of N-Triples (.nt), or the name of a graph
+inside PyKEEN: kinships, nations or umls. PyKEEN's licence is MIT, but that of these graphs is not stated, so that none
+is copied here: it is read from an installed pykeen, or from its wheel in the folder where you are, as `pip download
+--no-deps pykeen` leaves it there, without importing it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -25,6 +28,8 @@ __all__ = ["BUNDLED", "Graph", "answers", "has_bundled", "open_graph", "read_tri
 
 BUNDLED = ("kinships", "nations", "umls")
 _PARTS = ("train", "valid", "test")
+# first lines that name the columns
+_HEADINGS = (("subject", "predicate", "object"), ("subject", "relation", "object"), ("head", "relation", "tail"))
 _Names = tuple[str, ...]
 _Place = Path | zipfile.Path
 
@@ -48,7 +53,17 @@ class Graph:
     @property
     def known(self) -> Tensor:
         """All that is true, of the three parts."""
-        return torch.cat([self.train, self.valid, self.test])
+        return torch.cat(self._parts)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names and triples, by which the graph is known again."""
+        told = json.dumps([self.entities, self.relations, self.times, *(x.tolist() for x in self._parts)])
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    @property
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.train, self.valid, self.test
 
 
 def open_graph(source: str, *, held_out: float = 0.1, seed: int = 0) -> Graph:
@@ -89,7 +104,7 @@ def read_triples(place: _Place) -> list[_Names]:
     """
     rows = _n_triples(place) if place.name.endswith(".nt") else _tab_separated(place)
     if not rows:
-        raise DataError(f"{place}: has no triples.")
+        raise DataError(f"{place}: has no triples; give lines of subject, predicate and object with tabs between.")
     return rows
 
 
@@ -140,26 +155,40 @@ def _has(place: _Place, part: str) -> bool:
 
 def _text(place: _Place) -> str:
     try:
-        return place.read_text(encoding="utf-8")
+        # Excel puts a mark before the first name
+        return place.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{place}: is no UTF-8 text (byte {error.start}); give lines with tabs between.") from error
+        raise DataError(
+            f"{place}: is no UTF-8 text (byte {error.start}); save it as UTF-8, with tabs between."
+        ) from error
 
 
 def _tab_separated(place: _Place) -> list[_Names]:
     rows: list[_Names] = []
-    for number, line in enumerate(_text(place).splitlines(), 1):
-        if not line.strip():
-            continue
+    # only ends of lines: names may hold what `splitlines` also takes for one
+    for number, line in enumerate(_text(place).split("\n"), 1):
         row = tuple(part.strip() for part in line.split("\t"))
+        if not line.strip() or (not rows and tuple(part.lower() for part in row[:3]) in _HEADINGS):
+            continue
         if len(row) not in (3, 4) or not all(row):
             raise DataError(
                 f"{place}, line {number}: must be subject, predicate, object and maybe a time with tabs between, got "
-                f"{len(row)} columns; {'leave none empty' if '' in row else 'put a tab between them'}."
+                f"{len(row)} column{'s' * (len(row) > 1)}; {_repair(line, row)}."
             )
         if rows and len(row) != len(rows[0]):
             raise DataError(f"{place}, line {number}: has {len(row)} columns, the lines before it {len(rows[0])}.")
         rows.append(row)
     return rows
+
+
+def _repair(line: str, row: _Names) -> str:
+    if len(row) in (3, 4):
+        return "leave none empty"
+    if len(row) > 1:
+        return "give each line a subject, a predicate and an object"
+    if line.rstrip().endswith((" .", ">.")):
+        return "if it is N-Triples, call it .nt"
+    return "put tabs in the place of commas" if line.count(",") > 1 else "put a tab between them"
 
 
 def _n_triples(place: _Place) -> list[_Names]:

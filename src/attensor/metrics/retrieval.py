@@ -37,7 +37,7 @@ def ranks(
     scores: Tensor,
     target: Tensor,
     *,
-    ignore: Tensor | None = None,
+    filter: Tensor | None = None,
     ties: Ties = "mean",
     chunk_size: int = 1024,
 ) -> Tensor:
@@ -46,7 +46,7 @@ def ranks(
     Args:
         scores: [B, N], any float dtype.
         target: [B], index of the right candidate.
-        ignore: [B, N], true for candidates that do not count, such as other right answers ("filtered" ranks); the
+        filter: [B, N], true for candidates that do not count, such as other right answers ("filtered" ranks); the
             target itself always counts.
         ties: "mean", "optimistic" or "pessimistic".
         chunk_size: queries at once.
@@ -55,7 +55,7 @@ def ranks(
     Raises:
         ValueError: shapes disagree, a score is not a number, a target does not exist, an unknown `ties`.
     """
-    _check_scores("ranks", scores, chunk_size, ignore=ignore)
+    _check_scores("ranks", scores, chunk_size, filter=filter)
     fits = target.shape == scores.shape[:1] and target.dtype == torch.int64 and target.device == scores.device
     if not fits or (target.numel() and not 0 <= int(target.min()) <= int(target.max()) < scores.shape[1]):
         raise ValueError(
@@ -63,7 +63,7 @@ def ranks(
             f"{list(target.shape)} {target.dtype} on {target.device}."
         )
     relevant = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, target[:, None], True)
-    others = ignore if ignore is None else ignore & ~relevant
+    others = None if filter is None else filter & ~relevant
     return _first_ranks("ranks", scores, relevant, others, ties, chunk_size)
 
 
@@ -72,7 +72,7 @@ def first_ranks(
     scores: Tensor,
     relevant: Tensor,
     *,
-    ignore: Tensor | None = None,
+    filter: Tensor | None = None,
     ties: Ties = "mean",
     chunk_size: int = 1024,
 ) -> Tensor:
@@ -81,7 +81,7 @@ def first_ranks(
     Args:
         scores: [B, N], any float dtype.
         relevant: [B, N], true for right candidates.
-        ignore: [B, N], true for candidates that do not count, right ones too (the query's own camera, for instance).
+        filter: [B, N], true for candidates that do not count, right ones too (the query's own camera, for instance).
         ties: "mean" (its expected rank when equals are shuffled), "optimistic" or "pessimistic".
         chunk_size: queries at once.
     Returns:
@@ -89,11 +89,11 @@ def first_ranks(
     Raises:
         ValueError: shapes disagree, a score is not a number, an unknown `ties`.
     """
-    return _first_ranks("first_ranks", scores, relevant, ignore, ties, chunk_size)
+    return _first_ranks("first_ranks", scores, relevant, filter, ties, chunk_size)
 
 
 def _first_ranks(
-    name: str, scores: Tensor, relevant: Tensor, ignore: Tensor | None, ties: Ties, chunk_size: int
+    name: str, scores: Tensor, relevant: Tensor, filter: Tensor | None, ties: Ties, chunk_size: int
 ) -> Tensor:
     def of(scores: Tensor, relevant: Tensor, counted: Tensor) -> Tensor:
         right = relevant & counted
@@ -104,12 +104,12 @@ def _first_ranks(
         before = equal / (1 + first) if ties == "mean" else equal * (ties == "pessimistic")
         return (1 + above + before).masked_fill(~right.any(1), torch.inf)
 
-    return _by_rows(name, of, scores, relevant, ignore, chunk_size)
+    return _by_rows(name, of, scores, relevant, filter, chunk_size)
 
 
 @checked
 def average_precision(
-    scores: Tensor, relevant: Tensor, *, ignore: Tensor | None = None, chunk_size: int = 1024
+    scores: Tensor, relevant: Tensor, *, filter: Tensor | None = None, chunk_size: int = 1024
 ) -> Tensor:
     """Average precision of each query: the mean, over its right candidates, of the precision down to that one.
 
@@ -118,17 +118,17 @@ def average_precision(
     Args:
         scores: [B, N], any float dtype.
         relevant: [B, N], true for right candidates.
-        ignore: [B, N], true for candidates that do not count.
+        filter: [B, N], true for candidates that do not count.
         chunk_size: queries at once.
     Returns:
         [B], float64; not a number where no candidate is right.
     Raises:
         ValueError: shapes disagree, or a score is not a number.
     """
-    return _average_precision("average_precision", scores, relevant, ignore, chunk_size)
+    return _average_precision("average_precision", scores, relevant, filter, chunk_size)
 
 
-def _average_precision(name: str, scores: Tensor, relevant: Tensor, ignore: Tensor | None, chunk_size: int) -> Tensor:
+def _average_precision(name: str, scores: Tensor, relevant: Tensor, filter: Tensor | None, chunk_size: int) -> Tensor:
     def of(scores: Tensor, relevant: Tensor, counted: Tensor) -> Tensor:
         falling, order = scores.sort(dim=1, descending=True)
         right = (relevant & counted).gather(1, order).double()
@@ -137,13 +137,13 @@ def _average_precision(name: str, scores: Tensor, relevant: Tensor, ignore: Tens
         precision = (right.cumsum(1) / counted.gather(1, order).cumsum(1)).gather(1, end)
         return torch.where(right > 0, precision, 0.0).sum(1) / right.sum(1)
 
-    return _by_rows(name, of, scores, relevant, ignore, chunk_size)
+    return _by_rows(name, of, scores, relevant, filter, chunk_size)
 
 
 @checked
-def mean_average_precision(scores: Tensor, relevant: Tensor, *, ignore: Tensor | None = None) -> float:
+def mean_average_precision(scores: Tensor, relevant: Tensor, *, filter: Tensor | None = None) -> float:
     """Mean of `average_precision` over the queries that have a right candidate (mAP); nan if none has."""
-    return _average_precision("mean_average_precision", scores, relevant, ignore, 1024).nanmean().item()
+    return _average_precision("mean_average_precision", scores, relevant, filter, 1024).nanmean().item()
 
 
 @checked
@@ -184,15 +184,15 @@ def _by_rows(
     of: Callable[[Tensor, Tensor, Tensor], Tensor],
     scores: Tensor,
     relevant: Tensor,
-    ignore: Tensor | None,
+    filter: Tensor | None,
     chunk_size: int,
 ) -> Tensor:
     """`of(scores, relevant, counted)` for some rows at a time, after checking all three."""
-    _check_scores(name, scores, chunk_size, relevant=relevant, ignore=ignore)
+    _check_scores(name, scores, chunk_size, relevant=relevant, filter=filter)
     parts = [scores.new_empty(0, dtype=torch.float64)]
     for start in range(0, len(scores), chunk_size):
         rows = slice(start, start + chunk_size)
-        counted = torch.ones_like(relevant[rows]) if ignore is None else ~ignore[rows]
+        counted = torch.ones_like(relevant[rows]) if filter is None else ~filter[rows]
         parts.append(of(scores[rows], relevant[rows], counted))
     return torch.cat(parts)
 

@@ -61,7 +61,7 @@ def train_variant(variant: str, seed: int, steps: int) -> dict[str, Any]:
     # Adam, as published: no weight decays
     settings = TrainConfig(steps, LEARNING_RATE, warmup_fraction=0.0, final_factor=FINAL_FACTOR, evaluations=5)
     plain = partial(adamw, weight_decay=0.0, betas=(0.9, 0.999))
-    progress = train(model, batch, AxialTransformer.training_loss, settings, evaluate=nats, optimizer=plain)  # type: ignore[arg-type]
+    progress = train(model, batch, AxialTransformer.training_loss, settings, evaluate=nats, optimizer=plain)
     curve = [[point.step, point.score] for point in progress.curve]
     found: dict[str, Any] = {"nats": curve[-1][1], "curve": curve}
     if variant == AXIAL:

@@ -78,7 +78,7 @@ def _fit(model: Logits, seed: int, steps: int, score: Callable[[Logits], float])
 
     first = score(model.eval())
     settings = TrainConfig(steps, LEARNING_RATE, constant_after=50, clip_norm=None, clip_value=1.0, evaluations=8)
-    found = train(model.train(), batch, next_byte_loss, settings, evaluate=score, optimizer=optimizer).curve  # type: ignore[arg-type]
+    found = train(model.train(), batch, next_byte_loss, settings, evaluate=score, optimizer=optimizer).curve
     curve = [[0, first], *([point.step, point.score] for point in found)]
     return {"loss": curve[-1][1], "curve": curve}
 

@@ -17,8 +17,9 @@ from attensor.data.tours import nearest_neighbor_tour, tour_length
 from attensor.metrics.polygons import ring_length
 from attensor.recipes._recipe import Chart, Check, Interval, Recipe, RecipeConfig, Verdict
 from attensor.recipes._runs import Runs, measure
-from attensor.train.loop import train
-from attensor.train.points import PointSetup, PointTraining, scores_of
+from attensor.train.loop import run_training
+from attensor.train.points import PointTraining, scores_of
+from attensor.train.setups import PointSetup
 
 __all__ = ["RECIPE"]
 
@@ -55,21 +56,16 @@ def train_tours(variant: str, seed: int, steps: int) -> dict[str, Any]:
 
 def train_triangles(variant: str, seed: int, steps: int) -> dict[str, Any]:
     """Triangulations of 5 points, with the triangles of a target in their order or in none."""
-    training, curve = _trained(seed, steps, task="delaunay", sizes=(5,), shuffled=variant == SHUFFLED)
+    training, curve = _trained(seed, steps, shuffled=variant == SHUFFLED, task="delaunay", sizes=(5,))
     return {"curve": curve, "scores": _scores(training, 5)}
 
 
-def _trained(seed: int, steps: int, **options: Any) -> tuple[PointTraining, list[list[float]]]:
+def _trained(
+    seed: int, steps: int, *, shuffled: bool = False, **options: Any
+) -> tuple[PointTraining, list[list[float]]]:
     setup = PointSetup(seed=seed, steps=steps, held_out=100, instances=min(6000, 2 * steps), **options)
-    training = PointTraining(setup)
-    progress = train(
-        training.model,
-        training.batch,
-        training.loss,
-        setup.config,
-        evaluate=training.evaluate,
-        optimizer=training.optimizer,
-    )
+    training = PointTraining(setup, shuffled=shuffled)
+    progress = run_training(training, training.config)
     training.model.eval()
     return training, [[point.step, point.score] for point in progress.curve]
 

@@ -9,7 +9,8 @@ model.safetensors   weights for `models.create(name, pretrained=FOLDER, ...)`; c
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from attensor.files import read_json, write_json
 from attensor.train.image import ImageTraining
@@ -22,7 +23,7 @@ __all__ = ["ImageFolder"]
 class ImageFolder(RunFolder):
     """Files of one training of an image model."""
 
-    data_name = "images"
+    others: ClassVar[Mapping[str, str]] = {"data_fingerprint": "the images are others than they were"}
 
     def keep_curve(self, training: ImageTraining) -> None:
         """Write the scores so far."""

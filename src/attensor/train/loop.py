@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,11 @@ from attensor.errors import Diverged, Stopped
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
 from attensor.train.optimizer import adamw, learning_rate_factor
 
-__all__ = ["Point", "Progress", "TrainConfig", "evaluation_steps", "polynomial_average", "train"]
+__all__ = [
+    "Point", "Progress", "TrainConfig", "Training", "evaluation_steps", "polynomial_average", "run_training", "train",
+]  # fmt: skip
 
+Model = TypeVar("Model", bound=nn.Module)
 Batch = TypeVar("Batch")
 
 _Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -80,15 +83,35 @@ class Progress:
     curve: list[Point] = field(default_factory=list)
 
 
+class Training(Protocol[Model, Batch]):
+    """What is trained, on what, and how it is scored: the arguments of `train` that belong together."""
+
+    @property
+    def model(self) -> Model:
+        """In training."""
+
+    def batch(self, step: int, /) -> Batch:
+        """Of a step."""
+
+    def loss(self, model: Model, batch: Batch, /) -> Tensor:
+        """To be minimised."""
+
+    def optimizer(self, model: Model, learning_rate: float, /) -> torch.optim.Optimizer:
+        """With the peak rate."""
+
+    def evaluate(self, model: Model, /) -> float:
+        """The first score."""
+
+
 def train(
-    model: nn.Module,
+    model: Model,
     batch: Callable[[int], Batch],
-    loss: Callable[[nn.Module, Batch], Tensor],
+    loss: Callable[[Model, Batch], Tensor],
     config: TrainConfig,
     *,
-    evaluate: Callable[[nn.Module], float],
+    evaluate: Callable[[Model], float],
     checkpoint: Path | None = None,
-    optimizer: Callable[[nn.Module, float], torch.optim.Optimizer] = adamw,
+    optimizer: Callable[[Model, float], torch.optim.Optimizer] = adamw,
     before_step: Callable[[int, torch.optim.Optimizer], None] = lambda step, optimizer: None,
     average: AveragedModel | None = None,
     on_step: Callable[[Progress], bool] = lambda progress: True,
@@ -109,41 +132,125 @@ def train(
     Returns:
         Progress after the last step, with `config.evaluations` points (fewer when there are fewer steps).
     Raises:
-        Diverged: the loss is no longer finite.
-        Stopped: `on_step` returned False.
+        Diverged: the loss is no longer finite. Stopped: `on_step` returned False.
     """
     learner = optimizer(model, config.learning_rate)
-    peaks = [group["lr"] for group in learner.param_groups]
-    progress = Progress()
-    if checkpoint is not None and checkpoint.exists():
-        state = load_checkpoint(checkpoint, model, learner, average=average)
-        progress = Progress(state["step"], state["seconds"], [Point(*point) for point in state["curve"]])
-    points = evaluation_steps(config.steps, config.evaluations)
-    save = _Saving(checkpoint, config.checkpoint_seconds)
-    model.train()
-    while progress.step < config.steps:
-        started = time.perf_counter()
-        before_step(progress.step, learner)
-        factor = _factor(config, progress.step)
-        for group, peak in zip(learner.param_groups, peaks, strict=True):
-            group["lr"] = peak * factor
-        value = _step(model, batch, loss, learner, config, progress.step)
-        if average is not None:
-            average.update_parameters(model)
+    run = _Run(model, batch, loss, config, evaluate, learner, before_step, average)
+    return run.to_the_end(checkpoint, on_step)
+
+
+def run_training(
+    training: Training[Model, Batch],
+    config: TrainConfig,
+    *,
+    checkpoint: Path | None = None,
+    on_step: Callable[[Progress], bool] = lambda progress: True,
+) -> Progress:
+    """`train` with all that a training has; arguments as there."""
+    return train(
+        training.model, training.batch, training.loss, config, evaluate=training.evaluate, checkpoint=checkpoint,
+        optimizer=training.optimizer, on_step=on_step,
+    )  # fmt: skip
+
+
+@dataclass
+class _Run(Generic[Model, Batch]):
+    """A training under way: what learns, by what, and how far it is; see `train`."""
+
+    model: Model
+    batch: Callable[[int], Batch]
+    loss: Callable[[Model, Batch], Tensor]
+    config: TrainConfig
+    evaluate: Callable[[Model], float]
+    optimizer: torch.optim.Optimizer
+    before_step: Callable[[int, torch.optim.Optimizer], None]
+    average: AveragedModel | None
+    progress: Progress = field(default_factory=Progress)
+
+    def __post_init__(self) -> None:
+        # before a checkpoint is read, which has the rates of its own step
+        self.peaks = [group["lr"] for group in self.optimizer.param_groups]
+        self.points = evaluation_steps(self.config.steps, self.config.evaluations)
+
+    def to_the_end(self, checkpoint: Path | None, on_step: Callable[[Progress], bool]) -> Progress:
+        if checkpoint is not None and checkpoint.exists():
+            self.resume(checkpoint)
+        save = _Saving(checkpoint, self.config.checkpoint_seconds)
+        self.model.train()
+        while self.progress.step < self.config.steps:
+            self.advance()
+            goes_on = on_step(self.progress)
+            save(self.keep, now=not goes_on)
+            if not goes_on:
+                raise Stopped(f"stopped after step {self.progress.step} of {self.config.steps}")
+        return self.progress
+
+    def resume(self, path: Path) -> None:
+        state = load_checkpoint(path, self.model, self.optimizer, average=self.average)
+        self.progress = Progress(state["step"], state["seconds"], [Point(*point) for point in state["curve"]])
+
+    def keep(self, path: Path) -> None:
+        save_checkpoint(path, self.model, self.optimizer, asdict(self.progress), average=self.average)
+
+    def advance(self) -> None:
+        """One step, and the evaluation where it is due."""
+        progress, started = self.progress, time.perf_counter()
+        value = self._step()
         progress.step += 1
-        at_point = progress.step in points
-        if at_point:
-            _check_finite(value.item(), "loss", progress.step, config)
+        is_point = progress.step in self.points
+        if is_point:
+            # reading the loss waits for the device: it belongs to the time
+            self._check_finite(value.item(), "loss")
         progress.seconds += time.perf_counter() - started
-        if at_point:
-            judged = model if average is None else average.module
-            progress.curve.append(Point(progress.step, progress.seconds, _evaluated(judged, evaluate, config)))
-            _check_finite(progress.curve[-1].score, "held-out score", progress.step, config)
-        goes_on = on_step(progress)
-        save(lambda path: save_checkpoint(path, model, learner, asdict(progress), average=average), now=not goes_on)
-        if not goes_on:
-            raise Stopped(f"stopped after step {progress.step} of {config.steps}")
-    return progress
+        if is_point:
+            progress.curve.append(Point(progress.step, progress.seconds, self._score()))
+            self._check_finite(progress.curve[-1].score, "held-out score")
+
+    def _step(self) -> Tensor:
+        config, parameters = self.config, self.model.parameters
+        self.before_step(self.progress.step, self.optimizer)
+        factor = _factor(config, self.progress.step)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * factor
+        value = self._gradient()
+        if config.clip_value is not None:
+            nn.utils.clip_grad_value_(parameters(), config.clip_value)
+        if config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters(), config.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return value
+
+    def _gradient(self) -> Tensor:
+        """The loss of the step's batches, whose gradients are summed in the parameters."""
+        self.optimizer.zero_grad(set_to_none=True)
+        first, values = self.progress.step * self.config.accumulate, []
+        for number in range(first, first + self.config.accumulate):
+            with self._precision():
+                value = self.loss(self.model, self.batch(number)) / self.config.accumulate
+            value.backward()  # type: ignore[no-untyped-call]
+            values.append(value.detach())
+        return torch.stack(values).sum()
+
+    @torch.no_grad()
+    def _score(self) -> float:
+        # a copy of the model, of its type
+        judged = self.model if self.average is None else cast("Model", self.average.module)
+        judged.eval()
+        with self._precision():
+            score = self.evaluate(judged)
+        judged.train()
+        return score
+
+    def _precision(self) -> torch.autocast:
+        device = next(self.model.parameters()).device.type
+        return torch.autocast(device, dtype=self.config.autocast, enabled=self.config.autocast is not None)
+
+    def _check_finite(self, value: float, what: str) -> None:
+        if not math.isfinite(value):
+            where = f"step {self.progress.step}, learning rate {self.config.learning_rate:g}"
+            raise Diverged(f"the {what} is {value} at {where}")
 
 
 class _Saving:
@@ -186,11 +293,6 @@ def polynomial_average(model: nn.Module, *, decay: float = 8.0) -> AveragedModel
     return AveragedModel(model, multi_avg_fn=update)
 
 
-def _check_finite(value: float, what: str, step: int, config: TrainConfig) -> None:
-    if not math.isfinite(value):
-        raise Diverged(f"the {what} is {value} at step {step}, learning rate {config.learning_rate:g}")
-
-
 def evaluation_steps(steps: int, evaluations: int | tuple[int, ...]) -> frozenset[int]:
     """After which steps the curve has a point: those named, or so many, evenly spread, ending with the last step."""
     if isinstance(evaluations, tuple):
@@ -204,40 +306,3 @@ def _factor(config: TrainConfig, step: int) -> float:
     return learning_rate_factor(
         step, config.steps, warmup_steps=int(config.warmup_fraction * config.steps), final_factor=config.final_factor
     )
-
-
-def _step(
-    model: nn.Module,
-    batch: Callable[[int], Any],
-    loss: Callable[[nn.Module, Any], Tensor],
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    step: int,
-) -> Tensor:
-    optimizer.zero_grad(set_to_none=True)
-    values = []
-    for number in range(step * config.accumulate, (step + 1) * config.accumulate):
-        with _precision(model, config):
-            value = loss(model, batch(number)) / config.accumulate
-        value.backward()  # type: ignore[no-untyped-call]
-        values.append(value.detach())
-    if config.clip_value is not None:
-        nn.utils.clip_grad_value_(model.parameters(), config.clip_value)
-    if config.clip_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
-    optimizer.step()
-    return torch.stack(values).sum()
-
-
-@torch.no_grad()
-def _evaluated(model: nn.Module, evaluate: Callable[[nn.Module], float], config: TrainConfig) -> float:
-    model.eval()
-    with _precision(model, config):
-        score = evaluate(model)
-    model.train()
-    return score
-
-
-def _precision(model: nn.Module, config: TrainConfig) -> torch.autocast:
-    device = next(model.parameters()).device.type
-    return torch.autocast(device, dtype=config.autocast, enabled=config.autocast is not None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from attensor.files import RUN_MARK, read_json, write_json
 
@@ -24,11 +24,13 @@ class RunFolder:
         path: the folder; made when it is not there.
     """
 
-    data_name = "data"  # in the plural, for messages
+    state_name, last_name = "state.safetensors", "config.json"
+    # option that is a fingerprint -> what is said when it differs
+    others: ClassVar[Mapping[str, str]] = {"data_fingerprint": "the data are others than they were"}
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoint = path / "state.safetensors"
+        self.checkpoint = path / self.state_name
 
     def kept(self) -> dict[str, Any] | None:
         """What the run in this folder was asked for, and what was decided; None for no run.
@@ -36,8 +38,9 @@ class RunFolder:
         Raises:
             ValueError: the folder holds something else, or what it holds was changed.
         """
-        found: dict[str, Any] | None = read_json(self.path / "run.json")
-        if found is None and self.path.exists() and (not self.path.is_dir() or self._has_others()):
+        is_file = self.path.exists() and not self.path.is_dir()
+        found: dict[str, Any] | None = None if is_file else read_json(self.path / "run.json")
+        if found is None and self.path.exists() and (is_file or self._has_others()):
             raise ValueError(f"--out {self.path}: there is something else already; give a new folder.")
         return found
 
@@ -47,14 +50,18 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the model is there; `config.json` is written last."""
-        return (self.path / "config.json").exists()
+        """Whether the file that is written last is there."""
+        return (self.path / self.last_name).exists()
 
     def begin(self, asked: Mapping[str, Any], decided: Mapping[str, Any]) -> None:
-        """Make the folder and note both; nothing of it may be data for another run."""
+        """Make the folder and note both."""
+        self.make()
+        write_json(self.path / "run.json", {"asked": dict(asked), "decided": dict(decided)})
+
+    def make(self) -> None:
+        """Make the folder; nothing of it may be data for another run."""
         self.path.mkdir(parents=True, exist_ok=True)
         (self.path / RUN_MARK).touch()
-        write_json(self.path / "run.json", {"asked": dict(asked), "decided": dict(decided)})
 
     def check(self, asked: Mapping[str, Any]) -> None:
         """Compare a request with that of the run.
@@ -69,7 +76,5 @@ class RunFolder:
         for option in dict.fromkeys([*now, *kept["asked"]]):
             before, after = kept["asked"].get(option), now.get(option)
             if before != after:
-                what = f"{option} was {before!r} and is now {after!r}"
-                if option == "data_fingerprint":
-                    what = f"the {self.data_name} are others than they were"
+                what = self.others.get(option, f"{option} was {before!r} and is now {after!r}")
                 raise ValueError(f"--out {self.path}: holds a run that goes on only as it began: {what}. Give another.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attensor.data.gaze import Gaze, padded_paths
 from attensor.metrics.scanpath import behaviour, delta, edit_distance, sequence_score
@@ -62,32 +62,28 @@ class ScanpathTraining:
         """Paths of a step."""
         return self._train.batch(step, seed=self.setup.seed, batch_size=self.setup.batch_size)
 
-    def loss(self, model: nn.Module, batch: Gaze) -> Tensor:
+    def loss(self, model: OAT, batch: Gaze) -> Tensor:
         """Cross-entropy of the next object or the end, in nats."""
-        assert isinstance(model, OAT)  # noqa: S101
         return model.loss(batch.scenes, batch.paths)
 
-    def optimizer(self, model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
+    def optimizer(self, model: OAT, learning_rate: float) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(model.parameters(), lr=learning_rate)
 
-    def evaluate(self, model: nn.Module) -> float:
+    def evaluate(self, model: OAT) -> float:
         """Mean sequence score of drawn paths; all scores are in `scores`."""
         self.scores = scores_of(model, self._held_out, samples=self.setup.samples, seed=self.setup.seed)
         return self.scores["score"]
 
 
 @torch.no_grad()
-def scores_of(
-    model: nn.Module, gaze: Gaze, *, samples: int = 1, temperature: float = 1.0, seed: int = 0
-) -> dict[str, float]:
+def scores_of(model: OAT, gaze: Gaze, *, samples: int = 1, temperature: float = 1.0, seed: int = 0) -> dict[str, float]:
     """How paths that are drawn for each scene compare with people's.
 
     Returns:
         score, edit (see `attensor.metrics.scanpath`), delta, found (share of paths that end at the target), length, and
         where scenes were seen by two people their `ceiling`.
     """
-    assert isinstance(model, OAT)  # noqa: S101
     random, found = torch.Generator().manual_seed(seed), []
     for start in range(0, len(gaze), _AT_ONCE):
         scenes = gaze.scenes[slice(start, start + _AT_ONCE)]

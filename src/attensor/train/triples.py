@@ -8,85 +8,77 @@ Source: arXiv:1806.07297 (cross-entropy against all entities, inverse predicates
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from attensor.data.files import generator
 from attensor.data.triples import Graph, answers
 from attensor.metrics.retrieval import hits_at, mean_reciprocal_rank, ranks
-from attensor.models.knowledge.scorers import Scorer
-from attensor.train.loop import Progress, TrainConfig, train
+from attensor.models.knowledge.scorers import KINDS, Scorer, ScorerConfig
+from attensor.train.loop import TrainConfig
+from attensor.train.setups import TripleSetup
 
-__all__ = ["ScorerTraining", "filtered_ranks", "one_to_n_loss", "ranking", "train_scorer"]
+__all__ = ["ScorerTraining", "build", "filtered_ranks", "one_to_n_loss", "ranking"]
+
+EPOCHS = 30  # where the setup says none
 
 
-@dataclass(frozen=True)
 class ScorerTraining:
-    """How a scorer is trained.
-
-    Attributes:
-        epochs: times that every triple is seen.
-        batch_size: triples of a step.
-        learning_rate: of Adam, constant over the first steps, then falling to a tenth.
-        label_smoothing: share of the target that all entities have.
-        l2, n3: weights of the mean square and cubed size of the rows that are used.
-        seed: of the order.
-    """
-
-    epochs: int = 60
-    batch_size: int = 512
-    learning_rate: float = 0.01
-    label_smoothing: float = 0.0
-    l2: float = 3e-3
-    n3: float = 0.0
-    seed: int = 0
-
-
-def train_scorer(
-    model: Scorer,
-    graph: Graph,
-    how: ScorerTraining,
-    *,
-    checkpoint: Path | None = None,
-    on_step: Callable[[Progress], bool] = lambda progress: True,
-) -> Progress:
-    """Train in place on `graph.train`; the curve is the filtered MRR on `graph.valid`, or on 500 training triples.
+    """Batches, loss and scores of a scorer, for `attensor.train.run_training`.
 
     Args:
-        model: initialised, for as many entities, predicates and times as the graph has.
-        graph: as `open_graph` gives it.
-        how: see there.
-        checkpoint: file to go on from; None keeps none.
-        on_step: called after each step; returning False saves and stops.
-    Raises:
-        Diverged, Stopped: see `train`.
+        setup: what decides the numbers; its `model` is a scorer.
+        graph: as `open_graph` gives it: `train` is learned from, `valid` scored, or 500 training triples without one.
+        device: of the model.
     """
-    device = next(model.parameters()).device
-    judged, triples = graph.valid if len(graph.valid) else graph.train[:500], graph.train.to(device)
-    per_epoch = -(-len(triples) // how.batch_size)
 
-    def batch(step: int) -> Tensor:
-        epoch, place = divmod(step, per_epoch)
-        order = torch.randperm(len(triples), generator=generator(how.seed, epoch))
-        return triples[order[place * how.batch_size :][: how.batch_size].to(device)]
+    def __init__(self, setup: TripleSetup, graph: Graph, *, device: torch.device | str = "cpu") -> None:
+        self.setup, self.graph = setup, graph
+        self.model = build(setup, graph).to(device)
+        self._train, self._judged = graph.train.to(device), graph.valid if len(graph.valid) else graph.train[:500]
+        self._per_epoch = -(-len(graph.train) // setup.batch_size)
 
-    def loss(model: nn.Module, batch: Tensor) -> Tensor:
-        added = {"label_smoothing": how.label_smoothing, "l2": how.l2, "n3": how.n3}
-        return one_to_n_loss(model, batch, **added)  # type: ignore[arg-type]
+    @property
+    def config(self) -> TrainConfig:
+        """For the loop."""
+        steps = (self.setup.epochs or EPOCHS) * self._per_epoch
+        rate = self.setup.learning_rate
+        return TrainConfig(steps, rate, warmup_fraction=0.0, clip_norm=None, evaluations=min(5, steps))
 
-    def score(model: nn.Module) -> float:
-        return mean_reciprocal_rank(filtered_ranks(model, judged, graph.known))  # type: ignore[arg-type]
+    def batch(self, step: int) -> Tensor:
+        """Triples of a step; each epoch goes through all of them in an order of its own."""
+        epoch, place = divmod(step, self._per_epoch)
+        order = torch.randperm(len(self._train), generator=generator(self.setup.seed, epoch))
+        size = self.setup.batch_size
+        return self._train[order[place * size :][:size].to(self._train.device)]
 
-    steps = how.epochs * per_epoch
-    config = TrainConfig(steps, how.learning_rate, warmup_fraction=0.0, clip_norm=None, evaluations=min(5, steps))
-    return train(
-        model, batch, loss, config, evaluate=score, checkpoint=checkpoint, optimizer=_adam, on_step=on_step
-    )  # fmt: skip
+    def loss(self, model: Scorer, batch: Tensor) -> Tensor:
+        """Cross-entropy of both questions, and what is added to it."""
+        setup = self.setup
+        return one_to_n_loss(model, batch, label_smoothing=setup.label_smoothing, l2=setup.l2, n3=setup.n3)
+
+    def optimizer(self, model: Scorer, learning_rate: float) -> torch.optim.Optimizer:
+        """Adam."""
+        return torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
+
+    def evaluate(self, model: Scorer) -> float:
+        """Filtered MRR."""
+        return mean_reciprocal_rank(filtered_ranks(model, self._judged, self.graph.known))
+
+
+def build(setup: TripleSetup, graph: Graph) -> Scorer:
+    """The scorer, drawn by the setup's seed.
+
+    Raises:
+        ValueError: its `model` is no scorer. Also as of the scorer: times that it has no factor for, for instance.
+    """
+    if setup.model not in KINDS:
+        raise ValueError(f"TripleSetup: model must be one of {', '.join(KINDS)} for a scorer, got {setup.model!r}.")
+    dim = setup.dim or (32 if setup.model in ("rescal", "tucker") else 64)
+    torch.manual_seed(setup.seed)
+    config = ScorerConfig(len(graph.entities), len(graph.relations), dim=dim, num_times=len(graph.times))
+    return KINDS[setup.model](config)
 
 
 def one_to_n_loss(
@@ -134,14 +126,10 @@ def filtered_ranks(model: Scorer, triples: Tensor, known: Tensor, *, batch_size:
             (s, p, o), t = part[:, :3].to(device).unbind(1), part[:, 3].to(device) if part.shape[1] > 3 else None
             scores = model.scores(s, p, t) if side == "object" else model.subject_scores(p, o, t)
             right = answers(known[:, turn], part[:, turn], count).to(device)
-            found.append(ranks(scores, o if side == "object" else s, ignore=right))
+            found.append(ranks(scores, o if side == "object" else s, filter=right))
     return torch.cat(found) if found else torch.empty(0, dtype=torch.float64)
 
 
 def ranking(found: Tensor) -> dict[str, float]:
     """MRR and hits at 1, 3 and 10 of ranks [B]."""
     return {"mrr": mean_reciprocal_rank(found), **{f"hits@{k}": hits_at(found, k) for k in (1, 3, 10)}}
-
-
-def _adam(model: nn.Module, learning_rate: float) -> torch.optim.Optimizer:
-    return torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)

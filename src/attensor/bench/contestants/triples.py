@@ -25,10 +25,10 @@ RELATIONS = 46
 LOOP, DENSE, PYKEEN = "a score for each triple", "theta of the whole graph", "pykeen"
 _PYKEEN_CLASSES = {kind: f"{kind}Interaction" for kind in ("DistMult", "CP", "ComplEx", "RESCAL", "TuckER")}
 HOW_TO_READ = (
-    "Scores of every entity as the object. 'A score for each triple' gathers three rows a candidate; 'theta of the "
-    "whole graph' computes every subject, predicate and object and picks the rows asked for, at small graphs only; "
-    "'pykeen' is its interaction on the same rows. Forward + backward: gradients of all weights. Useful operations are "
-    "2 x questions x entities x width."
+    "Scores of every entity as the object; the length is the number of entities. 'A score for each triple' gathers "
+    "three rows a candidate; 'theta of the whole graph' computes every subject, predicate and object and picks the "
+    "rows asked for, at small graphs only; 'pykeen' is its interaction on the same rows. Forward + backward: gradients "
+    "of all weights. Useful operations are 2 x questions x entities x width."
 )
 
 
@@ -43,6 +43,7 @@ class TriplesProblem(Problem):
 
     kind = property(lambda self: self.scorer)
     size = property(lambda self: (self.questions, self.dim, self.entities))
+    label = property(lambda self: f"{self.entities} entities")
     tolerance = property(lambda self: 1e-4 if self.device == "cpu" else 5e-2)
 
     @property

@@ -87,8 +87,7 @@ class Choice:
         columns = self._brain.columns(group).T.to(activity.dtype)[None, :, None]  # [1, K, 1, D]
         offsets = self._brain.offsets(group)
         mask = (beta * offsets)[None, None, None] if isinstance(offsets, Tensor) else None
-        out = softmax_attention(activity[None, :, None], columns, columns, scale=beta, attn_mask=mask)
-        assert isinstance(out, Tensor)  # noqa: S101 # no log-sum-exp was asked for
+        out: Tensor = softmax_attention(activity[None, :, None], columns, columns, scale=beta, attn_mask=mask)
         return out[0, :, 0]
 
 

@@ -10,12 +10,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from attensor.files import atomic_path, read_json, write_json
-from attensor.models.convert import Rule, convert, load_weights, read_weights
+from attensor.files import read_json, write_json
+from attensor.models.convert import Rule, convert
+from attensor.models.folder import configured, load_model, read_config, save_model
 from attensor.models.knowledge.scorers import KINDS, Scorer, ScorerConfig
 from attensor.models.knowledge.tensor_brain import TensorBrain, TensorBrainConfig
 
@@ -35,6 +34,9 @@ _PYKEEN_CP = (
     Rule(rf"entity_representations\.1{_EMBEDDINGS}", ("objects.weight",), lambda x: (x.flatten(1),)),
     Rule(rf"relation_representations\.0{_EMBEDDINGS}", ("relations.weight",), lambda x: (x.flatten(1),)),
 )
+_VOCABULARY = "vocabulary.json"
+_WRITER = "attensor train triples"
+_SCORERS = {kind.__name__: kind for kind in KINDS.values()}
 
 
 def save_knowledge(
@@ -53,11 +55,9 @@ def save_knowledge(
     _check_names(model, vocabulary, source="save_knowledge: vocabulary")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "model.safetensors") as temporary:
-        save_file({name: x.detach().cpu().contiguous() for name, x in model.state_dict().items()}, temporary)
-    write_json(folder / "vocabulary.json", {group: list(names) for group, names in vocabulary.items()})
+    write_json(folder / _VOCABULARY, {group: list(names) for group, names in vocabulary.items()})
     config = {key: dict(x) if isinstance(x, Mapping) else x for key, x in asdict(model.config).items()}
-    write_json(folder / "config.json", {"model": type(model).__name__, "config": config, "notes": dict(notes or {})})
+    save_model(folder, model, {"config": config, "notes": dict(notes or {})})
 
 
 def load_knowledge(folder: str | Path) -> tuple[Scorer | TensorBrain, dict[str, list[str]]]:
@@ -67,26 +67,21 @@ def load_knowledge(folder: str | Path) -> tuple[Scorer | TensorBrain, dict[str, 
         FileNotFoundError: no such files. ValueError: another model's, or damaged.
     """
     folder = Path(folder)
-    told, names = read_json(folder / "config.json"), read_json(folder / "vocabulary.json")
-    if told is None or names is None:
-        absent = "config.json" if told is None else "vocabulary.json"
-        raise FileNotFoundError(f"{folder} holds no model: there is no {absent} in it; `attensor train triples` writes one.")  # noqa: E501  # fmt: skip
-    classes = {kind.__name__: (kind, ScorerConfig) for kind in KINDS.values()}
-    classes["TensorBrain"] = (TensorBrain, TensorBrainConfig)  # type: ignore[assignment]
-    if not isinstance(told, dict) or told.get("model") not in classes:
-        raise ValueError(f"{folder} holds another model than {', '.join(classes)}; see its config.json.")
-    kind, config_class = classes[told["model"]]
-    try:
-        config = config_class(**told["config"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} is no configuration of a {told['model']}: {error}.") from error
-    with torch.device("meta"):
-        model = kind(config)
-    weights = read_weights(folder)
-    model = model.to_empty(device="cpu").to(next(iter(weights.values())).dtype)
-    load_weights(model, weights, source=str(folder))
-    _check_names(model, names, source=str(folder / "vocabulary.json"))
-    return model.eval(), names
+    told = read_config(folder, [TensorBrain.__name__, *_SCORERS], writer=_WRITER)
+    names = read_json(folder / _VOCABULARY)
+    if names is None:
+        raise FileNotFoundError(f"{folder} holds no names: there is no {_VOCABULARY} in it; `{_WRITER}` writes one.")
+    model = _built(told["model"], told, folder)
+    _check_names(model, names, source=str(folder / _VOCABULARY))
+    return model, names
+
+
+def _built(name: str, told: Mapping[str, Any], folder: Path) -> Scorer | TensorBrain:
+    if name in _SCORERS:
+        sizes = configured(lambda: ScorerConfig(**told["config"]), folder, name)
+        return load_model(lambda: _SCORERS[name](sizes), folder)
+    choices = configured(lambda: TensorBrainConfig(**told["config"]), folder, name)
+    return load_model(lambda: TensorBrain(choices), folder)
 
 
 def from_pykeen(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -13,7 +14,7 @@ from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
 from attensor.ops._checks import checked, is_readable
 
-__all__ = ["Scored", "Scorer", "ScorerConfig", "check_index"]
+__all__ = ["Scored", "Scorer", "ScorerConfig", "TimedScorer", "check_index"]
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,10 @@ class Scored(NamedTuple):
     logits: Tensor
 
 
-class Scorer(nn.Module):
+class Scorer(nn.Module, ABC):
     """What all scorers share: questions, both directions, and their checks.
 
-    A kind states `_query` (of subject, predicate, time), `_subject_query`, `factors` and `total`.
+    A kind states `_query` (of subject, predicate, time) and `_subject_query`; one with times is a `TimedScorer`.
 
     Args:
         config: sizes.
@@ -74,7 +75,7 @@ class Scorer(nn.Module):
     presets: ClassVar[dict[str, ScorerConfig]] = {}
     roles: ClassVar[tuple[str, str]] = ("entities", "entities")
     width: ClassVar[int] = 1  # numbers that an entry of an embedding takes
-    takes_times: ClassVar[bool] = True
+    takes_times: ClassVar[bool] = False
     can_be_nonnegative: ClassVar[bool] = True
 
     @checked
@@ -154,8 +155,12 @@ class Scorer(nn.Module):
         return rows if t is None else [*rows, self._table("times")[t]]
 
     def total(self, t: Tensor) -> Tensor:
-        """Sum of theta over all triples at the times t [B], in O(r) a time: [B]."""
-        raise NotImplementedError
+        """Sum of theta over all triples at the times t [B], in O(r) a time: [B].
+
+        Raises:
+            ValueError: a model without times.
+        """
+        raise self._without_times()
 
     def at_mixed_time(self, weights: Tensor) -> Self:
         """The model without times whose theta is that of this one summed over times by `weights` [T].
@@ -163,18 +168,11 @@ class Scorer(nn.Module):
         Raises:
             ShapeError: another number of weights. ValueError: a model without times.
         """
-        count = self.config.num_times
-        if self.times is None:
-            raise ValueError(f"{type(self).__name__}: has no times to sum over; build it with num_times.")
-        if weights.shape != (count,):
-            raise ShapeError(
-                f"{type(self).__name__}: weights must be [{count}], one a time, got {list(weights.shape)}."
-            )
-        mixed = type(self)(replace(self.config, num_times=0)).to(weights.device, self.times.weight.dtype)
-        with torch.no_grad():
-            for name, parameter in mixed.named_parameters():
-                parameter.copy_(self._mixed(name, weights.to(parameter.dtype) @ self._table("times")))
-        return mixed
+        raise self._without_times()
+
+    def _without_times(self) -> ValueError:
+        repair = "build it with num_times" if self.takes_times else "it has no factor for them; use Tucker"
+        return ValueError(f"{type(self).__name__}: has no times to sum over; {repair}.")
 
     def _build(self) -> None:
         """Further parameters."""
@@ -185,15 +183,13 @@ class Scorer(nn.Module):
     def _time_size(self) -> int:
         return self.config.dim * self.width
 
+    @abstractmethod
     def _query(self, s: Tensor, p: Tensor, t: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """What is multiplied with the row of every object: [B, width of a row]."""
 
+    @abstractmethod
     def _subject_query(self, p: Tensor, o: Tensor, t: Tensor | None) -> Tensor:
-        raise NotImplementedError
-
-    def _mixed(self, name: str, time: Tensor) -> Tensor:
-        """A parameter of the model without times, whose one time is `time`."""
-        raise NotImplementedError
+        """What is multiplied with the row of every subject: [B, width of a row]."""
 
     def _table(self, name: str) -> Tensor:
         """Embeddings as they count: at least float32, without sign if `nonnegative`."""
@@ -211,6 +207,44 @@ class Scorer(nn.Module):
         first = next(iter(asked.values()))[0]
         for argument, (index, bound) in asked.items():
             check_index(name, argument, index, bound, first)
+
+
+class TimedScorer(Scorer, ABC):
+    """A scorer that can have times as a further factor.
+
+    A kind also states `_total`, and `_mixed` for what times are multiplied into.
+    """
+
+    takes_times = True
+
+    def total(self, t: Tensor) -> Tensor:
+        """As of `Scorer`."""
+        if self.times is None:
+            raise self._without_times()
+        return self._total(t)
+
+    def at_mixed_time(self, weights: Tensor) -> Self:
+        """As of `Scorer`."""
+        count = self.config.num_times
+        if self.times is None:
+            raise self._without_times()
+        if weights.shape != (count,):
+            raise ShapeError(
+                f"{type(self).__name__}: weights must be [{count}], one a time, got {list(weights.shape)}."
+            )
+        mixed = type(self)(replace(self.config, num_times=0)).to(weights.device, self.times.weight.dtype)
+        with torch.no_grad():
+            for name, parameter in mixed.named_parameters():
+                parameter.copy_(self._mixed(name, weights.to(parameter.dtype) @ self._table("times")))
+        return mixed
+
+    @abstractmethod
+    def _total(self, t: Tensor) -> Tensor:
+        """See `total`; there are times."""
+
+    @abstractmethod
+    def _mixed(self, name: str, time: Tensor) -> Tensor:
+        """A parameter of the model without times, whose one time is `time`."""
 
 
 def check_index(name: str, argument: str, index: Tensor, bound: int, first: Tensor) -> None:

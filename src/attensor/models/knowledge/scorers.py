@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from attensor.models.knowledge.scorer import Scored as Scored
 from attensor.models.knowledge.scorer import Scorer as Scorer
 from attensor.models.knowledge.scorer import ScorerConfig as ScorerConfig
+from attensor.models.knowledge.scorer import TimedScorer
 
 __all__ = ["CP", "KINDS", "RESCAL", "ComplEx", "DistMult", "Scored", "Scorer", "ScorerConfig", "Tucker"]
 
 
-class DistMult(Scorer):
+class DistMult(TimedScorer):
     """One row for each entity and predicate, (N + P) r numbers: what is true of s and o is true of o and s."""
 
     def _query(self, s: Tensor, p: Tensor, t: Tensor | None) -> Tensor:
@@ -40,8 +41,7 @@ class DistMult(Scorer):
         rows = self._table("relations")[p]
         return rows if t is None else rows * self._table("times")[t]
 
-    def total(self, t: Tensor) -> Tensor:
-        """Sum of theta over all triples at the times t [B]: [B]."""
+    def _total(self, t: Tensor) -> Tensor:
         sums = [self._table(name).sum(0) for name in self.roles]
         sums.append(self._table("relations")[: self.config.num_relations].sum(0))
         return self._table("times")[t] @ (sums[0] * sums[1] * sums[2])
@@ -78,8 +78,7 @@ class ComplEx(DistMult):
         """Rows that these triples use, complex [B, r] each."""
         return [_complex(rows) for rows in super().factors(s, p, o, t)]
 
-    def total(self, t: Tensor) -> Tensor:
-        """Sum of theta over all triples at the times t [B]: [B]."""
+    def _total(self, t: Tensor) -> Tensor:
         entities = _complex(self._table("entities")).sum(0)
         relations = _complex(self._table("relations")[: self.config.num_relations]).sum(0)
         return (_complex(self._table("times")[t]) @ (entities * entities.conj() * relations)).real
@@ -99,8 +98,6 @@ class ComplEx(DistMult):
 class RESCAL(Scorer):
     """A whole matrix for each predicate: N r + P r^2 numbers. It takes no times; Tucker does."""
 
-    takes_times = False
-
     def _relation_size(self) -> int:
         return self.config.dim**2
 
@@ -116,14 +113,13 @@ class RESCAL(Scorer):
         return torch.einsum("bik,bk->bi", self._matrices(p, t), self._table("entities")[o])
 
 
-class Tucker(RESCAL):
+class Tucker(RESCAL, TimedScorer):
     """A core between factors: N r + P r2 + r r2 r numbers; with times a core of four axes and T r3 more.
 
     The core's axes are (subject, predicate, object), as in PyKEEN, then the time.
     """
 
     tiny: ClassVar[ScorerConfig] = ScorerConfig(7, 3, dim=4, relation_dim=3)
-    takes_times = True
 
     def _relation_size(self) -> int:
         return self.config.relation_dim or self.config.dim
@@ -154,8 +150,7 @@ class Tucker(RESCAL):
         core = self._core().permute(1, 3, 0, 2).flatten(0, 1).flatten(1)
         return (both @ core).view(-1, self.config.dim, self.config.dim)
 
-    def total(self, t: Tensor) -> Tensor:
-        """Sum of theta over all triples at the times t [B]: [B]."""
+    def _total(self, t: Tensor) -> Tensor:
         entities = self._table("entities").sum(0)
         relations = self._table("relations")[: self.config.num_relations].sum(0)
         share = torch.einsum("ijkl,i,j,k->l", self._core(), entities, relations, entities)

@@ -5,6 +5,7 @@ Sizes: B batch, n points, m choices, H hidden units. Source: arXiv:1506.03134, s
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,8 +55,11 @@ class Decoding:
         self.fed = None if self.fed is None else self.fed[index]
 
 
-class Pointing(nn.Module):
-    """What pointer networks and their baselines share: an encoder, teacher forcing, and decoding by beams."""
+class Pointing(nn.Module, ABC):
+    """What pointer networks and their baselines share: an encoder, teacher forcing, and decoding by beams.
+
+    A kind states `_memory`, what is made once of the encoder's outputs, `_forced`, all steps, and `_step`, the next.
+    """
 
     def __init__(self, hidden_size: int, input_size: int, fed_size: int, init_range: float) -> None:
         super().__init__()
@@ -195,17 +199,17 @@ class Pointing(nn.Module):
     def _choices(self, points: Tensor) -> int:
         return points.shape[1] + 1
 
+    @abstractmethod
     def _memory(self, encoded: Tensor, counts: Tensor) -> Any:
         """What is made once of the encoder's outputs [B, n, H] for all steps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _forced(self, given: Tensor, memory: Any, state: Decoding) -> Tensor:
         """Logits [B, m, choices] of all steps, whose inputs are given [B, m, input_size]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _step(self, given: Tensor, memory: Any, state: Decoding) -> Tensor:
         """Logits [B, width, choices] of the next step; changes the state."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from attensor.files import atomic_path
 from attensor.models.pointing.pointer_network import PointerNetwork, Seq2SeqBaselines
@@ -54,14 +53,13 @@ def load_pointing(path: str | Path) -> tuple[Pointing, dict[str, Any]]:
         with safe_open(file, framework="pt") as opened:
             described = json.loads((opened.metadata() or {})["attensor"])
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a mapping
-        kinds: dict[str, Any] = {"PointerNetwork": PointerNetwork, "Seq2SeqBaselines": Seq2SeqBaselines}
+        kinds: dict[str, type[Pointing]] = {"PointerNetwork": PointerNetwork, "Seq2SeqBaselines": Seq2SeqBaselines}
         kind = kinds[described["class"]]
     except Exception as error:  # safetensors raises a type of its own, and metadata may be anything
         raise ValueError(f"load_pointing: {str(file)!r} is no pointer network of attensor: {error}.") from error
     with torch.device("meta"):
-        model: nn.Module = kind(**described["options"])
+        model = kind(**described["options"])
     model.load_state_dict({name: x.float() for name, x in weights.items()}, assign=True)
-    assert isinstance(model, Pointing)  # noqa: S101
     return model.eval(), described["facts"]
 
 

@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
-from attensor.files import atomic_path, read_json, write_json
-from attensor.models.convert import load_weights, read_weights
+from attensor.models.folder import configured, load_model, read_config, save_model
 from attensor.models.vision.axial_config import AxialTransformerConfig as AxialTransformerConfig
 from attensor.models.vision.axial_names import from_tensorflow
 from attensor.models.vision.axial_sampling import Drawing, Method, draw_images
@@ -38,7 +36,7 @@ __all__ = ["AxialTransformer", "AxialTransformerConfig"]
 
 # standard deviation of a normal distribution that is cut off at two of its own
 _CUT_NORMAL = 0.87962566103423978
-_WEIGHTS, _CONFIG, _NOTES = "model.safetensors", "config.json", "notes"
+_NOTES = "notes"
 
 
 class AxialTransformer(nn.Module):
@@ -197,12 +195,8 @@ class AxialTransformer(nn.Module):
             folder: made when it is not there.
             notes: how it was trained, for instance: put into `config.json`, not read by `load`.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / _WEIGHTS) as temporary:
-            save_file({name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}, temporary)
         noted = {} if notes is None else {_NOTES: dict(notes)}
-        write_json(folder / _CONFIG, {"model": type(self).__name__, **asdict(self.config), **noted})
+        save_model(Path(folder), self, {**asdict(self.config), **noted})
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -211,22 +205,14 @@ class AxialTransformer(nn.Module):
         Raises:
             FileNotFoundError: no such files. ValueError: another model's, or damaged.
         """
-        found = read_json(Path(folder) / _CONFIG)
-        if found is None:
-            raise FileNotFoundError(f"{folder} holds no model: there is no {_CONFIG} in it.")
-        if not isinstance(found, dict) or found.pop("model", None) != cls.__name__:
-            raise ValueError(f"{folder} holds another model than an {cls.__name__}; see its {_CONFIG}.")
-        found.pop(_NOTES, None)
-        try:
-            config = AxialTransformerConfig(**found | {"image_size": tuple(found["image_size"])})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{Path(folder) / _CONFIG} is no configuration of an {cls.__name__}: {error}.") from error
-        with torch.device("meta"):
-            model = cls(config)
-        weights = read_weights(folder)
-        model = model.to_empty(device="cpu").to(next(iter(weights.values())).dtype)
-        load_weights(model, weights, source=str(folder))
-        return model.eval()
+        folder = Path(folder)
+        found = read_config(folder, [cls.__name__])
+        options = {name: value for name, value in found.items() if name not in ("model", _NOTES)}
+        config = configured(
+            lambda: AxialTransformerConfig(**options | {"image_size": tuple(options["image_size"])}), folder,
+            cls.__name__,
+        )  # fmt: skip
+        return load_model(lambda: cls(config), folder)
 
     def _read(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Frames [B T, C, H, W] with what each is told of those before it, [B T, H, W, D]; images as they are, None."""
