@@ -302,7 +302,8 @@ def _neighborhood(rng: random.Random, dtype: str) -> Configuration:
         **_scale(rng, dtype, is_exact=is_exact),
         **optional(rng, 0.4, return_lse="True"),
     }
-    return Configuration("neighborhood_attention", dtype, arguments, PLAIN)
+    forms = PLAIN if "additional_keys" in given or "cu_seqlens" in given else ("cpp", *PLAIN)
+    return Configuration("neighborhood_attention", dtype, arguments, forms)
 
 
 def _relative(rng: random.Random, dtype: str) -> Configuration:
