@@ -83,7 +83,8 @@ def gqa_to_latent(
 
 def _with_norm(state: dict[str, Tensor], rank: int, moment: Tensor | None) -> dict[str, Tensor]:
     """The weights with latents so small that a norm multiplies them, and its weight that takes that back."""
-    down, rotary = state["kv_a_proj_with_mqa.weight"].split([rank, len(state["kv_a_proj_with_mqa.weight"]) - rank])
+    both = state["kv_a_proj_with_mqa.weight"]
+    down, rotary = torch.split(both, [rank, len(both) - rank])
     small = _small(down, torch.eye(down.shape[1]).to(down) if moment is None else moment.to(down))
     return {
         **state,

@@ -288,7 +288,8 @@ class LatentAttention(SequenceMixer):
         shares = torch.tensor(sliced.norms, dtype=dtype, device=latent.device)[:, None] / self.kv_rank
         normed = slices * (slices.square().sum(-1, keepdim=True) * shares + EPSILON).rsqrt()
         weight: Any = self.kv_a_layernorm.weight
-        return (normed.flatten(-2) * weight.to(dtype)).to(latent.dtype)
+        weighed: Tensor = normed.flatten(-2) * weight.to(dtype)
+        return weighed.to(latent.dtype)
 
     def _attend(
         self, q: Tensor, kept: Tensor, sliced: Slicing | None, mask: Tensor | None, cu_seqlens: Tensor | None

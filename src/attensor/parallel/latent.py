@@ -211,7 +211,7 @@ def check_layer(layer: LatentAttention, groups: int) -> None:
             f"parallel: projections must be plain nn.Linear to be cut, got {odd[0]}: "
             f"{type(getattr(layer, odd[0])).__name__}; merge adapters and undo quantisation first."
         )
-    if not layer.kv_norm or layer.kv_a_proj_with_mqa.bias is not None:
+    if not layer.kv_norm or any(name.endswith(".bias") for name in layer.state_dict()):
         raise ValueError(
             "parallel: layer must have a norm of its latents and no biases, got one that was made of softmax attention "
             "(kv_norm=False); edit.gqa_to_latent makes one with a norm."

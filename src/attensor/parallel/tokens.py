@@ -156,9 +156,16 @@ class TokenShardedLatentAttention(LatentAttention):
         key_weight, value_weight = torch.split(by_head, [self.nope_dim, self.value_dim], 1)
         q, q_rotary = torch.split(q, [self.nope_dim, self.rotary_dim], -1)
         latent, k_rotary = torch.split(kept, self._kept, -1)
-        rotary = {"q_rotary": q_rotary, "k_rotary": k_rotary}
         found: tuple[Tensor, Tensor] = latent_attention(
-            q, latent, key_weight, value_weight, **rotary, scale=self.scale, attn_mask=mask, return_lse=True
+            q,
+            latent,
+            key_weight,
+            value_weight,
+            q_rotary=q_rotary,
+            k_rotary=k_rotary,
+            scale=self.scale,
+            attn_mask=mask,
+            return_lse=True,
         )
         return found
 
