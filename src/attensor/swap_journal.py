@@ -2,7 +2,8 @@
 
 run.json             what the run was asked for; --resume goes on only with the same
 scores.json          every score that was measured, number by number
-aligned.safetensors  layers and optimizer of the alignment, until the run is finished
+aligned.safetensors  layers and optimizer of the alignment, until the run is finished; of a distillation
+                     distilled-control.safetensors and distilled.safetensors
 trial.json           what was found, written last
 """
 
@@ -31,6 +32,7 @@ __all__ = ["SwapFolder", "SwapJournal"]
 
 _LINE_SECONDS, _KEEP_SECONDS = 20.0, 120.0
 _KEPT = ("steps", "seconds", "errors")
+_TRAININGS = ("aligned", "distilled-control", "distilled")
 
 
 class SwapFolder(RunFolder):
@@ -40,7 +42,7 @@ class SwapFolder(RunFolder):
         path: the folder; made when the run begins.
     """
 
-    state_name, last_name = "aligned.safetensors", "trial.json"
+    last_name = "trial.json"
     others: ClassVar[Mapping[str, str]] = {"model": "the model is another", "text": "the text is another"}
 
     def __init__(self, path: Path) -> None:
@@ -78,13 +80,18 @@ class SwapFolder(RunFolder):
         if self.kept() is None:
             self.begin(self._asked, {})
 
+    def checkpoint_of(self, training: str) -> Path:
+        """Where a training of that name is kept."""
+        return self.path / f"{training}.safetensors"
+
     def finish(self) -> None:
         """Remove what only an unfinished run needs."""
-        self.checkpoint.unlink(missing_ok=True)
+        for training in _TRAININGS:
+            self.checkpoint_of(training).unlink(missing_ok=True)
 
 
 class SwapJournal(Journal):
-    """Shows stages, a bar or lines in a pipe, and the time left; keeps scores and the alignment in the folder.
+    """Shows stages, a bar or lines in a pipe, and the time left; keeps scores and trainings in the folder.
 
     Args:
         folder: of the run.
@@ -101,6 +108,7 @@ class SwapJournal(Journal):
         self._task = self._bar.add_task("", total=1.0, state="")
         self._started = self._said = self._kept = time.monotonic()
         self._took: list[float] = []  # seconds of each score
+        self._training = _TRAININGS[0]
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -115,9 +123,10 @@ class SwapJournal(Journal):
         """A line, above the bar if there is one."""
         self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def begin(self, text: str) -> None:
+    def begin(self, text: str, training: str | None = None) -> None:
         """A stage begins; before the first the request is kept."""
         self._folder.keep_request()
+        self._training = training or self._training
         self._started = time.monotonic()
         self._bar.update(self._task, description="", completed=0.0, state="")
         self.say(f"{text} ..")
@@ -141,21 +150,22 @@ class SwapJournal(Journal):
         optimizer: torch.optim.Optimizer | None = None,
         found: Alignment | None = None,
     ) -> None:
-        """A step of a training is done; an alignment is kept every two minutes, at a stop and at its end."""
+        """A step of a training is done; it is kept every two minutes, at a stop and at its end."""
         now = time.monotonic()
         is_due = self._interruption.requested or share >= 1 or now - self._kept > _KEEP_SECONDS
         if trained is not None and optimizer is not None and found is not None and is_due:
             state = {name: getattr(found, name) for name in _KEPT}
-            save_checkpoint(self._folder.checkpoint, trained, optimizer, state)
+            save_checkpoint(self._folder.checkpoint_of(self._training), trained, optimizer, state)
             self._kept = now
         left = (now - self._started) * (1 - share) / max(share, 1e-9)
         self._show("training", share, f"{text}, about {clock(left)} left")
 
     def recall(self, trained: nn.Module, optimizer: torch.optim.Optimizer, found: Alignment) -> None:
-        """Go on with the alignment that the folder holds."""
-        if not self._folder.checkpoint.exists():
+        """Go on with the training that the folder holds, if it does."""
+        kept = self._folder.checkpoint_of(self._training)
+        if not kept.exists():
             return
-        for name, value in load_checkpoint(self._folder.checkpoint, trained, optimizer).items():
+        for name, value in load_checkpoint(kept, trained, optimizer).items():
             setattr(found, name, value)
         self.say(f"{found.steps} steps, {clock(found.seconds)}, are done already.")
 

@@ -89,8 +89,7 @@ def _keep(
 ) -> None:
     """The model, the numbers and the page."""
     to, out = options.to, folder.path
-    arguments = {"to": to, "layers": None if asked.layers is None else list(asked.layers), **options.options}
-    save_swapped(model, out, [arguments], source=asked.model)
+    save_swapped(model, out, _swaps(model, options), source=asked.model)
     name = user_path(asked.model, "DIR").resolve().name
     found = {
         "to": to,
@@ -104,6 +103,19 @@ def _keep(
     write_text(folder.numbers, json.dumps(found, indent=2) + "\n")
     folder.finish()
     console.print(f"Model: {out}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _swaps(model: Any, options: TrialOptions) -> list[dict[str, Any]]:
+    """Arguments of `edit.swap` that make the same layers of any weights; layer by layer where weights decided sizes."""
+    layers = None if options.layers is None else list(options.layers)
+    own = [
+        (index, carried)
+        for index, site in enumerate(find_sites(model))
+        if (carried := getattr(site.layer, "carried_options", None))
+    ]
+    if not own:
+        return [{"to": options.to, "layers": layers, **options.options}]
+    return [{"to": options.to, "layers": [index], **options.options, **carried} for index, carried in own]
 
 
 def _check_layer(model: Any, options: TrialOptions) -> None:

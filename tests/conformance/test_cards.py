@@ -68,7 +68,12 @@ def test_a_recipe_is_named_like_its_file(card: Card) -> None:
 
 @ONE_EACH
 def test_it_swaps_into_foreign_models_if_a_layer_can(card: Card) -> None:
-    assert bool(card.swaps_into) == any(hasattr(load(path), "from_attention") for path in card.layers)
+    """By its own card, or that of the layer that it is a variant of."""
+    able = [load(path) for path in card.layers if hasattr(load(path), "from_attention")]
+    assert able or not card.swaps_into
+    for layer in able:
+        owner = next(kind for kind in layer.__mro__ if "from_attention" in vars(kind))
+        assert any(other.swaps_into and issubclass(load(other.layers[0]), owner) for other in mechanisms().values())
 
 
 @ONE_EACH

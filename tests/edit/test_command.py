@@ -61,6 +61,25 @@ def test_a_page_with_all_controls_and_a_model_that_is_read_again(place: Path) ->
     assert [type(site.layer).__name__ for site in found] == ["MixtureOfHeads"] * 2
 
 
+def test_latents_whose_sizes_weights_decided_are_read_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which keys turn is written down: random weights would choose others."""
+    kept: list[nn.Module] = []
+    save = edit.save_swapped
+
+    def saving(model: nn.Module, *rest: Any, **named: Any) -> None:
+        kept.append(model)
+        save(model, *rest, **named)
+
+    monkeypatch.setattr("attensor.swapping.save_swapped", saving)
+    assert swap("--to", "mla", "--options", "kv_rank=5", "rotary_dim=6", "--out", "out") == 0
+    swaps = json.loads((place / "out" / "swap.json").read_text())
+    assert [one["layers"] for one in swaps] == [[0], [1]]
+    assert all(len(one["components"]) == 3 for one in swaps)
+    again, tokens = edit.load_swapped(place / "out"), torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(again(tokens).logits, kept[0].eval()(tokens).logits)
+
+
 def test_ctrl_c_keeps_what_was_measured_and_resume_measures_the_rest(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,20 +139,28 @@ def test_folders_of_others_are_left_alone(place: Path, capsys: pytest.CaptureFix
     assert "there is no config.json" in capsys.readouterr().err
 
 
-def test_an_interrupted_alignment_goes_on_to_the_same_bits(place: Path) -> None:
+@pytest.mark.parametrize("kind", ["alignment", "distillation"])
+def test_an_interrupted_training_goes_on_to_the_same_bits(place: Path, kind: str) -> None:
     task = NextToken(open_text(place / "text", minimum_bytes=33), byte_tokens, length=32, batch_size=2, held_out=8)
 
-    def align(journal: Journal) -> tuple[list[torch.Tensor], Alignment]:
+    def train(journal: Journal) -> tuple[list[torch.Tensor], Alignment]:
         from attensor.edit.checkpoint import load_original
 
         model = load_original(place / "model")
         found = sites.find_sites(model)
         make = controls(window_size=3)["window only"]
         layers: dict[str, nn.Module] = {site.name: make(site.weights()) for site in found}
-        done = transfer(model, found, {"window": layers}, task.batches(), steps=8, journal=journal)
+        if kind == "alignment":
+            done = transfer(model, found, {"window": layers}, task.batches(), steps=8, journal=journal)
+        else:
+            for site in found:
+                site.replace(layers[site.name])
+            journal.begin("Distillation", "distilled")
+            edit.distill(model, task.batches(), steps=8, journal=journal)
+            done = Alignment(8)
         return [parameter.detach() for layer in layers.values() for parameter in layer.parameters()], done
 
-    whole, expected = align(Journal())
+    whole, expected = train(Journal())
     folder, interruption = SwapFolder(place / "run"), Interruption()
     folder.prepare({})
 
@@ -143,8 +170,48 @@ def test_an_interrupted_alignment_goes_on_to_the_same_bits(place: Path) -> None:
             super().stepped(text, share, *kept)
 
     with pytest.raises(Stopped):
-        align(Stopping(folder, Console(quiet=True), interruption))
-    parts, done = align(SwapJournal(folder, Console(quiet=True), Interruption()))
+        train(Stopping(folder, Console(quiet=True), interruption))
+    steps: list[str] = []
+
+    class Listening(SwapJournal):
+        def stepped(self, text: str, share: float, *kept: Any) -> None:
+            steps.append(text)
+            super().stepped(text, share, *kept)
+
+    parts, done = train(Listening(folder, Console(quiet=True), Interruption()))
+    assert steps[0] == "step 4"
     assert done.steps == 8
     assert done.errors == expected.errors
     assert all(torch.equal(a, b) for a, b in zip(parts, whole, strict=True))
+
+
+def test_a_trial_stopped_in_its_last_distillation_goes_on_there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was distilled and scored before stays; what a further step would change, does not change."""
+    distilled = ("--to", "gla", "--distill", "0.005", "--out", "out")
+    stepped = SwapJournal.stepped
+
+    def stopping(self: SwapJournal, text: str, share: float, *kept: Any) -> None:
+        self._interruption.requested = self._training == "distilled"
+        stepped(self, text, share, *kept)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SwapJournal, "stepped", stopping)
+        assert swap(*distilled) == 130
+    out = place / "out"
+    scores = json.loads((out / "scores.json").read_text())
+    assert sum(name.startswith("distilled: ") for name in scores) == 1
+    assert (out / "distilled.safetensors").exists()
+    said: dict[str, set[str]] = {}
+
+    def listening(self: SwapJournal, text: str, share: float, *kept: Any) -> None:
+        said.setdefault(self._training, set()).add(text)
+        stepped(self, text, share, *kept)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SwapJournal, "stepped", listening)
+        assert swap(*distilled, "--resume") == 0
+    assert len(said["aligned"]) == len(said["distilled-control"]) == 1  # no step more of what was over
+    again = json.loads((out / "scores.json").read_text())
+    assert {name: again[name] for name in scores} == scores
+    assert len(json.loads((out / "trial.json").read_text())["trial"]["distilled"]) == 2
+    assert [file.name for file in out.glob("*.safetensors")] == ["model.safetensors"]

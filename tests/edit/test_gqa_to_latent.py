@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attensor import edit, sites
-from attensor.nn import Frequencies, SoftmaxAttention, Yarn
+from attensor.nn import Frequencies, LatentAttention, Slicing, SlidingWindowAttention, SoftmaxAttention, Yarn
 from tests.sites.models import SIZES, TOKENS, bert, drawn, llama
 
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
@@ -189,7 +189,57 @@ def test_moments_are_those_of_the_inputs() -> None:
         edit.input_moments(case.model, [])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("options", [{}, {"kv_rank": 7}, {"rotary_dim": 6}, {"kv_rank": 5, "rotary_dim": 4}], ids=str)
+def test_a_layer_without_a_norm_is_the_same_function_as_one_with(options: dict[str, Any]) -> None:
+    """What a swap puts in and what engines for such layers read."""
+    made, x = layer(), inputs()
+    found = LatentAttention.from_attention(made.to_attention(), **options)
+    assert near(found(x), edit.gqa_to_latent(made, **options).layer(x))
+    assert not any("layernorm" in name for name in found.state_dict())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("base", [50.0, None])
+def test_biases_are_carried_by_a_layer_without_a_norm(base: float | None) -> None:
+    made, x = layer(qkv_bias=True, out_bias=True, rotary_base=base), inputs()
+    found = LatentAttention.from_attention(made.to_attention())
+    assert near(found(x), made(x))
+    assert near(LatentAttention.from_attention(made.to_attention(), kv_rank=21)(x), made(x))  # all of C and the bias
+    made.v_proj.bias.zero_()
+    assert not near(found(x), made(x), 1e-3)
+
+
+@torch.no_grad()
+def test_weights_come_back_as_they_were_until_they_are_trained() -> None:
+    made = layer()
+    weights = made.to_attention()
+    found = LatentAttention.from_attention(weights, kv_rank=5, rotary_dim=6)
+    assert found.to_attention() is weights
+    assert found.float().to_attention() is weights
+    found.kv_b_proj.weight[0, 0] += 1e-3
+    for one in (found, LatentAttention(20, 4)):
+        with pytest.raises(ValueError, match="weights must be those that from_attention made"):
+            one.to_attention()
+    assert all(one is not two for one, two in zip(made.parameters(), found.parameters()))
+    found.o_proj.weight.zero_()
+    assert made.o_proj.weight.any()  # no memory in common
+
+
+def test_latents_without_a_norm_are_refused_where_a_norm_is_needed() -> None:
+    found = LatentAttention(20, 4, kv_norm=False)
+    with pytest.raises(ValueError, match=r"'' has latents without a norm \(kv_norm=False\)"):
+        edit.latent_moments(found, [torch.randn(1, 3, 20)])
+    with pytest.raises(ValueError, match=r"slicing\.norms stand for the norm"):
+        LatentAttention(20, 4, kv_rank=4, kv_norm=False, slicing=Slicing(2, (2.0, 2.0)))
+    assert LatentAttention(20, 4, kv_rank=4, kv_norm=False, slicing=Slicing(2))(torch.randn(1, 3, 20)).isfinite().all()
+
+
 def test_refusals() -> None:
+    with pytest.raises(ValueError, match="source has a window of 3 tokens"):
+        edit.gqa_to_latent(SlidingWindowAttention(24, 4, window_size=3))
+    with pytest.raises(ValueError, match="source has a window of 3 tokens"):
+        edit.gqa_to_latent(SlidingWindowAttention(24, 4, window_size=3))
     with pytest.raises(ValueError, match="source must be causal"):
         edit.gqa_to_latent(layer(is_causal=False))
     with pytest.raises(ValueError, match="source must be causal"):
@@ -200,7 +250,7 @@ def test_refusals() -> None:
         edit.gqa_to_latent(layer(dtype=torch.float16))
     with pytest.raises(ValueError, match="rotary_dim must be even and from 2 to 12, got 5"):
         edit.gqa_to_latent(layer(), rotary_dim=5)
-    with pytest.raises(ValueError, match="kv_rank must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="gqa_to_latent: kv_rank must be at least 1, got 0"):
         edit.gqa_to_latent(layer(), kv_rank=0)
     with pytest.raises(ValueError, match=r"moment must be \[C, C\] = \[20, 20\], got \[2, 2\]"):
         edit.gqa_to_latent(layer(), moment=torch.eye(2))

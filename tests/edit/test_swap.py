@@ -11,7 +11,7 @@ from torch import nn
 
 from attensor import catalogue, edit, sites
 from attensor.nn import SoftmaxAttention
-from tests.sites.models import CASES, TOKENS, bert, encoder, llama, mistral, our_vit, ours, qwen2, vit
+from tests.sites.models import CASES, TOKENS, bert, encoder, gpt2, llama, mistral, our_vit, ours, qwen2, vit
 
 SMALL: dict[str, dict[str, Any]] = {
     "sliding-window": {"window_size": 3},
@@ -127,6 +127,59 @@ def test_the_window_of_the_original_is_carried(make: Any, to: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("make", "bound"), [(llama, 2e-6), (qwen2, 2e-6), (gpt2, 1e-10)])
+def test_latents_of_full_rank_change_nothing_also_while_decoding(make: Any, bound: float) -> None:
+    """Positions and biases included; angles of transformers are float32."""
+    case = make()
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1] * 7])
+    choices = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    calls = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    before, padded = case.call(), case.model(TOKENS, **calls).logits
+    expected = case.model.generate(TOKENS, **choices)
+    state = copy.deepcopy(case.model.state_dict())
+    edit.swap(case.model, to="mla")
+    torch.testing.assert_close(case.call(), before, rtol=bound, atol=bound * float(before.abs().max()))
+    found, real = case.model(TOKENS, **calls).logits, mask.bool()
+    torch.testing.assert_close(found[real], padded[real], rtol=bound, atol=bound * float(padded.abs().max()))
+    assert torch.equal(case.model.generate(TOKENS, **choices), expected)
+    edit.restore(case.model)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in case.model.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_stretched_model_keeps_its_positions_as_latents() -> None:
+    scaled = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 16}  # fmt: skip
+    case = llama(rope_parameters=scaled, max_position_embeddings=128)
+    before, plain = case.call(), llama().call()
+    assert (before - plain).abs().max() > 1e-4
+    edit.swap(case.model, to="mla")
+    torch.testing.assert_close(case.call(), before, rtol=1e-5, atol=1e-5)
+
+
+def test_latents_of_less_rank_come_nearer_with_more_of_it_and_can_be_trained() -> None:
+    far, kept = [], []
+    for options in ({"kv_rank": 2, "rotary_dim": 4}, {"kv_rank": 6, "rotary_dim": 8}, {"kv_rank": 12}):
+        case = llama()
+        before = case.call().detach()
+        edit.swap(case.model, to="mla", **options)
+        far.append(float((case.call().detach() - before).norm() / before.norm()))
+        layer = sites.find_sites(case.model)[0].layer
+        kept.append(layer.kv_rank + layer.rotary_dim)
+    assert kept == [6, 14, 24]
+    assert far[0] > far[1] > 1e-3 > 1e-5 > far[2]
+    case = llama()
+    edit.swap(case.model, to="mla", kv_rank=6, rotary_dim=8)
+    batches = [{"input_ids": TOKENS, "attention_mask": torch.ones_like(TOKENS)}] * 60
+    errors = edit.align(case.model, batches, learning_rate=3e-3).errors[""]
+    assert all(one[-1] < 0.5 * one[0] for one in errors.values())
+    with pytest.raises(ValueError, match=r'edit\.restore\(model, weights="original"\)'):
+        edit.restore(case.model)
+    edit.restore(case.model, weights="original")
+    assert not any(site.is_replaced for site in sites.find_sites(case.model))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("to", ["gla", "linear", "retnet"])
 def test_a_state_decodes_left_padded_rows_as_whole_ones(to: str) -> None:
     model = edit.swap(llama().model, to=to)
@@ -213,13 +266,19 @@ def test_refusals_change_nothing() -> None:
         "weights must be": {"to": "gla", "weights": "copied"},
         "q must be .* to fit the layer": {"to": "softmax", "head_dim": 4},
         "q must be .* to fit the layer, got": {"to": "gla", "key_size": 12},
+        "rotary_dim must be even and from 2 to 12, got 14": {"to": "mla", "rotary_dim": 14},
+        "LatentAttention.from_attention: kv_rank must be": {"to": "mla", "kv_rank": 0},
+        "to='grouped-latent' cannot stand in for": {"to": "grouped-latent"},
     }.items():
         with pytest.raises(ValueError, match=match):
             edit.swap(case.model, **options)
     with pytest.raises(ValueError, match="must have an attention"):
         edit.swap(nn.Linear(3, 3), to="gla")
-    with pytest.raises(ValueError, match="reads from left to right"):
-        edit.swap(bert().model, to="gla")
+    for to in ("gla", "mla"):
+        with pytest.raises(ValueError, match="reads from left to right"):
+            edit.swap(bert().model, to=to)
+    with pytest.raises(ValueError, match="heads that read one latent each"):
+        edit.swap(ours().model, to="grouped-latent")
     with pytest.raises(ValueError, match="class token"):
         edit.swap(our_vit().model, to="window-grid")
     assert not any(site.is_replaced for site in sites.find_sites(case.model))

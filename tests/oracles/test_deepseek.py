@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attensor.models.language.deepseek import (
     PRESETS,
     deepseek_config_from_transformers,
+    deepseek_from_original,
     deepseek_from_transformers,
     latent_from_transformers,
 )
@@ -102,6 +103,93 @@ def test_a_stack_is_their_model_also_while_decoding(version: int, positions: str
         assert near(step.logits, their_step.logits)
         found.append(step.logits)
     assert near(torch.cat(found, 1), expected)
+
+
+# as the convert.py of DeepSeek's repository renames what it publishes
+THEIR_NAMES = {
+    "model.": "", "embed_tokens": "embed", "lm_head": "head", "self_attn": "attn", "mlp.": "ffn.",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "q_a_proj": "wq_a", "q_b_proj": "wq_b",
+    "q_a_layernorm": "q_norm", "kv_a_proj_with_mqa": "wkv_a", "kv_a_layernorm": "kv_norm", "kv_b_proj": "wkv_b",
+    "q_proj": "wq", "o_proj": "wo", "gate_proj": "w1", "down_proj": "w2", "up_proj": "w3",
+    "e_score_correction_bias": "bias",
+}  # fmt: skip
+
+
+def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors in another order, by the names of DeepSeek's own code."""
+    found = {}
+    for name in sorted(state, key=lambda name: name[::-1]):
+        new = name
+        for old, theirs_ in THEIR_NAMES.items():
+            new = new.replace(old, theirs_)
+        found[new] = state[name]
+    assert not any("proj" in name or "layernorm" in name for name in found)
+    return found
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("version", "q_rank"), [(2, None), (2, 7), (3, 7)])
+def test_names_of_their_own_code_are_the_same_model(version: int, q_rank: int | None) -> None:
+    model = theirs(version, "V2", q_lora_rank=q_rank)
+    ours = StackForCausalLM(StackConfig(**deepseek_config_from_transformers(model.config))).double().eval()
+    found = deepseek_from_original(renamed(model.state_dict()))
+    assert found.keys() == ours.state_dict().keys()
+    assert all(x.shape == ours.state_dict()[name].shape for name, x in found.items())
+    ours.load_state_dict(found)
+    tokens = torch.randint(0, 31, (2, 40), generator=torch.Generator().manual_seed(1))
+    assert near(ours(tokens).logits, model(tokens).logits)
+
+
+@torch.no_grad()
+def test_their_layer_written_out_by_its_own_names_is_ours() -> None:
+    """Neighbouring channels as complex numbers, in place; keys before values within each head of wkv_b."""
+    generator = torch.Generator().manual_seed(2)
+    c, heads, rank, q_rank, nope, rotary, value, tokens = 24, 3, 10, 7, 4, 6, 5, 11
+    shapes = {
+        "wq_a": (q_rank, c), "q_norm": (q_rank,), "wq_b": (heads * (nope + rotary), q_rank),
+        "wkv_a": (rank + rotary, c), "kv_norm": (rank,), "wkv_b": (heads * (nope + value), rank),
+        "wo": (c, heads * value),
+    }  # fmt: skip
+    w = {name: torch.randn(shape, generator=generator, dtype=torch.float64) for name, shape in shapes.items()}
+    x = torch.randn(2, tokens, c, generator=generator, dtype=torch.float64)
+    turns = torch.outer(torch.arange(tokens), 1e4 ** (-torch.arange(0, rotary, 2, dtype=torch.float64) / rotary))
+
+    def norm(t: Tensor, weight: Tensor) -> Tensor:
+        return nn.functional.rms_norm(t, (len(weight),), weight, 1e-6)
+
+    def turn(t: Tensor) -> Tensor:  # [B, T, heads, rotary]
+        pairs = torch.view_as_complex(t.reshape(*t.shape[:-1], rotary // 2, 2))
+        return torch.view_as_real(pairs * torch.polar(torch.ones_like(turns), turns)[:, None]).flatten(-2)
+
+    q = (norm(x @ w["wq_a"].T, w["q_norm"]) @ w["wq_b"].T).unflatten(-1, (heads, -1))
+    latent, key = (x @ w["wkv_a"].T).split([rank, rotary], -1)
+    kv = (norm(latent, w["kv_norm"]) @ w["wkv_b"].T).unflatten(-1, (heads, -1))
+    scores = torch.einsum("bshd,bthd->bhst", q[..., :nope], kv[..., :nope])
+    scores = scores + torch.einsum("bshr,btr->bhst", turn(q[..., nope:]), turn(key[..., None, :])[..., 0, :])
+    scores = scores * (nope + rotary) ** -0.5 + torch.full((tokens, tokens), -torch.inf, dtype=x.dtype).triu(1)
+    out = torch.einsum("bhst,bthd->bshd", scores.softmax(-1), kv[..., nope:]).flatten(2) @ w["wo"].T
+    sizes = {"kv_rank": rank, "q_rank": q_rank, "nope_dim": nope, "rotary_dim": rotary, "value_dim": value}
+    layer = LatentAttention(c, heads, **sizes, dtype=torch.float64)
+    state = deepseek_from_original({f"layers.4.attn.{name}.weight": x for name, x in w.items()}, attention_only=True)
+    layer.load_state_dict({name.removeprefix("model.layers.4.attn."): x for name, x in state.items()})
+    assert near(layer(x), out)
+
+
+def test_what_their_own_files_have_besides_is_refused() -> None:
+    model = theirs(3, "plain", q_lora_rank=7, first_k_dense_replace=1, n_routed_experts=8, moe_intermediate_size=5)
+    state = renamed(model.state_dict())
+    assert "layers.1.ffn.gate.bias" in state
+    with pytest.raises(ValueError, match=r"deepseek_from_original: state_dict has experts.*attention_only=True"):
+        deepseek_from_original(state)
+    kept = deepseek_from_original(state, attention_only=True)
+    assert kept.keys() == deepseek_from_transformers(model.state_dict(), attention_only=True).keys()
+    for key, message in {
+        "layers.0.attn.wkv_b.scale": "weights of 8 bits",
+        "model.layers.0.self_attn.kv_b_proj.weight": "not of this layout",
+        "layers.0.attn.indexer.wq_b.weight": "not of this layout",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            deepseek_from_original({key: torch.zeros(1)}, attention_only=".attn." in key)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)

@@ -76,6 +76,13 @@ def run(attention: LatentAttention, *, padding: Tensor | None = None) -> dict[st
 
 
 @torch.no_grad()
+def packed(attention: LatentAttention) -> Tensor:
+    """Sequences of 0, 5, 1 and 7 tokens in one row."""
+    out: Tensor = attention(torch.cat(list(inputs().values()), 1)[:1], cu_seqlens=torch.tensor([0, 0, 5, 6, 13]))
+    return out
+
+
+@torch.no_grad()
 def logits(decoder: Decoder) -> dict[str, Tensor]:
     caches = decoder.new_caches(ROWS)
     return {"prompt": decoder(TOKENS[:, :8], caches=caches), "step": decoder(TOKENS[:, 8:], caches=caches)}
@@ -116,6 +123,11 @@ def all_scenes() -> bytes:
         "4 ranks, 4 slices": run(parallel.shard(layer(SLICINGS[4]))),
         "4 ranks, 1 slice": run(parallel.shard(layer(SLICINGS[2]), groups=1)),
         "model": logits(parallel.shard_layers(model(SLICINGS[2]), pair)),
+        "2 ranks, tokens": run(parallel.shard(layer(), pair, by="tokens")),
+        "4 ranks, tokens": run(parallel.shard(layer(SLICINGS[2]), by="tokens")),
+        "2 ranks, tokens, padded": run(parallel.shard(layer(), pair, by="tokens"), padding=PADDING),
+        "4 ranks, tokens, packed": {"out": packed(parallel.shard(layer(), by="tokens"))},
+        "model by tokens": logits(parallel.shard_layers(model(), pair, by="tokens")),
     }
     found = {f"{scene}: {name}": tensor for scene, tensors in scenes.items() for name, tensor in tensors.items()}
     found["late"] = torch.frombuffer(bytearray(late(rank).encode()), dtype=torch.uint8)

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from attensor import parallel
 from attensor.errors import RankError, ShapeError
 from attensor.nn import GroupedLatentAttention, LatentAttention, Slicing
-from attensor.parallel import Place, Ranks, ShardedLatentAttention, split_state_dict
+from attensor.parallel import Place, Ranks, ShardedLatentAttention, TokenShardedLatentAttention, split_state_dict
 from tests.parallel import scenes
 from tests.parallel.scenes import HEADS, HIDDEN, PIECES, ROWS, SIZES, SLICINGS, inputs, layer
 
 RANK, ROTARY = SIZES["kv_rank"], SIZES["rotary_dim"]
 SCENES = {"2 ranks, 2 slices": (2, 2), "4 ranks, 2 slices": (4, 2), "4 ranks, 4 slices": (4, 4)}
 WHOLE = {"2 ranks, 1 slice": (2, 1), "4 ranks, 1 slice": (4, 1)}
+TOKENS = {"2 ranks, tokens": (2, 1), "4 ranks, tokens": (4, 1)}
 
 
 @pytest.fixture(scope="module")
@@ -38,19 +39,22 @@ def of(found: list[dict[str, Tensor]], scene: str) -> list[dict[str, Tensor]]:
     return [{k.removeprefix(begin): x for k, x in one.items() if k.startswith(begin)} for one in found]
 
 
-@pytest.mark.parametrize("scene", [*SCENES, *WHOLE])
+@pytest.mark.parametrize("scene", [*SCENES, *WHOLE, *TOKENS])
 def test_every_rank_has_the_outputs_of_the_whole_layer(scene: str, found: list[dict[str, Tensor]]) -> None:
     """Prompts, steps and further pieces; the whole layer cuts its latents in one process, or not at all."""
-    groups = {**SCENES, **WHOLE}[scene][1]
+    groups = {**SCENES, **WHOLE, **TOKENS}[scene][1]
     expected = scenes.run(layer(SLICINGS[groups] if groups > 1 else None))
     for one in of(found, scene):
         for name in PIECES:
             torch.testing.assert_close(one[name], expected[name], rtol=1e-12, atol=1e-12, msg=name)
 
 
-def test_padding_and_other_rows_are_those_of_the_whole_layer(found: list[dict[str, Tensor]]) -> None:
-    expected = scenes.run(layer(SLICINGS[2]), padding=scenes.PADDING)
-    for one in of(found, "2 ranks, padded"):
+@pytest.mark.parametrize(("scene", "slicing"), [("2 ranks, padded", SLICINGS[2]), ("2 ranks, tokens, padded", None)])
+def test_padding_and_other_rows_are_those_of_the_whole_layer(
+    scene: str, slicing: Slicing | None, found: list[dict[str, Tensor]]
+) -> None:
+    expected = scenes.run(layer(slicing), padding=scenes.PADDING)
+    for one in of(found, scene):
         for name in PIECES:
             is_real = torch.arange(PIECES[name]) >= (scenes.PADDING[:, None] if name == "prompt" else 0)
             torch.testing.assert_close(one[name][is_real.expand(ROWS, -1)], expected[name][is_real.expand(ROWS, -1)])
@@ -103,6 +107,46 @@ def test_calls_and_bytes_are_the_formula(scene: str, found: list[dict[str, Tenso
         for one in of(found, scene):
             assert one[f"calls, {name}"].tolist() == expected
         held += tokens
+
+
+@pytest.mark.parametrize("scene", TOKENS)
+def test_by_tokens_a_call_is_one_gather_and_a_cache_every_kth_token(scene: str, found: list[dict[str, Tensor]]) -> None:
+    """B T H (V + 1) numbers of each rank; what all ranks hold, taken in turn, is what the whole layer holds."""
+    ranks = TOKENS[scene][0]
+    for name, tokens in PIECES.items():
+        numbers = ROWS * tokens * HEADS * (SIZES["value_dim"] + 1)
+        for one in of(found, scene):
+            assert one[f"calls, {name}"].tolist() == [[1, numbers, 8 * numbers]]
+    whole = scenes.run(layer())["held"]
+    for place, one in enumerate(of(found, scene)):
+        own = whole[:, place % ranks :: ranks]
+        torch.testing.assert_close(one["held"], own)
+        assert int(one["nbytes"]) == own.nbytes
+
+
+def test_packed_rows_and_models_by_tokens_are_those_of_one_process(found: list[dict[str, Tensor]]) -> None:
+    expected = {"packed": scenes.packed(layer()), **scenes.logits(scenes.model())}
+    for rows, model in zip(of(found, "4 ranks, tokens, packed"), of(found, "model by tokens"), strict=True):
+        torch.testing.assert_close({"packed": rows["out"], **model}, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_cache_of_some_tokens_is_cropped_and_taken_up_at_the_length_of_all() -> None:
+    """Beams and assisted decoding go back; files hold what one rank has."""
+    part, x = TokenShardedLatentAttention(layer(), Ranks(2, 3)), torch.randn(ROWS, 11, HIDDEN, dtype=torch.float64)
+    kept = torch.cat([part.kv_a_layernorm(part.kv_a_proj_with_mqa(x)[..., :RANK]), x[..., :ROTARY]], -1)[:, :, None]
+    cache = part.new_cache(ROWS, max_length=11)
+    for piece in kept.split([4, 1, 6], 1):
+        held = cache.append(latent=piece)["latent"]
+    assert cache.length == 11
+    torch.testing.assert_close(held, kept[:, 2::3])
+    other = part.new_cache(1)
+    other.load_state_dict(cache.state_dict())
+    for length, count in ((11, 3), (8, 2), (2, 0)):
+        other.crop(length)
+        assert (other.length, other.state_dict()["latent"].shape[1]) == (length, count)
+    torch.testing.assert_close(other.append(latent=kept[:, 2:9])["latent"], kept[:, 2:9:3])
+    with pytest.raises(ValueError, match="decode without a static cache"):
+        cache.make_static(20)
 
 
 @pytest.mark.parametrize("scene", [*SCENES, *WHOLE])
@@ -211,6 +255,7 @@ def adapted() -> LatentAttention:
         ({"slicing": SLICINGS[2], "ranks": 3}, "groups must divide the number of ranks, got 2 groups and 3 ranks"),
         ({"groups": 1, "ranks": 3}, "num_heads must be a multiple of the 3 ranks, got 8"),
         ({"layer": GroupedLatentAttention(24, 8)}, "layer must be a whole nn.LatentAttention with one latent"),
+        ({"layer": LatentAttention(24, 8, kv_norm=False)}, "must have a norm of its latents .*gqa_to_latent makes one"),
         ({"layer": adapted()}, "projections must be plain nn.Linear to be cut, got kv_b_proj: Sequential; merge"),
     ],
     ids=str,
@@ -227,9 +272,15 @@ def test_other_refusals() -> None:
         parallel.shard_layers(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2 of 2"):
         Ranks(2, 2)
-    part = ShardedLatentAttention(layer(), Ranks(0, 2))
-    with pytest.raises(RuntimeError, match=r"hidden_states asks for gradients, .* torch\.no_grad"):
-        part(inputs()["prompt"].requires_grad_())
+    with pytest.raises(RuntimeError, match="there is no process group"):
+        parallel.shard(layer(), by="tokens")
+    with pytest.raises(ValueError, match='by must be "heads" or "tokens", got \'rows\''):
+        parallel.shard(layer(), by="rows")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='by="tokens" shares whole latents, got groups=2'):
+        parallel.shard(layer(), groups=2, by="tokens")
+    for part in (ShardedLatentAttention(layer(), Ranks(0, 2)), TokenShardedLatentAttention(layer(), Ranks(0, 2))):
+        with pytest.raises(RuntimeError, match=r"hidden_states asks for gradients, .* torch\.no_grad"):
+            part(inputs()["prompt"].requires_grad_())
     with pytest.raises(RankError, match="rank 0 of 2 is by itself, and cannot gather"):
         part.peers.gather(torch.zeros(1))
 

@@ -44,13 +44,19 @@ def results(**changed: float) -> list[dict[str, Any]]:
     [
         ({}, ""),
         ({"exact__PCA": 2.0001}, "another basis alone changes the loss by at most 1e-5: 1e-04"),
-        ({"GLA": 2.05}, "GLA to the original split, at least 5 times: 3.571"),
-        ({"PCA__both": 2.01}, "PCA to the original split, at most 0.5: 0.714"),
+        (
+            {"GLA": 2.05},
+            "GLA to the original split, at least 5 times (means: 3.57); in thousandths beyond 5 times: -20.000",
+        ),
+        (
+            {"PCA__both": 2.01},
+            "PCA to the original split, at most 0.5 times (means: 0.714); in thousandths beyond 0.5 times: 3.000",
+        ),
         ({"PCA__both": 2.03, "original__both": 2.07, "Hadamard__both": 2.05, "GLA": 3.0}, "PCA, at most 0.02"),
-        ({"original__norm": 2.01}, "the norm's to the softmax's, at most 0.3: 0.833"),
-        ({"PCA__both": 1.999}, "order: PCA at least MLA, by: -0.001"),
-        ({"Hadamard__both": 2.0}, "order: Hadamard at least PCA, by: -0.001"),
-        ({"Hadamard__both": 2.02}, "order: the original split at least Hadamard, by: -0.006"),
+        ({"original__norm": 2.01}, "the norm's to the softmax's, at most 0.3 times (means: 0.833)"),
+        ({"PCA__both": 1.999}, "order: PCA at least MLA, by thousandths: -1.000"),
+        ({"Hadamard__both": 2.0}, "order: Hadamard at least PCA, by thousandths: -1.000"),
+        ({"Hadamard__both": 2.02}, "order: the original split at least Hadamard, by thousandths: -6.000"),
     ],
     ids=str,
 )

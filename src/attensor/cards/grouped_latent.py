@@ -19,7 +19,7 @@ CARD = Mechanism(
         "r": "the part of a query, and the one key for all heads, that turn with their positions; D numbers",
     },
     operator="attensor.ops:latent_attention",
-    layer="attensor.nn.latent:GroupedLatentAttention",
+    layer="attensor.nn.grouped_latent:GroupedLatentAttention",
     domain=Domain.SEQUENCE,
     is_causal=True,
     is_compared=False,  # softmax attention in quality, by its cache another

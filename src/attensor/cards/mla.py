@@ -30,6 +30,7 @@ CARD = Mechanism(
     symbols={"R": "width of a latent", "D": "width of the part that turns with the position"},
     variants={"queries from a latent": {"q_rank": 32}},
     shown_options={"kv_rank": 16},
+    swaps_into=("transformers",),
     commands={
         "edit rotate-latent": "attensor.commands.edit_rotate_latent:EditRotateLatent",
         "bench latent": "attensor.commands.bench_latent:BenchLatent",

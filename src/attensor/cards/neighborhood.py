@@ -30,8 +30,6 @@ CARD = Mechanism(
         "dinat_large": 200_943_514,
         "dinat_large_384": 200_943_514,
         "dinat_large_384_11x11": 201_144_250,
-        "nat_digits": 87_910,
-        "dinat_digits": 87_910,
     },
     domain=Domain.GRID,
     is_causal=False,

@@ -20,7 +20,7 @@ class EditSwap:
     model: Positional[Annotated[str, arg(metavar="DIR")]]
     """Folder of the model, as save_pretrained writes it."""
     to: str
-    """A mechanism, as `attensor list` names it: sliding-window, gla, retnet, moh, neighborhood."""
+    """A mechanism, as `attensor list` names it: sliding-window, gla, retnet, mla, moh, neighborhood."""
     align: Annotated[str, arg(metavar="TEXT")] = "stdlib"
     """A text file or a folder of text to learn from and to be scored on; stdlib is Python's standard library."""
     minutes: float = 5.0

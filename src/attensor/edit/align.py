@@ -148,19 +148,21 @@ def distill(
     squared error of their last hidden states. All other parameters stay as they are.
 
     Args:
-        model, batches, minutes, steps, learning_rate: see `align`. journal: is told of each step.
+        model, batches, minutes, steps, learning_rate: see `align`.
+        journal: see `transfer`.
     Raises:
         ValueError: nothing was swapped, or there was no batch.
     """
     _check_pace("distill", minutes, steps, learning_rate)
-    layers = [site.layer for site in find_sites(model) if site.is_replaced]
-    if not layers:
+    trained = nn.ModuleList([site.layer for site in find_sites(model) if site.layer is not None])
+    if not trained:
         raise ValueError("distill: model must have layers that edit.swap has put in, got none; swap first.")
-    parameters = [p for layer in layers if layer is not None for p in layer.parameters()]
+    parameters = list(trained.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
     options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
     frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
     found, journal = Alignment(), journal or Journal()
+    journal.recall(trained, optimizer, found)
     pace = _Pace(found, optimizer, learning_rate, minutes, steps)
     with _still(model, frozen):
         for batch in pace.batches(batches):
@@ -171,7 +173,8 @@ def distill(
             optimizer.step()
             optimizer.zero_grad()
             share = pace.step()
-            journal.stepped(f"step {found.steps}", share)
+            journal.stepped(f"step {found.steps}", share, trained, optimizer, found)
+        journal.stepped(f"step {found.steps}", 1.0, trained, optimizer, found)
     return model
 
 
@@ -221,6 +224,7 @@ class _Pace:
                 raise TypeError(f"align: batches must hold mappings from names to tensors, got {type(batch).__name__}.")
             gone = self._share()
             if gone >= 1:
+                self.found.seconds = time.monotonic() - self._start  # so that it is over when it is taken up again, too
                 break
             warm = min(1.0, (self.found.steps + 1) / 10)
             self.optimizer.param_groups[0]["lr"] = self.peak * warm * (1 - gone)

@@ -27,8 +27,13 @@ class Journal:
         self.scores: dict[str, list[float]] = {}
         self.expected = 0
 
-    def begin(self, text: str) -> None:
-        """A stage begins."""
+    def begin(self, text: str, training: str | None = None) -> None:
+        """A stage begins.
+
+        Args:
+            text: what it is.
+            training: the name under which `stepped` keeps what is trained in it, and `recall` finds it.
+        """
 
     def scored(self, name: str, units: list[float]) -> None:
         """A score was measured."""

@@ -118,6 +118,12 @@ def latent_layers(modules: Mapping[str, Any], who: str = "latent_moments") -> li
     found = [name.removesuffix(_DOWN) for name in modules if name.rpartition(".")[2] == _DOWN]
     if not found:
         raise ValueError(f"{who}: model has no layer with a {_DOWN}; it needs multi-head latent attention.")
+    for name in found:
+        if isinstance(modules.get(f"{name}{_NORM.partition('.')[0]}"), nn.Identity):
+            raise ValueError(
+                f"{who}: {name!r} has latents without a norm (kv_norm=False), as those made of softmax attention; "
+                "edit.gqa_to_latent makes them with one."
+            )
     return found
 
 

@@ -121,7 +121,7 @@ def try_swap(model: nn.Module, task: Task, options: TrialOptions, *, journal: Jo
     }
     for name, make in controls(options.window_size, options.sinks).items():
         arms[name] = {site.name: make(site.weights()) for site in sites}
-    journal.expected = _scores(len(sites), len(arms))
+    journal.expected = _scores(len(sites), len(arms)) + (2 if options.distill_minutes > 0 else 0)
     journal.begin(f"Original, and each of {len(arms)} arms as it is carried over")
     court = Court(model, task, sites, journal)
     trial = Trial(
@@ -147,7 +147,7 @@ def _scores(layers: int, arms: int) -> int:
 
 def _align(court: Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial) -> None:
     if options.minutes > 0:
-        court.journal.begin(f"Alignment of {len(arms)} arms side by side, {options.minutes:g} minutes")
+        court.journal.begin(f"Alignment of {len(arms)} arms side by side, {options.minutes:g} minutes", "aligned")
         batches, told = court.task.batches(), court.journal
         done = transfer(court.model, court.sites, arms, batches, minutes=options.minutes, journal=told)
         trial.steps, trial.seconds = done.steps, done.seconds
@@ -189,14 +189,15 @@ def _strongest(trial: Trial, to: str) -> str:
 
 def _finish(court: Court, arms: dict[str, dict[str, Any]], options: TrialOptions, trial: Trial) -> None:
     """Distillation of the strongest control and of the replacement, which stays in the model."""
-    for arm in (_strongest(trial, options.to), options.to) if options.distill_minutes > 0 else (options.to,):
+    arm_of = {"distilled-control": _strongest(trial, options.to), "distilled": options.to}
+    for kept, arm in arm_of.items() if options.distill_minutes > 0 else [("", options.to)]:
         for site in court.sites:
             site.replace(arms[arm][site.name])
         if options.distill_minutes > 0:
-            court.journal.begin(f"Distillation of {arm}, {options.distill_minutes:g} minutes")
+            court.journal.begin(f"Distillation of {arm}, {options.distill_minutes:g} minutes", kept)
             batches, told = court.task.batches(), court.journal
             distill(court.model, batches, minutes=options.distill_minutes, journal=told)
-            trial.distilled[arm] = court.compared(court.task.score(court.model))
+            trial.distilled[arm] = court.compared(court.measured(f"distilled: {arm}"))
         if arm != options.to:
             for site in court.sites:
                 site.restore()

@@ -38,9 +38,9 @@ if TYPE_CHECKING:  # for editors and type checkers only; at run time a card is e
     from attensor.nn.gated_delta import GatedDeltaNet as GatedDeltaNet
     from attensor.nn.gated_linear import GatedLinearAttention as GatedLinearAttention
     from attensor.nn.gated_linear import ScalarGatedLinearAttention as ScalarGatedLinearAttention
+    from attensor.nn.grouped_latent import GroupedLatentAttention as GroupedLatentAttention
     from attensor.nn.key_scored import KeyScoredAttention as KeyScoredAttention
     from attensor.nn.l2vit import GlobalLinearAttention as GlobalLinearAttention
-    from attensor.nn.latent import GroupedLatentAttention as GroupedLatentAttention
     from attensor.nn.latent import LatentAttention as LatentAttention
     from attensor.nn.lightning import LightningAttention as LightningAttention
     from attensor.nn.linear_attention import LinearAttention as LinearAttention

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from attensor.nn.rotary import Frequencies
+
 __all__ = ["AttentionWeights"]
 
 
@@ -25,6 +27,8 @@ class AttentionWeights:
         is_causal: a token sees itself and what comes before it.
         window_size: of a causal attention, tokens that a token sees, itself included; None for all. Layers with a
             window take it over, others see what they see.
+        frequencies: how fast each pair of channels turns, where that is more than `rotary_base` says; layers whose
+            positions come from the model around them need neither.
     """
 
     q: Tensor
@@ -41,3 +45,4 @@ class AttentionWeights:
     rotary_base: float | None
     is_causal: bool
     window_size: int | None = None
+    frequencies: Frequencies | None = None

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
+from attensor.nn._carried import refuse_bidirectional
+from attensor.nn._latent_conversion import check_kept, convert
 from attensor.nn._shapes import check_range
 from attensor.nn._shapes import head_dim as width_of
+from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 from attensor.nn.norm import RMSNorm
@@ -19,9 +22,9 @@ from attensor.ops import latent_attention
 from attensor.ops._checks import checked_fields
 from attensor.ops._precision import FLOATS
 
-__all__ = ["GroupedLatentAttention", "LatentAttention", "Slicing"]
+__all__ = ["EPSILON", "LatentAttention", "Slicing"]
 
-_EPSILON = 1e-6  # of all norms, whatever a model's configuration says of others
+EPSILON = 1e-6  # of all norms, whatever a model's configuration says of others
 
 
 @checked_fields
@@ -78,6 +81,8 @@ class LatentAttention(SequenceMixer):
         rotary: base of the rotary positions, how they are stretched (`Yarn`) or each frequency (`Frequencies`); of both
             the attributes by name, too.
         slicing: cut the latent for decoding (`Slicing`, or its attributes by name); None for exact attention.
+        kv_norm: latents have a norm, as in every published model; without one they are linear in the input, as those
+            that are made of a softmax attention have to be.
         device, dtype: of the parameters.
     Raises:
         ValueError: heads do not divide the channels, an odd rotary_dim, a number out of range, slices that do not
@@ -89,6 +94,8 @@ class LatentAttention(SequenceMixer):
     reads_in_any_order = True
     num_latents: int = 1  # a token
     form: Literal["naive", "absorbed"] | None = None  # of `latent_attention`: what costs less
+    carried_options: Mapping[str, Any] = {}  # of `from_attention`, which decide sizes that other weights would not
+    _given: tuple[AttentionWeights, dict[str, Any]] | None = None
     shown: tuple[str, ...] = ("hidden_size", "num_heads", "kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")
 
     def __init__(
@@ -103,11 +110,12 @@ class LatentAttention(SequenceMixer):
         value_dim: int | None = None,
         rotary: float | Frequencies | Yarn | Mapping[str, Any] = 10_000.0,
         slicing: Slicing | Mapping[str, Any] | None = None,
+        kv_norm: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.hidden_size, self.num_heads = hidden_size, num_heads
+        self.hidden_size, self.num_heads, self.kv_norm = hidden_size, num_heads, kv_norm
         self.slicing = Slicing(**slicing) if isinstance(slicing, Mapping) else slicing
         nope_dim = width_of(self, hidden_size, num_heads) if nope_dim is None else nope_dim
         check_range(self, 1, hidden_size=hidden_size, num_heads=num_heads, nope_dim=nope_dim)
@@ -126,11 +134,11 @@ class LatentAttention(SequenceMixer):
             self.q_proj = nn.Linear(hidden_size, width, bias=False, **made)
         else:
             self.q_a_proj = nn.Linear(hidden_size, q_rank, bias=False, **made)
-            self.q_a_layernorm = RMSNorm(q_rank, eps=_EPSILON, **made)
+            self.q_a_layernorm = RMSNorm(q_rank, eps=EPSILON, **made)
             self.q_b_proj = nn.Linear(q_rank, width, bias=False, **made)
         self._kept = [self.num_latents * self.kv_rank, self.rotary_dim]
         self.kv_a_proj_with_mqa = nn.Linear(hidden_size, sum(self._kept), bias=False, **made)
-        self.kv_a_layernorm: RMSNorm | _Norms = RMSNorm(self.kv_rank, eps=_EPSILON, **made)
+        self.kv_a_layernorm: nn.Module = RMSNorm(self.kv_rank, eps=EPSILON, **made) if kv_norm else nn.Identity()
         self.kv_b_proj = nn.Linear(self.kv_rank, num_heads * (nope_dim + self.value_dim), bias=False, **made)
         self.o_proj = nn.Linear(num_heads * self.value_dim, hidden_size, bias=False, **made)
 
@@ -150,6 +158,75 @@ class LatentAttention(SequenceMixer):
                 f"{type(self).__name__}: kv_rank must be a multiple of slicing.groups, got {self.kv_rank} and "
                 f"{self.slicing.groups}; choose another number of groups."
             )
+        if self.slicing is not None and self.slicing.norms is not None and not self.kv_norm:
+            raise ValueError(
+                f"{type(self).__name__}: slicing.norms stand for the norm of the whole latent, which kv_norm=False "
+                "leaves out; take slicing without norms."
+            )
+
+    @classmethod
+    def from_attention(
+        cls,
+        weights: AttentionWeights,
+        *,
+        kv_rank: int | None = None,
+        rotary_dim: int | None = None,
+        components: Sequence[int] | None = None,
+    ) -> Self:
+        """A layer that computes what a trained causal attention computes, or comes near with less kept of a token.
+
+        At full rank it is the same function, positions and biases included, and keeps as many numbers a token. With
+        less of either number it is not: directions by energy stay (of inputs whose channels count alike;
+        `edit.gqa_to_latent` takes their moments), and keys that no longer turn forget how far tokens are apart.
+        A window is not carried over. Latents have no norm (`kv_norm=False`), so that the layer can be trained on.
+
+        Args:
+            weights: of the attention.
+            kv_rank: width of the latent; all of it if None.
+            rotary_dim: channels of the keys that stay turned, even; those of all key heads if None.
+            components: which they are, as `carried_options` of another such layer says.
+        Raises:
+            ValueError: attention that sees the future, a number out of range, or another class than this.
+        Cost: O(C (G d)^2), and O(C^2 G d) for less than all.
+        """
+        if cls is not LatentAttention:
+            raise ValueError(
+                f"{cls.__name__}.from_attention: heads that read one latent each cannot hold the keys of others; take "
+                'LatentAttention ("mla").'
+            )
+        refuse_bidirectional(cls, weights.is_causal)
+        check_kept(f"{cls.__name__}.from_attention", weights, kv_rank, rotary_dim)
+        options: dict[str, Any] = {"kv_rank": kv_rank, "rotary_dim": rotary_dim, "components": components}
+        found = convert(weights, rotary=weights.frequencies or weights.rotary_base, **options)
+        to: dict[str, Any] = {"device": weights.q.device, "dtype": weights.q.dtype}
+        state = {name: tensor.to(**to, copy=True).contiguous() for name, tensor in found.state.items()}
+        layer = cls(weights.q.shape[1], weights.num_heads, **found.options, kv_norm=False, device="meta")
+        for name in (name for name in state if name.endswith(".bias")):
+            layer.get_submodule(name.removesuffix(".bias")).bias = nn.Parameter(state[name])
+        layer.load_state_dict(state, assign=True)
+        layer._given = weights, options
+        if rotary_dim is not None:
+            layer.carried_options = {"components": list(found.components)}
+        return layer
+
+    def to_attention(self) -> AttentionWeights:
+        """The weights that `from_attention` was given, while the layer still has what was made of them.
+
+        Raises:
+            ValueError: it was not made so, or was trained: heads then read keys in ways that softmax attention has no
+                projections for.
+        """
+        if self._given is not None:
+            weights, options = self._given
+            made = type(self).from_attention(weights, **options).state_dict()
+            own = self.state_dict()
+            is_same = (torch.equal(own[name], tensor.to(own[name])) for name, tensor in made.items())
+            if own.keys() == made.keys() and all(is_same):
+                return weights
+        raise ValueError(
+            f"{type(self).__name__}.to_attention: weights must be those that from_attention made, as no projections of "
+            'softmax attention say what others compute; keep the layer, or edit.restore(model, weights="original").'
+        )
 
     def project(self, hidden_states: Tensor, positions: Tensor | None = None) -> Heads:
         """[B, T, C] to q [B, T, H, N + D], and k [B, T, 1, R + D]: latents before their norm, and rotary keys.
@@ -209,8 +286,10 @@ class LatentAttention(SequenceMixer):
         dtype = torch.promote_types(latent.dtype, torch.float32)
         slices: Tensor = torch.unflatten(latent.to(dtype), -1, (sliced.groups, -1))
         shares = torch.tensor(sliced.norms, dtype=dtype, device=latent.device)[:, None] / self.kv_rank
-        normed = slices * (slices.square().sum(-1, keepdim=True) * shares + _EPSILON).rsqrt()
-        return (normed.flatten(-2) * self.kv_a_layernorm.weight.to(dtype)).to(latent.dtype)
+        normed = slices * (slices.square().sum(-1, keepdim=True) * shares + EPSILON).rsqrt()
+        weight: Any = self.kv_a_layernorm.weight
+        weighed: Tensor = normed.flatten(-2) * weight.to(dtype)
+        return weighed.to(latent.dtype)
 
     def _attend(
         self, q: Tensor, kept: Tensor, sliced: Slicing | None, mask: Tensor | None, cu_seqlens: Tensor | None
@@ -261,87 +340,8 @@ class LatentAttention(SequenceMixer):
         return TokenCache(batch_size, size, max_length=max_length, device=device, dtype=dtype)
 
 
-class GroupedLatentAttention(LatentAttention):
-    """Grouped latent attention (GLA): G latents a token, each with a norm of its own and read by H / G heads alone.
-
-    Trained from scratch, it can be cut over G devices without loss; a trained `LatentAttention` cannot become one
-    without (`Slicing` is what comes near). Cost and cache as there, for G kv_rank + rotary_dim numbers a token.
-
-    Args:
-        hidden_size: channels C of input and output.
-        num_heads: heads H, each of C / H channels for keys and for values.
-        num_latents: G, a divisor of H; the least above one if None, which is 2 where H is even.
-        kv_rank: width of each latent; twice C / H if None.
-        q_rank: width of the latent that queries are made of; None for a plain projection.
-        rotary_dim: width of the part that turns with the position; half of C / H if None.
-        rotary: base of the rotary positions, or how they are stretched.
-        device, dtype: of the parameters.
-    Raises:
-        ValueError: num_latents does not divide the heads, or what `LatentAttention` refuses.
-    Source: arXiv:2505.21487, section 3.3.
-    """
-
-    shown = ("hidden_size", "num_heads", "num_latents", "kv_rank", "q_rank", "rotary_dim")
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        *,
-        num_latents: int | None = None,
-        kv_rank: int | None = None,
-        q_rank: int | None = None,
-        rotary_dim: int | None = None,
-        rotary: float | Frequencies | Yarn | Mapping[str, Any] = 10_000.0,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        check_range("GroupedLatentAttention", 1, num_heads=num_heads, num_latents=num_latents)
-        if num_latents is None:
-            num_latents = next((n for n in range(2, num_heads) if num_heads % n == 0), num_heads)
-        if num_heads % num_latents:
-            raise ValueError(
-                f"GroupedLatentAttention: num_latents must divide num_heads {num_heads}, got {num_latents}; each "
-                "latent serves the same number of heads."
-            )
-        rank = max(2 * hidden_size // num_heads, 1) if kv_rank is None else kv_rank
-        self.num_latents = num_latents  # before the projections, whose sizes it decides
-        super().__init__(
-            hidden_size,
-            num_heads,
-            kv_rank=rank,
-            q_rank=q_rank,
-            rotary_dim=rotary_dim,
-            rotary=rotary,
-            device=device,
-            dtype=dtype,
-        )
-        self.kv_a_layernorm = _Norms(num_latents, rank, device=device, dtype=dtype)
-
-
 def _positions(given: Mapping[str, Any]) -> Frequencies | Yarn:
     return Frequencies(**given) if "values" in given else Yarn(**given)
-
-
-class _Norms(nn.Module):
-    """A norm of each of some vectors laid one after the other, with weights of their own."""
-
-    def __init__(self, count: int, width: int, *, device: Any, dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(count, width, device=device, dtype=dtype))
-
-    def reset_own_parameters(self) -> None:
-        """Fill the weights anew: with ones."""
-        nn.init.ones_(self.weight)
-
-    reset_parameters = reset_own_parameters
-
-    def forward(self, x: Tensor) -> Tensor:
-        count, width = self.weight.shape
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        vectors = torch.unflatten(x.to(dtype), -1, (count, width))
-        normed: Tensor = nn.functional.rms_norm(vectors, (width,), None, _EPSILON) * self.weight.to(dtype)
-        return normed.flatten(-2)
 
 
 def _slices(weight: Tensor, groups: int) -> Tensor:

@@ -6,14 +6,17 @@ r"""Latent attention: keys and values of all heads are products of one short vec
     absorbed:   s_ij = scale ((W_h^T q_i) . c_j + qr_i . kr_j),  o_i = U_h sum_j softmax_j(s_ij) c_j:  nothing is made
                 of the past, which is read as it is kept;  best where few queries see many tokens
 
-Both are the same function. Sizes: B batch, Tq queries, Tk tokens, H heads, G latents a token (head h reads
-h // (H / G)), N key width, V value width, R width of a latent, D width of the rotary part.
+Both are the same function. The fused kernel takes one key, (c_j, kr_j), which lies in memory like that where there is
+one latent; of several, each would need a copy of the rotary key beside it, which costs more than the attention itself.
+Few queries therefore have their rotary scores computed apart and added to the kernel's, as a mask is.
+Sizes: B batch, Tq queries, Tk tokens, H heads, G latents a token (head h reads h // (H / G)), N key width, V value
+width, R width of a latent, D width of the rotary part.
 Source: arXiv:2405.04434, section 2.1; G > 1: arXiv:2505.21487, section 3.3.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,11 +24,12 @@ from torch import Tensor
 
 from attensor.errors import ShapeError
 from attensor.ops._checks import check_broadcast, check_cu_seqlens, check_devices, check_float, checked, is_autocast
+from attensor.ops._confine import is_finite
 from attensor.ops._kernel import is_direct
 from attensor.ops._operator import Implementation, Operator, reference_of
 from attensor.ops._precision import full_precision, working_dtype
 from attensor.ops.softmax_attention import softmax_attention
-from attensor.ops.softmax_attention.reference import additive_mask, dense
+from attensor.ops.softmax_attention.reference import Attended, additive_mask, dense
 
 __all__ = ["latent_attention", "latent_attention_reference"]
 
@@ -47,6 +51,7 @@ class Problem:
     attn_mask: Tensor | None
     cu_seqlens: Tensor | None
     form: str | None
+    return_lse: bool
 
 
 @checked
@@ -63,7 +68,8 @@ def latent_attention(
     attn_mask: Tensor | None = None,
     cu_seqlens: Tensor | None = None,
     form: Literal["naive", "absorbed"] | None = None,
-) -> Tensor:
+    return_lse: bool = False,
+) -> Attended:
     """Attention to latents: memory R + D numbers a token, whatever the heads.
 
     Args:
@@ -72,15 +78,18 @@ def latent_attention(
         key_weight: [H, N, R], makes keys of latents.
         value_weight: [H, V, R], makes values of latents.
         q_rotary: [B, Tq, H, D], the part of a query that has turned with its position; None without one.
-        k_rotary: [B, Tk, 1, D], that of the keys, one for all heads. Where it is the columns behind `latent` in memory,
-            as in one tensor [.., R + D] of a cache, the absorbed form copies neither.
+        k_rotary: [B, Tk, 1, D], that of the keys, one for all heads. Where it is the columns behind the one latent in
+            memory, as in one tensor [.., R + D] of a cache, or where queries to several latents are few (on a CPU
+            H Tq <= G (R + D)), the absorbed form copies neither.
         scale: multiplies scores; `(N + D) ** -0.5` if None.
         is_causal: query i sees tokens up to i + Tk - Tq, so that the last query sees every token.
         attn_mask: broadcasts to [B, H, Tq, Tk]; bool (True = attend) or floating (added to the scores).
         cu_seqlens: [N + 1], where the packed sequences start and end; needs B = 1 and Tq = Tk.
         form: `"naive"` or `"absorbed"`; what takes fewer products if None (in a trace: absorbed for one query).
+        return_lse: also return the log-sum-exp of the scores, by which `merge_attention` merges parts of the tokens.
     Returns:
-        [B, Tq, H, V] in q's dtype; 0 where a query may attend to nothing. Derivatives of any order.
+        [B, Tq, H, V] in q's dtype; 0 where a query may attend to nothing. With `return_lse` a pair of that and
+        [B, Tq, H] in at least float32, -inf there. Derivatives of any order.
     Raises:
         ShapeError: sizes disagree, or one rotary part without the other.
         TypeError: dtypes differ or are not floating. ValueError: devices differ.
@@ -96,7 +105,7 @@ def latent_attention(
     if is_autocast(q.device.type):
         tensors = tuple(t.to(q.dtype) for t in tensors)  # type: ignore[assignment]
     with full_precision(q):
-        return _OPERATOR(Problem(q, *tensors, scale, is_causal, attn_mask, cu_seqlens, form))
+        return _OPERATOR(Problem(q, *tensors, scale, is_causal, attn_mask, cu_seqlens, form, return_lse))
 
 
 latent_attention_reference = reference_of(latent_attention, "All keys, values and scores in memory.")
@@ -178,7 +187,7 @@ def _by_head(latent: Tensor, weight: Tensor) -> Tensor:
     return torch.einsum("btgr,ghdr->btghd", latent, by_group).flatten(2, 3)
 
 
-def _define(x: Problem) -> Tensor:
+def _define(x: Problem) -> Attended:
     dtype = working_dtype(x.q)
     latent, key_weight, value_weight = (t.to(dtype) for t in (x.latent, x.key_weight, x.value_weight))
     k, v = _by_head(latent, key_weight), _by_head(latent, value_weight)
@@ -186,10 +195,12 @@ def _define(x: Problem) -> Tensor:
     k = torch.cat([k, x.k_rotary.to(dtype).expand(-1, -1, k.shape[2], -1)], -1)
     bounds = None if x.cu_seqlens is None else (x.cu_seqlens, x.cu_seqlens)
     mask = additive_mask(q, k, x.is_causal, x.attn_mask, bounds)
-    return dense(q, k, v, mask, x.scale)[0].to(x.q.dtype)
+    out, lse = dense(q, k, v, mask, x.scale)
+    out = out.to(x.q.dtype)
+    return (out, lse) if x.return_lse else out
 
 
-def _torch(x: Problem) -> Tensor:
+def _torch(x: Problem) -> Attended:
     return _absorbed(x) if _is_absorbed(x) else _naive(x)
 
 
@@ -207,25 +218,64 @@ def _is_absorbed(x: Problem) -> bool:
     return queries * rank * (width + size) + pairs * (2 * rank + rotary) < naive
 
 
-def _naive(x: Problem) -> Tensor:
+def _naive(x: Problem) -> Attended:
     k, v = _by_head(x.latent, x.key_weight), _by_head(x.latent, x.value_weight)
     q = torch.cat([x.q, x.q_rotary], -1)
     k = torch.cat([k, x.k_rotary.expand(-1, -1, k.shape[2], -1)], -1)
     return _softmax(x, q, k, v)
 
 
-def _absorbed(x: Problem) -> Tensor:
-    q = torch.einsum("bthn,hnr->bthr", x.q, x.key_weight)
-    kept = _joined(x.latent, x.k_rotary)
-    read = _softmax(x, torch.cat([q, x.q_rotary], -1), kept, kept[..., : x.latent.shape[-1]])
-    return torch.einsum("bthr,hvr->bthv", read, x.value_weight)
+def _absorbed(x: Problem) -> Attended:
+    q, rank = torch.einsum("bthn,hnr->bthr", x.q, x.key_weight), x.latent.shape[-1]
+    scores = _rotary_scores(x) if _copies_more(x) else None
+    if scores is not None and is_finite(scores):  # of what is not finite the kernel's mask says nothing
+        # one query sees all tokens: no triangle has to be put into a mask that is there
+        is_causal = x.is_causal and x.q.shape[1] > 1
+        x, kept = replace(x, attn_mask=_added(scores, x.attn_mask), is_causal=is_causal), x.latent
+    else:
+        q, kept = torch.cat([q, x.q_rotary], -1), _joined(x.latent, x.k_rotary)
+    read = _softmax(x, q, kept, kept[..., :rank])  # another view even of all: a compiler refuses one tensor as two
+    latents, lse = read if x.return_lse else (read, None)
+    out = torch.einsum("bthr,hvr->bthv", latents, x.value_weight)
+    return (out, lse) if x.return_lse else out
 
 
-def _softmax(x: Problem, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    out: Tensor = softmax_attention(
-        q, k, v, scale=x.scale, is_causal=x.is_causal, attn_mask=x.attn_mask, cu_seqlens=x.cu_seqlens, backend="torch"
+def _copies_more(x: Problem) -> bool:
+    """Whether latents joined with rotary keys are a larger copy than the rotary scores by themselves.
+
+    One latent a token is joined where it lies, if it comes from a cache: see `_joined`.
+    """
+    (queries, heads), (groups, rank), further = x.q.shape[1:3], x.latent.shape[2:], x.k_rotary.shape[-1]
+    if groups == 1 or further == 0 or x.q.device.type != "cpu" or type(queries) is not int:
+        return False
+    return heads * queries <= groups * (rank + further)
+
+
+def _rotary_scores(x: Problem) -> Tensor:
+    """[B, H, Tq, Tk] in the working precision."""
+    dtype = working_dtype(x.q)
+    return torch.einsum("bihd,bjd->bhij", x.q_rotary.to(dtype) * x.scale, x.k_rotary[:, :, 0].to(dtype))
+
+
+def _added(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores with a mask on top: one mask for both."""
+    if mask is None:
+        return scores
+    return scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask.to(scores.dtype)
+
+
+def _softmax(x: Problem, q: Tensor, k: Tensor, v: Tensor) -> Attended:
+    return softmax_attention(
+        q,
+        k,
+        v,
+        scale=x.scale,
+        is_causal=x.is_causal,
+        attn_mask=x.attn_mask,
+        cu_seqlens=x.cu_seqlens,
+        return_lse=x.return_lse,
+        backend="torch",
     )
-    return out
 
 
 def _joined(latent: Tensor, k_rotary: Tensor) -> Tensor:
@@ -249,6 +299,6 @@ def _joined(latent: Tensor, k_rotary: Tensor) -> Tensor:
     return torch.cat([latent, k_rotary.expand(*latent.shape[:-1], further)], -1)
 
 
-_OPERATOR: Operator[Problem, Tensor] = Operator(
+_OPERATOR: Operator[Problem, Attended] = Operator(
     _NAME, {"reference": Implementation(_define), "torch": Implementation(_torch)}
 )

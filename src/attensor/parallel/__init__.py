@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from attensor.parallel.groups import Ranks as Ranks
 from attensor.parallel.latent import ShardedLatentAttention as ShardedLatentAttention
-from attensor.parallel.latent import shard as shard
-from attensor.parallel.latent import shard_layers as shard_layers
 from attensor.parallel.launch import on_ranks as on_ranks
+from attensor.parallel.shard import shard as shard
+from attensor.parallel.shard import shard_layers as shard_layers
 from attensor.parallel.split import Place as Place
 from attensor.parallel.split import split_state_dict as split_state_dict
+from attensor.parallel.tokens import TokenShardedLatentAttention as TokenShardedLatentAttention
+from attensor.parallel.tokens import merge_over as merge_over

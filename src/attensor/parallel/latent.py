@@ -12,12 +12,10 @@ Source: arXiv:2508.15881, sections 3.2 and 3.3 (separate prefill and decoding).
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
 from torch.nn import functional as F
 
 from attensor.errors import ShapeError
@@ -28,9 +26,7 @@ from attensor.ops import latent_attention
 from attensor.parallel.groups import Ranks
 from attensor.parallel.split import Place, check_shares, piece, split_state_dict
 
-__all__ = ["ShardedLatentAttention", "shard", "shard_layers"]
-
-Model = TypeVar("Model", bound=nn.Module)
+__all__ = ["ShardedLatentAttention", "check_layer", "refuse_gradients"]
 
 
 class ShardedLatentAttention(LatentAttention):
@@ -51,7 +47,7 @@ class ShardedLatentAttention(LatentAttention):
     """
 
     def __init__(self, layer: LatentAttention, ranks: Ranks, groups: int = 1) -> None:
-        _check_layer(layer, groups)
+        check_layer(layer, groups)
         place = Place(ranks.rank, ranks.size, groups)
         check_shares(place, layer.num_heads, layer.kv_rank)
         kept = {name: getattr(layer, name) for name in ("kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")}
@@ -79,11 +75,7 @@ class ShardedLatentAttention(LatentAttention):
             RankError: another rank is gone, or came too late.
             RuntimeError: a gradient is asked for.
         """
-        if torch.is_grad_enabled() and hidden_states.requires_grad:
-            raise RuntimeError(
-                "ShardedLatentAttention: hidden_states asks for gradients, which a sharded layer has not; call it "
-                "under torch.no_grad(), or train the whole layer and shard it then."
-            )
+        refuse_gradients(self, hidden_states)
         positions = self._accepted(hidden_states, cache, cu_seqlens)
         is_sliced = self._slicing_of(hidden_states.shape[1], cache) is not None
         heads = self.project(hidden_states, positions, is_sliced=is_sliced)
@@ -183,51 +175,28 @@ class ShardedLatentAttention(LatentAttention):
         return TokenCache(batch_size, size, max_length=max_length, device=device, dtype=dtype)
 
 
-def shard(
-    layer: LatentAttention, group: dist.ProcessGroup | DeviceMesh | None = None, *, groups: int | None = None
-) -> ShardedLatentAttention:
-    """This rank's part of a latent attention; to be called in every rank, with the same weights.
+def refuse_gradients(layer: nn.Module, hidden_states: Tensor) -> None:
+    """Refuse an input that asks for gradients: calls between ranks pass none.
+
+    Raises:
+        RuntimeError: see above.
+    """
+    if torch.is_grad_enabled() and hidden_states.requires_grad:
+        raise RuntimeError(
+            f"{type(layer).__name__}: hidden_states asks for gradients, which a sharded layer has not; call it "
+            "under torch.no_grad(), or train the whole layer and shard it then."
+        )
+
+
+def check_layer(layer: LatentAttention, groups: int) -> None:
+    """Refuse what ranks cannot share.
 
     Args:
-        layer: the whole one; stays as it is.
-        group: who shares it: a group, a mesh of one dimension, or all processes.
-        groups: slices of the latent, those of `layer.slicing` if None; 1 shares the heads alone, and is exact.
+        layer: the whole one.
+        groups: slices of the latent; 1 for none.
     Raises:
-        RuntimeError: torch.distributed has not been initialised.
-        ValueError: ranks, heads, slices and the latent's width do not divide each other, `layer` is not cut into so
-            many slices, has a softmax for all of them, or several latents, or projections that are no plain ones.
+        ValueError: several latents, no norm of them, biases, projections that are no plain ones, or other slices.
     """
-    if groups is None:
-        groups = 1 if layer.slicing is None else layer.slicing.groups
-    return ShardedLatentAttention(layer, Ranks.of(group), groups)
-
-
-def shard_layers(
-    model: Model, group: dist.ProcessGroup | DeviceMesh | None = None, *, groups: int | None = None
-) -> Model:
-    """`shard` for every latent attention of a model, in place; all else stays whole in every rank.
-
-    Args:
-        model: with `nn.LatentAttention` in any places.
-        group, groups: see `shard`.
-    Raises:
-        ValueError: no latent attention, or what `shard` refuses; then nothing is changed.
-    """
-    places = [
-        (module, name, child)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, LatentAttention) and not isinstance(child, ShardedLatentAttention)
-    ]
-    if not places:
-        raise ValueError("shard_layers: model must have an nn.LatentAttention inside, got none; use shard for a layer.")
-    parts = [shard(child, group, groups=groups) for _, _, child in places]
-    for (module, name, _), part in zip(places, parts, strict=True):
-        setattr(module, name, part)
-    return model
-
-
-def _check_layer(layer: LatentAttention, groups: int) -> None:
     if layer.num_latents > 1 or isinstance(layer, ShardedLatentAttention):
         raise ValueError(
             f"parallel: layer must be a whole nn.LatentAttention with one latent, got {type(layer).__name__}."
@@ -241,6 +210,11 @@ def _check_layer(layer: LatentAttention, groups: int) -> None:
         raise ValueError(
             f"parallel: projections must be plain nn.Linear to be cut, got {odd[0]}: "
             f"{type(getattr(layer, odd[0])).__name__}; merge adapters and undo quantisation first."
+        )
+    if not layer.kv_norm or any(name.endswith(".bias") for name in layer.state_dict()):
+        raise ValueError(
+            "parallel: layer must have a norm of its latents and no biases, got one that was made of softmax attention "
+            "(kv_norm=False); edit.gqa_to_latent makes one with a norm."
         )
     slicing = layer.slicing
     if groups > 1 and (slicing is None or slicing.groups != groups or not slicing.softmax):

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from attensor.nn import Heads, SequenceMixer, token_positions
+from attensor.nn import Frequencies, Heads, SequenceMixer, token_positions
 from attensor.nn.linear_attention import LinearAttention
 from attensor.nn.softmax_attention import SoftmaxAttention
 from attensor.sites.site import AttentionSite, Call
@@ -264,7 +264,15 @@ class LlamaSite(_HuggingFaceSite):
             rotary_base=None if base is None else float(base),
             is_causal=bool(m.is_causal),
             window_size=self._window(),
+            frequencies=self._frequencies(),
         )
+
+    def _frequencies(self) -> Frequencies | None:
+        """Those of the model's table, which may be stretched for long contexts."""
+        table: Any = next((one for one in self.model.modules() if hasattr(one, "inv_freq")), None)
+        if table is None:
+            return None
+        return Frequencies(tuple(table.inv_freq.tolist()), float(getattr(table, "attention_scaling", 1.0)))
 
     def _window(self) -> int | None:
         """Qwen2 says it of each layer, Mistral of all."""

@@ -4,6 +4,10 @@
 | --- | --- |
 | a configuration | `latent_from_transformers`: arguments of `nn.LatentAttention`; `deepseek_config_from_transformers`: of `StackConfig` |
 | weights | `deepseek_from_transformers`: what `StackForCausalLM.load_state_dict` takes |
+| weights by the names of DeepSeek's own code | `deepseek_from_original`: the same |
+
+DeepSeek's own inference code renames its published files (`wq_a`, `kv_norm`, `wkv_b`, `wo`, ..) and changes no number:
+neighbouring channels turn against each other in both, and keys and values of a head follow each other in `wkv_b`.
 
 `self_attn.*` of one layer is the state_dict of `nn.LatentAttention` as it is: V2 and V3 differ in the order in which they
 write turned channels down, which no score sees. The published models have experts in most layers; here every layer has the
@@ -17,7 +21,8 @@ stretched 32 times, both betas 1) included. Kimi K2's later versions stretch fur
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +32,7 @@ from attensor.models.convert import Rule, convert, kept_options, require_options
 __all__ = [
     "PRESETS",
     "deepseek_config_from_transformers",
+    "deepseek_from_original",
     "deepseek_from_transformers",
     "latent_from_transformers",
     "refuse_packed",
@@ -128,16 +134,34 @@ def deepseek_from_transformers(state_dict: Mapping[str, Tensor], *, attention_on
     Raises:
         ValueError: experts, weights of 8 bits or packed ones, an adapter, or a name of another layout.
     """
-    name = "deepseek_from_transformers"
+    return _converted("deepseek_from_transformers", state_dict, _RULES, ".self_attn.", attention_only)
+
+
+def deepseek_from_original(state_dict: Mapping[str, Tensor], *, attention_only: bool = False) -> dict[str, Tensor]:
+    """Weights by the names of DeepSeek's own inference code as those of a stack; no tensor is copied.
+
+    Args:
+        state_dict: `layers.{i}.attn.wkv_b.weight` and so on, whole: what its convert.py writes with
+            `--model-parallel 1` (one of several parts has fewer heads, which `load_state_dict` then refuses).
+        attention_only: see `deepseek_from_transformers`.
+    Raises:
+        ValueError: experts, weights of 8 bits or packed ones, an adapter, or a name of another layout.
+    """
+    return _converted("deepseek_from_original", state_dict, _ORIGINAL, ".attn.", attention_only)
+
+
+def _converted(
+    name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule], attention: str, attention_only: bool
+) -> dict[str, Tensor]:
     refuse_packed(name, state_dict)
     if attention_only:
-        return convert(name, {key: x for key, x in state_dict.items() if ".self_attn." in key}, _RULES)
+        return convert(name, {key: x for key, x in state_dict.items() if attention in key}, rules)
     if experts := [key for key in state_dict if ".experts." in key or ".shared_experts." in key]:
         raise ValueError(
             f"{name}: state_dict has experts, which a stack does not have, the first is {experts[0]!r}; take the "
             "attention with attention_only=True."
         )
-    return convert(name, state_dict, _RULES)
+    return convert(name, state_dict, rules)
 
 
 def refuse_packed(name: str, tensors: Mapping[str, Any]) -> None:
@@ -150,7 +174,7 @@ def refuse_packed(name: str, tensors: Mapping[str, Any]) -> None:
         ValueError: scales of 8-bit weights, packed weights, or an adapter.
     """
     for key in tensors:
-        if key.endswith(("_scale_inv", ".weight_scale")):
+        if key.endswith(("_scale_inv", ".weight_scale", ".scale")):
             raise ValueError(
                 f"{name}: {key!r} belongs to weights of 8 bits in blocks; convert the checkpoint to bfloat16 first, as "
                 "with fp8_cast_bf16.py of the model's own repository."
@@ -216,4 +240,29 @@ _RULES = (
         (_NEW + r"attn.\2",),
     ),
     Rule(_LAYER + r"(mlp\.(?:gate|up|down)_proj\.weight)", (_NEW + r"\2",)),
+)
+
+# from the name in DeepSeek's own code to that of a stack; of one tensor each
+_MODEL = {"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
+_IN_LAYER = {
+    "attn_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "attn.wq": "attn.q_proj",
+    "attn.wq_a": "attn.q_a_proj",
+    "attn.q_norm": "attn.q_a_layernorm",
+    "attn.wq_b": "attn.q_b_proj",
+    "attn.wkv_a": "attn.kv_a_proj_with_mqa",
+    "attn.kv_norm": "attn.kv_a_layernorm",
+    "attn.wkv_b": "attn.kv_b_proj",
+    "attn.wo": "attn.o_proj",
+    "ffn.w1": "mlp.gate_proj",
+    "ffn.w2": "mlp.down_proj",
+    "ffn.w3": "mlp.up_proj",
+}
+_ORIGINAL = (
+    *(Rule(rf"{old}\.weight", (f"{new}.weight",)) for old, new in _MODEL.items()),
+    *(
+        Rule(rf"layers\.(\d+)\.{re.escape(old)}\.weight", (rf"model.layers.\1.{new}.weight",))
+        for old, new in _IN_LAYER.items()
+    ),
 )

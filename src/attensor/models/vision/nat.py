@@ -84,8 +84,6 @@ _TINY = NATConfig()
 _MINI = replace(_TINY, depths=(3, 4, 6, 5))
 _SMALL, _BASE = _wide(96, 0.3, layer_scale=1e-5), _wide(128, 0.5, layer_scale=1e-5)
 _LARGE = _dilated(_wide(192, 0.35))
-# one level of 8 x 8 cells, for scikit-learn's digits: as large as the experiments that fit into a minute of one core
-_DIGITS = NATConfig((32, 32), (48,), (4,), (3,), window_size=3, mlp_ratio=2.0, num_classes=10, drop_path_rate=0.0)
 
 
 class Stem(nn.Module):
@@ -147,8 +145,6 @@ class NAT(Backbone):
         "dinat_large": _LARGE,
         "dinat_large_384": _dilated(_LARGE, 13, 6, 3, 1, image_size=(384, 384)),
         "dinat_large_384_11x11": replace(_LARGE, window_size=11, image_size=(384, 384)),
-        "nat_digits": _DIGITS,
-        "dinat_digits": _dilated(_DIGITS, 2),
     }
 
     def __init__(self, config: NATConfig) -> None:

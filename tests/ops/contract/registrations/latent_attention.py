@@ -9,6 +9,7 @@ from torch import Tensor
 from attensor import ops
 
 NAIVE, ABSORBED = {"form": "naive"}, {"form": "absorbed"}
+LSE = {"return_lse": True}
 
 
 def tensors(batch: int = 2, queries: int = 7, tokens: int = 7, groups: int = 2, rotary: int = 2) -> dict[str, Tensor]:
@@ -55,6 +56,14 @@ register(
             "causal, absorbed": lambda: Inputs(tensors(), {"is_causal": True, **ABSORBED, "scale": 0.7}),
             "one query": lambda: Inputs(tensors(queries=1, groups=1), {"is_causal": True}),
             "in one tensor": lambda: Inputs(in_one_tensor(), {"is_causal": True, **ABSORBED}),
+            "few queries, two latents": lambda: Inputs(
+                tensors(queries=2), {"is_causal": True, **ABSORBED, "scale": 0.7}
+            ),
+            "few queries, mask": lambda: Inputs({**tensors(queries=3), "attn_mask": mask()[:, :, 1:4]}, ABSORBED),
+            "few queries, choice": lambda: Inputs({**tensors(queries=3), "attn_mask": mask()[:, :, :3] > 0}, ABSORBED),
+            "few queries, log-sum-exp": lambda: Inputs(tensors(queries=2), {"is_causal": True, **ABSORBED, **LSE}),
+            "log-sum-exp, naive": lambda: Inputs({**tensors(), "attn_mask": mask()}, {**NAIVE, **LSE}),
+            "log-sum-exp, absorbed": lambda: Inputs({**tensors(), "attn_mask": mask()}, {**ABSORBED, **LSE}),
             "no positions": lambda: Inputs(tensors(rotary=0), {"is_causal": True}),
             "mask, naive": lambda: Inputs({**tensors(), "attn_mask": mask()}, NAIVE),
             "mask, absorbed": lambda: Inputs({**tensors(), "attn_mask": mask() > -0.3}, ABSORBED),
@@ -63,7 +72,20 @@ register(
         },
         batch={"q": 0, "latent": 0, "q_rotary": 0, "k_rotary": 0, "attn_mask": 0},
         tokens={"q": 1, "latent": 1, "q_rotary": 1, "k_rotary": 1},
-        whole=("mask, naive", "mask, absorbed", "one query", "in one tensor", "no tokens", "packed"),
+        whole=(
+            "mask, naive",
+            "mask, absorbed",
+            "one query",
+            "in one tensor",
+            "few queries, two latents",
+            "few queries, mask",
+            "few queries, choice",
+            "few queries, log-sum-exp",
+            "log-sum-exp, naive",
+            "log-sum-exp, absorbed",
+            "no tokens",
+            "packed",
+        ),
         causal={"causal, naive": 0, "causal, absorbed": 0},
         dtype_of="q",
     )
