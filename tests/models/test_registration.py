@@ -14,6 +14,7 @@ ORDERS = {
     "before": "import attensor.models\nassert 'transformers' not in sys.modules\n"
     "from transformers import AutoModelForCausalLM",
     "after": "from transformers import AutoModelForCausalLM\nimport attensor.models",
+    "after a model": "import attensor.models\nfrom transformers import BertModel, AutoModelForCausalLM",
     "beside a pipeline": "import attensor.models\nfrom transformers import pipeline, AutoModelForCausalLM",
     "beside a trainer": "import transformers, attensor.models\nfrom transformers import Trainer, AutoModelForCausalLM",
 }

@@ -17,6 +17,7 @@ from types import ModuleType
 __all__ = ["register_when_imported"]
 
 AUTO = "transformers.models.auto.modeling_auto"
+_LAYERS = "transformers.modeling_layers"  # which the families need, and which imports the Auto classes before its own
 
 
 def register_when_imported() -> None:
@@ -28,25 +29,34 @@ def register_when_imported() -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds the module as Python would, and registers after it has run."""
+    """Finds the modules as Python would, and registers when those that were begun have run."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The module's own spec; None for all others."""
-        if fullname != AUTO:
+        if fullname not in (AUTO, _LAYERS):
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
+        try:
+            spec = importlib.util.find_spec(fullname)
+        finally:
+            sys.meta_path.insert(0, self)
         if spec is not None and spec.loader is not None:
             run = spec.loader.exec_module
 
             def run_and_register(module: ModuleType) -> None:
                 run(module)
-                _register()
+                self._register_after(fullname)
 
             spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
         return spec
+
+    def _register_after(self, done: str) -> None:
+        other = _LAYERS if done == AUTO else AUTO
+        if AUTO in sys.modules and not _is_under_way(other) and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            _register()
 
 
 def _register() -> None:
