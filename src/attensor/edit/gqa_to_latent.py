@@ -30,8 +30,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attensor.edit.rotate import hooked
-from attensor.errors import ShapeError
+from attensor.edit.rotate import check_moment, hooked
+from attensor.nn._shapes import check_range
 from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.latent import LatentAttention
 from attensor.nn.rotary import Frequencies, Yarn
@@ -92,8 +92,10 @@ def gqa_to_latent(
         rotary: the positions of weights that turn otherwise than their `rotary_base` says.
     Raises:
         ValueError: attention that is not causal or has biases, float16, or a rank out of range.
-        ShapeError: a moment of another size.
+        ShapeError, TypeError, ValueError: a moment of another size or dtype, or one that is not finite.
     """
+    if isinstance(rotary, (int, float)):
+        check_range("gqa_to_latent", above=0, rotary=rotary)
     weights, rotary = _read(source, rotary)
     _check(weights, kv_rank, rotary_dim, moment)
     q, k, v = (w.detach().double() for w in (weights.q, weights.k, weights.v))
@@ -172,8 +174,8 @@ def _check(weights: AttentionWeights, kv_rank: int | None, rotary_dim: int | Non
         raise ValueError(f"gqa_to_latent: rotary_dim must be even and from 2 to {all_keys}, got {rotary_dim}.")
     if kv_rank is not None and kv_rank < 1:
         raise ValueError(f"gqa_to_latent: kv_rank must be at least 1, got {kv_rank}.")
-    if moment is not None and list(moment.shape) != [channels, channels]:
-        raise ShapeError(f"gqa_to_latent: moment must be [C, C] = {[channels] * 2}, got {list(moment.shape)}.")
+    if moment is not None:
+        check_moment("gqa_to_latent", "moment", moment, channels, "edit.input_moments")
 
 
 def _still(heads: Tensor, groups: Tensor) -> _Keys:

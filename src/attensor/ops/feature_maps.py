@@ -46,7 +46,19 @@ def _elu_plus_one(x: Tensor) -> Tensor:
     return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
-FEATURE_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}
+_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}
+
+
+def _mapped(name: str, x: Tensor) -> Tensor:
+    """The map of that name, which refuses what is no floating tensor."""
+    if not torch.compiler.is_compiling():
+        check_tensor(owner := f"FEATURE_MAPS[{name!r}]", "x", x)
+        check_float(owner, "x", x, x, "x")
+    return _MAPS[name](x)
+
+
+# no closures, which a layer that holds one could not be pickled with
+FEATURE_MAPS: dict[str, FeatureMap] = {name: functools.partial(_mapped, name) for name in _MAPS}
 
 
 def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feature_map") -> FeatureMap:

@@ -25,6 +25,7 @@ from attensor.nn.cache import TokenCache
 from attensor.nn.latent import LatentAttention
 from attensor.nn.mixer import Heads
 from attensor.ops import latent_attention
+from attensor.ops._checks import checked
 from attensor.parallel.groups import Ranks
 from attensor.parallel.split import Place, check_shares, piece, split_state_dict
 
@@ -183,6 +184,7 @@ class ShardedLatentAttention(LatentAttention):
         return TokenCache(batch_size, size, max_length=max_length, device=device, dtype=dtype)
 
 
+@checked
 def shard(
     layer: LatentAttention, group: dist.ProcessGroup | DeviceMesh | None = None, *, groups: int | None = None
 ) -> ShardedLatentAttention:
@@ -202,6 +204,7 @@ def shard(
     return ShardedLatentAttention(layer, Ranks.of(group), groups)
 
 
+@checked
 def shard_layers(
     model: Model, group: dist.ProcessGroup | DeviceMesh | None = None, *, groups: int | None = None
 ) -> Model:

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from attensor.data.files import generator
 from attensor.data.scenes import SceneData
 from attensor.models.knowledge.tensor_brain import TensorBrain
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
 from attensor.train.loop import Progress, TrainConfig, train
 
 __all__ = ["BrainTraining", "perception", "recalled", "train_brain"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class BrainTraining:
     """How a Tensor Brain is trained.
@@ -39,7 +42,17 @@ class BrainTraining:
     remember: bool = False
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
 
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_range(self, 1, steps=self.steps, batch_size=self.batch_size)
+        check_range(self, above=0, learning_rate=self.learning_rate)
+
+
+@checked
 def train_brain(
     model: TensorBrain,
     triples: Tensor,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from attensor.data.points import Instances, PointBatches, Task, draw_instances
 from attensor.metrics.polygons import answer_scores
 from attensor.models.pointing import PointerNetwork, Seq2SeqBaselines
 from attensor.models.pointing.pointing import Pointing, pointing_loss
+from attensor.nn._shapes import check_range, check_sizes
+from attensor.ops._checks import checked, checked_fields
 from attensor.train.loop import TrainConfig
 
 __all__ = ["PointSetup", "PointTraining", "build", "scores_of"]
@@ -19,6 +22,7 @@ _AT_ONCE = 256  # sets that are decoded together
 HEADLINE = {"hull": "accuracy", "tsp": "length", "delaunay": "coverage"}
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class PointSetup:
     """What decides the numbers of a run, beside the machine and its threads.
@@ -41,7 +45,7 @@ class PointSetup:
 
     task: Task
     sizes: tuple[int, ...]
-    model: str = "pointer"
+    model: Literal["pointer", "attention", "plain"] = "pointer"
     hidden_size: int = 128
     steps: int = 4000
     batch_size: int = 64
@@ -53,6 +57,16 @@ class PointSetup:
     seed: int = 0
     shuffled: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_sizes(self, seed=-(2**63))
+        check_range(self, 3, sizes=self.sizes)
+        check_range(self, above=0, learning_rate=self.learning_rate, init_range=self.init_range)
+
     @property
     def config(self) -> TrainConfig:
         """For the loop."""
@@ -61,6 +75,7 @@ class PointSetup:
         )
 
 
+@checked
 def build(setup: PointSetup) -> Pointing:
     """The model, drawn by the setup's seed."""
     torch.manual_seed(setup.seed)
@@ -78,6 +93,7 @@ class PointTraining:
         setup: what decides the numbers; all sets are drawn and answered here, which takes seconds.
     """
 
+    @checked
     def __init__(self, setup: PointSetup) -> None:
         self.setup = setup
         self.model = build(setup)
@@ -113,6 +129,7 @@ class PointTraining:
 
 
 @torch.no_grad()
+@checked
 def scores_of(
     model: nn.Module, instances: Instances, task: Task, *, width: int = 1, constrained: bool = True
 ) -> dict[str, float]:

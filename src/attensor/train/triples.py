@@ -20,11 +20,14 @@ from attensor.data.files import generator
 from attensor.data.triples import Graph, answers
 from attensor.metrics.retrieval import hits_at, mean_reciprocal_rank, ranks
 from attensor.models.knowledge.scorers import Scorer
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
 from attensor.train.loop import Progress, TrainConfig, train
 
 __all__ = ["ScorerTraining", "filtered_ranks", "one_to_n_loss", "ranking", "train_scorer"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ScorerTraining:
     """How a scorer is trained.
@@ -46,7 +49,19 @@ class ScorerTraining:
     n3: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
 
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_range(self, 1, epochs=self.epochs, batch_size=self.batch_size)
+        check_range(self, above=0, learning_rate=self.learning_rate)
+        check_range(self, 0, l2=self.l2, n3=self.n3)
+        check_range(self, 0, 1, label_smoothing=self.label_smoothing)
+
+
+@checked
 def train_scorer(
     model: Scorer,
     graph: Graph,
@@ -89,6 +104,7 @@ def train_scorer(
     )  # fmt: skip
 
 
+@checked
 def one_to_n_loss(
     model: Scorer, triples: Tensor, *, label_smoothing: float = 0.0, l2: float = 0.0, n3: float = 0.0
 ) -> Tensor:
@@ -115,6 +131,7 @@ def one_to_n_loss(
 
 
 @torch.no_grad()
+@checked
 def filtered_ranks(model: Scorer, triples: Tensor, known: Tensor, *, batch_size: int = 1024) -> Tensor:
     """Ranks of the object of each triple, then of each subject, other right answers left out; ties by their mean.
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import checked, is_readable
+from attensor.ops._checks import checked, checked_fields, is_readable
 
 __all__ = ["Scored", "Scorer", "ScorerConfig", "check_index"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ScorerConfig:
     """Sizes of a scorer.
@@ -157,6 +158,7 @@ class Scorer(nn.Module):
         """Sum of theta over all triples at the times t [B], in O(r) a time: [B]."""
         raise NotImplementedError
 
+    @checked
     def at_mixed_time(self, weights: Tensor) -> Self:
         """The model without times whose theta is that of this one summed over times by `weights` [T].
 
