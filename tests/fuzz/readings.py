@@ -254,8 +254,7 @@ def _mapped(a: Arguments) -> str | None:
 
 def _heads(a: Arguments) -> str | None:
     need(type(a["heads"]).__name__ == "Heads", "heads: no Heads")
-    need("out" not in a or list(a["out"].shape) == [2, 4, 3, 4], "out: another shape")
-    return "out: dtype"
+    return None
 
 
 def _read(a: Arguments) -> str | None:
@@ -400,7 +399,7 @@ READINGS: dict[str, Row] = {
         attention_mask=("tensor?", "torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])"),
     ),
     "join": row(
-        "convert.join", _joined, says=(r"x\.both",), weights=STATE, parts=("*anything", "['q', 'k']"),
+        "convert.join", _joined, weights=STATE, parts=("*anything", "['q', 'k']"),
         whole=("*text", "'both'"),
     ),
     "require_options": row(
@@ -440,10 +439,5 @@ READINGS: dict[str, Row] = {
     ),
     "Mixer.attend": row(
         "nn.SoftmaxAttention(12, 3).attend", _heads, says=("SoftmaxAttention",), heads=("*anything", HEADS)
-    ),
-    "Mixer.merge": row(
-        "nn.SoftmaxAttention(12, 3).merge", _heads, says=("SoftmaxAttention",),
-        out=("*tensor:float", "torch.randn(2, 4, 3, 4)"),
-        heads=("*anything", HEADS),
     ),
 }  # fmt: skip

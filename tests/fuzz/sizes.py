@@ -63,6 +63,7 @@ def _oat(a: Arguments) -> str | None:
     most = -(-(width - (width // 2 if look is None else look)) // 3)
     need(a.get("max_places", 14) <= most, "max_places, hidden_size, look_size: more than the channels")
     need(len(a.get("look", (1, 2))) <= 2, "look: numbers")
+    need(a.get("pooling_levels", 0) <= 4, "pooling_levels: more than 4")
     return None
 
 

@@ -51,7 +51,7 @@ def convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) 
     if unknown:
         raise ValueError(
             f"{name}: {len(unknown)} of {len(state_dict)} names are not of this layout, the first is {unknown[0]!r}; "
-            "is it a checkpoint of another family or of an unpublished variant?"
+            "is it a checkpoint of another family or of an unpublished variant? Use its own converter."
         )
     return converted
 
@@ -72,7 +72,10 @@ def join(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dic
     for before, _, behind in (match.groups() for match in map(pattern.fullmatch, weights) if match):
         names = [f"{before}{part}{behind}" for part in parts]
         if absent := [name for name in names if name not in weights]:
-            raise ValueError(f"{before}{whole}{behind} is made of {', '.join(names)}; {absent[0]} is missing.")
+            raise ValueError(
+                f"join: weights must have {absent[0]}: {before}{whole}{behind} is made of {', '.join(names)}; give all "
+                "parts."
+            )
         if names[0] in joined:
             joined[f"{before}{whole}{behind}"] = torch.cat([joined.pop(name) for name in names])
     return joined

@@ -164,8 +164,9 @@ class Body(nn.Module):
         check_tensor(name := type(self).__name__, argument, tokens)
         if tokens.dim() != 2:
             raise ShapeError(f"{name}: {argument} must be [B, T], got {list(tokens.shape)}; give one row a sequence.")
-        # of any device: weights that are moved in when they are needed wait elsewhere
-        check_integers(name, argument, tokens, tokens)
+        # of any device with numbers: weights that are moved in when they are needed wait elsewhere
+        table = self.embed_tokens.weight if tokens.is_meta else tokens
+        check_integers(name, argument, tokens, table, "the embedding")
         try:
             found: Tensor = self.embed_tokens(tokens)
         except IndexError as error:  # looked at only now, since this runs for every token

@@ -42,8 +42,8 @@ class OATConfig:
 
     Attributes:
         look: height and width of the objects' crops in pixels, or how many numbers describe an object.
-        pooling_levels: crops are pooled to 1, 4, 16, .. cells, so many kinds of them, for crops of any size; 0 for the
-            published pooling by 3.
+        pooling_levels: crops are pooled to 1, 4, 16, .. cells, so many kinds of them up to 4, for crops of any size; 0
+            for the published pooling by 3.
         hidden_size: D.
         look_size: of the D channels of a token, how many say what it looks like; half of them if None.
         num_heads: of the encoder and decoder.
