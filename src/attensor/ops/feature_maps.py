@@ -62,7 +62,7 @@ FEATURE_MAPS: dict[str, FeatureMap] = {name: functools.partial(_mapped, name) fo
 
 
 def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feature_map") -> FeatureMap:
-    """The function of that name in `FEATURE_MAPS`; a callable is returned as it is.
+    """The function of that name in `FEATURE_MAPS`, without its checks; a callable is returned as it is.
 
     Args:
         feature_map: a name, or a function from [B, T, H, K] to [B, T, H, M].
@@ -77,7 +77,7 @@ def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feat
             f"{name}: feature_map must be one of {', '.join(map(repr, FEATURE_MAPS))} or a function from [B, T, H, K] "
             f"to [B, T, H, M], got {feature_map!r}."
         )
-    return FEATURE_MAPS[feature_map]
+    return _MAPS[feature_map]  # who asks by a name has looked at the tensors
 
 
 def check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:

@@ -85,11 +85,6 @@ def gla_from_first_code(
     Raises:
         ValueError: a name of another layout, or an unknown revision.
     """
-    if revision not in ("fla kernels", "December 2023"):
-        raise ValueError(
-            f"gla_from_first_code: revision must be 'fla kernels' or 'December 2023', got {revision!r}; leave it out "
-            "to follow what the authors' code computes today."
-        )
     cut = partial(_scaled_keys, num_heads=None if revision == "December 2023" else num_heads)
     keys = Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), cut)
     return _with_head(convert("gla_from_first_code", state_dict, (keys, *_FIRST_CODE)))
