@@ -160,9 +160,10 @@ def _ranks(a: Arguments) -> None:
 
 def _split(a: Arguments) -> str | None:
     state, heads = a["state_dict"], a["num_heads"]
+    if "kv_a_proj_with_mqa.weight" not in state:
+        return "state_dict: no latent layer, all passes"
     need(heads in (2, 4), "num_heads, state_dict: not the layer's")
     need(all(f"{part}.weight" in state for part in ("q_proj", "kv_b_proj", "o_proj")), "state_dict: not whole")
-    need("kv_a_proj_with_mqa.weight" in state, "state_dict: no latent layer")
     return "state_dict: another"
 
 
@@ -246,7 +247,7 @@ TRANSFERS: dict[str, Row] = {
     "find_sites": row("sites.find_sites", model=(MODEL, SOFTMAX)),
     "replace": row(
         "sites.replace", site=("*instance:HouseSite", f"sites.find_sites({SOFTMAX})[0]"),
-        layer=("*instance:SoftmaxAttention", "nn.SoftmaxAttention(12, 3)"), says=("AttentionSite", r"\w*Site"),
+        layer=("*instance:SoftmaxAttention", "nn.SoftmaxAttention(12, 3)"), says=("AttentionSite", r"\w*Site", "0"),
     ),
     "Place": row(
         "parallel.Place", _place, says=("parallel",), rank=("*int:0", "0", "1"), ranks=("*int:1", "2", "4"),
@@ -261,12 +262,13 @@ TRANSFERS: dict[str, Row] = {
         state_dict=("*mapping", f"{LATENT}[0].state_dict()"), place=("*instance:Place", "parallel.Place(1, 2)"),
     ),
     "shard": row(
-        "alone(parallel.shard)", _shard, says=("parallel", "shard"),
+        "alone(parallel.shard)", _shard, says=("parallel", "shard", "Place"),
         layer=("*instance:LatentAttention", f"{LATENT}[0]"),
         group=("anything?", "None"), groups=("int?:1", "None", "1"),
     ),
     "shard_layers": row(
-        "alone(parallel.shard_layers)", _shard, says=("parallel", "shard", "shard_layers"), model=(MODEL, LATENT),
+        "alone(parallel.shard_layers)", _shard, says=("parallel", "shard", "shard_layers", "Place"),
+        model=(MODEL, LATENT),
         group=("anything?", "None"), groups=("int?:1", "None", "1"),
     ),
     "ShardedLatentAttention": row(

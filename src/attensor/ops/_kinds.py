@@ -122,7 +122,9 @@ def _either(kinds: list[Kind]) -> Kind:
 def _mapping(key: Kind, value: Kind) -> Kind:
     def accepts(x: Any) -> bool:
         parts = [(key, k) for k in x] + [(value, x[k]) for k in x] if isinstance(x, collections.abc.Mapping) else None
-        return parts is not None and all(type(y) in kind.sure or kind.accepts(y) for kind, y in parts)
+        return parts is not None and all(
+            (type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for kind, y in parts
+        )
 
     of = "" if value.expected == ANYTHING.expected else f" from {key.expected} to {value.expected}"
     return Kind(frozenset(), accepts, f"a mapping{of}")
