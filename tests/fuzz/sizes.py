@@ -106,8 +106,9 @@ def _states(a: Arguments) -> str | None:
 
 
 def _codes(a: Arguments) -> str | None:
-    need(a["n"] <= a["width"], "n, width: more places than numbers")
-    return "sigma, width: extreme" if a["width"] > 500 or not 1e-3 < a.get("sigma", 2) < 1e3 else None
+    width = a.get("width", 86)
+    need(a["n"] <= width, "n, width: more places than numbers")
+    return "sigma, width: extreme" if width > 500 or not 1e-3 < a.get("sigma", 2) < 1e3 else None
 
 
 CAUSAL: dict[str, Field] = {
@@ -309,7 +310,7 @@ MODELS: dict[str, Row] = {
     ),
     "gaussian_positions": row(
         "places.gaussian_positions", _codes, n=("*int:1", "5"), sigma=("float:above 0", "2"),
-        width=("*int:1", "9"), norm=("float:above 0", "1.5"), seed=("int", "3"),
+        width=("int:1", "9"), norm=("float:above 0", "1.5"), seed=("int", "3"),
     ),
     **{
         name: row(

@@ -28,7 +28,7 @@ from attensor.models.knowledge.decoding import Decoded
 from attensor.models.knowledge.feedback import Choice
 from attensor.models.knowledge.scorer import check_index
 from attensor.nn._shapes import check_input
-from attensor.ops._checks import check_float, checked
+from attensor.ops._checks import check_devices, check_float, checked
 
 __all__ = ["TensorBrain", "TensorBrainConfig"]
 
@@ -164,6 +164,8 @@ class TensorBrain(nn.Module):
             start = time
         else:
             check_index("TensorBrain.recall", "time", time, self.config.num_times, time)
+            if time.is_meta:
+                check_devices("TensorBrain.recall", self.A, "the brain", time=time)
             start = self.columns("times").T[time]
         how = Choice("TensorBrain.recall", self, len(start), feedback, truth=truth, generator=generator)
         return self._decode([start, 0, 0, 0], how)

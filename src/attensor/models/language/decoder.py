@@ -19,7 +19,7 @@ from attensor.errors import ShapeError
 from attensor.models.language._padding import arrange
 from attensor.nn import Cache
 from attensor.nn._shapes import check_sizes
-from attensor.ops._checks import check_integers, check_tensor, checked, checked_fields, is_readable
+from attensor.ops._checks import check_devices, check_integers, check_tensor, checked, checked_fields, is_readable
 
 __all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
 
@@ -203,6 +203,8 @@ class Body(nn.Module):
             for argument, x in (("attention_mask", attention_mask), ("cu_seqlens", cu_seqlens)):
                 if x is not None:
                     check_tensor(type(self).__name__, argument, x)
+                    if x.is_meta:
+                        check_devices(type(self).__name__, hidden_states, "the tokens", **{argument: x})
         layout = arrange((hidden_states.shape[0], hidden_states.shape[1]), attention_mask, cu_seqlens, caches)
         hidden_states = layout.enter(hidden_states)
         packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}
