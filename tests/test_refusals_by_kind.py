@@ -9,18 +9,41 @@ import numpy
 import pytest
 import torch
 
-from attensor import edit, nn, ops, sites
+from attensor import edit, nn, ops, parallel, sites, train
+from attensor.edit import controls, task, trial
+from attensor.edit.align import transfer
 from attensor.errors import RoomError
-from attensor.lens import indicators, operator
-from attensor.metrics import classification, intervals, receptive_field, retrieval
-from attensor.models import create
+from attensor.lens import decode, indicators, operator
+from attensor.metrics import classification, intervals, polygons, receptive_field, retrieval, scanpath
+from attensor.models import convert, create
+from attensor.models.knowledge import memory, saved
+from attensor.models.knowledge.scorers import ComplEx, ScorerConfig
+from attensor.models.knowledge.tensor_brain import TensorBrain, TensorBrainConfig
 from attensor.models.language import CountedDecoder, Decoder, DecoderConfig
+from attensor.models.language import convert as language_convert
+from attensor.models.pointing import OAT, OATConfig, PointerNetwork, Seq2SeqBaselines, beam_search
+from attensor.models.pointing.pointing import pointing_loss
 from attensor.models.vision import Encoder, EncoderConfig, FeatureExtractor, VisionTransformer, ViTConfig
+from attensor.models.vision.axial_transformer import AxialTransformer, AxialTransformerConfig
+from attensor.models.vision.dit import DiT, DiTConfig
 from attensor.ops._kinds import ANYTHING, kinds_of
+from attensor.train.brain import BrainTraining, train_brain
+from attensor.train.image import ImageSetup
+from attensor.train.image_recipe import ImageRecipe
+from attensor.train.points import PointSetup, PointTraining
+from attensor.train.scanpaths import ScanpathSetup, ScanpathTraining
+from attensor.train.triples import ScorerTraining, filtered_ranks, one_to_n_loss, train_scorer
 
 LANGUAGE = (CountedDecoder, Decoder, DecoderConfig)
 VISION = (Encoder, EncoderConfig, FeatureExtractor, VisionTransformer, ViTConfig)
+VISION = (*VISION, AxialTransformer, AxialTransformerConfig, DiT, DiTConfig)
+KNOWLEDGE = (ComplEx, ScorerConfig, TensorBrain, TensorBrainConfig)
+POINTING = (OAT, OATConfig, PointerNetwork, Seq2SeqBaselines, beam_search, pointing_loss)
+TRAINING = (BrainTraining, train_brain, ScorerTraining, train_scorer, one_to_n_loss, filtered_ranks, PointSetup)
+TRAINING = (*TRAINING, PointTraining, ScanpathSetup, ScanpathTraining, ImageSetup, ImageRecipe)
+EDITS = (transfer, controls.controls, task.byte_tokens, task.tokens_of, trial.TrialOptions, trial.try_swap)
 MODULES = (edit, nn, ops, sites, indicators, operator, classification, intervals, receptive_field, retrieval)
+MODULES = (*MODULES, parallel, train, decode, polygons, scanpath, convert, memory, saved, language_convert)
 # protocols, and tuples and records of results, which users read; settings that are looked at by hand
 APART = {"Cache", "Mixer", "SequenceMixer", "Heads", "Implementation", "Operator", "AttentionSite", "AttentionWeights"}
 APART |= {
@@ -35,6 +58,17 @@ APART |= {
     "AttentionFunction",
 }
 APART |= {"JointCache", "Any", "kernels_form", "backend"}
+APART |= {
+    "Point",
+    "Progress",
+    "Diverged",
+    "Stopped",
+    "Rule",
+    "need_options",
+    "Vocabulary",
+    "StepReading",
+    "DecodeReading",
+}
 APART |= {"PositiveRandomFeatures", "TrigonometricRandomFeatures", "TaylorFeatures"}
 
 
@@ -44,7 +78,7 @@ def _public() -> Iterator[Callable[..., Any]]:
             made = getattr(module, name)
             if not name.startswith("_") and callable(made) and name not in APART:
                 yield made
-    yield from (create, *LANGUAGE, *VISION)
+    yield from (create, *LANGUAGE, *VISION, *KNOWLEDGE, *POINTING, *TRAINING, *EDITS)
 
 
 @pytest.mark.parametrize("public", list(_public()), ids=lambda public: public.__name__)

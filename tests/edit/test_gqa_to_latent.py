@@ -252,7 +252,7 @@ def test_refusals() -> None:
         edit.gqa_to_latent(layer(), rotary_dim=5)
     with pytest.raises(ValueError, match="gqa_to_latent: kv_rank must be at least 1, got 0"):
         edit.gqa_to_latent(layer(), kv_rank=0)
-    with pytest.raises(ValueError, match=r"moment must be \[C, C\] = \[20, 20\], got \[2, 2\]"):
+    with pytest.raises(ValueError, match=r"moment must be \[R, R\] = \[20, 20\], got \[2, 2\]"):
         edit.gqa_to_latent(layer(), moment=torch.eye(2))
     with pytest.raises(TypeError, match=r"source must be AttentionWeights, .* got Linear"):
         edit.gqa_to_latent(nn.Linear(2, 2))

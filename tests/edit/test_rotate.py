@@ -179,7 +179,7 @@ def test_refusals_of_matrices_and_slices() -> None:
         Slicing(2, (1.0, 1.0, 1.0))
     with pytest.raises(ValueError, match="has 3 latents a token, each with a norm of its own"):
         edit.rotate_latent(GroupedLatentAttention(24, 3, num_latents=3).state_dict(), "identity")
-    with pytest.raises(KeyError, match="kv_b_proj"):
+    with pytest.raises(ValueError, match=r"rotate_latent: state_dict must have .*kv_b_proj"):
         edit.rotate_latent({k: x for k, x in layer().state_dict().items() if "kv_b" not in k}, "identity")
     with pytest.raises(ValueError, match=r"kv_rank must be a multiple of slicing\.groups, got 8 and 3"):
         layer(slicing=Slicing(3))

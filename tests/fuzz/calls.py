@@ -12,11 +12,24 @@ import torch
 from torch import Tensor
 
 import attensor
-from attensor import edit, metrics, models, nn, ops, sites
-from attensor.lens.indicators import indicators
-from attensor.metrics import intervals, retrieval
-from attensor.metrics.classification import top_hits
-from attensor.models import convert, language
+from attensor import edit, metrics, models, nn, ops, parallel, sites, train
+from attensor.edit import task, trial
+from attensor.lens import decode, indicators, operator
+from attensor.metrics import classification, intervals, polygons, receptive_field, retrieval, scanpath, student
+from attensor.models import convert, language, pointing, vision
+from attensor.models.knowledge import memory, saved, scorers, tensor_brain
+from attensor.models.language import convert as language_convert
+from attensor.models.language import deconstructed, deepseek, gla, pldr, stack, transnormer
+from attensor.models.pointing import places
+from attensor.models.pointing import pointing as pointing_base
+from attensor.models.vision import axial_transformer, davit, dit, halonet, l2vit, maxvit, nat, ravlt, transnext
+from attensor.train import brain as train_brain
+from attensor.train import image as train_image
+from attensor.train import image_recipe, loop, optimizer
+from attensor.train import points as train_points
+from attensor.train import scanpaths as train_scanpaths
+from attensor.train import triples as train_triples
+from tests.fuzz import samples
 
 Rules = Callable[[dict[str, Any]], "str | None"]
 
@@ -86,22 +99,26 @@ def listed(iterator: Any) -> Callable[..., list[Any]]:
     return lambda **arguments: list(iterator(**arguments))
 
 
+_MODULES = (
+    attensor, edit, metrics, models, nn, ops, parallel, sites, train, task, trial, decode, indicators, operator,
+    classification, intervals, polygons, receptive_field, retrieval, scanpath, student, convert, language, pointing,
+    vision, memory, saved, scorers, tensor_brain, deconstructed, deepseek, gla, pldr, stack, transnormer, places,
+    axial_transformer, davit, dit, halonet, l2vit, maxvit, nat, ravlt, transnext, image_recipe, loop, optimizer,
+)  # fmt: skip
 NAMES: dict[str, Any] = {
-    "attensor": attensor,
-    "models": models,
-    "nn": nn,
-    "ops": ops,
+    **{module.__name__.rpartition(".")[2]: module for module in _MODULES},
+    **{name: getattr(samples, name) for name in samples.__all__},
+    "language_convert": language_convert,
+    "pointing_base": pointing_base,
+    "train_brain": train_brain,
+    "train_image": train_image,
+    "train_points": train_points,
+    "train_scanpaths": train_scanpaths,
+    "train_triples": train_triples,
     "torch": torch,
     "numpy": numpy,
-    "metrics": metrics,
-    "intervals": intervals,
-    "retrieval": retrieval,
-    "convert": convert,
-    "edit": edit,
-    "sites": sites,
-    "indicators": indicators,
-    "top_hits": top_hits,
-    "language": language,
+    "indicators": indicators.indicators,
+    "top_hits": classification.top_hits,
     "used": used,
     "entered": entered,
     "listed": listed,

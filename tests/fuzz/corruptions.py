@@ -52,6 +52,11 @@ _PLACES = {
     " | ops.Denominator(0.0, 1e-6) | torch.nn.Linear(2, 3)",
     "anything": "None | 'abc' | '' | 3 | [] | [0] | [2] | (-3,) | [None] | {} | [True] | ['q'] | ('q', 'nothing')"
     " | [2.5] | object() | torch.ones(2) | lambda x: x | [10**20]",
+    "sizes": "() | (0,) | (2.5, 2) | 3 | 'abc' | None | (1,) | (2, 2, 2, 2) | (-1, 2, 3, 4) | [2, 2] | (True, 2) | {}"
+    " | (nan, 2.0) | (2**31, 1) | (2, 0) | (3, None) | torch.ones(2) | (numpy.int64(2), 3)",
+    "mapping": "{} | None | 'abc' | 3 | [] | {'a': 1} | {1: torch.ones(2)} | {'a': None} | {'a': torch.ones(2)}"
+    " | [('a', torch.ones(2))] | torch.ones(2) | object()",
+    "path": "'/nowhere/at/all' | 3 | None | b'x' | True | [] | place('nothing') | object()",
     "numbers": "[] | None | 'abc' | 3 | [1.0] | ['a'] | [nan, 1.0] | [inf, 1.0] | [None] | {} | [[1.0], [2.0]]"
     " | (1, 2, 3) | torch.ones(3) | numpy.ones(3) | [True]",
 }
@@ -97,6 +102,8 @@ def _change(rng: random.Random, kind: str, old: str | None) -> tuple[str, str]:
         return _change_tensor(rng, old or "", value)
     if base == "tensors" and isinstance(value, list) and value and rng.random() < 0.8:
         return _change_tensors(rng, old or "", value)
+    if base == "mapping" and isinstance(value, dict) and value and rng.random() < 0.8:
+        return _change_mapping(rng, old or "", value)
     if base == "packing" and isinstance(value, tuple) and rng.random() < 0.8:
         place = rng.randrange(2)
         label, text = _change_tensor(rng, f"({old})[{place}]", value[place])
@@ -183,6 +190,14 @@ def _change_shape(rng: random.Random, old: str, value: Tensor) -> tuple[str, str
         ("flipped", f"({old}).flip({dim})"),
     ]
     return rng.choice(changes)
+
+
+def _change_mapping(rng: random.Random, old: str, value: dict[str, Any]) -> tuple[str, str]:
+    key = rng.choice(list(value))
+    if rng.random() < 0.3 or not isinstance(value[key], Tensor):
+        return "one less", f"{{name: x for name, x in ({old}).items() if name != {key!r}}}"
+    label, text = _change_tensor(rng, f"({old})[{key!r}]", value[key])
+    return label, f"{{**{old}, {key!r}: {text}}}"
 
 
 def _change_tensors(rng: random.Random, old: str, value: list[Any]) -> tuple[str, str]:

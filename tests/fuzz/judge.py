@@ -26,7 +26,7 @@ __all__ = ["FAULTS", "OUTCOMES", "Outcome", "call_of", "judge", "outcome"]
 
 FAULTS = ("crash", "hang", "silent acceptance", "raw error", "wrong numbers", "refusal of what is legal")
 OUTCOMES = ("clear error", "accepted", "Python's TypeError", *FAULTS)
-CLEAR = (ShapeError, BackendError, DataError, MissingExtraError, TypeError, ValueError)
+CLEAR = (ShapeError, BackendError, DataError, MissingExtraError, TypeError, ValueError, FileNotFoundError)
 # relative to the largest number of the definition
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 # an error ends with what was expected or what to do

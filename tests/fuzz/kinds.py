@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections.abc
 import math
 import numbers
+import os
 from typing import Any
 
 import numpy
@@ -82,9 +84,19 @@ def _int(name: str, x: Any, of: str) -> str | None:
     return None if isinstance(x, int) else f"{name}: {NUMPY_INTEGER}"
 
 
+# ranges of a number -> what holds inside
+_RANGES = {
+    "above 0": lambda x: x > 0,
+    "from 0": lambda x: x >= 0,
+    "share": lambda x: 0 <= x < 1,
+    "0 to 1": lambda x: 0 <= x <= 1,
+}
+
+
 def _float(name: str, x: Any, of: str) -> str | None:
     need(isinstance(x, (int, float)) and not isinstance(x, bool), f"{name}: no number")
     need(math.isfinite(x), f"{name}: not finite")
+    need(not of or _RANGES[of](x), f"{name}: not {of}")
     return f"{name}: beyond a float" if abs(x) > 1e300 else None
 
 
@@ -152,6 +164,27 @@ def _numbers(name: str, x: Any, of: str) -> str | None:
     return None if all(math.isfinite(y) for y in x) else f"{name}: not finite"
 
 
+def _sizes(name: str, x: Any, of: str) -> str | None:
+    """A row of integers with a smallest one, and how many if that is said: `1`, `1 2`."""
+    need(isinstance(x, (list, tuple)), f"{name}: no tuple")
+    least, _, count = of.partition(" ")
+    need(len(x) == int(count) if count else len(x), f"{name}: how many")
+    several = [_int(name, y, least) for y in x]
+    return f"{name}: a list" if isinstance(x, list) else next(filter(None, several), None)
+
+
+def _mapping(name: str, x: Any, of: str) -> None:
+    """Names to tensors, of floating dtypes if that is said."""
+    need(isinstance(x, collections.abc.Mapping), f"{name}: no mapping")
+    for key, value in x.items():
+        need(isinstance(key, str), f"{name}: no name")
+        _tensor(name, value, of)
+
+
+def _path(name: str, x: Any, of: str) -> None:
+    need(isinstance(x, (str, os.PathLike)), f"{name}: no path")
+
+
 def _anything(name: str, x: Any, of: str) -> None:
     pass
 
@@ -174,6 +207,9 @@ _KINDS = {
     "function": _function,
     "instance": _instance,
     "numbers": _numbers,
+    "sizes": _sizes,
+    "mapping": _mapping,
+    "path": _path,
     "cache": _anything,
     "anything": _anything,
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from attensor import ops
-from tests.fuzz import judge, refusals, values
+from attensor import edit, ops
+from tests.fuzz import judge, public, refusals, values
 from tests.fuzz.calls import Call, need
 from tests.fuzz.configurations import CONFIGURATIONS
 from tests.fuzz.helpers import HELPERS
@@ -22,6 +22,23 @@ def test_every_operator_and_every_layer_is_in_the_tables():
     assert references == set(OPERATORS)
     assert names_of_layers() <= set(LAYERS)
     assert len(HELPERS) == 31
+
+
+def test_whatever_is_public_is_called_or_has_a_reason_not_to_be() -> None:
+    found, calls = list(public.public()), public.called()
+    forgotten = [f"{module}.{name}" for module, name, made in found if id(made) not in calls]
+    forgotten = [path for path in forgotten if path.rpartition(".")[2] not in public.EXCEPTED]
+    assert not forgotten, f"in no table of the fuzzer, and not excepted: {', '.join(forgotten)}"
+    assert len(found) > 150
+    names = {name for _, name, made in found if id(made) not in calls}
+    assert set(public.EXCEPTED) <= names, f"excepted for nothing: {sorted(set(public.EXCEPTED) - names)}"
+
+
+def test_what_no_table_calls_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(public.ROWS, "align")
+    calls = public.called(draws=1)
+    assert id(edit.align) not in calls
+    assert id(edit.distill) in calls
 
 
 def _all_positive(arguments: dict[str, Any]) -> None:

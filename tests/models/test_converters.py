@@ -225,7 +225,7 @@ def test_unknown_names_are_refused(converter: Any, name: str) -> None:
 
 def test_the_first_code_has_two_revisions() -> None:
     weights = {"transformer.h.0.attn.k_proj.weight": torch.ones(4, 8)}
-    with pytest.raises(ValueError, match="revision must be 'fla kernels' or 'December 2023', got '2024'"):
+    with pytest.raises(ValueError, match="revision must be one of 'fla kernels', 'December 2023', got '2024'"):
         convert.gla_from_first_code(weights, num_heads=2, revision="2024")  # type: ignore[arg-type]
 
 

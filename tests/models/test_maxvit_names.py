@@ -121,8 +121,10 @@ def test_what_is_not_of_the_layout_is_named() -> None:
 
 def test_parts_are_joined_in_their_order_or_missed() -> None:
     rows = torch.arange(6.0)
-    joined = join({"a.k.bias": rows[2:4], "a.v.bias": rows[4:], "b": rows, "a.q.bias": rows[:2]}, "qkv", "qkv")
+    joined = join(
+        {"a.k.bias": rows[2:4], "a.v.bias": rows[4:], "b": rows, "a.q.bias": rows[:2]}, ["q", "k", "v"], "qkv"
+    )
     assert joined.keys() == {"a.qkv.bias", "b"}
     assert torch.equal(joined["a.qkv.bias"], rows)
-    with pytest.raises(ValueError, match=r"a\.qkv\.bias is made of .*; a\.q\.bias is missing"):
-        join({"a.k.bias": rows, "a.v.bias": rows}, "qkv", "qkv")
+    with pytest.raises(ValueError, match=r"join: weights must have a\.q\.bias: a\.qkv\.bias is made of"):
+        join({"a.k.bias": rows, "a.v.bias": rows}, ["q", "k", "v"], "qkv")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attensor.nn import Heads, Mixer, SequenceMixer
+from attensor.nn import Heads, Mixer, SequenceMixer, SoftmaxAttention
 from attensor.nn.mixer import DecodingMixer
 from tests.conformance.cases import HEADS, Case, all_cases, name
 
@@ -65,3 +65,16 @@ def test_a_layer_without_all_three_steps_is_no_layer() -> None:
 
     with pytest.raises(TypeError, match=r"abstract methods? .*attend.*merge"):
         Half()
+
+
+@pytest.mark.parametrize("nonsense", [None, 3, torch.ones(2, 3), (1, 2, 3)], ids=lambda x: type(x).__name__)
+def test_a_step_says_what_it_was_given_in_the_place_of_heads(nonsense: object) -> None:
+    """Of steps, whose arguments are looked at only when they fail: this is the hot path."""
+    layer = SoftmaxAttention(12, 3)
+    with pytest.raises(TypeError, match=r"SoftmaxAttention\.attend: heads must be a Heads, got "):
+        layer.attend(nonsense)
+    if not isinstance(nonsense, Tensor):
+        with pytest.raises(TypeError, match=r"SoftmaxAttention\.project: hidden_states must be a torch\.Tensor, got "):
+            layer.project(nonsense)
+        with pytest.raises(TypeError, match=r"SoftmaxAttention\.merge: out must be a torch\.Tensor, got "):
+            layer.merge(nonsense, None)

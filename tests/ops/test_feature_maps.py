@@ -30,7 +30,11 @@ def draw(*sizes: int, is_orthogonal: bool = True) -> Tensor:
 def test_a_name_finds_its_function(name: str, at_minus_one: float) -> None:
     function = resolve_feature_map(name)
     assert float(function(torch.tensor(-1.0))) == pytest.approx(at_minus_one)
-    assert function is FEATURE_MAPS[name]
+    assert torch.equal(function(x := torch.linspace(-2, 2, 5)), FEATURE_MAPS[name](x))
+    with pytest.raises(
+        TypeError, match=r"FEATURE_MAPS\[.*\]: x must be a torch\.Tensor, got \[1\.0\]; use torch\.tensor"
+    ):
+        FEATURE_MAPS[name]([1.0])
     assert resolve_feature_map(torch.cos) is torch.cos
 
 

@@ -270,7 +270,7 @@ def test_other_refusals() -> None:
         parallel.shard(layer())
     with pytest.raises(ValueError, match=r"model must have an nn\.LatentAttention inside, got none"):
         parallel.shard_layers(nn.Linear(2, 2))
-    with pytest.raises(ValueError, match="rank must be from 0 to 1, got 2 of 2"):
+    with pytest.raises(ValueError, match="rank must be at least 0 and below 2, got 2"):
         Ranks(2, 2)
     with pytest.raises(RuntimeError, match="there is no process group"):
         parallel.shard(layer(), by="tokens")

@@ -319,7 +319,7 @@ def test_ctrl_c_keeps_a_run_and_the_same_command_goes_on(tmp_path, capsys, monke
         (["--rand-augment", "3"], "give 2 numbers"),
         (["--held-out", "1"], "held_out must be a share"),
         (["--ema", "1"], "below 1"),
-        (["--layer-decay", "-1"], "decay must be above 0"),
+        (["--layer-decay", "-1"], "decay must be greater than 0"),
         (["--workers", "-1"], "--workers -1: must be at least 0"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",

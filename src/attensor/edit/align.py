@@ -87,9 +87,11 @@ def align(
             raise ValueError("align: model must have layers that edit.swap has put in, got none; swap first.")
         students = {"": {site.name: layer for site, layer in stand_ins}}
         sites = [site for site, _ in stand_ins]
-        return transfer(model, sites, students, batches, minutes=minutes, steps=steps, learning_rate=learning_rate)
+        pace = _Pace("align", Alignment(), learning_rate, minutes, steps)
+        return _transferred(model, sites, students, batches, pace, Journal())
 
 
+@checked
 def transfer(
     model: nn.Module,
     sites: Sequence[AttentionSite],
@@ -110,12 +112,25 @@ def transfer(
         batches, minutes, steps, learning_rate: see `align`.
         journal: is told of each step, and may know an interrupted alignment that goes on: its steps and seconds count.
     """
-    found = Alignment(errors={arm: {name: [] for name in layers} for arm, layers in students.items()})
+    _check_pace("transfer", minutes, steps, learning_rate)
+    pace = _Pace("transfer", Alignment(), learning_rate, minutes, steps)
+    return _transferred(model, sites, students, batches, pace, journal or Journal())
+
+
+def _transferred(
+    model: nn.Module,
+    sites: Sequence[AttentionSite],
+    students: Mapping[str, Layers],
+    batches: Iterable[Batch],
+    pace: _Pace,
+    journal: Journal,
+) -> Alignment:
+    found = pace.found
+    found.errors = {arm: {name: [] for name in layers} for arm, layers in students.items()}
     trained = nn.ModuleList([layer for layers in students.values() for layer in layers.values()])
-    optimizer = torch.optim.AdamW(trained.parameters(), lr=learning_rate, weight_decay=0.0)
-    journal = journal or Journal()
+    optimizer = torch.optim.AdamW(trained.parameters(), lr=pace.peak, weight_decay=0.0)
     journal.recall(trained, optimizer, found)
-    pace = _Pace(found, optimizer, learning_rate, minutes, steps)
+    pace.begin(optimizer)
     was_training = model.training
     model.eval()
     try:
@@ -163,7 +178,8 @@ def distill(
     frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
     found, journal = Alignment(), journal or Journal()
     journal.recall(trained, optimizer, found)
-    pace = _Pace(found, optimizer, learning_rate, minutes, steps)
+    pace = _Pace("distill", found, learning_rate, minutes, steps)
+    pace.begin(optimizer)
     with _still(model, frozen):
         for batch in pace.batches(batches):
             with originals(model), torch.no_grad():
@@ -203,34 +219,38 @@ class _Pace:
     """When a training ends, and its learning rate until then; steps that `found` has already are not done again.
 
     Attributes:
+        name: whose training it is, for messages.
         found: what the steps and seconds are counted in.
-        optimizer: whose learning rate falls from `peak` to zero at the end.
+        peak: of the learning rate, which falls to zero at the end.
         minutes, steps: when to end.
     """
 
+    name: str
     found: Alignment
-    optimizer: torch.optim.Optimizer
     peak: float
     minutes: float | None
     steps: int | None
 
-    def __post_init__(self) -> None:
-        self._start = time.monotonic() - self.found.seconds
+    def begin(self, optimizer: torch.optim.Optimizer) -> None:
+        """Now, with the optimizer whose learning rate falls; what `found` has spent already counts."""
+        self._optimizer, self._start = optimizer, time.monotonic() - self.found.seconds
 
     def batches(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Those until the time or the steps are over; `step` is to be called after each."""
         for batch in itertools.islice(batches, self.found.steps, None):
             if not isinstance(batch, Mapping):
-                raise TypeError(f"align: batches must hold mappings from names to tensors, got {type(batch).__name__}.")
+                raise TypeError(
+                    f"{self.name}: batches must hold mappings from names to tensors, got {type(batch).__name__}."
+                )
             gone = self._share()
             if gone >= 1:
                 self.found.seconds = time.monotonic() - self._start  # so that it is over when it is taken up again, too
                 break
             warm = min(1.0, (self.found.steps + 1) / 10)
-            self.optimizer.param_groups[0]["lr"] = self.peak * warm * (1 - gone)
+            self._optimizer.param_groups[0]["lr"] = self.peak * warm * (1 - gone)
             yield batch
         if not self.found.steps:
-            raise ValueError("align: batches must hold one, and minutes or steps allow one; got none.")
+            raise ValueError(f"{self.name}: batches must hold one, and minutes or steps allow one; got none.")
 
     def step(self) -> float:
         """Count a step; the share of the training that is done, from 0 to 1."""

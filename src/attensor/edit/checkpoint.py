@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from attensor.edit.swap import swap
 from attensor.errors import require
 from attensor.files import write_text
+from attensor.models.convert import load_weights, read_weights
 from attensor.ops._checks import checked
 
 __all__ = ["load_original", "load_swapped", "save_swapped"]
@@ -58,19 +59,28 @@ def save_swapped(
         swaps: arguments of `edit.swap` that were used, in order, as JSON can hold them.
         source: the original's folder, whose tokenizer is copied.
     Raises:
-        OSError: the folder cannot be written.
+        TypeError: a model of another library, or swaps that JSON cannot hold.
+        FileNotFoundError: there is no source. OSError: the folder cannot be written.
     """
     if not hasattr(model, "config"):
         raise TypeError(
             f"save_swapped: model must be one of transformers, got {type(model).__name__} without a config."
         )
     path = Path(folder)
+    if not Path(source).is_dir():
+        raise FileNotFoundError(f"save_swapped: source must be the original's folder, there is none at {source}.")
+    try:
+        described = json.dumps(list(swaps), indent=2) + "\n"
+    except TypeError as error:
+        raise TypeError(f"save_swapped: swaps must be what JSON can hold: {error}; use names and numbers.") from error
     path.mkdir(parents=True, exist_ok=True)
+    if not getattr(model.config, "architectures", None):  # of a model that was never saved; it says what to build
+        model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(path)
     state = model.state_dict()
     shared = {name: tensor.clone().contiguous() for name, tensor in state.items()}
     save_file(shared, path / WEIGHTS, metadata={"format": "pt"})
-    write_text(path / SWAPS, json.dumps(list(swaps), indent=2) + "\n")
+    write_text(path / SWAPS, described)
     for name in _TOKENIZER:
         if (Path(source) / name).is_file() and Path(source).resolve() != path.resolve():
             shutil.copy(Path(source) / name, path / name)
@@ -83,7 +93,7 @@ def load_swapped(folder: str | os.PathLike[str]) -> Any:
     transformers' own `from_pretrained` cannot read the folder, since it would build the original attention.
 
     Raises:
-        FileNotFoundError: no such folder, or one without swaps.
+        FileNotFoundError: no such folder, or one without swaps. ValueError: weights of another model, or damaged ones.
         MissingExtraError: transformers is not installed.
     """
     transformers = require("transformers", purpose="a model in transformers' format")
@@ -94,7 +104,7 @@ def load_swapped(folder: str | os.PathLike[str]) -> Any:
     model: nn.Module = _kind(transformers, config).from_config(config)
     for arguments in json.loads((path / SWAPS).read_text(encoding="utf-8")):
         swap(model, **arguments)
-    model.load_state_dict(load_file(path / WEIGHTS))
+    load_weights(model, read_weights(path / WEIGHTS), source=str(path))
     return model.eval()
 
 

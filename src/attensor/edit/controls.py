@@ -18,6 +18,7 @@ from attensor.nn.mixer import Heads
 from attensor.nn.rotary import token_positions
 from attensor.nn.softmax_attention import SoftmaxAttention
 from attensor.ops import softmax_attention
+from attensor.ops._checks import checked
 
 __all__ = ["CONTROLS", "ControlAttention", "controls"]
 
@@ -89,8 +90,15 @@ class ControlAttention(SoftmaxAttention):
         return seen[:, None]
 
 
+@checked
 def controls(window_size: int = 8, sinks: int = 4) -> dict[str, Any]:
-    """Name -> what makes a layer of `AttentionWeights`, for the four arms of `CONTROLS`."""
+    """Name -> what makes a layer of `AttentionWeights`, for the four arms of `CONTROLS`.
+
+    Raises:
+        ValueError: a window without a token, or a number of sinks below 0.
+    """
+    check_range("controls", 1, window_size=window_size)
+    check_range("controls", 0, sinks=sinks)
     hows: tuple[dict[str, Any], ...] = (
         {"how": "none"},
         {"how": "mean"},

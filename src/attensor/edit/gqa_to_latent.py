@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from attensor.edit.rotate import hooked
-from attensor.errors import ShapeError
+from attensor.edit.rotate import check_moment, hooked
 from attensor.nn._latent_conversion import check_kept, convert
+from attensor.nn._shapes import check_range
 from attensor.nn.attention_weights import AttentionWeights
 from attensor.nn.latent import LatentAttention
 from attensor.nn.rotary import Frequencies, Yarn
@@ -68,8 +68,10 @@ def gqa_to_latent(
         rotary: the positions of weights that turn otherwise than their `rotary_base` says.
     Raises:
         ValueError: attention that is not causal or has biases, float16, or a rank out of range.
-        ShapeError: a moment of another size.
+        ShapeError, TypeError, ValueError: a moment of another size or dtype, or one that is not finite.
     """
+    if isinstance(rotary, (int, float)):
+        check_range("gqa_to_latent", above=0, rotary=rotary)
     weights, rotary = _read(source, rotary)
     _check(weights, kv_rank, rotary_dim, moment)
     plain = dataclasses.replace(weights, q_bias=None, k_bias=None, v_bias=None, out_bias=None)  # which are zero
@@ -124,9 +126,8 @@ def _check(weights: AttentionWeights, kv_rank: int | None, rotary_dim: int | Non
     if weights.q.dtype == torch.float16:
         raise ValueError("gqa_to_latent: float16 cannot hold the small weights of latents; use .to(torch.bfloat16).")
     check_kept("gqa_to_latent", weights, kv_rank, rotary_dim)
-    channels = weights.q.shape[1]
-    if moment is not None and list(moment.shape) != [channels, channels]:
-        raise ShapeError(f"gqa_to_latent: moment must be [C, C] = {[channels] * 2}, got {list(moment.shape)}.")
+    if moment is not None:
+        check_moment("gqa_to_latent", "moment", moment, weights.q.shape[1], "edit.input_moments")
 
 
 def _small(down: Tensor, inputs: Tensor) -> float:

@@ -45,8 +45,8 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         ValueError: an unknown kind, no power of two, or no moment. ShapeError: a moment of another size.
     """
     check_range("rotation", 1, 2**14, rank=rank)
-    if moment is not None:
-        check_float("rotation", "moment", moment, moment, "moment")
+    if moment is not None and how != "pca":
+        check_float("rotation", "moment", moment, moment, "itself")
     if how == "identity":
         return torch.eye(rank, dtype=torch.float64)
     if how == "hadamard":
@@ -61,14 +61,24 @@ def rotation(how: How, rank: int, *, moment: Tensor | None = None, seed: int = 0
         raise ValueError(f"rotation: how must be 'identity', 'hadamard' or 'pca', got {how!r}.")
     if moment is None:
         raise ValueError("rotation: 'pca' needs the second moment of the latents; use edit.latent_moments.")
-    if list(moment.shape) != [rank, rank]:
-        raise ShapeError(f"rotation: moment must be [R, R] = {[rank, rank]}, got {list(moment.shape)}.")
-    if moment.is_meta or not moment.isfinite().all():
-        raise ValueError(
-            "rotation: moment must be finite, got NaN or infinity; use edit.latent_moments of a sound model."
-        )
+    check_moment("rotation", "moment", moment, rank)
     vectors: Tensor = torch.linalg.eigh(moment.double()).eigenvectors
     return vectors.flip(1)
+
+
+def check_moment(
+    name: str, argument: str, moment: Tensor, rank: int, remedy: str = "edit.latent_moments of the same model"
+) -> None:
+    """Refuse what is no finite floating [R, R].
+
+    Raises:
+        TypeError, ShapeError, ValueError: another dtype, size, or NaN.
+    """
+    check_float(name, argument, moment, moment, "itself")
+    if list(moment.shape) != [rank, rank]:
+        raise ShapeError(f"{name}: {argument} must be [R, R] = {[rank, rank]}, got {list(moment.shape)}; use {remedy}.")
+    if moment.is_meta or not moment.isfinite().all():
+        raise ValueError(f"{name}: {argument} must be finite, got NaN, infinity or no numbers; use {remedy}.")
 
 
 @checked
@@ -167,21 +177,35 @@ def rotate_latent(
         -> `Slicing` with the norms that its energies ask for (without moments: `groups` for each slice).
     Raises:
         ValueError: groups do not divide the latent, a layer without its moment, or what `rotation` refuses.
-        KeyError: a layer whose norm or up-projection is not in the state_dict.
+        ValueError, ShapeError: a layer whose norm or up-projection is not in the state_dict, or of other sizes.
     """
     turned, slicings = dict(state_dict), {}
     for key in [key for key in state_dict if key.endswith(f"{_DOWN}.weight")]:
         name = key.removesuffix(f"{_DOWN}.weight")
+        _check_whole(name, state_dict)
         gain = state_dict[f"{name}{_NORM}"]
         check_layer(name, gain, groups)
-        moment = moment_of(moments, name, is_needed=how == "pca")
+        moment = moment_of(moments, name, len(gain), is_needed=how == "pca")
         matrix = rotation(how, len(gain), moment=moment, seed=seed).to(gain.device)
         names = [key, f"{name}{_DOWN}.bias", f"{name}{_NORM}", f"{name}{_UP}"]
         turned.update({one: turned_tensor(one, state_dict[one], matrix, gain) for one in names if one in state_dict})
-        if names[-1] not in state_dict:
-            raise KeyError(names[-1])
         slicings[name] = Slicing(groups, slice_norms(moment, matrix, groups))
     return turned, slicings
+
+
+def _check_whole(name: str, state_dict: Mapping[str, Tensor]) -> None:
+    """Refuse a layer of which a part is missing, or no matrix beside a norm of R numbers."""
+    parts = [f"{name}{part}" for part in (_NORM, f"{_DOWN}.weight", _UP)]
+    if absent := [part for part in parts if part not in state_dict]:
+        raise ValueError(f"rotate_latent: state_dict must have {absent[0]!r}; give layers whole.")
+    gain, down, up = (state_dict[part] for part in parts)
+    for part, x in zip(parts, (gain, down, up)):
+        check_float("rotate_latent", f"state_dict[{part!r}]", x, x, "itself")
+    if gain.ndim == 1 and (down.ndim != 2 or len(down) < len(gain) or up.ndim != 2 or up.shape[1] != len(gain)):
+        raise ShapeError(
+            f"rotate_latent: state_dict of {name!r} must have a norm [R], {_DOWN} [R + D, C] and {_UP} [.., R], got "
+            f"{list(gain.shape)}, {list(down.shape)} and {list(up.shape)}; give those of one layer."
+        )
 
 
 def check_layer(name: str, gain: Tensor, groups: int) -> None:
@@ -220,15 +244,17 @@ def turned_tensor(name: str, tensor: Tensor, matrix: Tensor, gain: Tensor) -> Te
     return torch.ones_like(tensor) if name.endswith(_NORM) else tensor
 
 
-def moment_of(moments: Mapping[str, Tensor] | None, name: str, *, is_needed: bool) -> Tensor | None:
-    """The moment of a layer; None where there are none and none is needed.
+def moment_of(moments: Mapping[str, Tensor] | None, name: str, rank: int, *, is_needed: bool) -> Tensor | None:
+    """The moment of a layer whose latent has `rank` numbers; None where there are none and none is needed.
 
     Raises:
-        ValueError: it is missing.
+        ValueError: it is missing. ShapeError, TypeError: another size or dtype.
     """
     moment = None if moments is None else moments.get(name)
     if moment is None and (is_needed or moments is not None):
         raise ValueError(f"rotate_latent: moments must have an entry for {name!r}; use edit.latent_moments.")
+    if moment is not None:
+        check_moment("rotate_latent", f"moments[{name!r}]", moment, rank)
     return moment
 
 

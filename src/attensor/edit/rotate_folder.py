@@ -221,7 +221,7 @@ def _bases(
     slicings: dict[str, Slicing] = {}
     for layer in _layers(source, names):
         gain = _read(source, names, f"{layer}kv_a_layernorm.weight")
-        moment = moment_of(known, layer, is_needed=asked.how == "pca")
+        moment = moment_of(known, layer, len(gain), is_needed=asked.how == "pca")
         matrix = rotation(asked.how, len(gain), moment=moment, seed=asked.seed)
         found |= {f"{layer}basis": matrix, f"{layer}gain": gain}
         slicing = Slicing(asked.groups, slice_norms(moment, matrix, asked.groups))

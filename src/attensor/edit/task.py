@@ -12,17 +12,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.data.text import TextData
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 
 __all__ = ["NextToken", "Passages", "Task", "byte_tokens", "tokens_of"]
 
 Tokenize = Callable[[Sequence[bytes]], dict[str, Tensor]]
 
 
+@checked
 def byte_tokens(texts: Sequence[bytes]) -> dict[str, Tensor]:
-    """Bytes are the tokens; all texts have the same length."""
+    """Bytes are the tokens; all texts have the same length.
+
+    Raises:
+        ValueError: texts of different lengths.
+    """
+    if len(lengths := {len(text) for text in texts}) > 1:
+        raise ValueError(f"byte_tokens: texts must have one length, got {sorted(lengths)}; cut them, or pad them.")
     return {"input_ids": torch.tensor([list(text) for text in texts])}
 
 
+@checked
 def tokens_of(tokenizer: Any, most: int) -> Tokenize:
     """By a tokenizer of transformers, padded to the longest and cut to `most` tokens."""
 
@@ -52,6 +62,7 @@ class Task(ABC):
     name: str
     unit: str
 
+    @checked
     def __init__(
         self,
         data: TextData,
@@ -62,6 +73,7 @@ class Task(ABC):
         held_out: int = 96,
         seed: int = 0,
     ) -> None:
+        check_range(self, 1, length=length, batch_size=batch_size, held_out=held_out)
         self.data, self.tokenize, self.length, self.batch_size, self.seed = data, tokenize, length, batch_size, seed
         windows, _ = data.test(length, limit=held_out)
         self.passages = [bytes(window.tolist()) for window in windows[:, :length]]

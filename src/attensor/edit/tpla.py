@@ -84,8 +84,8 @@ def to_tpla(
     scores = score_moments(model, texts) if gains == "fitted" else {}
     state, slicings = rotate_latent(model.state_dict(), how, groups=groups, moments=moments, seed=seed)
     for name, slicing in slicings.items():
-        moment = moment_of(moments, name, is_needed=False)
         rank = state[f"{name}kv_a_layernorm.weight"].shape[0]
+        moment = moment_of(moments, name, rank, is_needed=False)
         found = _gains(slicing, gains, rotation(how, rank, moment=moment, seed=seed), scores.get(name))
         slicings[name] = replace(slicing, gains=found, softmax=softmax, when=when)
     return state, slicings

@@ -22,6 +22,8 @@ from attensor.edit.court import Court, Score
 from attensor.edit.journal import Journal
 from attensor.edit.swap import chosen, layer_for
 from attensor.edit.task import Task
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
 from attensor.sites import AttentionSite, find_sites
 
 __all__ = ["Trial", "TrialOptions", "try_swap"]
@@ -30,6 +32,7 @@ _MOST_GREEDY = 8  # layers, beyond which a set grows in the order of single laye
 _ROUNDS = 7
 
 
+@checked_fields
 @dataclass(frozen=True)
 class TrialOptions:
     """What is tried.
@@ -52,6 +55,15 @@ class TrialOptions:
     window_size: int = 8
     sinks: int = 4
     context: int = 1024
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be tried with.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_range(self, 0, minutes=self.minutes, distill_minutes=self.distill_minutes, sinks=self.sinks)
+        check_range(self, 1, window_size=self.window_size, context=self.context)
 
 
 @dataclass
@@ -97,6 +109,7 @@ class Trial:
         return asdict(self)
 
 
+@checked
 def try_swap(model: nn.Module, task: Task, options: TrialOptions, *, journal: Journal | None = None) -> Trial:
     """Try a swap, and leave it in the model: aligned, and distilled where that was asked for.
 

@@ -12,7 +12,10 @@ from torch import Tensor
 from attensor.data.pictures import png
 from attensor.data.scenes import SceneData
 from attensor.models.knowledge.decoding import Decoded, Step
+from attensor.models.knowledge.saved import check_names
 from attensor.models.knowledge.tensor_brain import TensorBrain
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 
 __all__ = ["DecodeReading", "StepReading", "read_decodes"]
 
@@ -58,6 +61,7 @@ class DecodeReading:
 
 
 @torch.no_grad()
+@checked
 def read_decodes(
     brain: TensorBrain,
     names: Mapping[str, Sequence[str]],
@@ -77,8 +81,14 @@ def read_decodes(
         time: number of the episode; without times there is none.
         count: symbols a step.
         seed: of the scenes, and of draws.
+    Raises:
+        ValueError: a number that is not there, or not as many names as the brain has columns.
     """
     config, found = brain.config, []
+    check_names(brain, names, source="read_decodes: names")
+    check_range("read_decodes", 1, count=count)
+    check_range("read_decodes", 0, config.num_entities, subject=subject, object_=object_)
+    check_range("read_decodes", 0, max(config.num_times, 1), time=time)
     random = torch.Generator().manual_seed(seed)
     if config.num_times:
         decoded = brain.recall(torch.tensor([time]), generator=random)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attensor.errors import ShapeError
 from attensor.models.language.pldr import PLDRForCausalLM, deductive_outputs
-from attensor.ops._checks import checked
+from attensor.ops._checks import check_integers, checked
 
 __all__ = ["HeadReading", "LayerReading", "read_operators"]
 
@@ -64,15 +65,19 @@ def read_operators(model: nn.Module, prompts: Sequence[Tensor]) -> list[LayerRea
         model: a `PLDRForCausalLM`, with learned or fixed operators.
         prompts: [T] token ids each, of any lengths.
     Raises:
-        ValueError: a model of another family, or no prompt.
+        ValueError: a model of another family, or no prompt. ShapeError, TypeError: prompts that are no [T] integers.
     Cost: one forward a prompt, and singular values of 2 H matrices D x D a layer.
     """
     if not isinstance(model, PLDRForCausalLM):
         raise ValueError(
-            f"lens operator: model must be a PLDRForCausalLM, got {type(model).__name__}, which has no operator."
+            f"read_operators: model must be a PLDRForCausalLM, got {type(model).__name__}, which has no operator."
         )
+    for prompt in prompts:
+        check_integers("read_operators", "prompts", prompt, prompt)
+        if prompt.ndim != 1:
+            raise ShapeError(f"read_operators: prompts must be [T] token ids each, got {list(prompt.shape)}.")
     if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("lens operator: prompts must be one or more, each with a token; give a longer text.")
+        raise ValueError("read_operators: prompts must be one or more, each with a token; give a longer text.")
     layers = [layer.attn for layer in model.model.layers]
     if layers[0].operator == "fixed":
         return [_reading(layer.fixed_operator[None].double(), None) for layer in layers]

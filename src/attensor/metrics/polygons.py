@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attensor.errors import ShapeError
+from attensor.ops._checks import check_float, checked
+
 __all__ = [
     "answer_scores",
     "is_simple",
@@ -28,6 +31,7 @@ __all__ = [
 MOST_CROSSING = 0.01
 
 
+@checked
 def places_of(answer: Sequence[int]) -> list[int]:
     """The places before the first end symbol, without the first one's repetition at the end."""
     places = []
@@ -38,20 +42,26 @@ def places_of(answer: Sequence[int]) -> list[int]:
     return places[:-1] if len(places) > 1 and places[-1] == places[0] else places
 
 
+@checked
 def polygon_area(corners: Tensor) -> float:
     """Signed area of a polygon [k, 2] by the shoelace formula: above 0 counter-clockwise."""
+    _check_corners("polygon_area", corners)
     x, y = corners.double().unbind(-1)
     return float((x * y.roll(-1) - x.roll(-1) * y).sum() / 2)
 
 
+@checked
 def ring_length(corners: Tensor) -> float:
     """Length of the closed line through [k, 2]."""
+    _check_corners("ring_length", corners)
     corners = corners.double()
     return float((corners - corners.roll(-1, 0)).norm(dim=-1).sum())
 
 
+@checked
 def is_simple(corners: Tensor) -> bool:
     """Whether the edges of a polygon [k, 2] meet only at its corners, one after the other; O(k^2)."""
+    _check_corners("is_simple", corners)
     count = len(corners)
     if count < 3:
         return False
@@ -67,6 +77,15 @@ def is_simple(corners: Tensor) -> bool:
     turns_back = _turns_back(a, b, c, d)
     meets = torch.where(is_next, turns_back, crosses & _boxes_meet(a, b, c, d))
     return not bool(meets.any())
+
+
+def _check_corners(name: str, corners: Tensor, argument: str = "corners") -> None:
+    check_float(name, argument, corners, corners, "itself")
+    if corners.ndim != 2 or corners.shape[1] != 2 or corners.is_meta:
+        raise ShapeError(
+            f"{name}: {argument} must be [k, 2] with numbers, got {list(corners.shape)} on {corners.device}; give "
+            "points of the plane."
+        )
 
 
 def _side(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -91,6 +110,7 @@ def _boxes_meet(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
     return (low <= high).all(-1)
 
 
+@checked
 def same_ring(found: Sequence[int], wanted: Sequence[int]) -> bool:
     """Whether two polygons have the same corners in the same order, from any of them on, in either direction."""
     return _canonical(found) == _canonical(wanted)
@@ -104,6 +124,7 @@ def _canonical(ring: Sequence[int]) -> list[int]:
     return min(turned, [turned[0], *turned[:0:-1]])
 
 
+@checked
 def triangles_of(answer: Sequence[int]) -> set[tuple[int, ...]]:
     """Whole triples of different places, as a set; the order of places and of triangles does not count."""
     places = []
@@ -115,11 +136,13 @@ def triangles_of(answer: Sequence[int]) -> set[tuple[int, ...]]:
     return {tuple(sorted(triple)) for triple in triples if len(set(triple)) == 3}
 
 
+@checked
 def is_tour(answer: Sequence[int], count: int) -> bool:
     """Whether it visits every place from 1 to `count` once."""
     return sorted(places_of(answer)) == list(range(1, count + 1))
 
 
+@checked
 def answer_scores(
     task: str, points: Sequence[Tensor], answers: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
 ) -> dict[str, float]:
@@ -136,11 +159,18 @@ def answer_scores(
         tsp: `valid`, the share that are tours; `length` and `gap` over those: the mean, and how far it is above the
         mean of the right ones (0.02: 2 %); NaN where there is none.
     Raises:
-        ValueError: an unknown task.
+        ValueError: an unknown task, or not as many answers and targets as points.
     """
     scores = {"hull": _hull, "tsp": _tsp, "delaunay": _delaunay}.get(task)
     if scores is None:
         raise ValueError(f"answer_scores: task must be 'hull', 'tsp' or 'delaunay', got {task!r}.")
+    if not len(points) == len(answers) == len(targets):
+        raise ValueError(
+            f"answer_scores: points, answers and targets must be equally many, got {len(points)}, {len(answers)} and "
+            f"{len(targets)}; give one of each for every set."
+        )
+    for one in points:
+        _check_corners("answer_scores", one, "points")
     return scores(points, answers, targets)
 
 

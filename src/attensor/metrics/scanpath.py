@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from attensor.ops._checks import checked
+from attensor.ops._checks import check_float, check_integers, checked
 
 __all__ = ["behaviour", "delta", "edit_distance", "multimatch", "sequence_score", "true_probability"]
 
@@ -78,16 +78,8 @@ def behaviour(paths: Tensor, target: Tensor) -> Tensor:
         ValueError: sizes or dtypes are wrong, or a path is empty.
     """
     _check("behaviour", paths, paths)
+    _check_target("behaviour", "target", paths, target)
     lengths = _lengths(paths)
-    if target.shape != paths.shape[:1] or target.dtype != torch.int64:
-        raise ValueError(
-            f"behaviour: target must be [{paths.shape[0]}] int64, one for each path, got {list(target.shape)} "
-            f"{target.dtype}."
-        )
-    if bool((lengths == 0).any()):
-        raise ValueError(
-            f"behaviour: paths must have a fixation, got none in {int((lengths == 0).sum())}; leave it out."
-        )
     real, count = paths >= 0, paths.shape[1]
     earlier = torch.ones(count, count, dtype=torch.bool, device=paths.device).tril(-1)
     seen = ((paths[:, :, None] == paths[:, None]) & earlier).any(-1)
@@ -109,7 +101,13 @@ def delta(paths: Tensor, target: Tensor, others: Tensor, others_target: Tensor) 
         others, others_target: of people.
     Returns:
         0 for equal means; infinite where people never did what the model did.
+    Raises:
+        ValueError: as `behaviour`.
     """
+    _check("delta", paths, paths, "paths", "paths")
+    _check("delta", others, others, "others", "others")
+    for whose, x, to in (("target", paths, target), ("others_target", others, others_target)):
+        _check_target("delta", whose, x, to)
     model, people = behaviour(paths, target).mean(0), behaviour(others, others_target).mean(0)
     return torch.where(model == people, 0.0, (model - people).abs() / people).mean().item()
 
@@ -121,8 +119,21 @@ def true_probability(logits: Tensor, labels: Tensor) -> float:
     Args:
         logits: [.., classes].
         labels: [..], negative ones do not count.
+    Raises:
+        ValueError: sizes, dtypes or devices disagree, or a label of no class.
     """
-    chosen = logits.double().softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    check_float("true_probability", "logits", logits, logits, "logits")
+    check_integers("true_probability", "labels", labels, logits, "logits")
+    if not logits.ndim or labels.shape != logits.shape[:-1] or labels.is_meta:
+        raise ValueError(
+            f"true_probability: labels must be {list(logits.shape[:-1])} beside logits {list(logits.shape)}, got "
+            f"{list(labels.shape)} on {labels.device}; give one for each row."
+        )
+    if labels.numel() and int(labels.max()) >= logits.shape[-1]:
+        raise ValueError(
+            f"true_probability: labels must be below the {logits.shape[-1]} classes, got {int(labels.max())}."
+        )
+    chosen = logits.double().softmax(-1).gather(-1, labels.long().clamp(min=0)[..., None])[..., 0]
     return chosen[labels >= 0].mean().item()
 
 
@@ -140,9 +151,10 @@ def multimatch(path: Tensor, other: Tensor, *, width: float, height: float) -> t
     Cost: O(L M).
     """
     for name, x in (("path", path), ("other", other)):
-        if x.ndim != 2 or x.shape[1] != 2 or x.shape[0] < 3 or not x.is_floating_point():
+        check_float("multimatch", name, x, path, "path")
+        if x.ndim != 2 or x.shape[1] != 2 or x.shape[0] < 3 or not bool(x.isfinite().all()):
             raise ValueError(
-                f"multimatch: {name} must be [L, 2] floating with at least 3 fixations, got {list(x.shape)} {x.dtype}."
+                f"multimatch: {name} must be [L, 2] with at least 3 fixations, all of them finite, got {list(x.shape)}."
             )
     if not (width > 0 and height > 0):
         raise ValueError(f"multimatch: width and height must be above 0, got {width} and {height}.")
@@ -185,8 +197,21 @@ def _lengths(paths: Tensor) -> Tensor:
     return (paths >= 0).sum(1)
 
 
-def _check(name: str, paths: Tensor, others: Tensor) -> None:
-    for argument, x in (("paths", paths), ("others", others)):
+def _check_target(name: str, argument: str, paths: Tensor, target: Tensor) -> None:
+    """Refuse what is not one object for each path, and paths without a fixation."""
+    if target.shape != paths.shape[:1] or target.dtype != torch.int64 or target.device != paths.device:
+        raise ValueError(
+            f"{name}: {argument} must be [{paths.shape[0]}] int64, one for each path, got {list(target.shape)} "
+            f"{target.dtype} on {target.device}."
+        )
+    if bool(((empty := _lengths(paths)) == 0).any()):
+        raise ValueError(
+            f"{name}: paths must have a fixation, got none in {int((empty == 0).sum())} beside {argument}; leave it."
+        )
+
+
+def _check(name: str, paths: Tensor, others: Tensor, first: str = "paths", second: str = "others") -> None:
+    for argument, x in ((first, paths), (second, others)):
         if x.ndim != 2 or x.dtype != torch.int64 or x.is_meta:
             raise ValueError(
                 f"{name}: {argument} must be [P, L] int64, -1 behind the end, got {list(x.shape)} {x.dtype} on "

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attensor.ops._checks import checked
 
-__all__ = ["Rule", "convert", "join", "kept_options", "load_weights", "read_weights", "require_options"]
+__all__ = ["Rule", "convert", "join", "kept_options", "load_weights", "need_options", "read_weights", "require_options"]
 
 
 class Rule(NamedTuple):
@@ -51,11 +51,12 @@ def convert(name: str, state_dict: Mapping[str, Tensor], rules: Sequence[Rule]) 
     if unknown:
         raise ValueError(
             f"{name}: {len(unknown)} of {len(state_dict)} names are not of this layout, the first is {unknown[0]!r}; "
-            "is it a checkpoint of another family or of an unpublished variant?"
+            "is it a checkpoint of another family or of an unpublished variant? Use its own converter."
         )
     return converted
 
 
+@checked
 def join(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dict[str, Tensor]:
     """Tensors that are one here and several there: `x.part.y` of all parts, in this order, become `x.whole.y`.
 
@@ -71,12 +72,16 @@ def join(weights: Mapping[str, Tensor], parts: Sequence[str], whole: str) -> dic
     for before, _, behind in (match.groups() for match in map(pattern.fullmatch, weights) if match):
         names = [f"{before}{part}{behind}" for part in parts]
         if absent := [name for name in names if name not in weights]:
-            raise ValueError(f"{before}{whole}{behind} is made of {', '.join(names)}; {absent[0]} is missing.")
+            raise ValueError(
+                f"join: weights must have {absent[0]}: {before}{whole}{behind} is made of {', '.join(names)}; give all "
+                "parts."
+            )
         if names[0] in joined:
             joined[f"{before}{whole}{behind}"] = torch.cat([joined.pop(name) for name in names])
     return joined
 
 
+@checked
 def require_options(name: str, config: Mapping[str, Any], published: Mapping[str, Any]) -> None:
     """Refuse a configuration with other values of options than the published models have.
 
@@ -90,6 +95,17 @@ def require_options(name: str, config: Mapping[str, Any], published: Mapping[str
             )
 
 
+def need_options(name: str, config: Mapping[str, Any], *options: str) -> None:
+    """Refuse a configuration without an option that has no default.
+
+    Raises:
+        ValueError: names those that are missing.
+    """
+    if absent := [option for option in options if option not in config]:
+        raise ValueError(f"{name}: config must have {', '.join(absent)}; is it that of another family?")
+
+
+@checked
 def kept_options(config: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The options that both sides call the same, where the configuration has them."""
     return {name: config[name] for name in names if name in config}

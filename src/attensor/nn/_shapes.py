@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +19,8 @@ __all__ = [
     "check_input",
     "check_range",
     "check_room",
+    "check_sizes",
+    "check_stages",
     "half",
     "head_dim",
     "kv_heads",
@@ -62,6 +66,62 @@ def check_room(who: object, numbers: int, /, **options: int | None) -> None:
         raise RoomError(
             f"{type(who).__name__}: {asked} must make a table of at most {_ROOM} numbers, got {numbers}; choose "
             "smaller ones."
+        )
+
+
+# ends of names of numbers that no model has otherwise -> `low`, `below`, `above` of `check_range`
+_BOUNDS = {("path_rate", "dropout"): (0, 1, -math.inf), ("_eps", "_ratio", "_minimum"): (-math.inf, math.inf, 0)}
+
+
+def check_sizes(config: Any, /, **least: int) -> None:
+    """Refuse sizes of a configuration that no model can be built of, each by the name of its field.
+
+    Whole numbers, and those in tuples, which must have an entry, are at least 1. By the ends of names, the rate of
+    a dropped path and a dropout lie in [0, 1), and an eps, a ratio and a minimum are greater than 0. Other fields pass.
+
+    Args:
+        config: its fields are of the right kinds already, see `ops._checks.checked_fields`.
+        least: fields that may be less than 1, and what they are at least.
+    Raises:
+        ValueError: a number lies outside, or a tuple is empty.
+    """
+    for field, annotation in ((field.name, str(field.type)) for field in dataclasses.fields(config)):
+        value = getattr(config, field)
+        low, below, above = next(
+            (b for ends, b in _BOUNDS.items() if field.endswith(ends)), (None, math.inf, -math.inf)
+        )
+        if isinstance(value, (tuple, list)) and not value:
+            raise ValueError(f"{type(config).__name__}: {field} must have an entry, got {value}; give one or more.")
+        if low is None and "float" not in annotation and _is_whole(value):
+            low = least.get(field, 1)
+        if low is not None:
+            for part in _rows(value):
+                check_range(config, low, below, above=above, **{field: part})
+
+
+def _is_whole(value: Any) -> bool:
+    """An integer, or a tuple of such."""
+    if isinstance(value, (tuple, list)):
+        return all(_is_whole(part) for part in value)
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _rows(value: Any) -> Sequence[Any]:
+    """The rows of a tuple of tuples; anything else by itself."""
+    return value if isinstance(value, (tuple, list)) and isinstance(value[0], (tuple, list)) else [value]
+
+
+def check_stages(config: object, /, *fields: str) -> None:
+    """Refuse fields that must have one entry for each stage of a model, and have not; one that is None passes.
+
+    Raises:
+        ValueError: their lengths differ.
+    """
+    lengths = {name: len(getattr(config, name)) for name in fields if getattr(config, name) is not None}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ValueError(
+            f"{type(config).__name__}: one entry for each stage is needed, got {found}; make them equally many."
         )
 
 

@@ -23,7 +23,7 @@ from attensor.errors import ShapeError
 from attensor.nn._shapes import check_hidden_states, check_range, refuse_cache_with_packing
 from attensor.nn.cache import Cache
 from attensor.nn.rotary import token_positions
-from attensor.ops._checks import check_cu_seqlens, check_tensor, checked
+from attensor.ops._checks import check_cu_seqlens, check_tensor, checked, explained
 
 __all__ = ["DecodingMixer", "Heads", "Mixer", "SequenceMixer"]
 
@@ -72,6 +72,9 @@ class Mixer(nn.Module, ABC):
                 setattr(cls, name, checked(own))
             elif isinstance(own, classmethod):
                 setattr(cls, name, classmethod(checked(own.__func__)))
+        for name in ("project", "attend", "merge"):
+            if inspect.isfunction(own := vars(cls).get(name)):
+                setattr(cls, name, explained(own))
 
     @abstractmethod
     def project(self, hidden_states: Tensor) -> Heads:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from attensor.nn._shapes import check_range
 from attensor.nn.cache import TokenCache
 from attensor.nn.mixer import Heads, SequenceMixer
 
@@ -36,6 +37,7 @@ class NoMixing(SequenceMixer):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        check_range(self, 1, hidden_size=hidden_size)
         self.hidden_size = self.head_dim = hidden_size
         self.gate_proj, self.up_proj, self.down_proj, self.o_proj = (
             nn.Linear(hidden_size, hidden_size, bias=biased, device=device, dtype=dtype)

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from attensor.nn._shapes import head_dim
 from attensor.nn.mixer import Heads, Mixer
 from attensor.nn.rotary import grid_rotary_embedding
-from attensor.ops import FEATURE_MAPS, Denominator, kernel_attention, softmax_attention
+from attensor.ops import Denominator, kernel_attention, softmax_attention
+from attensor.ops.feature_maps import resolve_feature_map
 
 __all__ = ["RankAugmentedLinearAttention", "rank_augmented_features"]
 
@@ -140,7 +141,8 @@ def rank_augmented_features(q: Tensor, k: Tensor, *, is_weighted: bool = True) -
     Source: arXiv:2411.07635, equations 5 to 7.
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
-    queries, keys = (FEATURE_MAPS["elu+1"](x.to(dtype)) for x in (q, k))
+    positive = resolve_feature_map("elu+1")
+    queries, keys = (positive(x.to(dtype)) for x in (q, k))
     if is_weighted:
         scores = q.shape[-1] ** -0.5 * (queries.mean(1, keepdim=True) * keys).sum(-1, keepdim=True)
         keys = keys * (keys.shape[1] * scores.softmax(1))

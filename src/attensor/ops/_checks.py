@@ -30,6 +30,7 @@ __all__ = [
     "check_tensor",
     "checked",
     "checked_fields",
+    "explained",
     "is_autocast",
     "is_readable",
     "scale_of",
@@ -151,6 +152,32 @@ def checked_fields(kind: type[C]) -> type[C]:
     """The dataclass, which refuses attributes of another kind than annotated when it is made, see `checked`."""
     kind.__init__ = checked(kind.__init__, owner=kind.__name__)  # type: ignore[method-assign]
     return kind
+
+
+def explained(step: F) -> F:
+    """The method, whose failure on an argument of another kind than annotated says so, see `checked`.
+
+    For steps that run once for every token: kinds are looked at when a step has failed, and not before.
+    """
+    number = len(_TABLES)
+    _TABLES.append(_Table.of(step, ""))
+
+    @functools.wraps(step)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return step(*arguments, **options)
+        try:
+            return step(*arguments, **options)
+        except (AttributeError, TypeError, RuntimeError):
+            table = _TABLES[number]
+            named = {argument: value for (argument, _, _), value in zip(table.in_order, arguments)} | options
+            for argument, value in named.items():
+                _, sure, accepts = table.by_name.get(argument, _ANYTHING)
+                if (type(value) not in sure and not accepts(value)) or _is_odd(value):
+                    table.refuse(arguments, argument, value)
+            raise
+
+    return call  # type: ignore[return-value]
 
 
 def _is_odd(x: Any) -> bool:

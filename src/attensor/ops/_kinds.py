@@ -9,9 +9,11 @@ Sizes, dtypes and devices, which depend on each other, are checked by the functi
 from __future__ import annotations
 
 import collections.abc
+import functools
 import inspect
 import math
 import numbers
+import sys
 import types
 import typing
 from collections.abc import Callable
@@ -22,7 +24,7 @@ from torch import Tensor
 
 from attensor.ops._precision import FLOATS
 
-__all__ = ["ANYTHING", "TENSOR", "Kind", "kinds_of", "refuse"]
+__all__ = ["ANYTHING", "TENSOR", "Kind", "kinds_of", "kinds_of_fields", "refuse"]
 
 
 class Kind(NamedTuple):
@@ -44,18 +46,36 @@ ANYTHING = Kind(frozenset(), lambda x: True, "anything")
 
 def kinds_of(function: Callable[..., Any]) -> dict[str, Kind]:
     """Of the parameters that have one."""
-    kinds, words = {}, {**inspect.unwrap(function).__globals__, "torch": torch}
+    kinds, words = {}, inspect.unwrap(function).__globals__
     for parameter in inspect.signature(function).parameters.values():
-        annotation = parameter.annotation
-        if isinstance(annotation, str):
-            try:
-                # a package may have a module named torch, which then stands for the library
-                annotation = eval(annotation, words)
-            except (NameError, AttributeError, TypeError):  # for type checkers only
-                continue
+        annotation = _annotation(parameter.annotation, words)
         if annotation is not inspect.Parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
             kinds[parameter.name] = _kind(annotation)
     return kinds
+
+
+@functools.cache
+def kinds_of_fields(made: type, base: type) -> dict[str, Kind]:
+    """Of what a class and those between it and `base`, itself included, annotate; class variables are none."""
+    kinds: dict[str, Kind] = {}
+    for one in (kind for kind in reversed(made.__mro__) if issubclass(kind, base)):
+        words = vars(sys.modules[one.__module__])
+        found = {name: _annotation(said, words) for name, said in inspect.get_annotations(one).items()}
+        kinds |= {
+            name: _kind(said)
+            for name, said in found.items()
+            if said is not inspect.Parameter.empty and typing.get_origin(said) is not typing.ClassVar
+        }
+    return kinds
+
+
+def _annotation(annotation: Any, words: dict[str, Any]) -> Any:
+    """What a text means among these words; `inspect.Parameter.empty` where only type checkers know."""
+    try:
+        # a package may have a module named torch, which then stands for the library
+        return eval(annotation, {**words, "torch": torch}) if isinstance(annotation, str) else annotation
+    except (NameError, AttributeError, TypeError):
+        return inspect.Parameter.empty
 
 
 def _kind(annotation: Any) -> Kind:
@@ -86,6 +106,9 @@ def _kind(annotation: Any) -> Kind:
         return Kind(frozenset(), callable, "a function")
     if isinstance(origin or annotation, type) and annotation not in (Any, object):
         wanted = origin or annotation
+        if getattr(wanted, "_is_protocol", False):
+            parts = [name for name in vars(wanted) if not name.startswith("_")]
+            return Kind(frozenset(), lambda x: all(hasattr(x, part) for part in parts), f"a {wanted.__name__}")
         return Kind(frozenset({wanted}), lambda x: isinstance(x, wanted), f"a {wanted.__name__}")
     return ANYTHING
 
@@ -99,7 +122,9 @@ def _either(kinds: list[Kind]) -> Kind:
 def _mapping(key: Kind, value: Kind) -> Kind:
     def accepts(x: Any) -> bool:
         parts = [(key, k) for k in x] + [(value, x[k]) for k in x] if isinstance(x, collections.abc.Mapping) else None
-        return parts is not None and all(type(y) in kind.sure or kind.accepts(y) for kind, y in parts)
+        return parts is not None and all(
+            (type(y) in kind.sure or kind.accepts(y)) and not _is_odd(y) for kind, y in parts
+        )
 
     of = "" if value.expected == ANYTHING.expected else f" from {key.expected} to {value.expected}"
     return Kind(frozenset(), accepts, f"a mapping{of}")

@@ -46,11 +46,23 @@ def _elu_plus_one(x: Tensor) -> Tensor:
     return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
 
 
-FEATURE_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}
+_MAPS: dict[str, FeatureMap] = {"elu+1": _elu_plus_one, "relu": F.relu, "silu": F.silu}
+
+
+def _mapped(name: str, x: Tensor) -> Tensor:
+    """The map of that name, which refuses what is no floating tensor."""
+    if not torch.compiler.is_compiling():
+        check_tensor(owner := f"FEATURE_MAPS[{name!r}]", "x", x)
+        check_float(owner, "x", x, x, "x")
+    return _MAPS[name](x)
+
+
+# no closures, which a layer that holds one could not be pickled with
+FEATURE_MAPS: dict[str, FeatureMap] = {name: functools.partial(_mapped, name) for name in _MAPS}
 
 
 def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feature_map") -> FeatureMap:
-    """The function of that name in `FEATURE_MAPS`; a callable is returned as it is.
+    """The function of that name in `FEATURE_MAPS`, without its checks; a callable is returned as it is.
 
     Args:
         feature_map: a name, or a function from [B, T, H, K] to [B, T, H, M].
@@ -65,7 +77,7 @@ def resolve_feature_map(feature_map: str | FeatureMap, name: str = "resolve_feat
             f"{name}: feature_map must be one of {', '.join(map(repr, FEATURE_MAPS))} or a function from [B, T, H, K] "
             f"to [B, T, H, M], got {feature_map!r}."
         )
-    return FEATURE_MAPS[feature_map]
+    return _MAPS[feature_map]  # who asks by a name has looked at the tensors
 
 
 def check_mapped(name: str, argument: str, x: Tensor, like: Tensor) -> None:

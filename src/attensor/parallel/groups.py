@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from attensor.errors import RankError, plain
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
 
 __all__ = ["Ranks"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Ranks:
     """One of the ranks that share a layer, and the way to the others.
@@ -30,10 +33,11 @@ class Ranks:
     group: dist.ProcessGroup | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rank < self.size:
-            raise ValueError(f"Ranks: rank must be from 0 to {self.size - 1}, got {self.rank} of {self.size}.")
+        check_range(self, 1, size=self.size)
+        check_range(self, 0, self.size, rank=self.rank)
 
     @classmethod
+    @checked
     def of(cls, group: dist.ProcessGroup | DeviceMesh | None = None) -> Self:
         """Those of a group, of a mesh with one dimension, or by default of all processes.
 

@@ -17,10 +17,13 @@ import torch
 import torch.distributed as dist
 
 from attensor.errors import RankError
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
 
 __all__ = ["on_ranks"]
 
 
+@checked
 def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any, timeout: float = 300.0) -> list[Any]:
     """Call a function in so many new processes of one thread each, which are a gloo group.
 
@@ -37,6 +40,8 @@ def on_ranks(function: Callable[..., Any], ranks: int, *arguments: Any, timeout:
     Raises:
         RankError: a rank failed, ended early or was not ready in time; says of each of them which and why.
     """
+    check_range("on_ranks", 1, ranks=ranks)
+    check_range("on_ranks", above=0, timeout=timeout)
     context, found = multiprocessing.get_context("spawn"), dict[int, Any]()
     with tempfile.TemporaryDirectory(prefix="attensor-ranks-") as folder:
         started, reasons = [], dict[int, str]()

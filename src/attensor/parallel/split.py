@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
+
 __all__ = ["Place", "check_shares", "piece", "split_state_dict"]
 
 _DOWN = "kv_a_proj_with_mqa.weight"
 
 
+@checked_fields
 @dataclass(frozen=True)
 class Place:
     """Which heads and which columns of the latent a rank has; the ranks of one slice are neighbours.
@@ -27,7 +31,9 @@ class Place:
     groups: int = 1
 
     def __post_init__(self) -> None:
-        if self.groups < 1 or self.ranks % self.groups:
+        check_range(self, 1, ranks=self.ranks, groups=self.groups)
+        check_range(self, 0, self.ranks, rank=self.rank)
+        if self.ranks % self.groups:
             raise ValueError(
                 f"parallel: groups must divide the number of ranks, got {self.groups} groups and {self.ranks} ranks."
             )
@@ -65,6 +71,7 @@ def piece(count: int, index: int, pieces: int) -> slice:
     return slice(count // pieces * index, count // pieces * (index + 1))
 
 
+@checked
 def split_state_dict(state_dict: Mapping[str, Tensor], place: Place, num_heads: int) -> dict[str, Tensor]:
     """What a rank needs of a state_dict: of every latent attention its part, everything else as it is.
 
@@ -80,9 +87,10 @@ def split_state_dict(state_dict: Mapping[str, Tensor], place: Place, num_heads: 
     """
     found = dict(state_dict)
     for name in (key.removesuffix(_DOWN) for key in state_dict if key.endswith(_DOWN)):
+        q = "q_proj" if f"{name}q_proj.weight" in state_dict else "q_b_proj"
+        _check_parts(name, state_dict, q, num_heads)
         up = state_dict[f"{name}kv_b_proj.weight"]
         check_shares(place, num_heads, up.shape[1])
-        q = "q_proj" if f"{name}q_proj.weight" in state_dict else "q_b_proj"
         heads, prompt, columns = place.heads(num_heads), place.prompt_heads(num_heads), place.columns(up.shape[1])
         by_head = {
             key: torch.unflatten(state_dict[f"{name}{key}.weight"], 0, (num_heads, -1)) for key in (q, "kv_b_proj")
@@ -98,6 +106,18 @@ def split_state_dict(state_dict: Mapping[str, Tensor], place: Place, num_heads: 
         # copies: a view would keep all of it in memory
         found |= {f"{name}{key}.weight": weight.detach().clone() for key, weight in cut.items()}
     return found
+
+
+def _check_parts(name: str, state_dict: Mapping[str, Tensor], q: str, num_heads: int) -> None:
+    """Refuse a layer without one of its matrices, or one that the heads do not share."""
+    for key, axis in ((q, 0), ("kv_b_proj", 0), ("o_proj", 1)):
+        part = state_dict.get(f"{name}{key}.weight")
+        if part is None or part.ndim != 2 or num_heads < 1 or part.shape[axis] % num_heads:
+            got = "none" if part is None else str(list(part.shape))
+            raise ValueError(
+                f"split_state_dict: state_dict must have {name}{key}.weight, a matrix whose axis {axis} the num_heads "
+                f"{num_heads} share, got {got}; give layers whole, and the heads that they were made with."
+            )
 
 
 def check_shares(place: Place, num_heads: int, rank: int) -> None:

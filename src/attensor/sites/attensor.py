@@ -38,8 +38,9 @@ class HouseSite(AttentionSite):
     def _parts(self, layer: nn.Module) -> dict[str, nn.Module]:
         if isinstance(self.original, SequenceMixer) and not isinstance(layer, SequenceMixer):
             raise ValueError(
-                f"{self.name}: {type(layer).__name__} is no mixer of sequences, which the model calls with a cache or "
-                f"packed rows as {type(self.original).__name__}; take one of `attensor list` that mixes sequences."
+                f"{self.name}: layer must be a mixer of sequences, which the model calls with a cache or packed rows, "
+                f"as {type(self.original).__name__} is, got {type(layer).__name__}; take one of `attensor list` that "
+                "mixes sequences."
             )
         grid = grid_of(self.model)
         return {"": layer if grid is None or isinstance(layer, SequenceMixer) else TokenGrid(layer, *grid)}

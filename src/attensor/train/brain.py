@@ -13,11 +13,14 @@ from torch import Tensor
 from attensor.data.files import generator
 from attensor.data.scenes import SceneData
 from attensor.models.knowledge.tensor_brain import TensorBrain
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked_fields
 from attensor.train.loop import TrainConfig
 
 __all__ = ["BrainSetup", "BrainTraining", "perception", "recalled"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class BrainSetup:
     """How a Tensor Brain is trained.
@@ -36,6 +39,15 @@ class BrainSetup:
     perceive: bool = True
     remember: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_range(self, 1, steps=self.steps, batch_size=self.batch_size)
+        check_range(self, above=0, learning_rate=self.learning_rate)
 
     @property
     def config(self) -> TrainConfig:

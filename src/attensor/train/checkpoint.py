@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attensor.files import atomic_path
+from attensor.ops._checks import checked
 from attensor.train.optimizer import named_trainable
 
 __all__ = ["load_checkpoint", "save_checkpoint"]
@@ -23,6 +24,7 @@ __all__ = ["load_checkpoint", "save_checkpoint"]
 _NAMES = ("params", "param_names")
 
 
+@checked
 def save_checkpoint(
     path: Path,
     model: nn.Module,
@@ -61,6 +63,7 @@ def save_checkpoint(
         save_file(copies, temporary, metadata=described)
 
 
+@checked
 def load_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, *, average: nn.Module | None = None
 ) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from attensor.data.image_source import ImageSource
 from attensor.data.left_out import LeftOut
 from attensor.errors import DataError, ShapeError
 from attensor.models.vision.image_model import ImageModel
+from attensor.nn._shapes import check_sizes
+from attensor.ops._checks import checked_fields
 from attensor.train.ema import exponential_average
 from attensor.train.image_recipe import ImageRecipe
 from attensor.train.image_tasks import Classes, Scores, task_of
@@ -28,6 +30,7 @@ _HELD_OUT_BATCH = 4  # of batches that are trained on
 _BROKEN = "broken image"
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class ImageSetup:
     """What decides the numbers of a run, beside the model, the images, the machine and its threads.
@@ -56,9 +59,7 @@ class ImageSetup:
 
     def __post_init__(self) -> None:
         """Refuse what leaves nothing to do."""
-        for name, least in (("batch_size", 1), ("steps", 1), ("accumulate", 1), ("evaluations", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"ImageSetup: {name} must be at least {least}, got {getattr(self, name)}.")
+        check_sizes(self, evaluations=0, seed=-(2**63))
 
     @property
     def images_per_step(self) -> int:

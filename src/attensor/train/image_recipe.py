@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from attensor.data.augment import IMAGENET_PIXELS, Pixels, Views
 from attensor.data.mixing import Mixing
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked_fields
 
 __all__ = ["RECIPES", "ImageRecipe", "find_recipe"]
 
@@ -16,6 +18,7 @@ _STRONG = Views(rand_augment=(2, 27), erasing=0.25)
 _BOTH = Mixing(mixup=0.8, cutmix=1.0)
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class ImageRecipe:
     """A schedule for image models.
@@ -56,13 +59,11 @@ class ImageRecipe:
         Raises:
             ValueError: names the option.
         """
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"ImageRecipe: {name} must be above 0, got {getattr(self, name)}.")
-        if not 0 <= self.smoothing < 1:
-            raise ValueError(f"ImageRecipe: smoothing must be at least 0 and below 1, got {self.smoothing}.")
-        if min(self.warmup_epochs, self.weight_decay, self.final_factor) < 0:
-            raise ValueError("ImageRecipe: warmup_epochs, weight_decay and final_factor must be at least 0.")
+        check_range(self, above=0, epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate)
+        check_range(self, above=0, clip_norm=self.clip_norm, layer_decay=self.layer_decay)
+        check_range(self, 0, 1, smoothing=self.smoothing, ema=self.ema)
+        check_range(self, 0, warmup_epochs=self.warmup_epochs, weight_decay=self.weight_decay)
+        check_range(self, 0, final_factor=self.final_factor)
 
     def with_options(self, **options: Any) -> ImageRecipe:
         """The same with other values, also of `views` and `mixing`; those that are None change nothing."""

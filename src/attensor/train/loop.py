@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from attensor.errors import Diverged, Stopped
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
 from attensor.train.checkpoint import load_checkpoint, save_checkpoint
 from attensor.train.optimizer import adamw, learning_rate_factor
 
@@ -34,6 +36,7 @@ _Tensors = tuple[Tensor, ...] | list[Tensor]
 _SAVING_SHARE = 0.02
 
 
+@checked_fields
 @dataclass(frozen=True)
 class TrainConfig:
     """How a run is trained.
@@ -64,6 +67,19 @@ class TrainConfig:
     autocast: torch.dtype | None = None
     evaluations: int | tuple[int, ...] = 10
     checkpoint_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_range(self, 0, steps=self.steps, learning_rate=self.learning_rate, evaluations=self.evaluations)
+        check_range(self, 0, final_factor=self.final_factor, constant_after=self.constant_after)
+        check_range(self, 0, checkpoint_seconds=self.checkpoint_seconds)
+        check_range(self, 0, math.nextafter(1, 2), warmup_fraction=self.warmup_fraction)
+        check_range(self, above=0, clip_norm=self.clip_norm, clip_value=self.clip_value)
+        check_range(self, 1, accumulate=self.accumulate)
 
 
 class Point(NamedTuple):
@@ -103,6 +119,7 @@ class Training(Protocol[Model, Batch]):
         """The first score."""
 
 
+@checked
 def train(
     model: Model,
     batch: Callable[[int], Batch],
@@ -268,6 +285,7 @@ class _Saving:
         self._due = started + took + max(self._seconds, took / _SAVING_SHARE)
 
 
+@checked
 def polynomial_average(model: nn.Module, *, decay: float = 8.0) -> AveragedModel:
     """A running average of the weights of `model` that forgets its beginning, for `train(average=...)`.
 
@@ -279,8 +297,11 @@ def polynomial_average(model: nn.Module, *, decay: float = 8.0) -> AveragedModel
     Args:
         model: whose parameters are averaged; buffers are taken as they are.
         decay: 0 is the plain mean of all steps.
+    Raises:
+        ValueError: a decay below 0.
     Source: Shamir and Zhang, arXiv:1212.1824, section 4.
     """
+    check_range("polynomial_average", 0, decay=decay)
 
     @torch.no_grad()
     def update(averaged: _Tensors, current: _Tensors, count: Tensor | int) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked
+
 __all__ = ["adamw", "learning_rate_factor", "named_trainable", "parameter_groups"]
 
 
@@ -18,6 +21,7 @@ def named_trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+@checked
 def adamw(
     model: nn.Module, learning_rate: float, *, weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.95)
 ) -> torch.optim.AdamW:
@@ -35,6 +39,7 @@ def adamw(
     return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
 
 
+@checked
 def parameter_groups(
     model: nn.Module, learning_rate: float, *, weight_decay: float, rate_shares: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
@@ -59,6 +64,7 @@ def parameter_groups(
     ]
 
 
+@checked
 def learning_rate_factor(step: int, steps: int, *, warmup_steps: int, final_factor: float = 0.1) -> float:
     """What the peak learning rate is multiplied by at `step`.
 
@@ -69,8 +75,11 @@ def learning_rate_factor(step: int, steps: int, *, warmup_steps: int, final_fact
         steps: steps of the whole run.
         warmup_steps: steps of the rise; 0 starts at the peak.
         final_factor: value at step `steps - 1`.
+    Raises:
+        ValueError: a number below 0.
     Source: cosine without restarts, arXiv:1608.03983, equation (5).
     """
+    check_range("learning_rate_factor", 0, step=step, steps=steps, warmup_steps=warmup_steps, final_factor=final_factor)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     fraction = (step - warmup_steps) / max(1, steps - 1 - warmup_steps)

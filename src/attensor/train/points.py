@@ -9,6 +9,8 @@ from attensor.data.points import Instances, PointBatches, Task, draw_instances
 from attensor.metrics.polygons import answer_scores
 from attensor.models.pointing import PointerNetwork, Seq2SeqBaselines
 from attensor.models.pointing.pointing import Pointing, pointing_loss
+from attensor.nn._shapes import check_range, check_sizes
+from attensor.ops._checks import checked
 from attensor.train.loop import TrainConfig
 from attensor.train.setups import PointSetup
 
@@ -18,8 +20,16 @@ _AT_ONCE = 256  # sets that are decoded together
 HEADLINE = {"hull": "accuracy", "tsp": "length", "delaunay": "coverage"}
 
 
+@checked
 def build(setup: PointSetup) -> Pointing:
-    """The model, drawn by the setup's seed."""
+    """The model, drawn by the setup's seed.
+
+    Raises:
+        ValueError: a number of the setup out of its range.
+    """
+    check_sizes(setup, seed=-(2**63))
+    check_range(setup, 3, sizes=setup.sizes)
+    check_range(setup, above=0, learning_rate=setup.learning_rate, init_range=setup.init_range)
     torch.manual_seed(setup.seed)
     if setup.model == "pointer":
         return PointerNetwork(setup.hidden_size, init_range=setup.init_range)
@@ -36,6 +46,7 @@ class PointTraining:
         shuffled: triangles of an answer in no order.
     """
 
+    @checked
     def __init__(self, setup: PointSetup, *, shuffled: bool = False) -> None:
         self.setup = setup
         self.model = build(setup)
@@ -77,6 +88,7 @@ class PointTraining:
 
 
 @torch.no_grad()
+@checked
 def scores_of(
     model: Pointing, instances: Instances, task: Task, *, width: int = 1, constrained: bool = True
 ) -> dict[str, float]:

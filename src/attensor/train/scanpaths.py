@@ -10,6 +10,8 @@ from torch import Tensor
 from attensor.data.gaze import Gaze, padded_paths
 from attensor.metrics.scanpath import behaviour, delta, edit_distance, sequence_score
 from attensor.models.pointing.oat import OAT, OATConfig
+from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked, checked_fields
 from attensor.train.loop import TrainConfig
 
 __all__ = ["ScanpathSetup", "ScanpathTraining", "ceiling", "compared", "scores_of"]
@@ -17,6 +19,7 @@ __all__ = ["ScanpathSetup", "ScanpathTraining", "ceiling", "compared", "scores_o
 _AT_ONCE = 256  # scenes that are looked at together
 
 
+@checked_fields
 @dataclass(frozen=True, kw_only=True)
 class ScanpathSetup:
     """What decides the numbers of a run beside the data, the machine and its threads.
@@ -37,6 +40,15 @@ class ScanpathSetup:
     samples: int = 1
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
+
+        Raises:
+            ValueError: a number out of its range.
+        """
+        check_range(self, 1, steps=self.steps, batch_size=self.batch_size, samples=self.samples)
+        check_range(self, above=0, learning_rate=self.learning_rate)
+
     @property
     def train_config(self) -> TrainConfig:
         """For the loop."""
@@ -52,6 +64,7 @@ class ScanpathTraining:
         held_out: to be scored on.
     """
 
+    @checked
     def __init__(self, setup: ScanpathSetup, train: Gaze, held_out: Gaze) -> None:
         self.setup, self._train, self._held_out = setup, train, held_out
         torch.manual_seed(setup.seed)
@@ -77,6 +90,7 @@ class ScanpathTraining:
 
 
 @torch.no_grad()
+@checked
 def scores_of(model: OAT, gaze: Gaze, *, samples: int = 1, temperature: float = 1.0, seed: int = 0) -> dict[str, float]:
     """How paths that are drawn for each scene compare with people's.
 

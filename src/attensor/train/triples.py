@@ -16,6 +16,7 @@ from attensor.data.files import generator
 from attensor.data.triples import Graph, answers
 from attensor.metrics.retrieval import hits_at, mean_reciprocal_rank, ranks
 from attensor.models.knowledge.scorers import KINDS, Scorer, ScorerConfig
+from attensor.ops._checks import checked
 from attensor.train.loop import TrainConfig
 from attensor.train.setups import TripleSetup
 
@@ -81,6 +82,7 @@ def build(setup: TripleSetup, graph: Graph) -> Scorer:
     return KINDS[setup.model](config)
 
 
+@checked
 def one_to_n_loss(
     model: Scorer, triples: Tensor, *, label_smoothing: float = 0.0, l2: float = 0.0, n3: float = 0.0
 ) -> Tensor:
@@ -107,6 +109,7 @@ def one_to_n_loss(
 
 
 @torch.no_grad()
+@checked
 def filtered_ranks(model: Scorer, triples: Tensor, known: Tensor, *, batch_size: int = 1024) -> Tensor:
     """Ranks of the object of each triple, then of each subject, other right answers left out; ties by their mean.
 

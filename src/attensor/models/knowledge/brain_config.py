@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from attensor.nn._shapes import check_range
+from attensor.ops._checks import checked_fields
 
 __all__ = ["Context", "Feedback", "Offset", "TensorBrainConfig"]
 
@@ -15,6 +16,7 @@ Context = Literal["recurrent", "feedforward"]
 Offset = Literal["sums", "learned"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class TensorBrainConfig:
     """Sizes and choices; the defaults are those of the paper but for the scores, see `centred`, and `beta`, there 1.

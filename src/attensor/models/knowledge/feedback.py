@@ -12,6 +12,7 @@ from attensor.models.knowledge.brain_config import Feedback
 from attensor.models.knowledge.decoding import Step
 from attensor.models.knowledge.scorer import check_index
 from attensor.ops import softmax_attention
+from attensor.ops._checks import is_readable
 
 if TYPE_CHECKING:
     from attensor.models.knowledge.tensor_brain import TensorBrain
@@ -49,7 +50,7 @@ class Choice:
     ) -> None:
         if feedback not in _KINDS:
             raise ValueError(f"{name}: feedback must be one of {', '.join(map(repr, _KINDS))}, got {feedback!r}.")
-        self._brain, self._generator = brain, generator
+        self._name, self._brain, self._generator = name, brain, generator
         self._feedback = brain.config.feedback if feedback == "default" else feedback
         self._truth, self._given = dict(truth or {}), dict(given or {})
         for argument, symbols in (("truth", self._truth), ("given", self._given)):
@@ -79,7 +80,13 @@ class Choice:
             return scores.argmax(-1)
         if window in self._truth:
             return self._truth[window].clamp(min=0)  # -100 has no column; its row has no loss either
-        return torch.multinomial((self._brain.config.beta * scores).softmax(-1), 1, generator=self._generator)[:, 0]
+        shares = (self._brain.config.beta * scores).softmax(-1)
+        if is_readable(shares) and not bool(shares.isfinite().all()):
+            raise ValueError(
+                f"{self._name}: {window} cannot be drawn, its scores must be finite, got NaN; look for it in what is "
+                "seen and in the weights."
+            )
+        return torch.multinomial(shares, 1, generator=self._generator)[:, 0]
 
     def _expected(self, q: Tensor, group: str) -> Tensor:
         """sum_k P(k) a_k: attention of the states to the columns, which are keys and values, [B, D]."""

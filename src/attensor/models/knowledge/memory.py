@@ -20,7 +20,7 @@ from attensor.errors import ShapeError
 from attensor.models.knowledge.scorer import Scorer
 from attensor.models.knowledge.tensor_brain import TensorBrain
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import checked
+from attensor.ops._checks import check_float, checked
 
 __all__ = ["marginalise", "mean_time", "superposition_curve", "write_concept"]
 
@@ -41,6 +41,7 @@ def write_concept(brain: TensorBrain, state: Tensor, *, group: str = "entities")
     Cost: O(D K), all columns are copied.
     """
     brain.columns(group)
+    check_float("write_concept", "state", state, brain.A, "the brain")
     if state.shape != (brain.config.dim,):
         raise ShapeError(f"write_concept: state must be [{brain.config.dim}], got {list(state.shape)}.")
     gamma = torch.sigmoid(state.to(brain.A.dtype))
@@ -70,6 +71,7 @@ def mean_time(brain: TensorBrain, weights: Tensor) -> Tensor:
         ShapeError: another number of weights.
     """
     columns = brain.columns("times")
+    check_float("mean_time", "weights", weights, columns, "the brain")
     if weights.shape != (columns.shape[1],):
         raise ShapeError(f"mean_time: weights must be [{columns.shape[1]}], got {list(weights.shape)}.")
     return (columns @ weights.to(columns.dtype))[None]
@@ -95,6 +97,7 @@ def marginalise(scorer: Scorer, weights: Tensor) -> Scorer:
     if scorer.times is None:
         raise ValueError("marginalise: scorer must have times to sum over; build it with num_times.")
     count = scorer.config.num_times
+    check_float("marginalise", "weights", weights, scorer.times.weight, "the scorer")
     if weights.shape != (count,):
         raise ShapeError(f"marginalise: weights must be [{count}], got {list(weights.shape)}.")
     if bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > 1e-5:
@@ -120,8 +123,13 @@ def superposition_curve(
     Raises:
         ShapeError: no matrix. ValueError: a size or a number of trials out of range.
     """
-    if columns.ndim != 2 or 0 in columns.shape:
-        raise ShapeError(f"superposition_curve: columns must be [D, K], got {list(columns.shape)}.")
+    check_float("superposition_curve", "columns", columns, columns, "itself")
+    if columns.ndim != 2 or 0 in columns.shape or columns.is_meta:
+        raise ShapeError(
+            f"superposition_curve: columns must be [D, K] with numbers, got {list(columns.shape)} on {columns.device}."
+        )
+    if not sizes:
+        raise ValueError("superposition_curve: sizes must have an entry, got none; give numbers of columns.")
     check_range("superposition_curve", 1, columns.shape[1] + 1, sizes=tuple(sizes))
     check_range("superposition_curve", 1, trials=trials)
     even, found = torch.ones(trials, columns.shape[1], device=columns.device), []

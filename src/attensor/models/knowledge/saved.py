@@ -17,8 +17,9 @@ from attensor.models.convert import Rule, convert
 from attensor.models.folder import configured, load_model, read_config, save_model
 from attensor.models.knowledge.scorers import KINDS, Scorer, ScorerConfig
 from attensor.models.knowledge.tensor_brain import TensorBrain, TensorBrainConfig
+from attensor.ops._checks import checked
 
-__all__ = ["Vocabulary", "from_pykeen", "load_knowledge", "number_of", "save_knowledge"]
+__all__ = ["Vocabulary", "check_names", "from_pykeen", "load_knowledge", "number_of", "save_knowledge"]
 
 Vocabulary = Mapping[str, Sequence[str]]
 """Group -> names in the order of rows or columns: entities, relations, times, and unary groups."""
@@ -39,6 +40,7 @@ _WRITER = "attensor train triples"
 _SCORERS = {kind.__name__: kind for kind in KINDS.values()}
 
 
+@checked
 def save_knowledge(
     folder: str | Path, model: Scorer | TensorBrain, vocabulary: Vocabulary, notes: Mapping[str, Any] | None = None
 ) -> None:
@@ -52,7 +54,7 @@ def save_knowledge(
     Raises:
         ValueError: a group has more or fewer names than the model has rows.
     """
-    _check_names(model, vocabulary, source="save_knowledge: vocabulary")
+    check_names(model, vocabulary, source="save_knowledge: vocabulary")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / _VOCABULARY, {group: list(names) for group, names in vocabulary.items()})
@@ -60,6 +62,7 @@ def save_knowledge(
     save_model(folder, model, {"config": config, "notes": dict(notes or {})})
 
 
+@checked
 def load_knowledge(folder: str | Path) -> tuple[Scorer | TensorBrain, dict[str, list[str]]]:
     """Model, on the CPU in evaluation mode, and vocabulary, as `save_knowledge` wrote them.
 
@@ -72,7 +75,7 @@ def load_knowledge(folder: str | Path) -> tuple[Scorer | TensorBrain, dict[str, 
     if names is None:
         raise FileNotFoundError(f"{folder} holds no names: there is no {_VOCABULARY} in it; `{_WRITER}` writes one.")
     model = _built(told["model"], told, folder)
-    _check_names(model, names, source=str(folder / _VOCABULARY))
+    check_names(model, names, source=str(folder / _VOCABULARY))
     return model, names
 
 
@@ -84,6 +87,7 @@ def _built(name: str, told: Mapping[str, Any], folder: Path) -> Scorer | TensorB
     return load_model(lambda: TensorBrain(choices), folder)
 
 
+@checked
 def from_pykeen(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of PyKEEN's DistMult, ComplEx, RESCAL, TuckER or CP under our names.
 
@@ -97,6 +101,7 @@ def from_pykeen(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return convert("from_pykeen", weights, _PYKEEN_CP if is_cp else _PYKEEN)
 
 
+@checked
 def number_of(vocabulary: Vocabulary, group: str, name: str, *, option: str) -> int:
     """The number of a name.
 
@@ -119,7 +124,12 @@ def number_of(vocabulary: Vocabulary, group: str, name: str, *, option: str) -> 
     raise ValueError(f"{option} {name!r}: the model knows no such name among its {len(names)} {group}.{hint}")
 
 
-def _check_names(model: Scorer | TensorBrain, vocabulary: Vocabulary, *, source: str) -> None:
+def check_names(model: Scorer | TensorBrain, vocabulary: Vocabulary, *, source: str) -> None:
+    """Refuse names of which a group has not as many as the model has rows or columns.
+
+    Raises:
+        ValueError: begins with `source`.
+    """
     config = model.config
     if isinstance(config, ScorerConfig):
         sizes = {"entities": config.num_entities, "relations": config.num_relations}
@@ -127,4 +137,6 @@ def _check_names(model: Scorer | TensorBrain, vocabulary: Vocabulary, *, source:
         sizes = {"entities": config.num_entities, "relations": config.num_predicates, **config.unary}
     for group, size in {**sizes, "times": config.num_times}.items():
         if len(vocabulary.get(group, ())) != size:
-            raise ValueError(f"{source}: must have {size} names of {group}, got {len(vocabulary.get(group, ()))}.")
+            raise ValueError(
+                f"{source}: must have {size} names of {group}, got {len(vocabulary.get(group, ()))}; give one for each."
+            )

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.nn._shapes import check_range
-from attensor.ops._checks import checked, is_readable
+from attensor.ops._checks import checked, checked_fields, is_readable
 
 __all__ = ["Scored", "Scorer", "ScorerConfig", "TimedScorer", "check_index"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class ScorerConfig:
     """Sizes of a scorer.
@@ -162,6 +163,7 @@ class Scorer(nn.Module, ABC):
         """
         raise self._without_times()
 
+    @checked
     def at_mixed_time(self, weights: Tensor) -> Self:
         """The model without times whose theta is that of this one summed over times by `weights` [T].
 

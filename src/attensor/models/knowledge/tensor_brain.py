@@ -27,7 +27,8 @@ from attensor.models.knowledge.brain_config import TensorBrainConfig as TensorBr
 from attensor.models.knowledge.decoding import Decoded
 from attensor.models.knowledge.feedback import Choice
 from attensor.models.knowledge.scorer import check_index
-from attensor.ops._checks import checked
+from attensor.nn._shapes import check_input
+from attensor.ops._checks import check_devices, check_float, checked
 
 __all__ = ["TensorBrain", "TensorBrainConfig"]
 
@@ -131,6 +132,7 @@ class TensorBrain(nn.Module):
             if x.ndim != 2 or x.shape != scene.shape or x.shape[-1] != self.config.input_size:
                 wanted = f"[{scene.shape[0] if scene.ndim else 'B'}, {self.config.input_size}]"
                 raise ShapeError(f"TensorBrain.perceive: {argument} must be {wanted}, got {list(x.shape)}.")
+            check_input(self, argument, x, self.encoder.weight if type(self.encoder) is nn.Linear else None)
         if with_time and not self.config.num_times:
             raise ValueError("TensorBrain.perceive: with_time needs times, num_times is 0; build it with num_times.")
         name, count = "TensorBrain.perceive", len(scene)
@@ -156,11 +158,14 @@ class TensorBrain(nn.Module):
             ShapeError, TypeError, ValueError: other times.
         """
         if time.is_floating_point():
+            check_float("TensorBrain.recall", "time", time, self.A, "the brain")
             if time.ndim != 2 or time.shape[1] != self.config.dim:
                 raise ShapeError(f"TensorBrain.recall: time must be [B, {self.config.dim}], got {list(time.shape)}.")
             start = time
         else:
             check_index("TensorBrain.recall", "time", time, self.config.num_times, time)
+            if time.is_meta:
+                check_devices("TensorBrain.recall", self.A, "the brain", time=time)
             start = self.columns("times").T[time]
         how = Choice("TensorBrain.recall", self, len(start), feedback, truth=truth, generator=generator)
         return self._decode([start, 0, 0, 0], how)
@@ -192,6 +197,7 @@ class TensorBrain(nn.Module):
             start = self.columns("entities").T[subject] if start is None else start
         if start is None:
             start = self.A.new_zeros(1, self.config.dim)
+        check_float("TensorBrain.remember", "start", start, self.A, "the brain")
         if start.ndim != 2 or start.shape[1] != self.config.dim:
             raise ShapeError(f"TensorBrain.remember: start must be [B, {self.config.dim}], got {list(start.shape)}.")
         name, count = "TensorBrain.remember", len(start)
@@ -224,6 +230,7 @@ class TensorBrain(nn.Module):
             column = column if step.feedback is None else step.feedback
         return Decoded(tuple(steps), self.config.beta)
 
+    @checked
     def columns(self, group: str) -> Tensor:
         """a_k of a group: [D, K of the group].
 

@@ -35,6 +35,8 @@ from attensor.models.language._transformers import (
     can_return_tuple,
 )
 from attensor.models.language.decoder import Body, DecoderLayer, Family
+from attensor.nn._shapes import check_range
+from attensor.ops._kinds import kinds_of_fields, refuse
 
 __all__ = [
     "CausalConfig",
@@ -97,6 +99,24 @@ class CausalConfig(PreTrainedConfig):
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
     tie_word_embeddings: bool = False
+
+    def __post_init__(self, **others: Any) -> None:
+        """Refuse what no model can be built of; transformers looks at its own fields alone.
+
+        Raises:
+            TypeError, ValueError: a field of another kind than annotated, or a number out of its range.
+        """
+        super().__post_init__(**others)
+        own = kinds_of_fields(type(self), CausalConfig)  # type: ignore[arg-type]  # objects have no hash, classes have
+        for field, kind in own.items():
+            value = getattr(self, field)
+            if not (type(value) in kind.sure or kind.accepts(value)):
+                refuse(type(self).__name__, field, value, kind)
+        check_range(self, 1, vocab_size=self.vocab_size, hidden_size=self.hidden_size)
+        check_range(self, 1, intermediate_size=self.intermediate_size, num_hidden_layers=self.num_hidden_layers)
+        check_range(self, 1, num_attention_heads=self.num_attention_heads)
+        check_range(self, above=0, norm_eps=self.norm_eps)
+        check_range(self, 0, initializer_range=self.initializer_range)
 
     @classmethod
     def from_preset(cls, name: str, **overrides: Any) -> Self:
@@ -191,11 +211,13 @@ class CausalModel(CausalPreTrainedModel, Body):
             cu_seqlens: [N + 1], boundaries of sequences packed into one row (B = 1); no cache is kept then.
             kwargs: other names of `cu_seqlens`, see `packed_boundaries`; the rest is ignored.
         Raises:
-            ValueError: not one of input_ids and inputs_embeds; a cache while checkpointing; see `_padding.arrange`.
+            ShapeError, TypeError: input_ids are not [B, T] integers.
+            ValueError: not one of input_ids and inputs_embeds; tokens that the model does not have; a cache while
+                checkpointing; see `_padding.arrange`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(f"{type(self).__name__}: give exactly one of input_ids and inputs_embeds.")
-        hidden_states = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        hidden_states = self.embedded(input_ids, "input_ids") if inputs_embeds is None else inputs_embeds
         cu_seqlens = packed_boundaries(attention_mask, cu_seqlens=cu_seqlens, **kwargs)
         cache = self._cache(past_key_values, use_cache, is_packed=cu_seqlens is not None)
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states

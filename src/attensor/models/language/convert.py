@@ -22,7 +22,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from attensor.models.convert import Rule, convert, kept_options, require_options
+from attensor.models.convert import Rule, convert, kept_options, need_options, require_options
+from attensor.ops._checks import checked
 
 __all__ = [
     "gla_config_from_first_code",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 
+@checked
 def transnormer_from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of OpenNLPLab's TransNormerLLM checkpoints (385M, 1B, 7B, 15B).
 
@@ -49,6 +51,7 @@ def transnormer_from_official(state_dict: Mapping[str, Tensor]) -> dict[str, Ten
     return _with_head(convert("transnormer_from_official", state_dict, _TRANSNORMER))
 
 
+@checked
 def gla_from_fla(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of flash-linear-attention's GLA checkpoints (`fla-hub/gla-340M-15B`, `fla-hub/gla-1.3B-100B`).
 
@@ -60,6 +63,7 @@ def gla_from_fla(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _with_head(convert("gla_from_fla", state_dict, _FLA))
 
 
+@checked
 def gla_from_first_code(
     state_dict: Mapping[str, Tensor],
     *,
@@ -81,16 +85,12 @@ def gla_from_first_code(
     Raises:
         ValueError: a name of another layout, or an unknown revision.
     """
-    if revision not in ("fla kernels", "December 2023"):
-        raise ValueError(
-            f"gla_from_first_code: revision must be 'fla kernels' or 'December 2023', got {revision!r}; leave it out "
-            "to follow what the authors' code computes today."
-        )
     cut = partial(_scaled_keys, num_heads=None if revision == "December 2023" else num_heads)
     keys = Rule(_OLD_LAYER + r"attn\.k_proj\.weight", (_NEW + "attn.k_proj.weight",), cut)
     return _with_head(convert("gla_from_first_code", state_dict, (keys, *_FIRST_CODE)))
 
 
+@checked
 def pldr_from_official(
     state_dict: Mapping[str, Tensor], *, operators: Sequence[Tensor] | None = None
 ) -> dict[str, Tensor]:
@@ -115,15 +115,19 @@ def pldr_from_official(
     return {**found, **named}
 
 
+@checked
 def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `TransNormerConfig` for an official configuration (the content of its config.json).
 
     Raises:
-        ValueError: a part that the published models do not use: another norm, activation or inner width, biases.
+        ValueError: a size is missing, or a part that the published models do not use: another norm, activation or inner
+            width, biases.
     """
+    name = "transnormer_config_from_official"
+    need_options(name, config, "decoder_embed_dim", "decoder_layers", "decoder_attention_heads")
     width = config["decoder_embed_dim"]
     published = {"norm_type": "simplermsnorm", "linear_act_fun": "silu", "hidden_dim": width, "bias": False}
-    require_options("transnormer_config_from_official", config, published)
+    require_options(name, config, published)
     inside = config.get("glu_dim", -1)
     lrpe = config.get("linear_use_lrpe_list") or [0] * config["decoder_layers"]
     return {
@@ -138,13 +142,16 @@ def transnormer_config_from_official(config: Mapping[str, Any]) -> dict[str, Any
     }
 
 
+@checked
 def gla_config_from_fla(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `GLAConfig` for a configuration of flash-linear-attention.
 
     Raises:
-        ValueError: an option that has no counterpart here, such as short convolutions or layers of softmax attention.
+        ValueError: a size is missing, or an option has no counterpart here, such as short convolutions or layers of
+            softmax attention.
     """
     require_options("gla_config_from_fla", config, _FLA_OPTIONS)
+    need_options("gla_config_from_fla", config, "hidden_size", "num_heads")
     width = config["hidden_size"]
     inside = config.get("intermediate_size") or _swiglu_width(width, config.get("hidden_ratio") or 4)
     return {
@@ -156,13 +163,15 @@ def gla_config_from_fla(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@checked
 def gla_config_from_first_code(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `GLAConfig` for a configuration of the paper's first code.
 
     Raises:
-        ValueError: gates on values, or none on keys.
+        ValueError: a size is missing, gates on values, or none on keys.
     """
     require_options("gla_config_from_first_code", config, {"use_gk": True, "use_gv": False})
+    need_options("gla_config_from_first_code", config, "d_model", "n_layer", "n_head")
     return {
         **kept_options(config, _TOKENS),
         "hidden_size": config["d_model"],
@@ -175,6 +184,7 @@ def gla_config_from_first_code(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@checked
 def pldr_config_from_official(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `PLDRConfig` for the port's configuration, or the paper's hyperparameters by the port's names.
 

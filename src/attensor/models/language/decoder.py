@@ -18,7 +18,8 @@ from torch.nn import functional as F
 from attensor.errors import ShapeError
 from attensor.models.language._padding import arrange
 from attensor.nn import Cache
-from attensor.ops._checks import check_integers, check_tensor, checked, checked_fields, is_readable
+from attensor.nn._shapes import check_sizes
+from attensor.ops._checks import check_devices, check_integers, check_tensor, checked, checked_fields, is_readable
 
 __all__ = ["Body", "Decoder", "DecoderConfig", "DecoderLayer", "Family", "GatedMLP", "post_norm", "pre_norm"]
 
@@ -45,6 +46,10 @@ class DecoderConfig:
     mlp_hidden_size: int
     tie_embeddings: bool = True
     norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self)
 
 
 class GatedMLP(nn.Module):
@@ -145,6 +150,32 @@ class Body(nn.Module):
         self.layers = nn.ModuleList(layer(config, family, index) for index in range(config.num_layers))
         self.norm = family.norm(config)
 
+    def embedded(self, tokens: Any, argument: str) -> Tensor:
+        """Rows of the embedding table, [B, T, C].
+
+        Args:
+            tokens: [B, T], integers.
+            argument: what they are called, for messages.
+        Raises:
+            ShapeError, TypeError: others than these. ValueError: a number that is not in the vocabulary (on a CPU).
+        """
+        if torch.compiler.is_compiling():
+            return self.embed_tokens(tokens)  # type: ignore[no-any-return]
+        check_tensor(name := type(self).__name__, argument, tokens)
+        if tokens.dim() != 2:
+            raise ShapeError(f"{name}: {argument} must be [B, T], got {list(tokens.shape)}; give one row a sequence.")
+        # of any device with numbers: weights that are moved in when they are needed wait elsewhere
+        table = self.embed_tokens.weight if tokens.is_meta else tokens
+        check_integers(name, argument, tokens, table, "the embedding")
+        try:
+            found: Tensor = self.embed_tokens(tokens)
+        except IndexError as error:  # looked at only now, since this runs for every token
+            raise ValueError(
+                f"{name}: {argument} must be 0 .. {self.embed_tokens.num_embeddings - 1}, those of the vocabulary, got "
+                f"{int(tokens.min())} .. {int(tokens.max())}; use the tokenizer of this model."
+            ) from error
+        return found
+
     def run(
         self,
         hidden_states: Tensor,
@@ -168,6 +199,12 @@ class Body(nn.Module):
         Raises:
             ShapeError, ValueError: see `_padding.arrange`.
         """
+        if not torch.compiler.is_compiling():
+            for argument, x in (("attention_mask", attention_mask), ("cu_seqlens", cu_seqlens)):
+                if x is not None:
+                    check_tensor(type(self).__name__, argument, x)
+                    if x.is_meta:
+                        check_devices(type(self).__name__, hidden_states, "the tokens", **{argument: x})
         layout = arrange((hidden_states.shape[0], hidden_states.shape[1]), attention_mask, cu_seqlens, caches)
         hidden_states = layout.enter(hidden_states)
         packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}

@@ -27,7 +27,8 @@ from typing import Any
 
 from torch import Tensor
 
-from attensor.models.convert import Rule, convert, kept_options, require_options
+from attensor.models.convert import Rule, convert, kept_options, need_options, require_options
+from attensor.ops._checks import checked
 
 __all__ = [
     "PRESETS",
@@ -72,6 +73,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+_NEEDED = ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+
+
 def latent_from_transformers(config: Any) -> dict[str, Any]:
     """Arguments of `nn.LatentAttention` for a configuration of DeepSeek-V2 or V3, one of transformers or its JSON.
 
@@ -79,10 +83,12 @@ def latent_from_transformers(config: Any) -> dict[str, Any]:
         config: a `DeepseekV2Config` or `DeepseekV3Config`, or the content of a config.json, whose positions are in
             `rope_parameters` (transformers 5) or in `rope_theta` and `rope_scaling` (before).
     Raises:
-        ValueError: what has no counterpart here: biases, halves that turn against each other, other positions.
-        KeyError: no such configuration; a width is missing.
+        ValueError: no such configuration, a width is missing, or what has no counterpart here: biases, halves that turn
+            against each other, other positions.
     """
-    name, given = "latent_from_transformers", _as_mapping(config)
+    name = "latent_from_transformers"
+    given = _as_mapping(name, config)
+    need_options(name, given, "hidden_size", "num_attention_heads", *_NEEDED)
     require_options(name, given, {"attention_bias": False, "rope_interleave": True, "attention_dropout": 0.0})
     heads = given["num_attention_heads"]
     if given.get("num_key_value_heads") not in (None, heads):
@@ -106,9 +112,9 @@ def deepseek_config_from_transformers(config: Any) -> dict[str, Any]:
     """Arguments of `StackConfig` for a configuration of DeepSeek-V2 or V3: their attention, a gated MLP in every layer.
 
     Raises:
-        ValueError, KeyError: see `latent_from_transformers`; an activation or biases that the stack does not have.
+        ValueError: see `latent_from_transformers`; an activation or biases that the stack does not have.
     """
-    given = _as_mapping(config)
+    given = _as_mapping("deepseek_config_from_transformers", config)
     require_options(
         "deepseek_config_from_transformers", given, {"hidden_act": "silu", "mlp_bias": False, "pretraining_tp": 1}
     )
@@ -124,6 +130,7 @@ def deepseek_config_from_transformers(config: Any) -> dict[str, Any]:
     }
 
 
+@checked
 def deepseek_from_transformers(state_dict: Mapping[str, Tensor], *, attention_only: bool = False) -> dict[str, Tensor]:
     """Weights of DeepSeek-V2 and V3 by the names of a stack; no tensor is copied.
 
@@ -185,8 +192,15 @@ def refuse_packed(name: str, tensors: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: {key!r} belongs to quantised weights; start from the checkpoint before that.")
 
 
-def _as_mapping(config: Any) -> Mapping[str, Any]:
-    return config if isinstance(config, Mapping) else config.to_dict()
+def _as_mapping(name: str, config: Any) -> Mapping[str, Any]:
+    if isinstance(config, Mapping):
+        return config
+    if not hasattr(config, "to_dict"):
+        raise TypeError(
+            f"{name}: config must be one of transformers or the content of a config.json, got {type(config).__name__}."
+        )
+    found: Mapping[str, Any] = config.to_dict()
+    return found
 
 
 def _positions(name: str, config: Mapping[str, Any]) -> float | dict[str, float]:

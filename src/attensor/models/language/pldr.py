@@ -30,6 +30,7 @@ from attensor.models.language._hf import (
 from attensor.models.language._transformers import CausalLMOutputWithPast, GenerationMixin, can_return_tuple
 from attensor.models.language.decoder import GatedMLP, post_norm
 from attensor.nn.power_law_graph import DeductiveOutputs, PowerLawGraphAttention
+from attensor.ops._checks import checked
 
 __all__ = [
     "PLDRConfig",
@@ -175,6 +176,7 @@ class PLDRForSequenceClassification(_Drawn, SequenceClassifier):
     config_class = PLDRConfig
 
 
+@checked
 def dag_loss(model: nn.Module, coefficients: Sequence[float] = (1.0, 1.0, 1.0)) -> Tensor:
     """How far A_LM, A_P and G of the last forward are from the adjacency of a directed acyclic graph.
 
@@ -211,6 +213,7 @@ def dag_loss(model: nn.Module, coefficients: Sequence[float] = (1.0, 1.0, 1.0)) 
     return total
 
 
+@checked
 def deductive_outputs(model: nn.Module, input_ids: Tensor) -> list[DeductiveOutputs]:
     """A, A_LM, A_P and G of every layer, made of whole rows of tokens.
 
@@ -227,6 +230,7 @@ def deductive_outputs(model: nn.Module, input_ids: Tensor) -> list[DeductiveOutp
     return [layer.attn.deductive_outputs(x) for layer, x in zip(body.layers, seen[:-1], strict=True)]
 
 
+@checked
 @contextmanager
 def given_operators(model: nn.Module, operators: Sequence[Tensor]) -> Iterator[None]:
     """Take these in the place of G inside the block: the cache of G without one of keys and values, or G of one prompt.
@@ -253,6 +257,7 @@ def given_operators(model: nn.Module, operators: Sequence[Tensor]) -> Iterator[N
             layer.given = operator
 
 
+@checked
 def fix_operators(model: Any, operators: Sequence[Tensor]) -> None:
     """Replace every net by a matrix for each head; the model is saved and loaded as one with `custom="external"`.
 

@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from attensor.ops._checks import checked
+
 __all__ = ["Beams", "State", "beam_search"]
 
 
@@ -41,6 +43,7 @@ class Beams(NamedTuple):
 
 
 @torch.no_grad()
+@checked
 def beam_search(
     step: Callable[[Tensor | None, State], Tensor],
     state: State,

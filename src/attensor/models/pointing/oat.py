@@ -30,19 +30,20 @@ from attensor.models.pointing.oat_decoding import Decoding
 from attensor.models.pointing.places import gaussian_positions
 from attensor.nn._shapes import check_range
 from attensor.ops import pointer_scores
-from attensor.ops._checks import check_integers, checked
+from attensor.ops._checks import check_integers, checked, checked_fields
 
 __all__ = ["OAT", "OATConfig"]
 
 
+@checked_fields
 @dataclass(frozen=True)
 class OATConfig:
     """Sizes of OAT.
 
     Attributes:
         look: height and width of the objects' crops in pixels, or how many numbers describe an object.
-        pooling_levels: crops are pooled to 1, 4, 16, .. cells, so many kinds of them, for crops of any size; 0 for the
-            published pooling by 3.
+        pooling_levels: crops are pooled to 1, 4, 16, .. cells, so many kinds of them up to 4, for crops of any size; 0
+            for the published pooling by 3.
         hidden_size: D.
         look_size: of the D channels of a token, how many say what it looks like; half of them if None.
         num_heads: of the encoder and decoder.
@@ -145,6 +146,7 @@ class OAT(nn.Module):
     }  # fmt: skip
     places: Tensor
 
+    @checked
     def __init__(self, config: OATConfig) -> None:
         super().__init__()
         self.config = config
@@ -170,6 +172,7 @@ class OAT(nn.Module):
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
 
+    @checked
     def forward(self, scenes: Scenes, fixations: Tensor) -> Tensor:
         """Scores of what is looked at next, after each beginning of a path.
 
@@ -300,14 +303,16 @@ class OAT(nn.Module):
         finally:
             self.train(was_training)
 
-    def save(self, folder: Path) -> None:
+    @checked
+    def save(self, folder: str | Path) -> None:
         """Write model.safetensors and, last, config.json."""
         weights = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
-        with atomic_path(folder / "model.safetensors") as temporary:
+        with atomic_path(Path(folder) / "model.safetensors") as temporary:
             save_file(weights, temporary)
-        write_json(folder / "config.json", {"model": "oat", **asdict(self.config)})
+        write_json(Path(folder) / "config.json", {"model": "oat", **asdict(self.config)})
 
     @classmethod
+    @checked
     def load(cls, folder: str | Path) -> Self:
         """A model that `save` wrote, in evaluation mode.
 

@@ -32,6 +32,7 @@ def gaussian_positions(n: int, sigma: float = 2.0, *, width: int = 86, norm: flo
         ValueError: a number out of range.
     Cost: O(n^3 + width^3), once.
     """
+    check_range("gaussian_positions", 1, width=width)
     check_range("gaussian_positions", 1, width + 1, n=n)
     check_range("gaussian_positions", above=0, sigma=sigma, norm=norm)
     place = torch.arange(n, dtype=torch.float64)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from attensor.errors import ShapeError
 from attensor.models.pointing.beam import Beams, beam_search
 from attensor.models.pointing.constraints import CONSTRAINTS, Constraint
-from attensor.ops._checks import check_float, check_integers
+from attensor.nn._shapes import check_input
+from attensor.ops._checks import check_float, check_integers, checked
 from attensor.ops._precision import full_precision
 
 __all__ = ["IGNORED", "ConstraintName", "Decoding", "Pointing", "pointing_loss"]
@@ -25,14 +26,30 @@ IGNORED = -100
 ConstraintName = Literal["none", "hull", "tsp", "delaunay"]
 
 
+@checked
 def pointing_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean negative log-likelihood over the choices that are no padding, in nats.
 
     Args:
         logits: [B, m, choices].
         targets: [B, m], `-100` as padding.
+    Raises:
+        ShapeError, TypeError: sizes or dtypes disagree. ValueError: a target that is no choice (on a CPU).
     """
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    name = "pointing_loss"
+    check_float(name, "logits", logits, logits, "logits")
+    check_integers(name, "targets", targets, logits, "logits")
+    if logits.ndim != 3 or targets.shape != logits.shape[:2]:
+        raise ShapeError(
+            f"{name}: targets must be [B, m] beside logits [B, m, choices] {list(logits.shape)}, got "
+            f"{list(targets.shape)}; give one for each choice."
+        )
+    try:
+        return F.cross_entropy(logits.flatten(0, 1), targets.long().flatten(), ignore_index=IGNORED)
+    except IndexError as error:
+        raise ValueError(
+            f"{name}: targets must be below the {logits.shape[-1]} choices, or {IGNORED} for padding: {error}."
+        ) from error
 
 
 @dataclass
@@ -78,6 +95,7 @@ class Pointing(nn.Module, ABC):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -self.init_range, self.init_range)
 
+    @checked
     def forward(self, points: Tensor, targets: Tensor, counts: Tensor | None = None) -> Tensor:
         """Logits of every choice, with the right ones before it.
 
@@ -106,6 +124,7 @@ class Pointing(nn.Module, ABC):
             return self._forced(torch.cat([start, given], 1), memory, state)
 
     @torch.no_grad()
+    @checked
     def decode(
         self,
         points: Tensor,
@@ -157,7 +176,7 @@ class Pointing(nn.Module, ABC):
 
     def _check(self, points: Tensor, counts: Tensor | None) -> Tensor:
         name = type(self).__name__
-        check_float(name, "points", points, self.start, "the parameters")
+        check_input(self, "points", points, self.start)
         if points.ndim != 3 or points.shape[-1] != self.input_size or not points.shape[1]:
             raise ShapeError(f"{name}: points must be [B, n, {self.input_size}], got {list(points.shape)}.")
         if counts is None:

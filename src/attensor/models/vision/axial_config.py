@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attensor.nn._shapes import check_range
+from attensor.nn._shapes import check_range, check_sizes
 from attensor.ops._checks import checked_fields
 
 __all__ = ["AxialTransformerConfig"]
@@ -51,12 +51,11 @@ class AxialTransformerConfig:
 
     def __post_init__(self) -> None:
         """Refuse what no model can be built of."""
-        check_range(name := type(self).__name__, 1, image_size=self.image_size, in_channels=self.in_channels)
-        check_range(name, 2, num_levels=self.num_levels)
-        check_range(name, 1, num_frames=self.num_frames, num_inner_layers=self.num_inner_layers)
+        check_sizes(self, num_frame_layers=0, num_exterior_layers=0, num_outer_layers=0)
+        check_range(name := type(self).__name__, 2, num_levels=self.num_levels)
         for layers, step in (("num_frame_layers", 3), ("num_exterior_layers", 2), ("num_outer_layers", 2)):
             count = getattr(self, layers)
-            if count < 0 or count % step:
+            if count % step:
                 raise ValueError(
                     f"{name}: {layers} must be a multiple of {step}, got {count}; choose another {layers}."
                 )

@@ -62,6 +62,7 @@ class AxialTransformer(nn.Module):
         ),
     }  # fmt: skip
 
+    @checked
     def __init__(self, config: AxialTransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -84,6 +85,7 @@ class AxialTransformer(nn.Module):
             if ".pos_" in name or name == "plane.embed.weight":
                 nn.init.normal_(parameter, std=5.0 / math.sqrt(self.config.hidden_size))
 
+    @checked
     def forward(self, images: Tensor) -> Tensor:
         """Logits of every dimension, each from those before it.
 

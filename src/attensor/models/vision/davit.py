@@ -18,6 +18,7 @@ from attensor.models.blocks import MLP, ConvolutionalPosition, ResidualBlock, dr
 from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.nn.dual_attention import DualAttention
 from attensor.ops._checks import checked_fields
 from attensor.ops._free_sizes import completed, whole
@@ -55,6 +56,11 @@ class DaViTConfig:
     in_channels: int = 3
     num_classes: int = 1000
     drop_path_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0)
+        check_stages(self, "hidden_sizes", "depths", "num_heads")
 
 
 def _sizes(width: int, depths: tuple[int, ...], **options: Any) -> DaViTConfig:

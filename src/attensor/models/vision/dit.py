@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from attensor.errors import ShapeError
 from attensor.models.blocks import MLP
 from attensor.models.convert import Rule, convert
+from attensor.nn._shapes import check_sizes
 from attensor.nn.mixture_of_heads import MixtureOfHeads
 from attensor.nn.softmax_attention import SoftmaxAttention
-from attensor.ops._checks import checked_fields
+from attensor.ops._checks import checked, checked_fields
 
 __all__ = ["DiT", "DiTConfig"]
 
@@ -47,7 +48,7 @@ class DiTConfig:
         class_dropout: share of labels that are forgotten in training, so that the model also knows images of no class.
         learns_variance: twice the channels come out, the second half for the variance.
     Raises:
-        ValueError: tuples of different lengths.
+        ValueError: a number out of its range, or tuples of different lengths.
     """
 
     image_size: tuple[int, int] = (32, 32)
@@ -64,7 +65,8 @@ class DiTConfig:
     learns_variance: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what would leave a block without its heads."""
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_shared=0)
         for name in ("num_shared", "num_active"):
             found = getattr(self, name)
             if found is not None and len(found) != len(self.num_heads):
@@ -211,6 +213,7 @@ class DiT(nn.Module):
         "moh_dit_xl_2_75": _thirds(_XL, (9, 10, 9), (8, 10, 14), (0, 2, 2)),
     }
 
+    @checked
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attensor.errors import ShapeError
 from attensor.models.blocks import MLP, ResidualBlock
-from attensor.nn._shapes import check_input
+from attensor.nn._shapes import check_input, check_sizes
 from attensor.ops._checks import checked, checked_fields
 
 __all__ = ["Encoder", "EncoderConfig", "PatchEmbedding"]
@@ -48,6 +48,10 @@ class EncoderConfig:
     num_heads: int
     mlp_hidden_size: int
     norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self)
 
     @property
     def grid_size(self) -> tuple[int, int]:

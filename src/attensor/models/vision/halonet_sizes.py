@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.ops._checks import checked_fields
 
 __all__ = ["PRESETS", "TINY", "HaloNetConfig"]
@@ -59,6 +60,11 @@ class HaloNetConfig:
     in_channels: int = 3
     num_classes: int = 1000
     drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0, halo_size=0)
+        check_stages(self, "inner_sizes", "hidden_sizes", "blocks", "num_heads")
 
 
 def _paper(ratio: float, blocks: int, side: int = 256, **options: Any) -> HaloNetConfig:

@@ -21,6 +21,7 @@ from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.davit import Downsample
 from attensor.models.vision.image_model import draw_layer
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.nn.l2vit import GlobalLinearAttention, LocalConcentration
 from attensor.nn.window_grid import WindowGridAttention
 from attensor.ops._checks import checked_fields
@@ -58,6 +59,11 @@ class L2ViTConfig:
     in_channels: int = 3
     num_classes: int = 1000
     drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0)
+        check_stages(self, "hidden_sizes", "depths", "num_heads")
 
 
 _BASE = L2ViTConfig(hidden_sizes=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))

@@ -20,6 +20,7 @@ from attensor.models.blocks import ACTIVATIONS, MLP, ResidualBlock
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.maxvit_names import from_tensorflow
 from attensor.models.vision.mbconv import BatchNorm, MBConv, SameConv
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.nn.window_grid import WindowGridAttention, resized
 from attensor.ops._checks import checked_fields
 
@@ -56,6 +57,15 @@ class MaxViTConfig:
     num_classes: int = 1000
     head_dim: int = _HEAD_DIM
     drop_path_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0)
+        check_stages(self, "hidden_sizes", "depths")
+        if odd := [width for width in self.hidden_sizes if width % self.head_dim]:
+            raise ValueError(
+                f"MaxViTConfig: hidden_sizes must be multiples of head_dim {self.head_dim}, got {odd[0]}; change one."
+            )
 
     @property
     def side(self) -> int:

@@ -21,6 +21,7 @@ from attensor.models.blocks import MLP, LayerScale, ResidualBlock, drop_path_rat
 from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.nn.neighborhood import NeighborhoodAttention
 from attensor.ops._checks import checked_fields
 
@@ -59,6 +60,17 @@ class NATConfig:
     in_channels: int = 3
     num_classes: int = 1000
     drop_path_rate: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0)
+        check_stages(self, "hidden_sizes", "depths", "num_heads", "dilations")
+        lengths = tuple(map(len, self.dilations or ()))
+        if self.dilations is not None and lengths != tuple(self.depths):
+            raise ValueError(
+                f"NATConfig: dilations must have one entry for each block, {tuple(self.depths)} of the stages, got "
+                f"{lengths}; make them as many."
+            )
 
     def dilation(self, level: int, block: int) -> int:
         """Of one block."""

@@ -20,6 +20,7 @@ from attensor.models.blocks import ConvolutionalPosition, LayerScale, ResidualBl
 from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_layer
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.nn.rank_augmented import RankAugmentedLinearAttention
 from attensor.ops._checks import checked_fields
 
@@ -47,7 +48,7 @@ class RAVLTConfig:
         num_classes: logits; 0 gives the pooled features.
         drop_path_rate: stochastic depth of the last block, rising from 0.
     Raises:
-        ValueError: tuples of different lengths.
+        ValueError: a number out of its range, or tuples of different lengths.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -63,12 +64,9 @@ class RAVLTConfig:
     drop_path_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        """Refuse what would leave a stage without its size."""
-        per_stage = ("hidden_sizes", "depths", "num_heads", "attention", "layer_scale")
-        lengths = {name: len(getattr(self, name)) for name in per_stage}
-        if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(f"RAVLTConfig: one entry for each stage is needed, got {found}; make them equally many.")
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0)
+        check_stages(self, "hidden_sizes", "depths", "num_heads", "attention", "layer_scale")
 
 
 _SIZES = {

@@ -20,6 +20,7 @@ from attensor.models.blocks import ResidualBlock, drop_path_rates
 from attensor.models.convert import Rule, convert
 from attensor.models.vision.backbone import Backbone, ClassifierHead, Stage
 from attensor.models.vision.image_model import draw_linear
+from attensor.nn._shapes import check_sizes, check_stages
 from attensor.nn.aggregated import AggregatedAttention, CosineAttention
 from attensor.ops._checks import checked_fields
 
@@ -46,7 +47,7 @@ class TransNeXtConfig:
         num_classes: logits; 0 gives the pooled features.
         drop_path_rate: stochastic depth of the last block, rising from 0.
     Raises:
-        ValueError: tuples of different lengths.
+        ValueError: a number out of its range, or tuples of different lengths.
     """
 
     image_size: tuple[int, int] = (224, 224)
@@ -62,14 +63,10 @@ class TransNeXtConfig:
     drop_path_rate: float = 0.45
 
     def __post_init__(self) -> None:
-        """Refuse what would leave a stage without its size."""
-        names = ("hidden_sizes", "depths", "num_heads", "mlp_ratios", "reductions", "num_shared", "num_active")
-        lengths = {name: len(getattr(self, name)) for name in names if getattr(self, name) is not None}
-        if len(set(lengths.values())) > 1:
-            found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-            raise ValueError(
-                f"TransNeXtConfig: one entry for each stage is needed, got {found}; make them equally many."
-            )
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0, num_shared=0)
+        routed = ("num_shared", "num_active")
+        check_stages(self, "hidden_sizes", "depths", "num_heads", "mlp_ratios", "reductions", *routed)
 
     def heads(self, stage: int) -> dict[str, int]:
         """Options of a stage's attention that route its heads; none where they are not routed."""

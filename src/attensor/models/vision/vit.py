@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from attensor.models.blocks import MLP, LayerScale, ResidualBlock, drop_path_rates
 from attensor.models.vision.encoder import PatchEmbedding
 from attensor.models.vision.image_model import ImageModel, draw_linear
+from attensor.nn._shapes import check_sizes
 from attensor.nn.grid_attention import GridMixer
 from attensor.nn.mixer import Heads
 from attensor.ops import softmax_attention
@@ -60,6 +61,10 @@ class ViTConfig:
     layer_scale: float | None = None
     drop_path_rate: float = 0.0
     norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        """Refuse what no model can be built of."""
+        check_sizes(self, num_classes=0)
 
     @property
     def grid_size(self) -> tuple[int, int]:
