@@ -1,4 +1,4 @@
-"""`attensor bench pointing`: all contestants compute the same, and tours have a table."""
+"""`attensor bench pointing`: all contestants compute the same, and paths too, and tours have a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attensor.bench.contestants import pointing
 from attensor.bench.hold import hold
 from attensor.commands.bench_pointing import BenchPointing
 
-OPTIONS = BenchPointing(lengths=(5,), batch_size=2, hidden_size=8, rounds=1, cities=(5, 13))
+OPTIONS = BenchPointing(lengths=(5,), batch_size=2, hidden_size=8, rounds=1, objects=(5,), fixations=2, cities=(5, 13))
 
 
 def test_contestants_agree_and_tours_are_counted() -> None:
@@ -16,6 +16,7 @@ def test_contestants_agree_and_tours_are_counted() -> None:
     assert hold("pointing", OPTIONS, console) == 0
     shown = console.export_text()
     assert "one tensor" in shown
+    assert "the authors' loop" in shown
     assert "local search" in shown
 
 
