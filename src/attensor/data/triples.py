@@ -8,7 +8,6 @@ folder where you are, as `pip download --no-deps pykeen` leaves it there, withou
 
 from __future__ import annotations
 
-import importlib.util
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attensor.data.files import generator
+from attensor.data.files import generator, inside_package
 from attensor.errors import DataError, require
 
 __all__ = ["BUNDLED", "Graph", "answers", "has_bundled", "open_graph", "read_triples"]
@@ -113,25 +112,17 @@ def answers(known: Tensor, asked: Tensor, count: int) -> Tensor:
 
 def has_bundled() -> bool:
     """Whether PyKEEN or its wheel is at hand."""
-    return bool(_places("umls"))
+    return bool(inside_package("pykeen", "datasets/umls"))
 
 
 def _bundled(name: str) -> _Place:
-    for place in _places(name):
+    for place in inside_package("pykeen", f"datasets/{name}"):
         if _has(place, "train"):
             return place
     raise DataError(
         f"{name}: comes inside PyKEEN, which is not here. pip download --no-deps pykeen brings its wheel (0.7 MB) into "
         "this folder, which is enough; pip install pykeen installs it with what it needs."
     )
-
-
-def _places(name: str) -> list[_Place]:
-    spec = importlib.util.find_spec("pykeen")
-    installed = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
-    wheels = sorted(Path.cwd().glob("pykeen-*.whl"), reverse=True)
-    found: list[_Place] = [folder / "datasets" / name for folder in installed]
-    return found + [zipfile.Path(wheel, f"pykeen/datasets/{name}/") for wheel in wheels if zipfile.is_zipfile(wheel)]
 
 
 def _has(place: _Place, part: str) -> bool:
