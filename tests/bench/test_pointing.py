@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 
+from attensor.bench.contest import Contest
 from attensor.bench.contestants import pointing
+from attensor.bench.contestants.gaze import GAZE_PEERS, ScanpathProblem
 from attensor.bench.hold import hold
 from attensor.commands.bench_pointing import BenchPointing
 
@@ -18,6 +20,14 @@ def test_contestants_agree_and_tours_are_counted() -> None:
     assert "one tensor" in shown
     assert "the authors' loop" in shown
     assert "local search" in shown
+
+
+def test_paths_of_all_contestants_are_the_same() -> None:
+    """Over the target and elsewhere: a path over one object would say little."""
+    problem, contest = ScanpathProblem(8, 5, preset="tiny"), Contest(GAZE_PEERS)
+    contest.check([problem])
+    assert [check.max_error for check in contest.checks] == [0.0] * 3
+    assert {int(problem.scene.target)} < set(GAZE_PEERS[0].build(problem).forward().int().tolist())
 
 
 def test_a_solver_that_fails_or_has_no_answer_is_said() -> None:

@@ -77,7 +77,7 @@ class ScanpathProblem(Problem):
 def _model(preset: str, fixations: int, device: str, dtype: torch.dtype) -> OAT:
     config = OAT.tiny if preset == "tiny" else OAT.presets[preset]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(19)  # the small model looks at the target and elsewhere, and no path ends early
         model = OAT(replace(config, max_length=fixations))
     with torch.no_grad():
         # looks so large, and the scene in the decoder so small, that the objects of a path differ
