@@ -35,7 +35,8 @@ def inputs(model: Any) -> dict[str, Tensor]:
 
 def out(model: nn.Module) -> Tensor:
     given = inputs(model)
-    found = model(*given.values()) if "images" in given else model(**given).logits
+    found = model(*given.values()) if "images" in given else model(**given)
+    found = getattr(found, "logits", found)
     assert isinstance(found, Tensor)
     return found
 

@@ -84,6 +84,18 @@ def test_a_file(tmp_path: Path) -> None:
     assert [int(scene.target) for scene in found.scenes] == [2, 2, 0]
 
 
+@pytest.mark.parametrize("whole", [line(names=["tea", "oats", "jam"]), [line(), line(target=0)]], ids=["one", "list"])
+def test_a_file_written_for_people(tmp_path: Path, whole: Any) -> None:
+    """A scene on many lines, and a list of scenes."""
+    (tmp_path / "scene.json").write_text(json.dumps(whole, indent=2))
+    found = read_scanpaths(tmp_path / "scene.json")
+    assert len(found.scenes) == (len(whole) if isinstance(whole, list) else 1)
+    assert found.names[0] == (() if isinstance(whole, list) else ("tea", "oats", "jam"))
+    (tmp_path / "scene.json").write_text(json.dumps(whole, indent=2)[:-9])
+    with pytest.raises(DataError, match=r"scene\.json, line [0-9]{2}: is no JSON"):
+        read_scanpaths(tmp_path / "scene.json")
+
+
 def test_crops_in_files(tmp_path: Path) -> None:
     image = pytest.importorskip("PIL.Image")
     for number, size in enumerate([(40, 30), (20, 60), (40, 30)]):
@@ -107,16 +119,26 @@ def test_people_of_a_scene_are_never_on_both_sides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        ("{", "line 2: Expecting"),
+        ("{", r"line 2: is no JSON \(Expecting"),
         ("[1, 2]", "line 2: must be an object in braces"),
-        ({"grid": [2, 2]}, "line 2: there is no 'crops'"),
+        ({"grid": [2, 2]}, "line 2: there is no 'cells'"),
         (line(target=3), "line 2: .*target must be an object"),
         (line(fixations=[3]), "line 2: fixations must be objects from 0 to 2"),
         (line(fixations=[]), "line 2: fixations must be"),
         (line(cells=[[0, 0], [0, 2], [1, 0]]), "line 2: .*cells must lie on the grid"),
-        (line(cells=[[0, 0]]), "line 2: .*cells must be"),
+        (line(cells=[[0, 0]]), "line 2: looks must be as many as cells, 1, got 3"),
         (line(looks=[[1.0], [float("nan")], [0.0]]), "line 2: looks must be numbers"),
-        (line(looks=[["a"], ["b"], ["c"]]), "line 2:"),
+        (line(looks=[["a"], ["b"], ["c"]]), "line 2: looks must be numbers, as many of every object"),
+        (line(looks=[[1.0], [1.0, 2.0], [0.0]]), "line 2: looks must be numbers, as many of every object"),
+        (line(looks=[1.0, 2.0, 3.0]), "line 2: looks must be a list of numbers for each object"),
+        (line(cells=[]), r"line 2: cells must be \[row, column\] of each object, in whole numbers, got \[\]"),
+        (line(cells=[[0, 0], [0, 0.5], [1, 0]]), "line 2: cells must be .*whole numbers"),
+        (line(grid=[2]), "line 2: .*grid must be"),
+        (line(grid=[2**70, 2]), r"line 2: grid must be \[rows, columns\], in whole numbers"),
+        (line(target="2"), "line 2: target must be the number of an object, in whole numbers, got '2'"),
+        (line(fixations=[1.5]), "line 2: fixations must be objects from 0 to 2, at least one, in whole numbers"),
+        (line(names=["milk"]), "line 2: names must be as many as cells, 3, got 1"),
+        ({**{key: x for key, x in line().items() if key != "looks"}, "crops": "a.png"}, "line 2: crops must be names"),
     ],
 )
 def test_lines_that_are_refused(tmp_path: Path, wrong: Any, match: str) -> None:
@@ -133,7 +155,10 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     single = read_scanpaths(written(tmp_path / "a.jsonl", line(), line()))
     with pytest.raises(DataError, match="too few"):
         recorded(single, held_out=0.5, seed=0)
+    (tmp_path / "fixations.csv").write_text("participant_id,CURRENT_FIX_X")
+    with pytest.raises(DataError, match="name the folder"):
+        read_scanpaths(tmp_path / "fixations.csv")
     absent = {**line(), "crops": ["nothing.png"] * 3}
     del absent["looks"]
-    with pytest.raises(DataError, match="line 1"):
+    with pytest.raises(DataError, match=r"scene 1: .*nothing\.png"):
         read_scanpaths(written(tmp_path / "a.jsonl", absent))

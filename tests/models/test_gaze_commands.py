@@ -13,6 +13,7 @@ from attensor import cli
 from attensor.data.gaze import Gaze, generated
 from attensor.data.shelves import Shelves, ShelvesConfig
 from attensor.models.pointing import OAT
+from attensor.report.gaze import pictures
 from attensor.train.scanpaths import scores_of
 
 SMALL = ["--steps", "6", "--scenes", "40", "--batch-size", "8", "--held-out", "0.2"]
@@ -27,6 +28,7 @@ def lines(gaze: Gaze) -> list[dict[str, Any]]:
     return [
         {
             "grid": scenes.grid[i].tolist(), "cells": scenes.cells[i].tolist(), "looks": scenes.looks[i].tolist(),
+            "names": [f"product {number}" for number in range(scenes.looks.shape[1])],
             "target": int(scenes.target[i]), "fixations": gaze.paths[i][gaze.paths[i] >= 0].tolist(),
         }
         for i in range(len(gaze))
@@ -50,10 +52,11 @@ def test_a_model_is_trained_kept_and_asked(tmp_path: Path, capsys: pytest.Captur
         assert cli.main([*command, "--out", str(tmp_path / f"path.{suffix}")]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert "of 20 paths end at the target" in shown
-    assert "The file holds 12 scenes; this is the first." in shown
+    assert "The file holds 12 scenes; this is number 1." in shown
     page = (tmp_path / "path.html").read_text()
     assert page.count("<svg") == 3  # the person's too
-    assert page.count("<rect") == 3 * 6
+    assert page.count("<rect x=") == 3 * 6
+    assert ">product 5<" in page
     kept = json.loads((tmp_path / "path.json").read_text())
     assert len(kept["samples"]) == 20
 
@@ -66,6 +69,17 @@ def test_recorded_gaze_of_mixed_shelves(tmp_path: Path, capsys: pytest.CaptureFi
     out = capsys.readouterr().out
     assert "22 paths to learn from, 2 held out, scenes of up to 12 objects on 3 x 4 places" in out
     assert "two people" in out
+
+
+def test_more_columns_than_a_preset_has_room_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The first preset with enough is taken; one that is asked for and has not is refused before it is written."""
+    file, command = written(tmp_path / "gaze.jsonl", grids=((1, 9),)), ["train", "scanpaths"]
+    options = ["--steps", "1", "--batch-size", "2", "--held-out", "0.2", "--out", str(tmp_path / "run")]
+    assert cli.main([*command, str(file), *options, "--preset", "oat_generated"]) == 2
+    assert "oat_generated: has room for 8 rows or columns, and the data has 9" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+    assert cli.main([*command, str(file), *options]) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["max_places"] == 32
 
 
 def test_scores_of_one_who_knows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,6 +96,7 @@ def test_scores_of_one_who_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--steps", "0"], "--steps 0: must be at least 1"),
         (["--held-out", "1"], "--held-out 1.0: must be above 0 and below 1"),
         (["--preset", "oat"], "--preset 'oat': must be one of"),
+        (["--learning-rate", "nan"], "--learning-rate nan: must be above 0"),
         (["--crop", "5"], "give height and width"),
     ],
 )
@@ -101,6 +116,7 @@ def test_impossible_trainings_are_refused(
         ("", ["--out", "path.png"], "must end in .html or .json"),
         ("", ["--out", "no/such/path.html"], "there is no folder"),
         ("", ["--samples", "0"], "--samples must be at least 1"),
+        ("", ["--number", "2"], "--number 2: "),
         ("", ["--model", "no-model"], "no model at 'no-model'"),
     ],
 )
@@ -125,3 +141,15 @@ def test_a_scene_of_another_kind_is_refused(tmp_path: Path, capsys: pytest.Captu
     scene = written(tmp_path / "scene.json")
     assert cli.main(["solve", "scanpath", str(scene), "--model", str(tmp_path / "model")]) == 2
     assert "looks must be [B, N, 5]" in capsys.readouterr().err
+
+
+def test_numbers_of_fixations_are_legible() -> None:
+    """Those in a row on one object share a mark; those that come back stand beside it, inside its cell."""
+    scene, _ = Shelves(ShelvesConfig(grid=(2, 3))).scenes(1, seed=0)
+    path = torch.tensor([0, 4, 4, 4, 0, 1] + 12 * [4, 5])
+    stops = pictures(scene, None, [path], path)[0].stops
+    assert [text for _, _, text in stops][:5] == ["1", "2-4", "5", "6", "7"]
+    assert stops[2][:2] == (stops[0][0], stops[0][1] + 22)
+    cell = stops[1]
+    assert all(abs(x - cell[0]) <= 28 and 0 <= y - cell[1] <= 22 for x, y, _ in stops[4::2])
+    assert len({stop[:2] for stop in stops[4::2]}) == 6

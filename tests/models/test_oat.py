@@ -157,3 +157,25 @@ def test_refuses_scenes_it_has_no_codes_for(model: OAT) -> None:
         OATConfig(hidden_size=16, num_heads=4, max_places=9)
     with pytest.raises(ValueError, match="too small"):
         OAT(replace(OAT.tiny, look=(20, 40)))
+
+
+def test_fixed_outputs_are_the_authors_ablation() -> None:
+    """`CA_version` 0: a linear map to as many objects as there were, which other shelves are refused by."""
+    torch.manual_seed(0)
+    model = OAT(replace(OAT.tiny, fixed_objects=6)).double().eval()
+    given, path = scenes(), torch.tensor([[1, 2, 4], [0, 3, 2]])
+    with torch.no_grad():
+        encoded = model.encode(given)
+        causal = torch.ones(4, 4, dtype=torch.bool).triu(1)
+        found = model.transformer_decoder(model.steps(encoded, path), encoded.memory, tgt_mask=causal)
+        torch.testing.assert_close(model(given, path), model.generator(found))
+        whole, decoding = model(given, path), Decoding(model, model.encode(given), 1)
+        torch.testing.assert_close(decoding.scores(0, torch.full((2, 1), 6))[:, 0], whole[:, 0])
+    drawn, _ = model.generate(given, samples=50)
+    assert int(drawn.max()) < 6
+    for other in (scenes(rows=2, columns=2), Scenes.join([scenes(1), scenes(1, 2, 2)])):
+        with pytest.raises(ShapeError, match="must have 6 objects each"):
+            model.generate(other)
+    theirs = {f"model.{name}": x for name, x in model.state_dict().items() if name != "places"}
+    theirs["model.LinearEmbedding.bias"] = torch.zeros(16)
+    assert set(oat_from_official(theirs)) == {name for name in model.state_dict() if name != "places"}

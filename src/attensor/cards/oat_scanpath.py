@@ -16,9 +16,12 @@ scene = Scenes(torch.rand(1, 3, 8), torch.tensor([[[0, 0], [0, 1], [1, 0]]]),
 paths, lengths = OAT(OAT.presets["oat_generated"]).generate(scene)
 """,
     operators=("attensor.ops:pointer_scores",),
+    models=("attensor.models.pointing.oat:OAT",),
+    presets={"oat_amazon": 18_255_843, "oat_shelves": 18_255_843, "oat_generated": 134_187, "oat_reading": 728_803},
     commands={
         "train scanpaths": "attensor.commands.train_scanpaths:TrainScanpaths",
         "solve scanpath": "attensor.commands.scanpath:SolveScanpath",
+        "bench pointing": "attensor.commands.bench_pointing:BenchPointing",
     },
     recipe="attensor.recipes.oat_scanpath",
 )

@@ -12,7 +12,7 @@ from rich.table import Table
 from tyro.conf import Positional, arg
 
 from attensor.commands.small_training import say
-from attensor.errors import DataError, need
+from attensor.errors import DataError, need, plain
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,11 +29,13 @@ class SolveScanpath:
 
     scene: Positional[Annotated[Path, arg(metavar="FILE")]]
     """File with a scene in JSON: {"grid": [3, 6], "cells": [[0, 0], ..], "looks": [[..], ..], "target": 4}, or crops,
-    names of image files beside it. With fixations, those are compared."""
+    names of image files beside it. With fixations, those are compared. Or what else attensor train scanpaths takes."""
     model: Path
     """Folder of attensor train scanpaths."""
     out: Path | None = None
     """Page to write, .html, with the paths over the scene; or .json, with all of them."""
+    number: int = 1
+    """Which scene of the file, counted from 1."""
     samples: int = 100
     """Paths that are drawn."""
     temperature: float = 1.0
@@ -49,8 +51,9 @@ class SolveScanpath:
         """
         if self.out is not None and self.out.suffix.lower() not in (".html", ".json"):
             raise ValueError(f"--out must end in .html or .json, got {str(self.out)!r}")
-        if self.samples < 1:
-            raise ValueError(f"--samples must be at least 1, got {self.samples}")
+        for option in ("samples", "number"):
+            if getattr(self, option) < 1:
+                raise ValueError(f"--{option} must be at least 1, got {getattr(self, option)}")
         if not 0 <= self.temperature < float("inf"):
             raise ValueError(f"--temperature must be at least 0, got {self.temperature}")
 
@@ -68,29 +71,40 @@ class SolveScanpath:
             raise ValueError(f"--out {self.out}: there is no folder {self.out.parent}; make it first.")
         import torch
 
-        from attensor.data.scanpath_files import read_scanpaths
         from attensor.models.pointing.oat import OAT
 
-        if not self.scene.is_file():
-            raise DataError(f"{self.scene}: there is no such file; it holds a scene in JSON.")
         model = OAT.load(self.model)
-        look = model.config.look
-        found = read_scanpaths(self.scene, crop_size=(look[0], look[1]) if len(look) == 2 else None)
-        scene, person = found.scenes[0], found.paths[0]
+        scene, person, names, count = self._asked(model)
         random = torch.Generator().manual_seed(self.seed)
         drawn, lengths = model.generate(scene, samples=self.samples, temperature=self.temperature, generator=random)
         likely, _ = model.generate(scene, temperature=0.0)
         paths = [path[:length] for path, length in zip(drawn[0], lengths[0])]
-        result = _Result(scene, person, paths, likely[0, 0][likely[0, 0] >= 0])
+        result = _Result(scene, person, names, paths, likely[0, 0][likely[0, 0] >= 0])
         console = Console()
         console.print(result.table())
-        for sentence in result.sentences(len(found.scenes)):
+        for sentence in result.sentences():
             say(console, sentence)
+        if count > 1:
+            say(console, f"The file holds {count} scenes; this is number {self.number}.")
         if self.out is not None:
-            self._write(self.out, result, model)
+            self._write(self.out, result)
             say(console, f"Written: {self.out}")
 
-    def _write(self, out: Path, result: _Result, model: OAT) -> None:
+    def _asked(self, model: OAT) -> tuple[Scenes, Tensor | None, tuple[str, ...], int]:
+        """The scene, what a person looked at, names, and how many scenes there are."""
+        from attensor.data.scanpath_files import read_scanpaths
+
+        look = model.config.look
+        try:
+            found = read_scanpaths(self.scene, crop_size=(look[0], look[1]) if len(look) == 2 else None)
+        except FileNotFoundError as error:
+            raise DataError(f"{self.scene}: there is no such file; it holds a scene in JSON.") from error
+        if self.number > len(found.scenes):
+            raise ValueError(f"--number {self.number}: {self.scene} holds {len(found.scenes)} scenes.")
+        place = self.number - 1
+        return found.scenes[place], found.paths[place], found.names[place], len(found.scenes)
+
+    def _write(self, out: Path, result: _Result) -> None:
         from attensor.files import write_json
 
         if out.suffix.lower() == ".json":
@@ -99,12 +113,18 @@ class SolveScanpath:
         from attensor.report.document import write_document
         from attensor.report.gaze import pictures
 
+        which = f", number {self.number}" if self.number > 1 else ""
         write_document(
             out,
             "attensor.report:gaze.html",
-            pictures=pictures(result.scene, result.person, result.paths, result.likely),
-            sentences=result.sentences(1),
-            facts={"scene": str(self.scene), "model": str(self.model), "seed": self.seed, "samples": self.samples},
+            pictures=pictures(result.scene, result.person, result.paths, result.likely, result.names),
+            sentences=result.sentences(),
+            facts={
+                "scene": f"{self.scene}{which}",
+                "model": str(self.model),
+                "seed": self.seed,
+                "samples": self.samples,
+            },
         )
 
 
@@ -112,6 +132,7 @@ class SolveScanpath:
 class _Result:
     scene: Scenes
     person: Tensor | None
+    names: tuple[str, ...]
     paths: list[Tensor]
     likely: Tensor
 
@@ -124,7 +145,8 @@ class _Result:
             table.add_column(column, justify="right" if number > 1 else "left")
         cells, target = self.scene.cells[0].tolist(), int(self.scene.target[0])
         for share, thing, first, mean in self.visits()[:8]:
-            name = f"{thing} (target)" if thing == target else str(thing)
+            name = plain(f"{thing} {self.names[thing]}", most=30) if self.names else str(thing)
+            name += " (target)" if thing == target else ""
             table.add_row(name, ", ".join(map(str, cells[thing])), f"{share:.0%}", f"{first:.0%}", f"{mean:.2f}")
         return table
 
@@ -138,7 +160,7 @@ class _Result:
             rows.append((sum(time > 0 for time in times) / count, thing, first / count, sum(times) / count))
         return sorted(rows, reverse=True)
 
-    def sentences(self, scenes: int) -> list[str]:
+    def sentences(self) -> list[str]:
         """What was seen, in words."""
         from attensor.data.gaze import padded_paths
         from attensor.metrics.scanpath import sequence_score
@@ -157,6 +179,4 @@ class _Result:
                 f"The person looked at {' '.join(map(str, self.person.tolist()))}: sequence score of the drawn paths "
                 f"{score:.3f}, which says little without another person's path."
             )
-        if scenes > 1:
-            words.append(f"The file holds {scenes} scenes; this is the first.")
         return words

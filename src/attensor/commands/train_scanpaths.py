@@ -31,15 +31,17 @@ class TrainScanpaths:
     """
 
     data: Positional[Annotated[str, arg(metavar="FILE")]]
-    """A file with a scene and a path a line, in JSON, or a folder of such files; or generated, for shelves with
-    simulated observers."""
+    """A file with a scene and a path a line, in JSON, or a folder of such files; a folder with tables of recorded
+    reading (areas and fixations, as Data Viewer exports them), or onestop, which lies in the package scanpath-studio;
+    or generated, for shelves with simulated observers."""
     out: str = "scanpaths"
     """Folder of the run: checkpoint, curve, and at the end model.safetensors for attensor solve scanpath --model."""
-    preset: str = "oat_generated"
-    """Sizes of the model: oat_generated, small, for numbers or crops; oat_amazon and oat_shelves are the published."""
+    preset: str | None = None
+    """Sizes of the model: oat_generated, small, for numbers or crops on up to 8 rows and columns; oat_reading for up to
+    32, as of words; oat_amazon and oat_shelves are the published. Left out: the first of these with enough."""
     steps: int = 1500
-    """Of the optimizer, Adam; some 70 ms each with oat_generated on one core."""
-    batch_size: int = 96
+    """Of the optimizer, Adam; some 25 ms each with oat_generated on one core."""
+    batch_size: int = 32
     """Paths of a step."""
     learning_rate: float = 2e-3
     """Peak; it falls along a half cosine. The published sizes were trained with 1e-4 all the time."""
@@ -113,16 +115,24 @@ class TrainScanpaths:
         try:
             return recorded(read_scanpaths(path, crop_size=size), held_out=self.held_out, seed=self.seed)
         except FileNotFoundError as error:
-            raise DataError(f"{self.data}: there is no such file; generated needs none.") from error
+            raise DataError(f"{self.data}: there is no such file; generated and onestop need none.") from error
 
     def _config(self, train: Gaze) -> OATConfig:
         """The preset, made to fit the data."""
         from attensor.models.pointing.oat import OAT
 
-        if self.preset not in OAT.presets:
+        if self.preset is not None and self.preset not in OAT.presets:
             raise ValueError(f"--preset {self.preset!r}: must be one of {', '.join(OAT.presets)}.")
-        config, look = OAT.presets[self.preset], tuple(train.scenes.looks.shape[2:])
-        places = max(config.max_places, int(train.scenes.grid.max()))
+        needed, look = int(train.scenes.grid.max()), tuple(train.scenes.looks.shape[2:])
+        names = ("oat_generated", "oat_reading", "oat_amazon") if self.preset is None else (self.preset,)
+        config = next((OAT.presets[name] for name in names if needed <= OAT.presets[name].place_width), None)
+        if config is None:
+            most = OAT.presets[names[-1]].place_width
+            raise ValueError(
+                f"--preset {names[-1]}: has room for {most} rows or columns, and the data has {needed}; "
+                + ("take oat_amazon, which has room for 86." if most < 86 else "merge some of them.")
+            )
+        places = max(config.max_places, needed)
         longest = max(2, int((train.paths >= 0).sum(1).max()))
         look = look[:2] if len(look) == 3 else look
         return dataclasses.replace(config, look=look, max_places=places, max_length=longest)

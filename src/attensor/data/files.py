@@ -9,9 +9,11 @@ is read.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import random
 import stat
+import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ __all__ = [
     "generator",
     "hash_order",
     "holds_runs",
+    "inside_package",
     "inspect_file",
     "is_ignored",
     "locate",
@@ -178,6 +181,22 @@ def inspect_file(path: Path, name: str) -> DataFile:
 def hash_order(name: str | bytes) -> bytes:
     """A key that sorts names as if shuffled, the same on every machine and in every run."""
     return hashlib.blake2b(os.fsencode(name), digest_size=16).digest()
+
+
+def inside_package(package: str, folder: str) -> list[Path | zipfile.Path]:
+    """Where a folder of another's package may lie: as installed, and in its wheels in the folder where you are.
+
+    Nothing of the package is imported, and the folder need not exist.
+
+    Args:
+        package: name by which it is imported.
+        folder: inside of it, with forward slashes.
+    """
+    spec = importlib.util.find_spec(package)
+    installed = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or ()]
+    wheels = sorted(Path.cwd().glob(f"{package}-*.whl"), reverse=True)
+    found: list[Path | zipfile.Path] = [place / folder for place in installed]
+    return found + [zipfile.Path(wheel, f"{package}/{folder}/") for wheel in wheels if zipfile.is_zipfile(wheel)]
 
 
 def generator(*parts: int) -> torch.Generator:

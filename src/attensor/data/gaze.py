@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from attensor.data.files import generator
 from attensor.data.object_scenes import Scenes
-from attensor.data.scanpath_files import Recorded
+from attensor.data.recorded import Recorded
 from attensor.data.shelves import Shelves
 from attensor.errors import DataError
 
@@ -74,7 +74,7 @@ def recorded(found: Recorded, *, held_out: float, seed: int) -> tuple[Gaze, Gaze
     number = int(groups.max()) + 1
     kept = max(1, round(held_out * number))
     if kept >= number:
-        raise DataError(f"there are {number} different scenes: too few to train on some and hold out {kept}.")
+        raise DataError(f"there are only {number} different scenes: too few to train on some and hold out {kept}.")
     chosen = torch.randperm(number, generator=generator(seed, number))[:kept]
     is_held_out = torch.isin(groups, chosen)
     return whole.rows((~is_held_out).nonzero()[:, 0]), whole.rows(is_held_out.nonzero()[:, 0])

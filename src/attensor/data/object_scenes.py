@@ -70,7 +70,9 @@ class Scenes:
         if bool(((self.target < 0) | (self.target >= number)).any()) or not bool(
             present.gather(1, self.target[:, None].long()).all()
         ):
-            raise ValueError(f"Scenes: target must be an object that is there, below {number}, got {self.target}.")
+            raise ValueError(
+                f"Scenes: target must be an object that is there, below {number}, got {self.target.tolist()}."
+            )
         outside = ((self.cells < 0) | (self.cells >= self.grid[:, None])).any(-1) & present
         if bool(outside.any()):
             scene, place = (int(x) for x in outside.nonzero()[0])

@@ -10,7 +10,6 @@ is copied here: it is read from an installed pykeen, or from its wheel in the fo
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import zipfile
 from collections import Counter
@@ -21,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attensor.data.files import generator
+from attensor.data.files import generator, inside_package
 from attensor.errors import DataError, require
 
 __all__ = ["BUNDLED", "Graph", "answers", "has_bundled", "open_graph", "read_triples"]
@@ -128,25 +127,17 @@ def answers(known: Tensor, asked: Tensor, count: int) -> Tensor:
 
 def has_bundled() -> bool:
     """Whether PyKEEN or its wheel is at hand."""
-    return bool(_places("umls"))
+    return bool(inside_package("pykeen", "datasets/umls"))
 
 
 def _bundled(name: str) -> _Place:
-    for place in _places(name):
+    for place in inside_package("pykeen", f"datasets/{name}"):
         if _has(place, "train"):
             return place
     raise DataError(
         f"{name}: comes inside PyKEEN, which is not here. pip download --no-deps pykeen brings its wheel (0.7 MB) into "
         "this folder, which is enough; pip install pykeen installs it with what it needs."
     )
-
-
-def _places(name: str) -> list[_Place]:
-    spec = importlib.util.find_spec("pykeen")
-    installed = [] if spec is None else [Path(folder) for folder in spec.submodule_search_locations or ()]
-    wheels = sorted(Path.cwd().glob("pykeen-*.whl"), reverse=True)
-    found: list[_Place] = [folder / "datasets" / name for folder in installed]
-    return found + [zipfile.Path(wheel, f"pykeen/datasets/{name}/") for wheel in wheels if zipfile.is_zipfile(wheel)]
 
 
 def _has(place: _Place, part: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from attensor.data.pictures import png
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Picture", "pictures"]
 
-_CELL, _GAP, _SHOWN = 84.0, 8.0, 12
+_CELL, _GAP, _SHOWN, _LETTERS = 84.0, 8.0, 12, 12
+_BESIDE = [(aside, below) for aside in (0.0, 28.0, -28.0) for below in (0.0, 22.0)]  # as many marks as fit into a cell
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Picture:
         width, height: of the picture.
         cells: the objects.
         lines: `points` of SVG polylines.
-        stops: x, y and number of each fixation, where there is one path.
+        stops: x, y and number of each fixation, where there is one path; of several in a row on one object, 4-7.
         text: for who cannot see it.
     """
 
@@ -49,33 +51,35 @@ class Picture:
     height: float
     cells: list[Cell]
     lines: list[str]
-    stops: list[tuple[float, float, int]]
+    stops: list[tuple[float, float, str]]
     text: str
 
 
-def pictures(scene: Scenes, person: Tensor | None, paths: Sequence[Tensor], likely: Tensor) -> list[Picture]:
-    """The most likely path, the drawn ones, and a person's where it is known."""
-    counts = [0.0] * scene.looks.shape[1]
+def pictures(
+    scene: Scenes, person: Tensor | None, paths: Sequence[Tensor], likely: Tensor, names: Sequence[str] = ()
+) -> list[Picture]:
+    """The most likely path, the drawn ones, and a person's where it is known; objects by names if they have any."""
+    counts, shown = [0.0] * scene.looks.shape[1], min(_SHOWN, len(paths))
     for path in paths:
         for thing in set(path.tolist()):
             counts[thing] += 1 / len(paths)
     found = [
-        _picture("The most likely choices", scene, [likely], [0.0] * len(counts)),
-        _picture(
-            f"{len(paths)} drawn paths, of which {min(_SHOWN, len(paths))} are shown", scene, paths[:_SHOWN], counts
-        ),
+        _picture("The most likely choices", scene, [likely], [0.0] * len(counts), names),
+        _picture(f"{len(paths)} drawn paths, of which {shown} are shown", scene, paths[:_SHOWN], counts, names),
     ]
     if person is not None:
-        found.append(_picture("The person", scene, [person], [0.0] * len(counts)))
+        found.append(_picture("The person", scene, [person], [0.0] * len(counts), names))
     return found
 
 
-def _picture(title: str, scene: Scenes, paths: Sequence[Tensor], heat: Sequence[float]) -> Picture:
+def _picture(
+    title: str, scene: Scenes, paths: Sequence[Tensor], heat: Sequence[float], names: Sequence[str]
+) -> Picture:
     rows, columns = scene.grid[0].tolist()
     cells, target, step = scene.cells[0].tolist(), int(scene.target[0]), _CELL + _GAP
     centres = [(_GAP + column * step + _CELL / 2, _GAP + row * step + _CELL / 2) for row, column in cells]
     boxes = [
-        Cell(x - _CELL / 2, y - _CELL / 2, str(thing), _crop(scene, thing), heat[thing], thing == target)
+        Cell(x - _CELL / 2, y - _CELL / 2, _shown(names, thing), _crop(scene, thing), heat[thing], thing == target)
         for thing, (x, y) in enumerate(centres)
     ]
     many = len(paths) > 1
@@ -85,22 +89,30 @@ def _picture(title: str, scene: Scenes, paths: Sequence[Tensor], heat: Sequence[
         aside = 5.0 * (number - len(paths) // 2) if many else 0.0
         points = [(centres[thing][0] + aside, centres[thing][1] + aside) for thing in path.tolist()]
         lines.append(" ".join(f"{x:.1f},{y:.1f}" for x, y in points))
-    stops = [] if many else [(*centres[thing], time) for time, thing in enumerate(paths[0].tolist(), 1)]
-    if not many:
-        stops = _apart(stops)
+    stops = [] if many else _stops([centres[thing] for thing in paths[0].tolist()])
     text = f"{title}: {'; '.join(' '.join(map(str, path.tolist())) for path in paths)}"
     return Picture(title, _GAP + columns * step, _GAP + rows * step, boxes, lines, stops, text)
 
 
-def _apart(stops: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
-    """Fixations of one object in a row across it, so that each number can be read."""
+def _shown(names: Sequence[str], thing: int) -> str:
+    """A name, or the number, as it fits into a cell."""
+    name = names[thing] if names else str(thing)
+    return name if len(name) <= _LETTERS else f"{name[: _LETTERS - 1]}\u2026"
+
+
+def _stops(places: Sequence[tuple[float, float]]) -> list[tuple[float, float, str]]:
+    """Numbers of the fixations at their objects: those in a row as one, those that come back beside it."""
     seen: dict[tuple[float, float], int] = {}
-    moved = []
-    for x, y, time in stops:
+    stops, time = [], 1
+    for (x, y), here in groupby(places):
+        last = time + len(list(here)) - 1
         before = seen.get((x, y), 0)
         seen[x, y] = before + 1
-        moved.append((x + 18.0 * (before % 3), y + 18.0 * (before // 3), time))
-    return moved
+        aside, below = _BESIDE[before % len(_BESIDE)]
+        text = str(time) if time == last else f"{time}-{last}"
+        stops.append((x + aside, y + below, text))
+        time = last + 1
+    return stops
 
 
 def _crop(scene: Scenes, thing: int) -> str:

@@ -35,7 +35,7 @@ class ScanpathSetup:
 
     config: OATConfig = field(default_factory=lambda: OAT.presets["oat_generated"])
     steps: int = 1500
-    batch_size: int = 96
+    batch_size: int = 32
     learning_rate: float = 2e-3
     samples: int = 1
     seed: int = 0
@@ -81,7 +81,7 @@ class ScanpathTraining:
 
     def optimizer(self, model: OAT, learning_rate: float) -> torch.optim.Optimizer:
         """Adam."""
-        return torch.optim.Adam(model.parameters(), lr=learning_rate)
+        return torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True)
 
     def evaluate(self, model: OAT) -> float:
         """Mean sequence score of drawn paths; all scores are in `scores`."""

@@ -1,4 +1,4 @@
-"""`attensor bench pointing`: additive scores without a tensor of pairs and channels, and tours beside solvers."""
+"""`attensor bench pointing`: additive scores without a tensor of pairs and channels, paths of gaze, tours."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from attensor.bench.apart import brief
 from attensor.bench.contest import OURS, Cell, Contestant, Peer, Problem, Row
+from attensor.bench.contestants.gaze import GAZE_PEERS, HOW_TO_READ_PATHS, ScanpathProblem
 from attensor.bench.hold import Bench
 from attensor.bench.layout import Table
 from attensor.bench.machine import version_of
@@ -33,7 +34,7 @@ HOW_TO_READ = (
     "input, tanh not counted. 'one tensor' is how the replication of the paper computes them, 'a loop' does one query "
     "after the other, as a decoder does that projects nothing ahead."
 )
-_TIMES = 5
+_TIMES, _KINDS = 5, ("scores",)
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class PointingProblem(Problem):
     hidden_size: int
     batch_size: int
 
+    kind = property(lambda self: _KINDS[0])
     title = property(lambda self: f"{self.batch_size} inputs, {self.hidden_size} units")
     size = property(lambda self: (self.hidden_size, self.batch_size, self.length))
 
@@ -78,22 +80,27 @@ def _flops(problem: PointingProblem) -> float:
 
 
 PEERS = (
-    Peer(OURS, _ours, _flops, packages=("attensor",)),
-    Peer("one tensor", _at_once, _flops, packages=("torch",)),
-    Peer("a loop", _loop, _flops, packages=("torch",)),
+    Peer(OURS, _ours, _flops, kinds=_KINDS, packages=("attensor",)),
+    Peer("one tensor", _at_once, _flops, kinds=_KINDS, packages=("torch",)),
+    Peer("a loop", _loop, _flops, kinds=_KINDS, packages=("torch",)),
+    *GAZE_PEERS,
 )
 
 
 def bench(options: BenchPointing) -> Bench:
     """The contest of the options."""
     made: dict[str, Any] = {"hidden_size": options.hidden_size, "batch_size": options.batch_size}
-    small = [PointingProblem(7, 16, 3, device=options.device)]
+    small: list[Problem] = [PointingProblem(7, 16, 3, device=options.device)]
+    small.append(ScanpathProblem(8, 5, preset="tiny", device=options.device))
     cells = [
         Cell(mode, [PointingProblem(length, device=options.device, **made)])
         for mode in options.modes
         for length in sorted(set(options.lengths))
     ]
-    return Bench(PEERS, small, cells, HOW_TO_READ, findings=partial(_tours, cities=options.cities))
+    for objects in sorted(set(options.objects)):
+        cells.append(Cell("forward", [ScanpathProblem(objects, options.fixations, device=options.device)]))
+    how_to_read = f"{HOW_TO_READ} {HOW_TO_READ_PATHS}"
+    return Bench(PEERS, small, cells, how_to_read, findings=partial(_tours, cities=options.cities))
 
 
 def _tours(rows: Sequence[Row], *, cities: Sequence[int]) -> Iterable[Table]:

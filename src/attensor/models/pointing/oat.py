@@ -55,6 +55,8 @@ class OATConfig:
         sigma: places at which two codes are no longer alike, see `gaussian_positions`.
         place_norm: length of the codes.
         marks_target: say of each token whether it is the target; without it the end cannot be told.
+        fixed_objects: N, for the authors' ablation (`CA_version` 0) whose output is a linear map to N objects, the end
+            and the padding: it takes scenes of N objects alone. None points, at any number of objects.
         max_length: fixations that are generated at most.
     Raises:
         ValueError: a number out of its range, or heads that do not divide the channels.
@@ -74,6 +76,7 @@ class OATConfig:
     sigma: float = 2.0
     place_norm: float = 8.764
     marks_target: bool = True
+    fixed_objects: int | None = None
     max_length: int = 30
 
     def __post_init__(self) -> None:
@@ -82,7 +85,7 @@ class OATConfig:
         check_range(name, 1, look=self.look, hidden_size=self.hidden_size, num_heads=self.num_heads)
         check_range(name, 1, intermediate_size=self.intermediate_size, num_encoder_layers=self.num_encoder_layers)
         check_range(name, 1, num_decoder_layers=self.num_decoder_layers, num_pointers=self.num_pointers)
-        check_range(name, 1, max_length=self.max_length)
+        check_range(name, 1, max_length=self.max_length, fixed_objects=self.fixed_objects)
         check_range(name, 2, max_places=self.max_places)
         check_range(name, 0, 1, dropout=self.dropout)
         check_range(name, 0, 5, pooling_levels=self.pooling_levels)
@@ -141,7 +144,12 @@ class OAT(nn.Module):
         "oat_shelves": OATConfig(max_places=11, place_norm=5.895),  # 27 yogurts, 3 x 9; 22 wines, 2 x 11
         "oat_generated": OATConfig(
             look=(8,), hidden_size=64, look_size=40, intermediate_size=128, num_encoder_layers=2, num_decoder_layers=1,
-            max_places=8, place_norm=3.0, max_length=20,
+            max_places=8, sigma=1.0, place_norm=6.0, max_length=20,
+        ),
+        # words of a page: 32 lines of 32 words
+        "oat_reading": OATConfig(
+            look=(6,), hidden_size=128, look_size=32, intermediate_size=256, num_encoder_layers=2,
+            num_decoder_layers=2, max_places=32, sigma=1.0, place_norm=6.0, max_length=400,
         ),
     }  # fmt: skip
     places: Tensor
@@ -163,8 +171,11 @@ class OAT(nn.Module):
             if len(config.look) == 2
             else nn.Linear(config.look[0], config.appearance)
         )
-        self.cross_attentions = nn.ModuleList(Pointer(config.hidden_size) for _ in range(config.num_pointers))
-        self.readout = nn.Linear(config.num_pointers, 1)
+        if config.fixed_objects is None:
+            self.cross_attentions = nn.ModuleList(Pointer(config.hidden_size) for _ in range(config.num_pointers))
+            self.readout = nn.Linear(config.num_pointers, 1)
+        else:
+            self.generator = nn.Linear(config.hidden_size, config.fixed_objects + 2)
         self.dropout = nn.Dropout(config.dropout)
         codes = gaussian_positions(config.max_places, config.sigma, width=config.place_width, norm=config.place_norm)
         self.register_buffer("places", codes.to(torch.get_default_dtype()))
@@ -213,18 +224,23 @@ class OAT(nn.Module):
         looks = self.cnn_embedding(scenes.looks)
         rows = torch.arange(len(scenes), device=looks.device)
         is_target = F.one_hot(scenes.target, looks.shape[1])
-        fixated = torch.cat([looks, self._place(scenes.cells, is_target)], -1)
-        objects = torch.cat([looks, self._place(scenes.cells, torch.zeros_like(is_target))], -1)
+        fixated = torch.cat([looks, self.placed(scenes.cells, is_target)], -1)
+        objects = torch.cat([looks, self.placed(scenes.cells, torch.zeros_like(is_target))], -1)
         source = torch.cat([objects, fixated[rows, scenes.target][:, None]], 1)
         first = self.cnn_embedding(scenes.looks.new_ones(1, 1, *scenes.looks.shape[2:])).expand(len(rows), 1, -1)
         centre = scenes.grid.div(2, rounding_mode="floor")[:, None]
-        first = torch.cat([first, self._place(centre, torch.zeros_like(centre[..., 0]))], -1)
+        first = torch.cat([first, self.placed(centre, torch.zeros_like(centre[..., 0]))], -1)
         hidden = None if scenes.present is None else F.pad(~scenes.present, (0, 1))
         memory = self.transformer_encoder(source, src_key_padding_mask=hidden)
         return Encoded(torch.cat([fixated, first], 1), memory, hidden)
 
-    def _place(self, cells: Tensor, flags: Tensor) -> Tensor:
-        """Row, column and flag, each by the same table: [.., D - look size]."""
+    def placed(self, cells: Tensor, flags: Tensor) -> Tensor:
+        """Codes of row, column and whether it is the target, each of the same table: [.., D - look size].
+
+        Args:
+            cells: [.., 2] int64, row and column.
+            flags: [..] int64, 1 for the target.
+        """
         marks = flags[..., None] * self.config.marks_target
         codes = self.places[torch.cat([cells, marks], -1)].flatten(-2)
         return codes[..., : self.config.hidden_size - self.config.appearance]
@@ -249,7 +265,11 @@ class OAT(nn.Module):
         """All heads of the readout in one form, z keys^T + offsets: keys [B, N + 1, D], offsets [B, N + 1].
 
         The heads are added before the softmax, so that their weights can be multiplied before anything is decoded.
+        Keys of fixed outputs are the rows of a matrix, the same for every scene.
         """
+        if self.config.fixed_objects is not None:
+            batch, width = encoded.memory.shape[0], self.config.hidden_size
+            return self.generator.weight[:-1].expand(batch, -1, width), self.generator.bias[:-1].expand(batch, -1)
         weights = self.readout.weight[0] / math.sqrt(self.config.hidden_size)
         keys, offsets = torch.zeros_like(encoded.memory), self.readout.bias.expand(encoded.memory.shape[:2])
         for pointer, weight in zip(self.pointer_heads, weights, strict=True):
@@ -268,7 +288,11 @@ class OAT(nn.Module):
     def points(self, found: Tensor, keys: Tensor, offsets: Tensor) -> Tensor:
         """Scores [B, M, N + 2] of decoder outputs [B, M, D]."""
         scores = pointer_scores(found, keys, kind="bilinear") + offsets[:, None]
-        return torch.cat([scores, self.readout.bias.expand(*scores.shape[:2], 1)], -1)
+        if self.config.fixed_objects is None:
+            padding = self.readout.bias.expand(*scores.shape[:2], 1)
+        else:
+            padding = F.linear(found, self.generator.weight[-1:], self.generator.bias[-1:])
+        return torch.cat([scores, padding], -1)
 
     @torch.no_grad()
     @checked
@@ -302,6 +326,18 @@ class OAT(nn.Module):
             return Decoding(self, self.encode(scenes), samples).run(temperature, generator)
         finally:
             self.train(was_training)
+
+    @property
+    def dummy_inputs(self) -> dict[str, Any]:
+        """Two scenes of four objects, and a path over each; as many objects as fixed outputs need."""
+        number = self.config.fixed_objects or 4
+        size = (*self.config.look, 3) if len(self.config.look) == 2 else self.config.look
+        waves = torch.arange(2 * number * math.prod(size), dtype=self.places.dtype).sin()
+        place = torch.arange(number)
+        cells = torch.stack([place // 2, place % 2], -1).expand(2, -1, -1)
+        grid = torch.tensor([[-(-number // 2), 2]]).expand(2, -1)
+        scenes = Scenes(waves.view(2, number, *size), cells, torch.tensor([0, number - 1]), grid)
+        return {"scenes": scenes, "fixations": torch.tensor([[number - 1, 0], [0, -1]])}
 
     @checked
     def save(self, folder: str | Path) -> None:
@@ -337,6 +373,13 @@ class OAT(nn.Module):
             raise ShapeError(
                 f"{name}: looks must be [B, N, {', '.join(map(str, expected))}], as config.look says, got "
                 f"{list(scenes.looks.shape)}."
+            )
+        fixed = self.config.fixed_objects
+        if fixed is not None and (scenes.looks.shape[1] != fixed or scenes.present is not None):
+            objects = f"at most {scenes.looks.shape[1]}" if scenes.present is not None else f"{scenes.looks.shape[1]}"
+            raise ShapeError(
+                f"{name}: scenes must have {fixed} objects each, as config.fixed_objects says, got {objects}; a model "
+                "that points (fixed_objects=None) takes any number."
             )
         check_integers(name, "fixations", fixations, scenes.looks)
         if fixations.ndim != 2 or fixations.shape[0] != len(scenes):
