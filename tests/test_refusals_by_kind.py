@@ -27,19 +27,19 @@ from attensor.models.vision import Encoder, EncoderConfig, FeatureExtractor, Vis
 from attensor.models.vision.axial_transformer import AxialTransformer, AxialTransformerConfig
 from attensor.models.vision.dit import DiT, DiTConfig
 from attensor.ops._kinds import ANYTHING, kinds_of
-from attensor.train.brain import BrainTraining, train_brain
+from attensor.train.brain import BrainSetup
 from attensor.train.image import ImageSetup
 from attensor.train.image_recipe import ImageRecipe
-from attensor.train.points import PointSetup, PointTraining
+from attensor.train.points import PointTraining, build
 from attensor.train.scanpaths import ScanpathSetup, ScanpathTraining
-from attensor.train.triples import ScorerTraining, filtered_ranks, one_to_n_loss, train_scorer
+from attensor.train.triples import filtered_ranks, one_to_n_loss
 
 LANGUAGE = (CountedDecoder, Decoder, DecoderConfig)
 VISION = (Encoder, EncoderConfig, FeatureExtractor, VisionTransformer, ViTConfig)
 VISION = (*VISION, AxialTransformer, AxialTransformerConfig, DiT, DiTConfig)
 KNOWLEDGE = (ComplEx, ScorerConfig, TensorBrain, TensorBrainConfig)
 POINTING = (OAT, OATConfig, PointerNetwork, Seq2SeqBaselines, beam_search, pointing_loss)
-TRAINING = (BrainTraining, train_brain, ScorerTraining, train_scorer, one_to_n_loss, filtered_ranks, PointSetup)
+TRAINING = (BrainSetup, one_to_n_loss, filtered_ranks, build)
 TRAINING = (*TRAINING, PointTraining, ScanpathSetup, ScanpathTraining, ImageSetup, ImageRecipe)
 EDITS = (transfer, controls.controls, task.byte_tokens, task.tokens_of, trial.TrialOptions, trial.try_swap)
 MODULES = (edit, nn, ops, sites, indicators, operator, classification, intervals, receptive_field, retrieval)
@@ -61,6 +61,7 @@ APART |= {"JointCache", "Any", "kernels_form", "backend"}
 APART |= {
     "Point",
     "Progress",
+    "Training",
     "Diverged",
     "Stopped",
     "Rule",

@@ -38,15 +38,19 @@ _RESULT = "a result or a protocol: users read it, or derive from it"
 _NOTHING = "takes no argument"
 # name -> why it is not called
 EXCEPTED = {
-    **dict.fromkeys(("train", "load_checkpoint", "save_checkpoint", "load_slicings", "on_ranks"), _BY_KIND),
+    **dict.fromkeys(
+        ("train", "run_training", "load_checkpoint", "save_checkpoint", "load_slicings", "on_ranks"), _BY_KIND
+    ),
     **dict.fromkeys(("Encoder", "VisionTransformer", "FeatureExtractor", "CountedDecoder", "beam_search"), _BY_KIND),
-    **dict.fromkeys(("attention_function", "ControlAttention", "AttentionWeights", "JointCache", "Backbone"), _BY_KIND),
+    **dict.fromkeys(
+        ("merge_over", "attention_function", "ControlAttention", "AttentionWeights", "JointCache", "Backbone"), _BY_KIND
+    ),
     **dict.fromkeys(
         ("AttentionSite", "AttentionFunction", "Captured", "Cache", "Heads", "Mixer", "SequenceMixer"), _RESULT
     ),
     **dict.fromkeys(("Implementation", "Operator", "Point", "Progress", "Beams"), _RESULT),
     **dict.fromkeys(("Interval", "SignFlip", "ReceptiveField", "Indicators", "HeadReading", "LayerReading"), _RESULT),
-    **dict.fromkeys(("StepReading", "DecodeReading"), _RESULT),
+    **dict.fromkeys(("StepReading", "DecodeReading", "Training"), _RESULT),
     **dict.fromkeys(("model_names", "register_with_timm", "import_families", "kernels_form"), _NOTHING),
     "Diverged": "an error",
     "Stopped": "an error",

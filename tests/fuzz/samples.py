@@ -62,7 +62,14 @@ def transferred(**options: Any) -> Any:
 
 
 def alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, in a group of this process and no other."""
-    if not dist.is_initialized():
+    """The function, in a group of this process and no other, which is gone afterwards."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    return function
+        try:
+            return function(*arguments, **options)
+        finally:
+            dist.destroy_process_group()
+
+    return call

@@ -264,17 +264,21 @@ TRANSFERS: dict[str, Row] = {
     "shard": row(
         "alone(parallel.shard)", _shard, says=("parallel", "shard", "Place"),
         layer=("*instance:LatentAttention", f"{LATENT}[0]"),
-        group=("anything?", "None"), groups=("int?:1", "None", "1"),
+        group=("anything?", "None"), groups=("int?:1", "None", "1"), by=("choice:heads|tokens", "'tokens'"),
     ),
     "shard_layers": row(
         "alone(parallel.shard_layers)", _shard, says=("parallel", "shard", "shard_layers", "Place"),
         model=(MODEL, LATENT),
-        group=("anything?", "None"), groups=("int?:1", "None", "1"),
+        group=("anything?", "None"), groups=("int?:1", "None", "1"), by=("choice:heads|tokens", "'tokens'"),
     ),
     "ShardedLatentAttention": row(
         "parallel.ShardedLatentAttention", _shard, says=("parallel", "Place"),
         layer=("*instance:LatentAttention", f"{CUT}[0]"),
         ranks=("*instance:Ranks", "parallel.Ranks(0, 1)"), groups=("int:1", "1"),
+    ),
+    "TokenShardedLatentAttention": row(
+        "parallel.TokenShardedLatentAttention", says=("parallel", "Place"),
+        layer=("*instance:LatentAttention", f"{LATENT}[0]"), ranks=("*instance:Ranks", "parallel.Ranks(0, 1)"),
     ),
     "controls": row("edit.controls.controls", window_size=("int:1", "8"), sinks=("int:0", "4")),
     "byte_tokens": row("task.byte_tokens", _texts, texts=("*anything", "[b'abc', b'xyz']")),

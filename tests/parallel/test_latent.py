@@ -274,7 +274,7 @@ def test_other_refusals() -> None:
         Ranks(2, 2)
     with pytest.raises(RuntimeError, match="there is no process group"):
         parallel.shard(layer(), by="tokens")
-    with pytest.raises(ValueError, match='by must be "heads" or "tokens", got \'rows\''):
+    with pytest.raises(ValueError, match=r"by must be .*tokens.*, got 'rows'"):
         parallel.shard(layer(), by="rows")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match='by="tokens" shares whole latents, got groups=2'):
         parallel.shard(layer(), groups=2, by="tokens")

@@ -9,6 +9,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from attensor.nn.latent import LatentAttention
+from attensor.ops._checks import checked
 from attensor.parallel.groups import Ranks
 from attensor.parallel.latent import ShardedLatentAttention
 from attensor.parallel.tokens import TokenShardedLatentAttention
@@ -18,6 +19,7 @@ __all__ = ["shard", "shard_layers"]
 Model = TypeVar("Model", bound=nn.Module)
 
 
+@checked
 def shard(
     layer: LatentAttention,
     group: dist.ProcessGroup | DeviceMesh | None = None,
@@ -37,8 +39,6 @@ def shard(
         ValueError: ranks, heads, slices and the latent's width do not divide each other, `layer` is not cut into so
             many slices, has a softmax for all of them, or several latents, or projections that are no plain ones.
     """
-    if by not in ("heads", "tokens"):
-        raise ValueError(f'parallel: by must be "heads" or "tokens", got {by!r}.')
     if by == "tokens":
         if groups not in (None, 1):
             raise ValueError(f'parallel: by="tokens" shares whole latents, got groups={groups}; leave it out.')
@@ -48,6 +48,7 @@ def shard(
     return ShardedLatentAttention(layer, Ranks.of(group), groups)
 
 
+@checked
 def shard_layers(
     model: Model,
     group: dist.ProcessGroup | DeviceMesh | None = None,

@@ -22,6 +22,7 @@ from attensor.nn.cache import TokenCache
 from attensor.nn.latent import LatentAttention
 from attensor.nn.mixer import Heads
 from attensor.ops import latent_attention, merge_attention
+from attensor.ops._checks import checked
 from attensor.ops._packing import visible
 from attensor.parallel.groups import Ranks
 from attensor.parallel.latent import check_layer, refuse_gradients
@@ -29,6 +30,7 @@ from attensor.parallel.latent import check_layer, refuse_gradients
 __all__ = ["SharedTokenCache", "TokenShardedLatentAttention", "merge_over"]
 
 
+@checked
 def merge_over(ranks: Ranks, out: Tensor, lse: Tensor) -> Tensor:
     """The attention to what all ranks hold, from each one's to what it holds; the same in every rank.
 
@@ -106,6 +108,7 @@ class TokenShardedLatentAttention(LatentAttention):
     Cost: `latent_attention` of all heads to Tk / k tokens, and the projections of all heads.
     """
 
+    @checked
     def __init__(self, layer: LatentAttention, ranks: Ranks) -> None:
         check_layer(layer, 1)
         kept = {name: getattr(layer, name) for name in ("kv_rank", "q_rank", "nope_dim", "rotary_dim", "value_dim")}

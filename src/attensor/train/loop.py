@@ -156,6 +156,7 @@ def train(
     return run.to_the_end(checkpoint, on_step)
 
 
+@checked
 def run_training(
     training: Training[Model, Batch],
     config: TrainConfig,

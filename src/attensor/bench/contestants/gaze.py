@@ -18,11 +18,12 @@ from torch.nn import functional as F
 from attensor.bench.apart import LeftOut
 from attensor.bench.contest import OURS, Contestant, Peer, Problem
 from attensor.data.object_scenes import Scenes
-from attensor.models.pointing import OAT
+from attensor.models.pointing import OAT, OATConfig
 
 __all__ = ["GAZE_PEERS", "HOW_TO_READ_PATHS", "ScanpathProblem"]
 
 _KINDS = ("paths of gaze",)
+_TRIES = 20
 AUTHORS, PREFIX = "the authors' loop", "the path anew"
 HOW_TO_READ_PATHS = (
     "Paths: one scene of book covers, each next object the most likely one, with the published sizes of OAT. 'the "
@@ -46,16 +47,17 @@ class ScanpathProblem(Problem):
 
     @property
     def model(self) -> OAT:
-        """The same weights for all, in evaluation mode."""
-        return _model(self.preset, self.fixations, self.device, self.dtype)
+        """The same weights for all, in evaluation mode; random ones that do not end the path early."""
+        return _model(self)
 
     @property
     def scene(self) -> Scenes:
         """Objects in rows of 14, as on the page of covers."""
-        look = self.model.config.look
+        config = _config(self)
+        look = config.look
         size = (*look, 3) if len(look) == 2 else look
         place = torch.arange(self.objects, device=self.device)
-        columns = min(self.model.config.max_places, self.objects)
+        columns = min(config.max_places, self.objects)
         cells = torch.stack([place // columns, place % columns], -1)
         grid = place.new_tensor([[-(-self.objects // columns), columns]])
         looks = self.draw(1, self.objects, *size, seed=1).sigmoid()
@@ -73,18 +75,31 @@ class ScanpathProblem(Problem):
         return Contestant(numbers)
 
 
+def _config(problem: ScanpathProblem) -> OATConfig:
+    config = OAT.tiny if problem.preset == "tiny" else OAT.presets[problem.preset]
+    return replace(config, max_length=problem.fixations)
+
+
 @lru_cache(maxsize=1)
-def _model(preset: str, fixations: int, device: str, dtype: torch.dtype) -> OAT:
-    config = OAT.tiny if preset == "tiny" else OAT.presets[preset]
+def _model(problem: ScanpathProblem) -> OAT:
+    for seed in range(19, 19 + _TRIES):  # with the first the small model looks at the target and elsewhere
+        model = _drawn(problem, seed)
+        if model.generate(problem.scene, temperature=0.0)[0].numel() == problem.fixations:
+            break
+    return model
+
+
+def _drawn(problem: ScanpathProblem, seed: int) -> OAT:
+    config = _config(problem)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(19)  # the small model looks at the target and elsewhere, and no path ends early
-        model = OAT(replace(config, max_length=fixations))
+        torch.manual_seed(seed)
+        model = OAT(config)
     with torch.no_grad():
         # looks so large, and the scene in the decoder so small, that the objects of a path differ
         model.cnn_embedding.get_parameter("fc.weight" if len(config.look) == 2 else "weight").mul_(8)
         for layer in model.transformer_decoder.layers:
             layer.get_parameter("multihead_attn.out_proj.weight").mul_(0.3)
-    return model.to(device, dtype).eval()
+    return model.to(problem.device, problem.dtype).eval()
 
 
 def _ours(problem: ScanpathProblem) -> Contestant:

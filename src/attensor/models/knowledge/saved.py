@@ -124,6 +124,7 @@ def number_of(vocabulary: Vocabulary, group: str, name: str, *, option: str) -> 
     raise ValueError(f"{option} {name!r}: the model knows no such name among its {len(names)} {group}.{hint}")
 
 
+@checked
 def check_names(model: Scorer | TensorBrain, vocabulary: Vocabulary, *, source: str) -> None:
     """Refuse names of which a group has not as many as the model has rows or columns.
 
