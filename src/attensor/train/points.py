@@ -33,7 +33,7 @@ class PointSetup:
         instances: training sets of each size.
         held_out: sets of each size that are scored.
         learning_rate: peak of Adam's, which falls along a half cosine.
-        init_range: of the parameters.
+        init_range: of the parameters; None: as suits points of the unit square.
         width: beams of the scores.
         seed: of everything.
         shuffled: triangles in no order.
@@ -48,7 +48,7 @@ class PointSetup:
     instances: int = 6000
     held_out: int = 200
     learning_rate: float = 3e-3
-    init_range: float = 0.25
+    init_range: float | None = 0.25
     width: int = 1
     seed: int = 0
     shuffled: bool = False
