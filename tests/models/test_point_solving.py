@@ -32,6 +32,9 @@ def test_a_model_is_trained_kept_and_asked(task: str, tmp_path: Path, capsys: py
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
     assert kept["task"] == task
     assert set(kept["held_out"]) == {"5", "6"}
+    asked = ["--task", task, *SMALL, *(["--model", kind] if kind != "pointer" else [])]
+    assert kept["command"].startswith("attensor train points --task")
+    assert sorted(kept["command"].split()[3:]) == sorted(asked)
     (tmp_path / "points.csv").write_text("0,0\n1,0.1\n0.2,1\n0.4,0.3\n0.9,0.8\n0.9,0.8\n")
     command = ["solve", task, str(tmp_path / "points.csv"), "--model", str(tmp_path / "run")]
     for suffix in ("html", "csv"):

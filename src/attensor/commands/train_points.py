@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
@@ -47,9 +47,9 @@ class TrainPoints:
     """Other sets of each size that are scored."""
     learning_rate: float = 3e-3
     """Peak; it falls along a half cosine."""
-    init_range: float | None = 0.25
-    """Parameters begin uniform within it. With the paper's 0.08 a small model learns nothing for long; with None,
-    which centres the unit square, it learns triangulations much faster."""
+    init_range: float | None = None
+    """Parameters begin uniform within it: with the paper's 0.08 a small model learns nothing for long, with 0.25 it
+    does. Left out: LSTMs begin with the unit square centred, which triangulations need."""
     width: int = 1
     """Beams of the scores."""
     threads: int = 1
@@ -112,12 +112,24 @@ class TrainPoints:
         from attensor.models.pointing.saved import save_pointing
 
         facts = {"task": self.task, "sizes": list(self.sizes), "steps": self.steps, "seed": self.seed}
+        facts["command"] = _command(self)
         save_pointing(training.model, folder.path / "model.safetensors", facts)
         training.evaluate(training.model.eval())
         points = [[point.step, point.score] for point in curve]
         write_json(folder.path / "config.json", {**facts, "held_out": _plain(training.scores), "curve": points})
         say(console, f"Held out: {_words(training.scores)}")
         say(console, f"Also: attensor solve {self.task} points.csv --model {folder.path} --out plot.html")
+
+
+def _command(options: TrainPoints) -> str:
+    """That makes the same model: what is not the default."""
+    typed = ["attensor train points"]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name != "out" and value != field.default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            typed.append(f"--{field.name.replace('_', '-')} {text}")
+    return " ".join(typed)
 
 
 def _words(scores: dict[int, dict[str, float]]) -> str:

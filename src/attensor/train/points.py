@@ -48,7 +48,7 @@ class PointSetup:
     instances: int = 6000
     held_out: int = 200
     learning_rate: float = 3e-3
-    init_range: float | None = 0.25
+    init_range: float | None = None
     width: int = 1
     seed: int = 0
     shuffled: bool = False
