@@ -211,7 +211,7 @@ def test_a_small_model_learns() -> None:
 
 @pytest.mark.parametrize(
     ("task", "size", "name", "least"),
-    [("hull", 10, "accuracy", 0.55), ("tsp", 8, "valid", 1.0), ("delaunay", 5, "coverage", 0.45)],
+    [("hull", 10, "accuracy", 0.55), ("tsp", 8, "valid", 1.0), ("delaunay", 5, "coverage", 0.85)],
 )
 def test_models_that_come_along_are_trained(task, size: int, name: str, least: float) -> None:
     assert shipped_model(task).stat().st_size < 2_000_000
