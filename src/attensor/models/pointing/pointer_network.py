@@ -34,7 +34,7 @@ class PointerNetwork(Pointing):
         hidden_size: units H of the LSTMs, the scores and the end symbol.
         input_size: numbers of a point.
         init_range: all parameters begin uniform within it; the paper's 0.08 learns nothing for a thousand steps at
-            small sizes, 0.25 does. None: as suits points of the unit square, see `reset_parameters`.
+            small sizes. None: as suits points of the unit square, see `reset_parameters`, which learns fastest.
         end_starts_encoder: the vector of the end symbol is also the encoder's hidden state before the first point, as
             in the replication; otherwise that is zero. Its cell state is learned.
         logit_clip: scores become `logit_clip tanh(scores)`, as in arXiv:1611.09940 (there 10); None leaves them.

@@ -85,8 +85,9 @@ class Pointing(nn.Module):
     def _centre(self) -> None:
         """The start of LSTMs whose inputs are points of the unit square."""
         for net in (self.encoder, self.decoder):
-            of_points = nn.init.uniform_(net.weight_ih_l0[:, : self.input_size], -3.0, 3.0)
-            net.bias_ih_l0 -= 0.5 * of_points.sum(1)
+            weight, _, bias, _ = net.all_weights[0]
+            of_points = nn.init.uniform_(weight[:, : self.input_size], -3.0, 3.0)
+            bias.sub_(0.5 * of_points.sum(1))
 
     def forward(self, points: Tensor, targets: Tensor, counts: Tensor | None = None) -> Tensor:
         """Logits of every choice, with the right ones before it.
