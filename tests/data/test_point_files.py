@@ -22,6 +22,8 @@ TSPLIB = "NAME: small\nDIMENSION : 3\nEDGE_WEIGHT_TYPE : EUC_2D\nNODE_COORD_SECT
         "# made by hand\n0\t1\n\n2.5\t-3  # the second\n",
         "  0   1\n  2.5 -3\n",
         '"Name","Y","X"\na,1,0\nb,-3,2.5\n',
+        '"0","1"\n"2.5","-3"\n',
+        "NAME: two\nDIMENSION: 2\nNODE_COORD_SECTION\n1 0 1\n2 2.5 -3\nEOF\n",
         "\ufeffx,y\r\n0,1\r\n2.5,-3\r\n",
     ],
 )
@@ -39,7 +41,8 @@ def test_tables_of_every_kind_hold_the_same_points(tmp_path: Path, text: str) ->
         ("1\n2\n", "line 1: has 1 column, not 2"),
         ("1,2\nnan,4\n", "line 2: nan is not finite"),
         ("1,2\n\n3,-inf\n", "line 3: -inf is not finite"),
-        ("1,2\n3,four\n", "line 2: 'four' is not a number"),
+        ("1,2\n3,four\n", "line 2: 'four' is not a number.$"),
+        ("1;2\n0,5;2\n", "line 2: '0,5' is not a number; decimals take a point"),
         ("1,2\n3,\n", "line 2: '' is not a number"),
         ("name,x,y\na,1\n", "line 2: has 2 columns, fewer than the header"),
         ("a,b,c\n1,2,3\n", "line 2: has 3 columns"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from attensor.data.points import IGNORED, PointBatches, draw_instances, label
+from attensor.data.points import IGNORED, PointBatches, _labels, draw_instances, label
 from attensor.data.tours import canonical_tour, exact_tours, nearest_neighbor_tour, short_tour, tour_length
 
 
@@ -59,11 +59,12 @@ def test_hulls_hold_all_points_counter_clockwise_from_the_lowest_place() -> None
             assert (edge[:, 0] * toward[:, 1] - edge[:, 1] * toward[:, 0] >= -1e-12).all()
 
 
-def test_triangulations_have_empty_circles_and_the_order_of_incentres() -> None:
+def test_triangulations_have_empty_circles_and_go_from_left_to_right() -> None:
     for one, target in zip(*_drawn("delaunay", 7), strict=True):
+        assert (np.diff(one[:, 0]) > 0).all()
         triples = np.array(target[:-1]).reshape(-1, 3) - 1
         assert (np.diff(triples) > 0).all()
-        centers = []
+        assert triples.tolist() == sorted(triples.tolist())
         for triple in triples:
             corners = one[triple]
             lifted = np.column_stack([corners, (corners**2).sum(-1), np.ones(3)])
@@ -71,9 +72,19 @@ def test_triangulations_have_empty_circles_and_the_order_of_incentres() -> None:
             for other in set(range(7)) - set(triple.tolist()):
                 row = [*one[other], (one[other] ** 2).sum(), 1.0]
                 assert np.linalg.det(np.vstack([lifted, row])) * turn < 0  # outside of the circle
-            sides = [np.linalg.norm(corners[i - 1] - corners[i - 2]) for i in range(3)]
-            centers.append(tuple((np.array(sides)[:, None] * corners).sum(0) / sum(sides)))
-        assert centers == sorted(centers)
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 8])
+def test_many_triangulations_at_once_are_those_of_scipy(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attensor.data.points._AT_ONCE", 7)
+    sets = np.random.default_rng(size).random((40, size, 2))
+    sets[3] = np.linspace(0, 1, size)[:, None]  # on one line
+    if size > 3:
+        sets[5, :4] = [[0, 0], [1, 0], [0, 1], [1, 1]]  # on one circle
+        sets[5, 4:] += 2
+    found = _labels("delaunay", sets)
+    assert found == [label("delaunay", one) for one in sets]
+    assert [i for i, answer in enumerate(found) if answer is None] == ([3, 5] if size > 3 else [3])
 
 
 def _drawn(task, size: int):

@@ -236,3 +236,19 @@ def test_a_kind_of_pointing_states_everything() -> None:
 
     with pytest.raises(TypeError, match=r"abstract class Half .*_forced'?, '?_step"):
         Half(8, 2, 0, 0.1)
+
+
+@pytest.mark.parametrize("kind", ["pointer", "attention", "plain"])
+def test_without_a_range_the_middle_of_the_square_is_nothing(kind: str) -> None:
+    torch.manual_seed(0)
+    model = (
+        PointerNetwork(64, init_range=None)
+        if kind == "pointer"
+        else Seq2SeqBaselines(64, 9, attention=kind == "attention", init_range=None)
+    )
+    for net in (model.encoder, model.decoder):
+        of_points = net.weight_ih_l0[:, :2]
+        assert 2.8 < of_points.abs().max() <= 3
+        assert (of_points.sum(1) * 0.5 + net.bias_ih_l0).abs().max() <= 1 / 8
+        assert (net.weight_ih_l0[:, 2:].abs() <= 1 / 8).all()
+        assert 0.1 < net.weight_hh_l0.abs().max() <= 1 / 8

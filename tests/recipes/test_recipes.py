@@ -110,9 +110,9 @@ def test_counts_name_only_what_there_is() -> None:
     assert count_marks(["reached"]) == "1 of 1 mark reached"
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, run: Any) -> Recipe:
+def pretend(monkeypatch: pytest.MonkeyPatch, run: Any, **more: Any) -> Recipe:
     """A recipe of that name that does not measure anything."""
-    recipe = Recipe("retnet", "arXiv:2307.08621, section 3.5", "less is less", run)
+    recipe = Recipe("retnet", "arXiv:2307.08621, section 3.5", "less is less", run, **more)
     monkeypatch.setattr("attensor.recipes._reproduce.find", lambda name: recipe)
     return recipe
 
@@ -145,6 +145,22 @@ def test_the_command_writes_the_verdict_and_the_page(
 def test_a_claim_that_is_reproduced_is_exit_code_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, lambda config: Verdict(FINDING.checks[:1]))
     assert cli.main(["reproduce", "retnet", "--out", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("minutes", "more", "is_said"), [(5, [], False), (40, [], True), (40, ["--quick"], False)], ids=str
+)
+def test_a_recipe_beyond_five_minutes_says_so_first(
+    minutes: int,
+    more: list[str],
+    is_said: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pretend(monkeypatch, lambda config: Verdict(FINDING.checks[:1]), minutes=minutes)
+    cli.main(["reproduce", "retnet", "--out", str(tmp_path), *more])
+    assert capsys.readouterr().out.startswith("retnet takes up to 40 minutes on two cores") == is_said
 
 
 def test_an_interrupted_recipe_says_how_to_go_on_and_goes_on(

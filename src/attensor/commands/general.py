@@ -121,7 +121,7 @@ class Generate(GenerateConfig):
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Measure a paper's claim again, in at most five minutes on two cores.
+    """Measure a paper's claim again, in at most five minutes on two cores, or as many as it says when it begins.
 
     The verdict is reproduced, partly, or not seen at this size. Exit code 0 when it is reproduced, otherwise 1.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -80,13 +80,25 @@ class TrainPoints(PointSetup):
     def _conclude(self, training: PointTraining, folder: RunFolder, curve: list[Any], console: Console) -> None:
         from attensor.models.pointing.saved import save_pointing
 
-        facts = {"task": self.task, "sizes": list(self.sizes), "steps": self.steps, "seed": self.seed}
+        facts: dict[str, Any] = {"task": self.task, "sizes": list(self.sizes), "steps": self.steps, "seed": self.seed}
+        facts["command"] = _command(self)
         save_pointing(training.model, folder.path / "model.safetensors", facts)
         training.evaluate(training.model.eval())
         points = [[point.step, point.score] for point in curve]
         write_json(folder.path / "config.json", {**facts, "held_out": _plain(training.scores), "curve": points})
         say(console, f"Held out: {_words(training.scores)}")
         say(console, f"Also: attensor solve {self.task} points.csv --model {folder.path} --out plot.html")
+
+
+def _command(options: TrainPoints) -> str:
+    """That makes the same model: what is not the default."""
+    typed = ["attensor train points"]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.name != "out" and value != field.default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            typed.append(f"--{field.name.replace('_', '-')} {text}")
+    return " ".join(typed)
 
 
 def _words(scores: dict[int, dict[str, float]]) -> str:

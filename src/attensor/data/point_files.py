@@ -27,21 +27,22 @@ def read_points(path: str | Path) -> Array:
 
     Args:
         path: columns are parted by commas, semicolons, tabs or spaces. A first line without numbers is a header; one
-            that names x and y says which columns they are, otherwise there must be two. A TSPLIB file (.tsp) is read as
-            such. Empty lines and what follows # are left out.
+            that names x and y says which columns they are, otherwise there must be two. A TSPLIB file is read as such.
+            Quotes, empty lines and what follows # are left out.
     Raises:
         DataError: no such file, no text, a line with other columns, what is no number, NaN or infinity; with the line.
     """
     path = Path(path)
-    if path.suffix.lower() == ".tsp":
+    text = _text(path)
+    if path.suffix.lower() == ".tsp" or "NODE_COORD_SECTION" in text:
         return read_tsplib(path)
-    rows = [(number, line.partition("#")[0].strip()) for number, line in enumerate(_text(path).splitlines(), 1)]
+    rows = [(number, line.partition("#")[0].strip()) for number, line in enumerate(text.splitlines(), 1)]
     cells = [(number, _cells(line)) for number, line in rows if line]
     if not cells:
         raise DataError(f"{str(path)!r} has no points; give one a line: 0.25,0.5.")
     columns = None
     if not any(map(_is_number, cells[0][1])):
-        header = [cell.strip("\"'").lower() for cell in cells.pop(0)[1]]
+        header = [cell.lower() for cell in cells.pop(0)[1]]
         columns = (header.index("x"), header.index("y")) if {"x", "y"} <= set(header) else None
     if not cells:
         raise DataError(f"{str(path)!r} has a header and no points.")
@@ -59,7 +60,7 @@ def _text(path: Path) -> str:
 
 def _cells(line: str) -> list[str]:
     parting = next((mark for mark in ";\t," if mark in line), None)
-    return [cell.strip() for cell in (line.split(parting) if parting else line.split())]
+    return [cell.strip().strip("\"'") for cell in (line.split(parting) if parting else line.split())]
 
 
 def _is_number(cell: str) -> bool:
@@ -81,7 +82,8 @@ def _point(path: Path, number: int, row: list[str], columns: tuple[int, int] | N
     point = []
     for cell in (row[i] for i in columns or (0, 1)):
         if not _is_number(cell):
-            raise DataError(f"{where}: {cell!r:.40} is not a number.")
+            hint = "; decimals take a point, as in 0.5" if _is_number(cell.replace(",", ".")) else ""
+            raise DataError(f"{where}: {cell!r:.40} is not a number{hint}.")
         if not math.isfinite(float(cell)):
             raise DataError(f"{where}: {cell} is not finite; leave the point out.")
         point.append(float(cell))

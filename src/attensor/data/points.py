@@ -4,9 +4,10 @@
 
     hull       counter-clockwise from the lowest place on, closed by the first again
     tsp        from place 1 on in the direction of the lower second place, closed by 1 again
-    delaunay   triples in ascending order, triangles by the x and then the y of their incentres
+    delaunay   points from left to right; triples in ascending order, triangles by their first, second, third corner
 
-A fixed order matters: of two labels for the same answer a model learns neither.
+A fixed order matters: of two labels for the same answer a model learns neither. The paper has triangles by their
+incentres among points in any order, and leaves a better one open; the sweep from left to right takes far fewer steps.
 Source: arXiv:1506.03134, sections 3 and 4.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -34,13 +36,15 @@ __all__ = [
     "best_answer",
     "draw_instances",
     "label",
-    "ordered_triangles",
+    "left_to_right",
     "padded",
 ]
 
 Task = Literal["hull", "tsp", "delaunay"]
 TASKS: tuple[Task, ...] = ("hull", "tsp", "delaunay")
 _APART = 1e-9  # from a line or another point
+_MOST_CHECKED = 8  # points whose triples are checked one by one, which beyond takes longer than scipy
+_AT_ONCE = 4096  # sets that are checked together
 
 Array = np.ndarray[Any, Any]
 
@@ -69,8 +73,15 @@ class Instances:
         return Instances(self.points[index][:, : int(counts.max())], targets[:, :longest], counts)
 
 
+def left_to_right(points: Array) -> Array:
+    """Places [.., n] of points [.., n, 2] by their x, those with the same x in the order given: of triangulations."""
+    return np.argsort(points[..., 0], axis=-1, kind="stable")
+
+
 def label(task: Task, points: Array) -> list[int] | None:
     """The answer for one set of points [n, 2] in general position; None where it is not unique.
+
+    Points are taken in the order given.
 
     Raises:
         ValueError: fewer than three points, or more than the exact tours take.
@@ -82,6 +93,16 @@ def label(task: Task, points: Array) -> list[int] | None:
     if task == "tsp":
         return _tours(points[None])[0]
     return _hull(points) if task == "hull" else _delaunay(points)
+
+
+def _labels(task: Task, points: Array) -> list[list[int] | None]:
+    """As `label`, of many sets [N, n, 2] at once where that is faster."""
+    if task == "tsp":
+        return _tours(points)
+    if task == "delaunay" and points.shape[1] <= _MOST_CHECKED:
+        parts = [_triangulations(points[i : i + _AT_ONCE]) for i in range(0, len(points), _AT_ONCE)]
+        return [answer for part in parts for answer in part]
+    return [label(task, one) for one in points]
 
 
 def _tours(points: Array) -> list[list[int] | None]:
@@ -112,11 +133,28 @@ def _delaunay(points: Array) -> list[int] | None:
         return None
     if len(found.simplices) != 2 * len(points) - 2 - len(hull.vertices) or _is_cocircular(points, found.simplices):
         return None
-    return _as_triples(points, found.simplices)
+    return _as_triples(found.simplices)
 
 
-def _as_triples(points: Array, triples: Array) -> list[int]:
-    return [*(ordered_triangles(points, triples) + 1).flatten().tolist(), 0]
+def _as_triples(triples: Array) -> list[int]:
+    ordered: list[list[int]] = sorted((np.sort(triples, -1) + 1).tolist())
+    return [*(place for one in ordered for place in one), 0]
+
+
+def _triangulations(points: Array) -> list[list[int] | None]:
+    """Of many sets [N, n, 2] by the definition: no other point lies in the circle of a triangle. O(n^4) each."""
+    size = points.shape[1]
+    triples = np.array(list(combinations(range(size), 3)))  # in the order of answers
+    corners = points[:, triples]
+    x, y = np.moveaxis(corners[:, :, None] - points[:, None, :, None], -1, 0)  # from each point: [N, triples, n, 3]
+    minors = np.roll(x, -1, -1) * np.roll(y, -2, -1) - np.roll(x, -2, -1) * np.roll(y, -1, -1)
+    sides = corners[:, :, 1:] - corners[:, :, :1]
+    turn = np.linalg.det(sides)
+    inside = ((x**2 + y**2) * minors).sum(-1) * np.sign(turn)[..., None]  # above 0 in the circle, 0 on it
+    inside[:, (triples[:, :, None] == np.arange(size)).any(1)] = -np.inf
+    highest = inside.max(-1)
+    found, is_unique = highest < -_APART, ((abs(highest) > _APART) & (abs(turn) > _APART)).all(-1)
+    return [_as_triples(triples[one]) if sure else None for one, sure in zip(found, is_unique, strict=True)]
 
 
 def _qhull(what: str, points: Array) -> Any:
@@ -142,7 +180,7 @@ def best_answer(task: Task, points: Array) -> list[int] | None:
     found = _qhull("ConvexHull" if task == "hull" else "Delaunay", points)
     if found is None:
         return None
-    return _as_hull(found.vertices) if task == "hull" else _as_triples(points, found.simplices)
+    return _as_hull(found.vertices) if task == "hull" else _as_triples(found.simplices)
 
 
 def _is_cocircular(points: Array, triples: Array) -> bool:
@@ -158,16 +196,6 @@ def _is_cocircular(points: Array, triples: Array) -> bool:
     return bool((on.sum(-1) > 3).any())
 
 
-def ordered_triangles(points: Array, triples: Array) -> Array:
-    """Triangles [T, 3] by the x and then the y of their incentres, their corners ascending."""
-    triples = np.sort(triples, -1)
-    corners = points[triples]
-    opposite = np.linalg.norm(np.roll(corners, -1, 1) - np.roll(corners, -2, 1), axis=-1)
-    centers = (corners * opposite[..., None]).sum(1) / opposite.sum(-1)[:, None]
-    ordered: Array = triples[np.lexsort((centers[:, 1], centers[:, 0]))]
-    return ordered
-
-
 def padded(points: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Instances:
     """Sets of several sizes as one batch."""
     pad = torch.nn.utils.rnn.pad_sequence
@@ -179,6 +207,8 @@ def padded(points: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> Instan
 def draw_instances(task: Task, count: int, size: int, *, seed: int, stream: int = 0) -> Instances:
     """Uniform points of the unit square with their answers; what has no unique one is drawn again.
 
+    Points lie as they were drawn, from left to right for `"delaunay"`.
+
     Args:
         task: `"hull"`, `"tsp"` or `"delaunay"`.
         count: sets N.
@@ -187,7 +217,7 @@ def draw_instances(task: Task, count: int, size: int, *, seed: int, stream: int 
         stream: another number, other points: 0 for training, below 0 for what is held out.
     Raises:
         ValueError: a size out of range.
-    Cost: 0.1 ms an instance, 4 ms for tours of 12.
+    Cost: an instance takes 0.3 ms, triangulations of 5 points 0.03 ms, tours of 12 cities 4 ms.
     """
     if size < 3 or (task == "tsp" and size > MOST_EXACT):
         most = f" to {MOST_EXACT}, because tours are solved exactly" if task == "tsp" else " or more"
@@ -197,8 +227,10 @@ def draw_instances(task: Task, count: int, size: int, *, seed: int, stream: int 
     answers: list[list[int]] = []
     while len(points) < count:
         drawn = torch.rand(count - len(points), size, 2, generator=random)
-        exact = drawn.double().numpy()
-        found = _tours(exact) if task == "tsp" else [label(task, one) for one in exact]
+        if task == "delaunay":
+            order = torch.from_numpy(left_to_right(drawn.numpy()))
+            drawn = drawn.gather(1, order[..., None].expand(-1, -1, 2))
+        found = _labels(task, drawn.double().numpy())
         kept = [(one, answer) for one, answer in zip(drawn, found, strict=True) if answer is not None]
         points += [one for one, _ in kept]
         answers += [answer for _, answer in kept]

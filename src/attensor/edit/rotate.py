@@ -220,7 +220,7 @@ def check_layer(name: str, gain: Tensor, groups: int) -> None:
     """
     if gain.ndim != 1:
         raise ValueError(
-            f"rotate_latent: {name!r} has {gain.shape[0]} latents a token, each with a norm of its own; it is cut "
+            f"rotate_latent: state_dict has {gain.shape[0]} latents a token in {name!r}, each with its norm; it is cut "
             "already, one latent for each device."
         )
     if groups < 1 or len(gain) % groups:

@@ -203,6 +203,7 @@ class Recipe:
         claim: the claim as it is tested, in one sentence.
         run: measures it.
         needs: modules that must be installed beside attensor's own requirements.
+        minutes: on two cores, at most; beyond five the command says so before it begins.
     """
 
     name: str
@@ -210,6 +211,7 @@ class Recipe:
     claim: str
     run: Callable[[RecipeConfig], Verdict]
     needs: tuple[str, ...] = ()
+    minutes: int = 5
 
     def report(self, verdict: Verdict, config: RecipeConfig) -> RenderableType:
         """Claim, figures, pass marks and verdict for a terminal."""

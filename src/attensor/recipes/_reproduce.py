@@ -55,6 +55,9 @@ def reproduce(
         folder = resume
         quick, kernels = _plan_of(folder, recipe, quick)
     config = RecipeConfig(folder=folder, quick=quick, resume=True, kernels=kernels)
+    if recipe.minutes > Recipe.minutes and not quick:
+        said = f"{recipe.name} takes up to {recipe.minutes} minutes on two cores; Ctrl-C keeps what is finished."
+        console.print(said, highlight=False, markup=False, soft_wrap=True)
     with locked(folder):
         verdict, seconds = _timed(recipe, config, console)
         found = _facts(recipe, verdict, config, now, seconds)

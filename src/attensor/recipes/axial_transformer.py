@@ -212,4 +212,5 @@ RECIPE = Recipe(
     "attention to all pixels, and images are drawn many times faster than with a pass for each pixel",
     run=_run,
     needs=("sklearn", "PIL"),
+    minutes=23,
 )

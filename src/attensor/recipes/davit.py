@@ -118,4 +118,5 @@ RECIPE = Recipe(
     "the whole image decides; channels see everything in the first layer, in any order, at linear cost",
     run=_run,
     needs=("sklearn", "PIL"),
+    minutes=8,
 )

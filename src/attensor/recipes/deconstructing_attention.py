@@ -205,4 +205,5 @@ RECIPE = Recipe(
     "as standard ones when every second layer is standard, which alone are worth little; recall needs maps of the text",
     run=_run,
     needs=("transformers",),
+    minutes=73,
 )

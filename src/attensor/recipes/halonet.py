@@ -186,4 +186,5 @@ RECIPE = Recipe(
     "accuracy, attention matches convolutions of its size, and larger halos do not hurt",
     run=_run,
     needs=("sklearn", "PIL"),
+    minutes=20,
 )

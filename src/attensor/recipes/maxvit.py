@@ -131,4 +131,5 @@ RECIPE = Recipe(
     "places must be compared, and the cost stays linear",
     run=_run,
     needs=("sklearn", "PIL"),
+    minutes=6,
 )

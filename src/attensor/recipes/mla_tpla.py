@@ -246,4 +246,5 @@ RECIPE = Recipe(
     claim="a trained latent turned to its principal directions can be cut in two slices with a softmax each at almost "
     "no loss, far less than the same cut of the heads costs; what is lost, the softmax loses, and not the norm",
     run=_run,
+    minutes=40,
 )

@@ -197,4 +197,5 @@ RECIPE = Recipe(
     "converted from a trained one; an auxiliary loss spreads the load; what is not active costs nothing",
     run=_run,
     needs=("sklearn", "PIL"),
+    minutes=9,
 )

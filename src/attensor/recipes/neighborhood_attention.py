@@ -223,4 +223,5 @@ RECIPE = Recipe(
     "memory that no window changes and the same losses; dilation sees farther and costs no accuracy",
     run=_run,
     needs=("sklearn", "PIL"),
+    minutes=8,
 )

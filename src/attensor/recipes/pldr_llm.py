@@ -275,4 +275,5 @@ RECIPE = Recipe(
     "at the price of softmax attention",
     run=_run,
     needs=("transformers",),
+    minutes=25,
 )

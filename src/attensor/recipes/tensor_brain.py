@@ -229,4 +229,5 @@ RECIPE = Recipe(
     claim="embeddings complete graphs, asymmetric relations by asymmetric models; context and the feedback of "
     "symbols tell predicates far better than each window alone; episodes sum to knowledge exactly",
     run=_run,
+    minutes=44,
 )

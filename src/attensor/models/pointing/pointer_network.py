@@ -34,7 +34,7 @@ class PointerNetwork(Pointing):
         hidden_size: units H of the LSTMs, the scores and the end symbol.
         input_size: numbers of a point.
         init_range: all parameters begin uniform within it; the paper's 0.08 learns nothing for a thousand steps at
-            small sizes, 0.25 does.
+            small sizes. None: as suits points of the unit square, see `reset_parameters`, which learns fastest.
         end_starts_encoder: the vector of the end symbol is also the encoder's hidden state before the first point, as
             in the replication; otherwise that is zero. Its cell state is learned.
         logit_clip: scores become `logit_clip tanh(scores)`, as in arXiv:1611.09940 (there 10); None leaves them.
@@ -48,7 +48,7 @@ class PointerNetwork(Pointing):
         hidden_size: int = 256,
         input_size: int = 2,
         *,
-        init_range: float = 0.08,
+        init_range: float | None = 0.08,
         end_starts_encoder: bool = True,
         logit_clip: float | None = None,
         device: torch.device | str | None = None,
@@ -134,7 +134,7 @@ class Seq2SeqBaselines(Pointing):
         attention: False: logits of the decoder's state. True: of that and the mean of the encoder's states by additive
             attention, both of which also go into the next step.
         input_size: numbers of a point.
-        init_range: all parameters begin uniform within it.
+        init_range: all parameters begin uniform within it; None: as suits points of the unit square.
         device, dtype: of the parameters.
     Source: arXiv:1506.03134, sections 2.1 and 2.2.
     """
@@ -147,7 +147,7 @@ class Seq2SeqBaselines(Pointing):
         *,
         attention: bool = False,
         input_size: int = 2,
-        init_range: float = 0.08,
+        init_range: float | None = 0.08,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -78,12 +78,12 @@ class Pointing(nn.Module, ABC):
     A kind states `_memory`, what is made once of the encoder's outputs, `_forced`, all steps, and `_step`, the next.
     """
 
-    def __init__(self, hidden_size: int, input_size: int, fed_size: int, init_range: float) -> None:
+    def __init__(self, hidden_size: int, input_size: int, fed_size: int, init_range: float | None) -> None:
         super().__init__()
         for name, value in (("hidden_size", hidden_size), ("input_size", input_size)):
             if value < 1:
                 raise ValueError(f"{type(self).__name__}: {name} must be at least 1, got {value}.")
-        if not init_range > 0:
+        if init_range is not None and not init_range > 0:
             raise ValueError(f"{type(self).__name__}: init_range must be above 0, got {init_range}.")
         self.hidden_size, self.input_size, self.init_range = hidden_size, input_size, init_range
         self.start = nn.Parameter(torch.empty(input_size))
@@ -91,9 +91,24 @@ class Pointing(nn.Module, ABC):
         self.decoder = nn.LSTM(input_size + fed_size, hidden_size, batch_first=True)
 
     def reset_parameters(self) -> None:
-        """Everything uniform between -init_range and init_range."""
+        """Everything uniform between -init_range and init_range; None: as suits points of the unit square.
+
+        Within 3 for weights of coordinates, which deviate by 0.3, with biases by which the middle of the square is
+        nothing: without both an LSTM of many units hardly sees where a point lies. Within 1 / sqrt(H) for all else.
+        """
+        around = self.hidden_size**-0.5 if self.init_range is None else self.init_range
         for parameter in self.parameters():
-            nn.init.uniform_(parameter, -self.init_range, self.init_range)
+            nn.init.uniform_(parameter, -around, around)
+        if self.init_range is None:
+            self._centre()
+
+    @torch.no_grad()
+    def _centre(self) -> None:
+        """The start of LSTMs whose inputs are points of the unit square."""
+        for net in (self.encoder, self.decoder):
+            weight, _, bias, _ = net.all_weights[0]
+            of_points = nn.init.uniform_(weight[:, : self.input_size], -3.0, 3.0)
+            bias.sub_(0.5 * of_points.sum(1))
 
     @checked
     def forward(self, points: Tensor, targets: Tensor, counts: Tensor | None = None) -> Tensor:
