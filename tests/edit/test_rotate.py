@@ -177,7 +177,7 @@ def test_refusals_of_matrices_and_slices() -> None:
         edit.rotation("pca", 4, moment=torch.eye(3))
     with pytest.raises(ValueError, match="norms must have one number for each of the 2 groups, got 3"):
         Slicing(2, (1.0, 1.0, 1.0))
-    with pytest.raises(ValueError, match="has 3 latents a token, each with a norm of its own"):
+    with pytest.raises(ValueError, match=r"has 3 latents a token in .*, each with its norm"):
         edit.rotate_latent(GroupedLatentAttention(24, 3, num_latents=3).state_dict(), "identity")
     with pytest.raises(ValueError, match=r"rotate_latent: state_dict must have .*kv_b_proj"):
         edit.rotate_latent({k: x for k, x in layer().state_dict().items() if "kv_b" not in k}, "identity")
