@@ -174,7 +174,6 @@ def distill(
         raise ValueError("distill: model must have layers that edit.swap has put in, got none; swap first.")
     parameters = list(trained.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0)
-    options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
     frozen = [p for p in model.parameters() if p.requires_grad and all(p is not own for own in parameters)]
     found, journal = Alignment(), journal or Journal()
     journal.recall(trained, optimizer, found)
@@ -182,9 +181,7 @@ def distill(
     pace.begin(optimizer)
     with _still(model, frozen):
         for batch in pace.batches(batches):
-            with originals(model), torch.no_grad():
-                target = _output(model(**batch, **options))
-            torch.autograd.backward(_divergence(model(**batch, **options), target, batch.get("attention_mask")))
+            torch.autograd.backward(_apart_from_original(model, batch))
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -192,6 +189,13 @@ def distill(
             journal.stepped(f"step {found.steps}", share, trained, optimizer, found)
         journal.stepped(f"step {found.steps}", 1.0, trained, optimizer, found)
     return model
+
+
+def _apart_from_original(model: nn.Module, batch: Batch) -> Tensor:
+    options: dict[str, Any] = {"use_cache": False} if _has_cache(model) else {}
+    with originals(model), torch.no_grad():
+        target = _output(model(**batch, **options))
+    return _divergence(model(**batch, **options), target, batch.get("attention_mask"))
 
 
 @contextmanager

@@ -98,15 +98,18 @@ def read_decodes(
         object_ = chosen["object"] if object_ is None else object_
     subject, object_ = subject or 0, object_ or 0
     if isinstance(brain.encoder, torch.nn.Linear):
-        scenes = SceneData(
-            config.num_entities, num_classes=config.unary.get("class", 0), input_size=config.input_size, seed=seed
-        )
-        seen = scenes.features(torch.tensor([[subject, 0, object_]]), -1)
+        seen = _scenes(brain, seed).features(torch.tensor([[subject, 0, object_]]), -1)
         start = f"features of a scene of {names['entities'][subject]!r} and {names['entities'][object_]!r}"
         found.insert(0, _read("Perception", start, brain.perceive(*seen, generator=random), names, count))
     decoded = brain.remember(torch.tensor([subject]), generator=random)
     found.append(_read("Semantic memory", f"the column of {names['entities'][subject]!r}", decoded, names, count))
     return found
+
+
+def _scenes(brain: TensorBrain, seed: int) -> SceneData:
+    config = brain.config
+    classes = config.unary.get("class", 0)
+    return SceneData(config.num_entities, num_classes=classes, input_size=config.input_size, seed=seed)
 
 
 def _read(title: str, start: str, decoded: Decoded, names: Mapping[str, Sequence[str]], count: int) -> DecodeReading:

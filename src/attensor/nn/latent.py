@@ -128,19 +128,22 @@ class LatentAttention(SequenceMixer):
         self._check_sizes()
         sharper = 1.0 if isinstance(self.rotary, int | float) else self.rotary.score_gain
         self.scale = (nope_dim + self.rotary_dim) ** -0.5 * sharper
-        made: dict[str, Any] = {"device": device, "dtype": dtype}
-        width = num_heads * (nope_dim + self.rotary_dim)
-        if q_rank is None:
-            self.q_proj = nn.Linear(hidden_size, width, bias=False, **made)
-        else:
-            self.q_a_proj = nn.Linear(hidden_size, q_rank, bias=False, **made)
-            self.q_a_layernorm = RMSNorm(q_rank, eps=EPSILON, **made)
-            self.q_b_proj = nn.Linear(q_rank, width, bias=False, **made)
         self._kept = [self.num_latents * self.kv_rank, self.rotary_dim]
-        self.kv_a_proj_with_mqa = nn.Linear(hidden_size, sum(self._kept), bias=False, **made)
-        self.kv_a_layernorm: nn.Module = RMSNorm(self.kv_rank, eps=EPSILON, **made) if kv_norm else nn.Identity()
-        self.kv_b_proj = nn.Linear(self.kv_rank, num_heads * (nope_dim + self.value_dim), bias=False, **made)
-        self.o_proj = nn.Linear(num_heads * self.value_dim, hidden_size, bias=False, **made)
+        self._make_projections({"device": device, "dtype": dtype})
+
+    def _make_projections(self, made: dict[str, Any]) -> None:
+        size, width = self.hidden_size, self.num_heads * (self.nope_dim + self.rotary_dim)
+        if self.q_rank is None:
+            self.q_proj = nn.Linear(size, width, bias=False, **made)
+        else:
+            self.q_a_proj = nn.Linear(size, self.q_rank, bias=False, **made)
+            self.q_a_layernorm = RMSNorm(self.q_rank, eps=EPSILON, **made)
+            self.q_b_proj = nn.Linear(self.q_rank, width, bias=False, **made)
+        self.kv_a_proj_with_mqa = nn.Linear(size, sum(self._kept), bias=False, **made)
+        self.kv_a_layernorm: nn.Module = RMSNorm(self.kv_rank, eps=EPSILON, **made) if self.kv_norm else nn.Identity()
+        up_width = self.num_heads * (self.nope_dim + self.value_dim)
+        self.kv_b_proj = nn.Linear(self.kv_rank, up_width, bias=False, **made)
+        self.o_proj = nn.Linear(self.num_heads * self.value_dim, size, bias=False, **made)
 
     def _check_sizes(self) -> None:
         check_range(self, 1, value_dim=self.value_dim, kv_rank=self.kv_rank, q_rank=self.q_rank)
@@ -201,13 +204,17 @@ class LatentAttention(SequenceMixer):
         to: dict[str, Any] = {"device": weights.q.device, "dtype": weights.q.dtype}
         state = {name: tensor.to(**to, copy=True).contiguous() for name, tensor in found.state.items()}
         layer = cls(weights.q.shape[1], weights.num_heads, **found.options, kv_norm=False, device="meta")
-        for name in (name for name in state if name.endswith(".bias")):
-            layer.get_submodule(name.removesuffix(".bias")).bias = nn.Parameter(state[name])
-        layer.load_state_dict(state, assign=True)
+        layer._take(state)
         layer._given = weights, options
         if rotary_dim is not None:
             layer.carried_options = {"components": list(found.components)}
         return layer
+
+    def _take(self, state: dict[str, Tensor]) -> None:
+        """Weights as they are, with biases that a new layer has not."""
+        for name in (name for name in state if name.endswith(".bias")):
+            self.get_submodule(name.removesuffix(".bias")).bias = nn.Parameter(state[name])
+        self.load_state_dict(state, assign=True)
 
     def to_attention(self) -> AttentionWeights:
         """The weights that `from_attention` was given, while the layer still has what was made of them.

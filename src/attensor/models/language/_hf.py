@@ -224,9 +224,8 @@ class CausalModel(CausalPreTrainedModel, Body):
         seen: list[Tensor] | None = [] if wanted else None
         hidden_states = hidden_states * self.config.embedding_scale
         caches = None if cache is None else opened(cache, [layer.attn for layer in self.layers], hidden_states)
-        hidden_states = self.run(
-            hidden_states, caches=caches, attention_mask=attention_mask, cu_seqlens=cu_seqlens, seen=seen
-        )
+        given = {"attention_mask": attention_mask, "cu_seqlens": cu_seqlens}
+        hidden_states = self.run(hidden_states, caches=caches, seen=seen, **given)
         settled(cache)
         states = None if seen is None else (*seen, hidden_states)
         return BaseModelOutputWithPast(last_hidden_state=hidden_states, past_key_values=cache, hidden_states=states)

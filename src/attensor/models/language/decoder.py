@@ -200,11 +200,7 @@ class Body(nn.Module):
             ShapeError, ValueError: see `_padding.arrange`.
         """
         if not torch.compiler.is_compiling():
-            for argument, x in (("attention_mask", attention_mask), ("cu_seqlens", cu_seqlens)):
-                if x is not None:
-                    check_tensor(type(self).__name__, argument, x)
-                    if x.is_meta:
-                        check_devices(type(self).__name__, hidden_states, "the tokens", **{argument: x})
+            self._check_tensors(hidden_states, attention_mask=attention_mask, cu_seqlens=cu_seqlens)
         layout = arrange((hidden_states.shape[0], hidden_states.shape[1]), attention_mask, cu_seqlens, caches)
         hidden_states = layout.enter(hidden_states)
         packing = {} if layout.cu_seqlens is None else {"cu_seqlens": layout.cu_seqlens}
@@ -219,6 +215,13 @@ class Body(nn.Module):
             past = {} if caches is None else {"cache": caches[index]}
             hidden_states = layer(hidden_states, **past, **packing, **beside.get(index, {}))
         return layout.restore(self.norm(hidden_states))
+
+    def _check_tensors(self, hidden_states: Tensor, **side: Tensor | None) -> None:
+        for argument, x in side.items():
+            if x is not None:
+                check_tensor(type(self).__name__, argument, x)
+                if x.is_meta:
+                    check_devices(type(self).__name__, hidden_states, "the tokens", **{argument: x})
 
     def beside(
         self, hidden_states: Tensor, caches: Sequence[Cache] | None, cu_seqlens: Tensor | None
