@@ -117,7 +117,7 @@ def test_impossible_trainings_are_refused(
         ("", ["--out", "no/such/path.html"], "there is no folder"),
         ("", ["--samples", "0"], "--samples must be at least 1"),
         ("", ["--number", "2"], "--number 2: "),
-        ("", ["--model", "no-model"], "no model at 'no-model'"),
+        ("", ["--model", "no-model"], "no-model holds no model"),
     ],
 )
 def test_bad_questions_are_one_line(

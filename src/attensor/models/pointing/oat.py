@@ -17,20 +17,18 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from attensor.data.object_scenes import Scenes
-from attensor.errors import ShapeError
-from attensor.files import atomic_path, read_json, write_json
-from attensor.models.convert import load_weights, read_weights
+from attensor.models.folder import configured, load_model, read_config, save_model
 from attensor.models.pointing.looks import Crops
+from attensor.models.pointing.oat_checks import check_inputs
 from attensor.models.pointing.oat_decoding import Decoding
 from attensor.models.pointing.places import gaussian_positions
 from attensor.nn._shapes import check_range
 from attensor.ops import pointer_scores
-from attensor.ops._checks import check_integers, checked, checked_fields
+from attensor.ops._checks import checked, checked_fields
 
 __all__ = ["OAT", "OATConfig"]
 
@@ -197,7 +195,7 @@ class OAT(nn.Module):
             ShapeError: sizes disagree, descriptions of another size. ValueError: an object that is not there, or a
                 grid that has more rows or columns than codes.
         """
-        self._check(scenes, fixations)
+        check_inputs(type(self).__name__, self.config, scenes, fixations)
         encoded = self.encode(scenes)
         steps = self.steps(encoded, fixations)
         causal = torch.ones(steps.shape[1], steps.shape[1], dtype=torch.bool, device=steps.device).triu(1)
@@ -319,7 +317,7 @@ class OAT(nn.Module):
         """
         check_range("OAT.generate", 1, samples=samples)
         check_range("OAT.generate", 0, temperature=temperature)
-        self._check(scenes, scenes.target[:, None])
+        check_inputs(type(self).__name__, self.config, scenes, scenes.target[:, None])
         was_training = self.training
         self.eval()
         try:
@@ -342,10 +340,7 @@ class OAT(nn.Module):
     @checked
     def save(self, folder: str | Path) -> None:
         """Write model.safetensors and, last, config.json."""
-        weights = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
-        with atomic_path(Path(folder) / "model.safetensors") as temporary:
-            save_file(weights, temporary)
-        write_json(Path(folder) / "config.json", {"model": "oat", **asdict(self.config)})
+        save_model(Path(folder), self, asdict(self.config))
 
     @classmethod
     @checked
@@ -353,58 +348,13 @@ class OAT(nn.Module):
         """A model that `save` wrote, in evaluation mode.
 
         Raises:
-            FileNotFoundError: there is none. ValueError: a folder of another model.
+            FileNotFoundError: there is none. ValueError: a folder of another model, or damaged.
         """
-        found = read_json(Path(folder) / "config.json")
-        if found is None:
-            raise FileNotFoundError(
-                f"OAT.load: there is no model at {str(folder)!r}; attensor train scanpaths makes one."
-            )
-        if found.pop("model", None) != "oat":
-            raise ValueError(f"OAT.load: {str(folder)!r} holds another kind of model.")
-        model = cls(OATConfig(**{**found, "look": tuple(found["look"])}))
-        load_weights(model, read_weights(folder), source=str(folder))
-        return model.eval()
-
-    def _check(self, scenes: Scenes, fixations: Tensor) -> None:
-        name, look = type(self).__name__, self.config.look
-        expected = [*look, 3] if len(look) == 2 else list(look)
-        if list(scenes.looks.shape[2:]) != expected:
-            raise ShapeError(
-                f"{name}: looks must be [B, N, {', '.join(map(str, expected))}], as config.look says, got "
-                f"{list(scenes.looks.shape)}."
-            )
-        fixed = self.config.fixed_objects
-        if fixed is not None and (scenes.looks.shape[1] != fixed or scenes.present is not None):
-            objects = f"at most {scenes.looks.shape[1]}" if scenes.present is not None else f"{scenes.looks.shape[1]}"
-            raise ShapeError(
-                f"{name}: scenes must have {fixed} objects each, as config.fixed_objects says, got {objects}; a model "
-                "that points (fixed_objects=None) takes any number."
-            )
-        check_integers(name, "fixations", fixations, scenes.looks)
-        if fixations.ndim != 2 or fixations.shape[0] != len(scenes):
-            raise ShapeError(f"{name}: fixations must be [B, M] = [{len(scenes)}, M], got {list(fixations.shape)}.")
-        _check_values(name, scenes, fixations, self.config.max_places)
-
-
-def _check_values(name: str, scenes: Scenes, fixations: Tensor, places: int) -> None:
-    if fixations.is_meta or torch.compiler.is_compiling() or not fixations.numel():
-        return
-    number = scenes.looks.shape[1]
-    ended = fixations < 0
-    wrong = (fixations >= number) | (fixations < -1) | (ended[:, :-1] & ~ended[:, 1:]).any(1, keepdim=True)
-    if scenes.present is not None:
-        wrong |= ~scenes.present.gather(1, fixations.clamp(0, number - 1)) & ~ended
-    if bool(wrong.any()):
-        raise ValueError(
-            f"{name}: fixations must be objects that are there, below {number}, with -1 behind the end alone, got "
-            f"{fixations[wrong.any(1)][0].tolist()}."
-        )
-    if int(scenes.grid.max()) > places:
-        raise ValueError(
-            f"{name}: grid {scenes.grid.max(0).values.tolist()} has more rows or columns than the {places} codes that "
-            "config.max_places gives; build the model with more."
-        )
+        folder = Path(folder)
+        told = read_config(folder, [cls.__name__], writer="attensor train scanpaths")
+        given = {name: value for name, value in told.items() if name != "model"}
+        config = configured(lambda: OATConfig(**{**given, "look": tuple(given["look"])}), folder, cls.__name__)
+        return load_model(lambda: cls(config), folder)
 
 
 class Pointer(nn.Module):
